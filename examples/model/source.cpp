@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "source.hpp"
+
+#include <higgs/core/error.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+namespace higgs::model {
+namespace {
+
+// The parts of names, GGUF's and Hugging Face's.
+constexpr std::pair<std::string_view, std::string_view> outer_names[] = {
+    {"token_embd.weight", "model.embed_tokens.weight"},
+    {"output_norm.weight", "model.norm.weight"},
+    {"output.weight", "lm_head.weight"}};
+constexpr std::pair<std::string_view, std::string_view> inner_names[] = {{"attn_norm", "input_layernorm"},
+                                                                         {"attn_q", "self_attn.q_proj"},
+                                                                         {"attn_k", "self_attn.k_proj"},
+                                                                         {"attn_v", "self_attn.v_proj"},
+                                                                         {"attn_output", "self_attn.o_proj"},
+                                                                         {"attn_q_norm", "self_attn.q_norm"},
+                                                                         {"attn_k_norm", "self_attn.k_norm"},
+                                                                         {"ffn_norm", "post_attention_layernorm"},
+                                                                         {"ffn_gate", "mlp.gate_proj"},
+                                                                         {"ffn_up", "mlp.up_proj"},
+                                                                         {"ffn_down", "mlp.down_proj"}};
+
+std::string text_of(const GgufFile& file, std::string_view key) {
+  const GgufValue* value = file.value(key);
+  const auto* text = value ? std::get_if<std::string_view>(value) : nullptr;
+  return text ? std::string(*text) : std::string();
+}
+
+}  // namespace
+
+std::string hugging_face_name(std::string_view name) {
+  for (const auto& [gguf, other] : outer_names)
+    if (name == gguf) return std::string(other);
+  // blk.LAYER.PART.KIND
+  if (!name.starts_with("blk.")) return std::string(name);
+  const std::size_t part = name.find('.', 4), kind = name.rfind('.');
+  if (part == name.npos || kind <= part) return std::string(name);
+  for (const auto& [gguf, other] : inner_names)
+    if (name.substr(part + 1, kind - part - 1) == gguf)
+      return "model.layers." + std::string(name.substr(4, part - 4)) + "." + std::string(other) +
+             std::string(name.substr(kind));
+  return std::string(name);
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  const auto file = MappedFile::open(path);
+  return {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()};
+}
+
+Vocabulary read_vocabulary(const GgufFile& file, const std::string& source) {
+  const auto refuse = [&](const std::string& what) { throw FormatError(source + ": " + what); };
+  const auto array = [&](std::string_view key) -> const GgufArray& {
+    const GgufValue* value = file.value(key);
+    const auto* found = value ? std::get_if<GgufArray>(value) : nullptr;
+    if (!found) refuse(std::string(key) + " is missing or no array");
+    return *found;
+  };
+  const auto text = [&](std::string_view key, const GgufArray& values, std::uint64_t i) {
+    const GgufValue value = values[i];
+    const auto* found = std::get_if<std::string_view>(&value);
+    if (!found) refuse(std::string(key) + " holds something else than texts");
+    return std::string(*found);
+  };
+  const auto integer = [](const GgufValue& value) -> std::int64_t {
+    if (const auto* n = std::get_if<std::uint64_t>(&value)) return static_cast<std::int64_t>(*n);
+    if (const auto* n = std::get_if<std::int64_t>(&value)) return *n;
+    return -1;
+  };
+  if (const std::string model = text_of(file, "tokenizer.ggml.model"); model != "gpt2")
+    refuse("tokenizer \"" + model + "\" is not supported: only byte-level BPE (gpt2) is");
+  const std::string pre = text_of(file, "tokenizer.ggml.pre");
+  const auto rule = pre_tokenizer_named(pre);
+  if (!rule) refuse("pre-tokenizer \"" + pre + "\" is not supported");
+
+  Vocabulary out;
+  out.pre_tokenizer = *rule;
+  out.whole_words_first = *rule == PreTokenizer::Llama3;
+  const GgufArray& tokens = array("tokenizer.ggml.tokens");
+  const GgufArray& merges = array("tokenizer.ggml.merges");
+  const GgufArray& types = array("tokenizer.ggml.token_type");
+  if (types.size() != tokens.size()) refuse("tokenizer.ggml.token_type and tokens differ in length");
+  for (std::uint64_t i = 0; i < tokens.size(); ++i) {
+    out.tokens.push_back(text("tokenizer.ggml.tokens", tokens, i));
+    constexpr std::int64_t control = 3, user_defined = 4;
+    const std::int64_t type = integer(types[i]);
+    if ((type == control || type == user_defined) && !out.tokens.back().empty())
+      out.added.push_back({static_cast<TokenId>(i), out.tokens.back(), type == control});
+  }
+  for (std::uint64_t i = 0; i < merges.size(); ++i) {
+    const std::string merge = text("tokenizer.ggml.merges", merges, i);
+    const std::size_t space = merge.find(' ', 1);
+    if (space == merge.npos) refuse("tokenizer.ggml.merges: \"" + merge + "\" is no pair");
+    out.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+  }
+  const GgufValue* adds_begin = file.value("tokenizer.ggml.add_bos_token");
+  const GgufValue* begin = file.value("tokenizer.ggml.bos_token_id");
+  // Files of Llama 3 leave the question open and mean yes.
+  const bool* answer = adds_begin ? std::get_if<bool>(adds_begin) : nullptr;
+  if (begin && (answer ? *answer : *rule == PreTokenizer::Llama3)) {
+    const std::int64_t id = integer(*begin);
+    if (id < 0 || id > INT32_MAX) refuse("tokenizer.ggml.bos_token_id is no token");
+    out.prefix = static_cast<TokenId>(id);
+  }
+  return out;
+}
+
+void ModelTensor::read_rows(std::int64_t first, std::int64_t count, std::span<float> out) const {
+  if (interleaved == 0) return stored->read_rows(first, count, out);
+  const auto stored_index = [&](std::int64_t i) {
+    const std::int64_t head = i / interleaved, within = i % interleaved, half = interleaved / 2;
+    return head * interleaved + within % half * 2 + within / half;
+  };
+  if (stored->shape.size() == 1) {  // a bias, which read_rows() sees as one row
+    std::vector<float> values(out.size());
+    stored->read_rows(first, count, values);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      out[i] = values[static_cast<std::size_t>(stored_index(static_cast<std::int64_t>(i)))];
+    return;
+  }
+  const auto width = static_cast<std::size_t>(cols());
+  for (std::int64_t i = 0; i < count; ++i)
+    stored->read_rows(stored_index(first + i), 1, out.subspan(static_cast<std::size_t>(i) * width, width));
+}
+
+ModelSource::ModelSource(const std::filesystem::path& path) : path_(path) {
+  if (std::filesystem::is_regular_file(path) && path.extension() != ".json") {
+    auto file = MappedFile::open(path);
+    if (GgufFile::has_magic(file->bytes())) {
+      open_gguf(std::move(file));
+      return;
+    }
+  }
+  open_safetensors();
+}
+
+void ModelSource::open_gguf(std::shared_ptr<const MappedFile> file) {
+  gguf_ = std::make_unique<GgufFile>(std::move(file));
+  source_ = std::make_unique<TensorSource>(*gguf_);
+  config_ = read_config(*gguf_, path_.string());
+  const bool llama = config_->architecture == ModelConfig::Architecture::Llama;
+  for (const SourceTensor& each : source_->tensors()) {
+    const std::string name = hugging_face_name(each.name);
+    const bool rotated = name.find(".q_proj.") != name.npos || name.find(".k_proj.") != name.npos;
+    const std::int64_t length = each.shape.size() == 1 ? each.cols() : each.rows();
+    const bool interleaved = llama && rotated;
+    if (interleaved && length % config_->head_width != 0)
+      throw FormatError(path_.string() + ": tensor \"" + each.name + "\": is not made of whole heads");
+    add(name, each, interleaved ? config_->head_width : 0);
+  }
+}
+
+void ModelSource::open_safetensors() {
+  Safetensors file(path_);
+  source_ = std::make_unique<TensorSource>(file);
+  const auto folder = std::filesystem::is_directory(path_) ? path_ : path_.parent_path();
+  if (const auto config = folder / "config.json"; std::filesystem::exists(config)) {
+    folder_ = folder;
+    config_ = read_config(read_text(config), config.string());
+    if (const auto more = folder / "generation_config.json"; std::filesystem::exists(more))
+      add_end_tokens(*config_, read_text(more), more.string());
+  }
+  if (!Checkpoint::recognizes(file)) {
+    for (const SourceTensor& each : source_->tensors()) add(each.name, each, 0);
+    return;
+  }
+  checkpoint_.emplace(std::move(file), path_.string());
+  for (const StoredTensor& each : checkpoint_->tensors()) add(each.name, source_->at(each.name), 0);
+}
+
+void ModelSource::add(std::string name, const SourceTensor& stored, std::int64_t interleaved) {
+  if (!index_.emplace(name, tensors_.size()).second)
+    throw FormatError(path_.string() + ": two tensors are called \"" + name + "\"");
+  tensors_.push_back({std::move(name), &stored, interleaved});
+}
+
+const ModelTensor* ModelSource::find(std::string_view name) const noexcept {
+  const auto found = index_.find(name);
+  return found == index_.end() ? nullptr : &tensors_[found->second];
+}
+
+const ModelConfig& ModelSource::require_config() const {
+  if (!config_) throw FormatError(path_.string() + ": has no config.json beside it, so it is no model that can run");
+  return *config_;
+}
+
+Vocabulary ModelSource::vocabulary() const {
+  if (gguf_) return read_vocabulary(*gguf_, path_.string());
+  if (folder_)
+    if (const auto file = *folder_ / "tokenizer.json"; std::filesystem::exists(file))
+      return read_tokenizer_json(read_text(file), file.string());
+  throw FormatError(path_.string() + ": has no tokenizer.json beside it");
+}
+
+}  // namespace higgs::model

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transformer.hpp"
+
+#include "math.hpp"
+
+#include <higgs/core/error.hpp>
+#include <higgs/matmul/dense.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace higgs::model {
+namespace {
+
+/// A row-major matrix that owns its floats.
+class Buffer {
+ public:
+  Buffer(std::int64_t rows, std::int64_t cols) : rows_(rows), cols_(cols), values_(static_cast<std::size_t>(rows * cols)) {}
+  MatrixView<float> view() noexcept { return {values_.data(), rows_, cols_}; }
+
+ private:
+  std::int64_t rows_, cols_;
+  std::vector<float> values_;
+};
+
+// Positions whose rows one task works on.
+constexpr std::int64_t row_grain = 16;
+// Queries of one head that one task of attention works on: their scores stay in a core's own cache.
+constexpr std::int64_t query_block = 48;
+
+void normalize_rows(MatrixView<const float> x, const std::vector<float>& gain, double epsilon, MatrixView<float> out,
+                    Executor& executor) {
+  parallel_for(executor, x.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) rms_norm(x.row(r), gain.data(), x.cols, epsilon, out.row(r));
+  });
+}
+
+void add_to(MatrixView<float> x, MatrixView<const float> y) {
+  for (std::int64_t i = 0; i < x.rows * x.cols; ++i) x.data[i] += y.data[i];
+}
+
+// Turns pair i of a head, the elements i and i + n / 2, by the angle whose cosine and sine are given.
+void rotate_head(float* head, const float* cosines, const float* sines, std::int64_t half) {
+  for (std::int64_t i = 0; i < half; ++i) {
+    const float a = head[i], b = head[half + i];
+    head[i] = a * cosines[i] - b * sines[i];
+    head[half + i] = b * cosines[i] + a * sines[i];
+  }
+}
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& config, std::int64_t capacity) : capacity_(capacity) {
+  expects(capacity > 0, "higgs::model::KvCache: capacity must be positive");
+  const auto size = static_cast<std::size_t>(capacity * config.kv_width());
+  keys_.assign(static_cast<std::size_t>(config.layers), std::vector<float>(size));
+  values_ = keys_;
+}
+
+void KvCache::truncate(std::int64_t size) {
+  expects(size >= 0 && size <= size_, "higgs::model::KvCache::truncate: size must not exceed size()");
+  size_ = size;
+}
+
+// What one forward pass works in; T tokens.
+struct Transformer::Scratch {
+  Scratch(const ModelConfig& config, std::int64_t count)
+      : normal(count, config.width),
+        sum(count, config.width),
+        q(count, config.query_width()),
+        k(count, config.kv_width()),
+        v(count, config.kv_width()),
+        mixed(count, config.query_width()),
+        gate(count, config.ffn_width),
+        up(count, config.ffn_width),
+        cosines(count, config.head_width / 2),
+        sines(count, config.head_width / 2) {}
+  Buffer normal;         // (T, width)
+  Buffer sum;            // (T, width)
+  Buffer q, k, v;        // (T, heads of each)
+  Buffer mixed;          // (T, query_width)
+  Buffer gate, up;       // (T, ffn_width)
+  Buffer cosines, sines; // (T, head_width / 2)
+};
+
+Transformer::Transformer(ModelConfig model_config, Weights model_weights)
+    : weights(std::move(model_weights)), config_(std::move(model_config)), frequencies_(rope_frequencies(config_)) {
+  for (std::size_t i = 0; i < weights.rope_factors.size(); ++i) frequencies_[i] /= weights.rope_factors[i];
+}
+
+Transformer Transformer::load(const ModelSource& source, Executor& executor) {
+  return {source.require_config(), load_weights(source, executor)};
+}
+
+void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
+                          Executor& executor) const {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  expects(hidden.rows == count && hidden.cols == config_.width && hidden.col_stride == 1,
+          "higgs::model::Transformer::forward: hidden must be (tokens, width)");
+  expects(count <= cache.capacity_ - cache.size_, "higgs::model::Transformer::forward: the cache is full");
+  if (count == 0) return;
+
+  Buffer residual(count, config_.width);
+  const MatrixView<float> x = residual.view();
+  Scratch scratch(config_, count);
+  for (std::int64_t t = 0; t < count; ++t) {
+    const TokenId id = tokens[static_cast<std::size_t>(t)];
+    expects(id >= 0 && id < config_.vocabulary, "higgs::model::Transformer::forward: an id lies outside the vocabulary");
+    std::copy_n(weights.embedding.view().row(id), config_.width, x.row(t));
+    const auto position = static_cast<float>(cache.size_ + t);
+    for (std::size_t i = 0; i < frequencies_.size(); ++i) {
+      const float angle = position * frequencies_[i];  // rounded to float as in training
+      scratch.cosines.view()(t, static_cast<std::int64_t>(i)) = std::cos(angle);
+      scratch.sines.view()(t, static_cast<std::int64_t>(i)) = std::sin(angle);
+    }
+  }
+  for (std::size_t layer = 0; layer < weights.blocks.size(); ++layer) {
+    attend(weights.blocks[layer], cache, layer, x, scratch, executor);
+    feed_forward(weights.blocks[layer], x, scratch, executor);
+  }
+  cache.size_ += count;
+  normalize_rows(x, weights.norm, config_.rms_epsilon, hidden, executor);
+}
+
+// x += O(attention(Q(norm(x)), K(norm(x)), V(norm(x))))
+void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
+                         Executor& executor) const {
+  const std::int64_t count = x.rows, past = cache.size_, width = config_.head_width, half = width / 2;
+  const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
+                          mixed = scratch.mixed.view(), normal = scratch.normal.view();
+  normalize_rows(x, block.attention_norm, config_.rms_epsilon, normal, executor);
+  block[Part::Q].apply(normal, q, executor);
+  block[Part::K].apply(normal, k, executor);
+  block[Part::V].apply(normal, v, executor);
+
+  const MatrixView<float> keys(cache.keys_[layer].data(), cache.capacity_, config_.kv_width());
+  const MatrixView<float> values(cache.values_[layer].data(), config_.kv_width(), cache.capacity_);
+  parallel_for(executor, count, row_grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float* cosines = scratch.cosines.view().row(t);
+      const float* sines = scratch.sines.view().row(t);
+      const auto place = [&](float* head, const std::vector<float>& norm) {
+        if (!norm.empty()) rms_norm(head, norm.data(), width, config_.rms_epsilon, head);
+        rotate_head(head, cosines, sines, half);
+      };
+      for (std::int64_t h = 0; h < config_.heads; ++h) place(q.row(t) + h * width, block.q_norm);
+      for (std::int64_t h = 0; h < config_.kv_heads; ++h) place(k.row(t) + h * width, block.k_norm);
+      std::copy_n(k.row(t), k.cols, keys.row(past + t));
+      for (std::int64_t c = 0; c < v.cols; ++c) values(c, past + t) = v(t, c);
+    }
+  });
+
+  const std::int64_t query_blocks = (count + query_block - 1) / query_block;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(width)));
+  executor.run(config_.heads * query_blocks, [&](std::int64_t task) {
+    const std::int64_t head = task % config_.heads, kv_head = head / (config_.heads / config_.kv_heads);
+    const std::int64_t first = task / config_.heads * query_block, rows = std::min(query_block, count - first);
+    const std::int64_t seen = past + first + rows;  // keys that the last of these queries sees
+    Buffer buffer(rows, seen);
+    const MatrixView<float> scores = buffer.view();
+    SerialExecutor here;
+    const MatrixView<float> queries = q.row_range(first, rows).col_range(head * width, width);
+    matmul(queries, keys.row_range(0, seen).col_range(kv_head * width, width), scores, here);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t visible = past + first + r + 1;
+      float* row = scores.row(r);
+      for (std::int64_t i = 0; i < visible; ++i) row[i] *= scale;
+      softmax(row, visible);
+      std::fill(row + visible, row + seen, 0.0f);
+    }
+    const MatrixView<const float> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
+    matmul(scores, head_values, mixed.row_range(first, rows).col_range(head * width, width), here);
+  });
+  block[Part::O].apply(mixed, scratch.sum.view(), executor);
+  add_to(x, scratch.sum.view());
+}
+
+// x += Down(silu(Gate(norm(x))) * Up(norm(x)))
+void Transformer::feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const {
+  const MatrixView<float> normal = scratch.normal.view(), gate = scratch.gate.view(), up = scratch.up.view();
+  normalize_rows(x, block.ffn_norm, config_.rms_epsilon, normal, executor);
+  block[Part::Gate].apply(normal, gate, executor);
+  block[Part::Up].apply(normal, up, executor);
+  parallel_for(executor, x.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
+    swiglu(gate.row(begin), up.row(begin), (end - begin) * gate.cols);
+  });
+  block[Part::Down].apply(gate, scratch.sum.view(), executor);
+  add_to(x, scratch.sum.view());
+}
+
+void Transformer::logits(MatrixView<const float> hidden, MatrixView<float> logits, Executor& executor) const {
+  expects(hidden.cols == config_.width && logits.rows == hidden.rows && logits.cols == config_.vocabulary,
+          "higgs::model::Transformer::logits: hidden must be (M, width), logits (M, vocabulary)");
+  weights.output.apply(hidden, logits, executor);
+}
+
+}  // namespace higgs::model

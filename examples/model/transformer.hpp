@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forward pass of a decoder on the CPU, in float.
+#pragma once
+
+#include "config.hpp"
+#include "tokenizer.hpp"
+#include "weights.hpp"
+
+#include <higgs/core/executor.hpp>
+#include <higgs/core/matrix_view.hpp>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace higgs::model {
+
+/// Keys and values of the tokens that a model has read. One text at a time.
+class KvCache {
+ public:
+  /// Room for `capacity` tokens.
+  KvCache(const ModelConfig& config, std::int64_t capacity);
+
+  std::int64_t capacity() const noexcept { return capacity_; }
+  std::int64_t size() const noexcept { return size_; }
+  /// Forgets all tokens from `size` on.
+  void truncate(std::int64_t size);
+
+ private:
+  friend class Transformer;
+  std::int64_t capacity_;
+  std::int64_t size_ = 0;
+  std::vector<std::vector<float>> keys_;    // by block: (capacity, kv_width)
+  std::vector<std::vector<float>> values_;  // by block, transposed so that both products of attention read rows:
+                                            // (kv_width, capacity)
+};
+
+/// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.
+class Transformer {
+ public:
+  Transformer(ModelConfig model_config, Weights model_weights);
+  /// Loads a model. Throws FormatError or IoError.
+  static Transformer load(const ModelSource& source, Executor& executor = default_executor());
+
+  /// Reads `tokens` after those in `cache` and writes what the output layer sees of each: hidden (tokens, width).
+  /// Throws InvalidArgument for ids outside the vocabulary and for more tokens than the cache has room for.
+  void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
+               Executor& executor = default_executor()) const;
+
+  /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass a few at
+  /// a time, so that memory stays bounded.
+  void logits(MatrixView<const float> hidden, MatrixView<float> logits, Executor& executor = default_executor()) const;
+
+  const ModelConfig& config() const noexcept { return config_; }
+
+  Weights weights;
+
+ private:
+  struct Scratch;
+  void attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
+              Executor& executor) const;
+  void feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const;
+
+  ModelConfig config_;
+  std::vector<float> frequencies_;  // (head_width / 2)
+};
+
+}  // namespace higgs::model

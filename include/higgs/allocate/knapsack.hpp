@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: Apache-2.0
+// Solves the multiple-choice knapsack, with a proof.
+//
+//   KnapsackProblem<> problem;                       // int64 weights, double costs
+//   problem.add_class({{{2, 9.0}, {3, 4.0}}});       // {weight, cost}: options 0 and 1 of class 0
+//   problem.budget = 3;
+//   if (auto best = solve_knapsack(problem)) use(best->choice);
+//
+// Method. Dyer's and Zemel's LP relaxation, found by partitioning in linear time, then Pisinger's core: dynamic programming
+// that admits classes in the order of how little it costs to leave the LP's option, until nothing outside can
+// improve (D. Pisinger, EJOR 83, 1995). Memory beside the problem: at most 16 bytes an option and 64 a class,
+// 80 for every option in the core, and 92 times KnapsackLimits::max_states.
+#pragma once
+
+#include <higgs/allocate/knapsack_problem.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// How much work an answer may take.
+struct KnapsackLimits {
+  std::size_t max_states = std::size_t{1} << 22;  // of the dynamic programming; beyond it `proven` is false
+};
+
+namespace detail {
+
+__extension__ typedef __int128 Wide;  // products of two fixed-point numbers
+
+/// A stretch of the lower convex hull of a class: so much more weight for so much less cost.
+struct HullStep {
+  std::int64_t weight, cost;
+  double slope() const noexcept { return static_cast<double>(cost) / static_cast<double>(weight); }
+};
+
+/// Appends the hull of a class, slopes strictly falling. Sorts the entries by weight, then cost.
+template <class Price>
+void append_hull(std::vector<KnapsackEntry>& entries, const Price& price, std::vector<HullStep>& steps) {
+  const auto lighter = [&](const KnapsackEntry& a, const KnapsackEntry& b) {
+    return a.weight != b.weight ? a.weight < b.weight : price(a) < price(b);
+  };
+  if (!std::is_sorted(entries.begin(), entries.end(), lighter)) {
+    std::stable_sort(entries.begin(), entries.end(), lighter);
+  }
+  const std::size_t first = steps.size();
+  KnapsackEntry last = entries[0];
+  for (const KnapsackEntry& entry : entries) {
+    if (price(entry) >= price(last)) continue;
+    HullStep step{entry.weight - last.weight, price(last) - price(entry)};
+    for (; steps.size() > first && step.slope() >= steps.back().slope(); steps.pop_back()) {
+      step = {step.weight + steps.back().weight, step.cost + steps.back().cost};
+    }
+    steps.push_back(step);
+    last = entry;
+  }
+}
+
+/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not.
+/// Partitions by the bits of the slopes, twelve at a time: positive doubles sort like their bits.
+inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
+  std::int64_t total = 0;
+  for (const HullStep& step : steps) total += step.weight;
+  if (total <= budget) return {1, 0};
+  std::vector<std::int64_t> weight_of(4096);
+  for (int shift = 52; steps.size() > 1 && shift >= 4; shift -= 12) {
+    const auto digit = [shift](const HullStep& step) {
+      return static_cast<std::size_t>(std::bit_cast<std::uint64_t>(step.slope()) >> shift) & 4095;
+    };
+    std::fill(weight_of.begin(), weight_of.end(), 0);
+    for (const HullStep& step : steps) weight_of[digit(step)] += step.weight;
+    std::size_t top = 4095;
+    while (weight_of[top] <= budget) budget -= weight_of[top--];
+    std::erase_if(steps, [&](const HullStep& step) { return digit(step) != top; });
+  }
+  return steps.front();
+}
+
+struct KnapsackOutcome {
+  std::vector<KnapsackEntry> picked;  // one for each merged class
+  std::int64_t value = 0;             // the sum of the prices
+  std::int64_t cost = 0, weight = 0, second = 0;
+  std::int64_t bound = 0;             // of the value; with two budgets, of the cost
+  bool proven = false;
+  HullStep rate{1, 0};                // the dual price of weight is cost / weight
+  std::size_t states = 0;
+};
+
+enum class Budgets { One, Two };
+
+/// Minimizes the sum of price(entry) within the budget. With two budgets `price` is the cost plus toll(second):
+/// the search minimizes the cost alone, below that of a `known` choice, and uses the price for its bounds.
+template <Budgets budgets, class Problem, class Price>
+class CoreSearch {
+ public:
+  CoreSearch(const Problem& problem, const Price& price, std::size_t max_states)
+      : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {}
+
+  /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two only.
+  KnapsackOutcome run(std::int64_t toll_reach = 0, const KnapsackOutcome* known = nullptr) {
+    relax();
+    reach_ += toll_reach;
+    if (known) adopt(*known);
+    else if (slack_ < 0) adopt(lightest());
+    else best_ = {0, 0, 0};
+    out_.proven = budgets == Budgets::One && rate_.cost == 0;
+    if (!out_.proven) {
+      const std::size_t few = 4096;  // of many classes a few serve to narrow the gap before all are searched
+      if (problem_.classes() > 2 * few) {
+        collect(few);
+        expand(max_states_ / 2);
+      }
+      collect(problem_.classes());
+      narrow();
+      out_.proven = expand(max_states_);
+    }
+    finish();
+    return std::move(out_);
+  }
+
+ private:
+  struct Move {  // to another option of a class; everything is counted from the base
+    std::int64_t weight, cost, second, price;
+    Wide reduced;  // price + rate * weight, times rate_.weight; never negative
+    std::uint32_t of_class, option;
+  };
+  struct MoveClass {
+    std::size_t first, last;  // of the moves
+    Wide nearest;             // the least reduced price
+    Wide next = 0;            // that of the class after it
+    HullStep saving{0, 1};    // in all later classes, the least price for a unit of weight given back
+    HullStep gain{1, 0};      // in all later classes, the most price a unit of weight buys
+  };
+  struct State {
+    std::int64_t weight, cost, second, price;
+    std::uint32_t node;
+  };
+  struct Node {  // of the tree of moves taken; node 0 is the base
+    std::uint32_t parent, of_class, option;
+  };
+  struct Best {
+    std::int64_t cost, weight;
+    std::uint32_t node;
+  };
+  static constexpr std::uint32_t outside = std::numeric_limits<std::uint32_t>::max();
+
+  Wide reduced(std::int64_t price, std::int64_t weight) const {
+    return Wide{price} * rate_.weight + Wide{weight} * rate_.cost;
+  }
+
+  /// Solves the LP relaxation; the base takes its option in every class, the lighter one where it splits.
+  void relax() {
+    std::vector<HullStep> steps;
+    for (std::size_t i = 0; i < problem_.classes(); ++i) {
+      problem_.load(i, entries_);
+      append_hull(entries_, price_, steps);
+    }
+    rate_ = break_step(steps, problem_.budget);
+    slack_ = problem_.budget;
+    out_.picked.reserve(problem_.classes());
+    for (std::size_t i = 0; i < problem_.classes(); ++i) {
+      problem_.load(i, entries_);
+      const KnapsackEntry* least = nullptr;
+      Wide least_reduced = 0;
+      for (const KnapsackEntry& entry : entries_) {
+        if (entry.weight > problem_.budget) continue;
+        const Wide value = reduced(price_(entry), entry.weight);
+        if (least && (value > least_reduced || (value == least_reduced && entry.weight >= least->weight))) continue;
+        least = &entry;
+        least_reduced = value;
+      }
+      out_.picked.push_back(*least);
+      slack_ -= least->weight;
+      second_slack_ -= least->second;
+      reach_ -= price_(*least) - least->cost;
+    }
+    second_slack_ += problem_.second_budget;
+    if constexpr (budgets == Budgets::One) reach_ = 0;
+  }
+
+  /// Starts from a choice that is no descendant of the base.
+  void adopt(const KnapsackOutcome& known) {
+    fallback_ = known.picked;
+    best_ = {0, 0, outside};
+    for (std::size_t i = 0; i < fallback_.size(); ++i) {
+      best_.weight += fallback_[i].weight - out_.picked[i].weight;
+      best_.cost += objective(fallback_[i]) - objective(out_.picked[i]);
+    }
+  }
+
+  KnapsackOutcome lightest() {
+    KnapsackOutcome light;
+    for (std::size_t i = 0; i < problem_.classes(); ++i) {
+      problem_.load(i, entries_);
+      light.picked.push_back(*std::min_element(entries_.begin(), entries_.end(), [&](const auto& a, const auto& b) {
+        return a.weight != b.weight ? a.weight < b.weight : price_(a) < price_(b);
+      }));
+    }
+    return light;
+  }
+
+  std::int64_t objective(const KnapsackEntry& entry) const {
+    return budgets == Budgets::One ? price_(entry) : entry.cost;
+  }
+
+  /// The most reduced price that a choice better than the best one can have: it costs less, or it costs
+  /// the same and weighs less. Negative when no choice can be better.
+  Wide gap() const {
+    const std::int64_t tolerance = problem_.tolerance();
+    const Wide cheaper = reduced(best_.cost - 1 - tolerance + reach_, slack_);
+    if (budgets == Budgets::Two || tolerance > 0) return cheaper;
+    return std::max(cheaper, reduced(best_.cost, best_.weight - 1));
+  }
+
+  bool fits(std::int64_t weight, std::int64_t second) const {
+    return weight <= slack_ && (budgets == Budgets::One || second <= second_slack_);
+  }
+
+  bool better(std::int64_t cost, std::int64_t weight) const {
+    return cost < best_.cost || (cost == best_.cost && weight < best_.weight);
+  }
+
+  /// Gathers the moves within the gap, on the way taking each single move that is an improvement.
+  void collect(std::size_t classes) {
+    Wide limit = gap();
+    moves_.clear();
+    for (std::size_t i = 0; i < classes && limit >= 0; ++i) {
+      problem_.load(i, entries_);
+      const KnapsackEntry& base = out_.picked[i];
+      for (const KnapsackEntry& entry : entries_) {
+        Move move{entry.weight - base.weight, objective(entry) - objective(base), entry.second - base.second,
+                  price_(entry) - price_(base), 0, static_cast<std::uint32_t>(i), entry.option};
+        if (budgets == Budgets::One) move.second = 0;
+        if (entry.weight > problem_.budget || (move.weight >= 0 && move.cost >= 0 && move.second >= 0)) continue;
+        move.reduced = reduced(move.price, move.weight);
+        if (move.reduced > limit) continue;
+        moves_.push_back(move);
+        if (!fits(move.weight, move.second) || !better(move.cost, move.weight)) continue;
+        nodes_.push_back({0, move.of_class, move.option});
+        best_ = {move.cost, move.weight, static_cast<std::uint32_t>(nodes_.size() - 1)};
+        limit = gap();
+      }
+    }
+  }
+
+  /// The moves that are left change the weight by multiples of their common divisor: cuts the budget to match.
+  void narrow() {
+    for (std::int64_t before = slack_ + 1; before != slack_;) {
+      before = slack_;
+      const Wide limit = gap();
+      std::erase_if(moves_, [&](const Move& move) { return move.reduced > limit; });
+      std::int64_t divisor = 0;
+      for (const Move& move : moves_) divisor = std::gcd(divisor, move.weight);
+      if (divisor > 1) slack_ -= (slack_ % divisor + divisor) % divisor;
+    }
+  }
+
+  /// Brings the next classes of the core to the front, the cheapest to move first, and prepares their bounds.
+  void order(std::vector<MoveClass>& classes, std::size_t count) const {
+    std::partial_sort(classes.begin(), classes.begin() + static_cast<std::ptrdiff_t>(count), classes.end(),
+                      [](const MoveClass& a, const MoveClass& b) {
+                        return a.nearest != b.nearest ? a.nearest < b.nearest : a.first < b.first;
+                      });
+    HullStep saving{0, 1}, gain{1, 0};
+    Wide next = 0;
+    for (std::size_t i = classes.size(); i-- > 0;) {
+      classes[i].saving = saving;
+      classes[i].gain = gain;
+      classes[i].next = next;
+      next = i + 1 == classes.size() ? classes[i].nearest : std::min(next, classes[i].nearest);
+      for (std::size_t k = classes[i].first; k < classes[i].last; ++k) {
+        const HullStep step{std::abs(moves_[k].weight), std::abs(moves_[k].price)};
+        if (moves_[k].weight < 0 && Wide{step.cost} * saving.weight < Wide{saving.cost} * step.weight) saving = step;
+        if (moves_[k].weight > 0 && moves_[k].price < 0 &&
+            Wide{step.cost} * gain.weight > Wide{gain.cost} * step.weight) {
+          gain = step;
+        }
+      }
+    }
+  }
+
+  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is left of
+  /// the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to give back.
+  bool hopeful(const State& state, const MoveClass& after, Wide limit) const {
+    if (reduced(state.price, state.weight) + after.next > limit) return false;
+    const std::int64_t left = slack_ - state.weight;
+    const HullStep& rate = left >= 0 ? after.gain : after.saving;
+    return Wide{state.price - best_.cost - reach_ + problem_.tolerance()} * rate.weight <= Wide{left} * rate.cost;
+  }
+
+  /// The dynamic programming over the moves; false when it stopped at `max_states`.
+  bool expand(std::size_t max_states) {
+    std::vector<MoveClass> classes;
+    for (std::size_t k = 0; k < moves_.size(); ++k) {
+      if (k == 0 || moves_[k].of_class != moves_[k - 1].of_class) {
+        classes.push_back({k, k, moves_[k].reduced, 0, {}, {}});
+      }
+      classes.back().last = k + 1;
+      classes.back().nearest = std::min(classes.back().nearest, moves_[k].reduced);
+    }
+    std::vector<State> states{{0, 0, 0, 0, 0}}, next;
+    // The gap closes quickly, so the classes are sorted a few at a time.
+    for (std::size_t count = 64; !classes.empty() && !states.empty(); count *= 4) {
+      const Wide limit = gap();
+      std::erase_if(classes, [&](const MoveClass& c) { return c.nearest > limit; });
+      count = std::min(count, classes.size());
+      order(classes, count);
+      for (std::size_t i = 0; i < count && !states.empty() && classes[i].nearest <= gap(); ++i) {
+        if (!merge(classes[i], max_states, states, next)) return false;
+        std::swap(states, next);
+        out_.states += states.size();
+      }
+      classes.erase(classes.begin(), classes.begin() + static_cast<std::ptrdiff_t>(count));
+    }
+    return true;
+  }
+
+  /// One class of the dynamic programming: every state stays or makes one of the moves. The states are sorted by
+  /// weight, and so is each list of moved states, so they merge; dominated and hopeless ones drop out.
+  /// Returns false when the states exceed their limit.
+  bool merge(const MoveClass& move_class, std::size_t max_states, const std::vector<State>& states,
+             std::vector<State>& next) {
+    Wide limit = gap();
+    heads_.assign(1, {0, nullptr});
+    for (std::size_t k = move_class.first; k < move_class.last; ++k) {
+      if (moves_[k].reduced <= limit) heads_.push_back({0, &moves_[k]});
+    }
+    next.clear();
+    std::int64_t least_cost = std::numeric_limits<std::int64_t>::max();
+    staircase_.clear();
+    while (!heads_.empty()) {
+      std::size_t chosen = 0;
+      State state{};
+      for (std::size_t h = 0; h < heads_.size(); ++h) {
+        const auto [at, move] = heads_[h];
+        const std::int64_t weight = states[at].weight + (move ? move->weight : 0);
+        const std::int64_t cost = states[at].cost + (move ? move->cost : 0);
+        if (h > 0 && (weight > state.weight || (weight == state.weight && cost >= state.cost))) continue;
+        chosen = h;
+        state = states[at];
+        state.weight = weight;
+        state.cost = cost;
+      }
+      const Move* move = heads_[chosen].second;
+      if (move) {
+        state.second += move->second;
+        state.price += move->price;
+      }
+      if (++heads_[chosen].first == states.size()) heads_.erase(heads_.begin() + static_cast<std::ptrdiff_t>(chosen));
+
+      if constexpr (budgets == Budgets::One) {
+        if (state.cost >= least_cost) continue;
+        least_cost = state.cost;
+      } else {
+        if (dominated(state.second, state.cost)) continue;
+      }
+      const bool improves = fits(state.weight, state.second) && better(state.cost, state.weight);
+      if (!improves && !hopeful(state, move_class, limit)) continue;
+      if (move) {
+        if (nodes_.size() >= max_states) return false;
+        nodes_.push_back({state.node, move->of_class, move->option});
+        state.node = static_cast<std::uint32_t>(nodes_.size() - 1);
+      }
+      if (improves) {
+        best_ = {state.cost, state.weight, state.node};
+        limit = gap();
+      }
+      next.push_back(state);
+    }
+    return true;
+  }
+
+  /// Whether a lighter state takes no more of the second budget and costs no more; otherwise notes this one.
+  bool dominated(std::int64_t second, std::int64_t cost) {
+    auto at = staircase_.upper_bound(second);
+    if (at != staircase_.begin() && std::prev(at)->second <= cost) return true;
+    while (at != staircase_.end() && at->second >= cost) at = staircase_.erase(at);
+    staircase_.insert_or_assign(second, cost);
+    return false;
+  }
+
+  void finish() {
+    std::int64_t base = 0;
+    for (const KnapsackEntry& entry : out_.picked) base += objective(entry);
+    const auto dual = static_cast<std::int64_t>(Wide{slack_} * rate_.cost / rate_.weight);
+    const std::int64_t best = base + best_.cost;
+    out_.bound = best - problem_.tolerance();
+    if (!out_.proven) out_.bound = std::min(out_.bound, base - reach_ - dual);
+    if (best_.node == outside) out_.picked = fallback_;
+    for (std::uint32_t node = best_.node; node != outside && node != 0; node = nodes_[node].parent) {
+      problem_.load(nodes_[node].of_class, entries_);
+      out_.picked[nodes_[node].of_class] = *std::find_if(
+          entries_.begin(), entries_.end(), [&](const KnapsackEntry& e) { return e.option == nodes_[node].option; });
+    }
+    for (const KnapsackEntry& entry : out_.picked) {
+      out_.value += price_(entry);
+      out_.cost += entry.cost;
+      out_.weight += entry.weight;
+      out_.second += entry.second;
+    }
+    out_.rate = rate_;
+  }
+
+  const Problem& problem_;
+  const Price& price_;
+  std::size_t max_states_;
+  KnapsackOutcome out_;                 // `picked` is the base until finish()
+  HullStep rate_{1, 0};
+  std::int64_t slack_ = 0;              // what the base leaves of the budget
+  std::int64_t second_slack_ = 0;       // and of the second
+  std::int64_t reach_ = 0;              // the tolls that the base leaves
+  Best best_{0, 0, 0};
+  std::vector<KnapsackEntry> fallback_, entries_;
+  std::vector<Move> moves_;
+  std::vector<Node> nodes_{{0, 0, 0}};
+  std::vector<std::pair<std::size_t, const Move*>> heads_;
+  std::map<std::int64_t, std::int64_t> staircase_;  // second weight -> cost
+};
+
+inline std::int64_t toll_on(double toll, std::int64_t second) {
+  return static_cast<std::int64_t>(toll * static_cast<double>(second));
+}
+
+/// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
+/// choices just within and just over the second budget cost the same; the search over both closes what gap is left.
+template <class Problem>
+std::optional<KnapsackOutcome> search_two(const Problem& problem, std::size_t max_states, double& best_toll) {
+  const auto solve = [&](const auto& price) {
+    return CoreSearch<Budgets::One, Problem, std::remove_cvref_t<decltype(price)>>(problem, price, max_states).run();
+  };
+  KnapsackOutcome over = solve([](const KnapsackEntry& entry) { return entry.cost; });
+  if (over.second <= problem.second_budget) return over;
+  KnapsackOutcome within = solve([](const KnapsackEntry& entry) { return entry.second; });
+  if (within.second > problem.second_budget) return std::nullopt;
+
+  const double largest_toll = 0x1p60 / static_cast<double>(problem.second_total);
+  const auto reach = [&](double toll) {  // 2^-48 covers the rounding of the products
+    return static_cast<std::int64_t>(toll * static_cast<double>(problem.second_budget) * (1 + 0x1p-48)) + 1;
+  };
+  KnapsackOutcome best = within;
+  std::int64_t bound = over.bound;
+  std::size_t states = over.states + within.states;
+  for (double toll = 0, last = -1; toll != last;) {
+    last = toll;
+    if (within.cost <= over.cost) break;
+    toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
+                                      static_cast<double>(over.second - within.second));
+    KnapsackOutcome middle =
+        solve([toll](const KnapsackEntry& entry) { return entry.cost + toll_on(toll, entry.second); });
+    states += middle.states;
+    if (middle.bound - reach(toll) > bound) {
+      bound = middle.bound - reach(toll);
+      best_toll = toll;
+    }
+    if (middle.second <= problem.second_budget && middle.cost < best.cost) best = middle;
+    KnapsackOutcome& end = middle.second <= problem.second_budget ? within : over;
+    if (middle.second == end.second && middle.cost == end.cost) break;
+    end = std::move(middle);
+  }
+  best.proven = best.cost - problem.tolerance() <= bound;
+  if (!best.proven) {
+    const auto price = [toll = best_toll](const KnapsackEntry& entry) {
+      return entry.cost + toll_on(toll, entry.second);
+    };
+    best = CoreSearch<Budgets::Two, Problem, decltype(price)>(problem, price, max_states).run(reach(best_toll), &best);
+  }
+  best.bound = std::max(best.bound, bound);
+  best.states += states;
+  return best;
+}
+
+/// A number that is at most `fixed`, as a cost.
+template <class Cost>
+Cost cost_below(std::int64_t fixed, const FixedScale& scale) {
+  if constexpr (std::is_integral_v<Cost>) {
+    return std::is_unsigned_v<Cost> && fixed < 0 ? Cost{0} : static_cast<Cost>(fixed);
+  } else {
+    // int64 to double rounds by at most 2^-53.
+    const double exact = scale.undo(fixed - (std::abs(fixed) >> 53));
+    const auto cost = static_cast<Cost>(exact);
+    return cost <= exact ? cost : std::nextafter(cost, std::numeric_limits<Cost>::lowest());
+  }
+}
+
+}  // namespace detail
+
+/// The cheapest choice within the budgets, with its certificate; std::nullopt when there is none.
+/// When the limit stops the search, `proven` is false and `gap()` bounds what is left.
+template <class Weight, class Cost>
+std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProblem<Weight, Cost>& problem,
+                                                             const KnapsackLimits& limits = {}) {
+  const detail::FixedProblem<Weight, Cost> fixed(problem);
+  if (!fixed.feasible) return std::nullopt;
+  KnapsackSolution<Weight, Cost> solution;
+  std::optional<detail::KnapsackOutcome> outcome;
+  double toll = 0;
+  if (problem.second_budget) {
+    outcome = detail::search_two(fixed, limits.max_states, toll);
+    if (!outcome) return std::nullopt;
+  } else {
+    const auto price = [](const detail::KnapsackEntry& entry) { return entry.cost; };
+    outcome = detail::CoreSearch<detail::Budgets::One, decltype(fixed), decltype(price)>(fixed, price,
+                                                                                         limits.max_states).run();
+  }
+  for (const detail::KnapsackEntry& entry : outcome->picked) solution.choice.push_back(entry.option);
+  solution.choice = fixed.spread(std::move(solution.choice));
+  for (std::size_t i = 0; i < problem.classes(); ++i) {
+    const auto& option = problem.options[problem.begin[i] + solution.choice[i]];
+    solution.cost = static_cast<Cost>(solution.cost + option.cost);
+    solution.weight = static_cast<Weight>(solution.weight + option.weight);
+    solution.second = static_cast<Weight>(solution.second + option.second);
+  }
+  solution.lower_bound =
+      std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.tolerance(), fixed.cost_scale));
+  solution.proven = outcome->proven;
+  solution.lambda = outcome->rate.slope() / fixed.cost_scale.factor * fixed.weight_scale.factor;
+  solution.mu = toll / fixed.cost_scale.factor * fixed.second_scale.factor;
+  solution.cost_step = fixed.cost_scale.step();
+  solution.weight_step = fixed.weight_scale.step();
+  solution.states = outcome->states;
+  return solution;
+}
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The version, and what every other header takes for granted.
+#pragma once
+
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 202002L : __cplusplus < 202002L
+#  error higgs needs C++20: pass -std=c++20 to the compiler (to nvcc as well)
+#endif
+
+// The one place the version is written; CMake reads it from here.
+#define HIGGS_VERSION_MAJOR 0
+#define HIGGS_VERSION_MINOR 1
+#define HIGGS_VERSION_PATCH 0
+
+// Marks functions that both the host and a kernel may call; empty without nvcc.
+#if defined(__CUDACC__)
+#  define HIGGS_HOST_DEVICE __host__ __device__
+#else
+#  define HIGGS_HOST_DEVICE
+#endif
+
+// Before a loop over registers: it must vanish, or the registers become memory.
+#if defined(__clang__) || defined(__CUDACC__)
+#  define HIGGS_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#  define HIGGS_UNROLL _Pragma("GCC unroll 32")
+#else
+#  define HIGGS_UNROLL
+#endif
+
+namespace higgs {
+/// The ABI of this version: objects built with different versions do not mix silently.
+inline namespace v0 {}
+}  // namespace higgs

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instructions this machine has: one build picks its path at run time.
+#pragma once
+
+#include <higgs/config.hpp>
+
+namespace higgs {
+inline namespace v0 {
+
+/// Instruction sets that a fast path exists for, each including those before it on its architecture.
+/// `Avx512` means F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and newer).
+enum class Isa { Portable, Avx2, Avx512 };
+
+namespace detail {
+inline Isa detect_isa() noexcept {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+    return Isa::Avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::Avx2;
+#endif
+  return Isa::Portable;
+}
+}  // namespace detail
+
+/// The best instruction set of this machine that the library has a path for.
+inline Isa best_isa() noexcept {
+  static const Isa isa = detail::detect_isa();
+  return isa;
+}
+
+}  // namespace v0
+}  // namespace higgs
+
+// Code between these two is compiled for the named features, whatever flags the user compiles with; it may
+// only be called after best_isa() said so. Functions inside must not be called from inline functions outside.
+#if defined(__x86_64__) && defined(__clang__)
+#  define HIGGS_PRAGMA(text) _Pragma(#text)
+#  define HIGGS_TARGET_BEGIN(features) \
+    HIGGS_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#  define HIGGS_TARGET_END _Pragma("clang attribute pop")
+#elif defined(__x86_64__) && defined(__GNUC__)
+#  define HIGGS_PRAGMA(text) _Pragma(#text)
+// g++ 12 calls its own intrinsics' undefined registers uninitialized (GCC bug 105593).
+#  define HIGGS_TARGET_BEGIN(features)                             \
+    _Pragma("GCC push_options") HIGGS_PRAGMA(GCC target(features)) \
+    _Pragma("GCC diagnostic push")                                 \
+    _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")          \
+    _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#  define HIGGS_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
+#endif
+#define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
+#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni"

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where threads come from: the caller passes an Executor; the default one uses all cores and never nests.
+#pragma once
+
+#include <higgs/config.hpp>
+#include <higgs/core/error.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// A call to one numbered task, by reference: two words, no allocation. The callable must outlive it.
+class TaskRef {
+ public:
+  template <class F>
+    requires(std::is_invocable_v<F&, std::int64_t> && !std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+  TaskRef(F&& task) noexcept
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(task)))),
+        call_([](void* object, std::int64_t index) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(index);
+        }) {}
+  void operator()(std::int64_t index) const { call_(object_, index); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, std::int64_t);
+};
+
+/// Runs numbered tasks. Derive from it to plug in a thread pool of your own.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  /// How many tasks may run at once; at least 1.
+  virtual int width() const noexcept = 0;
+
+  /// Calls task(0) ... task(count - 1) once each, in any order and possibly at once, and returns when all are done.
+  /// Rethrows the first exception; the tasks not begun by then may be left out.
+  virtual void run(std::int64_t count, TaskRef task) = 0;
+};
+
+/// Runs every task on the calling thread, in order.
+class SerialExecutor final : public Executor {
+ public:
+  int width() const noexcept override { return 1; }
+  void run(std::int64_t count, TaskRef task) override {
+    for (std::int64_t i = 0; i < count; ++i) task(i);
+  }
+};
+
+/// A fixed set of threads that wait for work; the caller's thread works too. One `run` at a time:
+/// a second caller waits its turn. A task that calls `run` again runs that work itself, in order.
+class ThreadPool final : public Executor {
+ public:
+  /// `threads` counts the caller's; 0 means one for each core.
+  explicit ThreadPool(int threads = 0) {
+    if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+  }
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    begin_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  int width() const noexcept override { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(std::int64_t count, TaskRef task) override {
+    if (count <= 0) return;
+    if (workers_.empty() || count == 1 || inside()) {
+      for (std::int64_t i = 0; i < count; ++i) task(i);
+      return;
+    }
+    const std::lock_guard turn(turn_);
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = &task;
+      count_ = count;
+      next_.store(0, std::memory_order_relaxed);
+      busy_ = static_cast<int>(workers_.size());
+      error_ = nullptr;
+      ++generation_;
+    }
+    begin_.notify_all();
+    work();
+    std::unique_lock lock(mutex_);
+    end_.wait(lock, [this] { return busy_ == 0; });
+    task_ = nullptr;
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  static bool& inside() noexcept {
+    static thread_local bool flag = false;
+    return flag;
+  }
+
+  void work() noexcept {
+    inside() = true;
+    for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+      try {
+        (*task_)(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+        next_.store(count_, std::memory_order_relaxed);
+      }
+    }
+    inside() = false;
+  }
+
+  void serve() {
+    std::uint64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      begin_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (stopping_) return;
+      seen = generation_;
+      lock.unlock();
+      work();
+      lock.lock();
+      if (--busy_ == 0) end_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex turn_;   // held for the whole of one run
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable begin_, end_;
+  const TaskRef* task_ = nullptr;
+  std::int64_t count_ = 0;
+  std::atomic<std::int64_t> next_{0};
+  int busy_ = 0;
+  std::uint64_t generation_ = 0;
+  bool stopping_ = false;
+  std::exception_ptr error_;
+};
+
+/// The pool that is used where the caller passes none: one thread for each core, made at the first call.
+inline Executor& default_executor() {
+  static ThreadPool pool;
+  return pool;
+}
+
+/// Splits [0, count) into runs of `grain` (the last may be shorter) and calls body(begin, end) for each.
+/// The split depends on `count` and `grain` alone, so results cannot depend on the number of threads.
+template <class Body>
+void parallel_for(Executor& executor, std::int64_t count, std::int64_t grain, Body&& body) {
+  expects(grain > 0, "higgs::parallel_for: grain must be positive");
+  executor.run((count + grain - 1) / grain, [&](std::int64_t run) {
+    body(run * grain, std::min(count, (run + 1) * grain));
+  });
+}
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// A table of bytes in vector registers, looked up for 64 bytes at a time.
+#pragma once
+
+#include <higgs/core/cpu.hpp>
+
+#include <cstdint>
+
+#if defined(HIGGS_TARGET_BEGIN)
+#  include <immintrin.h>
+
+namespace higgs {
+inline namespace v0 {
+namespace detail {
+
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+namespace avx512 {
+
+/// The first `Size` of 256 bytes in as few registers as hold them.
+template <int Size>
+struct ByteTable {
+  static_assert(Size >= 1 && Size <= 256);
+  __m512i part[4];
+
+  inline explicit ByteTable(const void* bytes) noexcept {
+    HIGGS_UNROLL
+    for (int i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(static_cast<const char*>(bytes) + (64 * i < Size ? 64 * i : 0));
+  }
+  /// Byte i of the result is entry index[i], index[i] < Size.
+  inline __m512i operator[](__m512i index) const noexcept {
+    if constexpr (Size <= 64) return _mm512_permutexvar_epi8(index, part[0]);
+    const __m512i lower = _mm512_permutex2var_epi8(part[0], index, part[1]);
+    if constexpr (Size <= 128) return lower;
+    const __m512i upper = _mm512_permutex2var_epi8(part[2], index, part[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), lower, upper);
+  }
+};
+
+}  // namespace avx512
+HIGGS_TARGET_END
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace higgs
+#endif

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything, in the order the data goes.
+#pragma once
+
+#include <higgs/config.hpp>
+
+// Words every stage speaks.
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/cpu.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/core/matrix_view.hpp>
+#include <higgs/core/random.hpp>
+
+// rotate: weights become Gaussian.
+#include <higgs/rotate/hadamard.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
+
+// scale: groups of unit variance.
+#include <higgs/scale/group_scale.hpp>
+
+// encode: each vector to the nearest point of a codebook.
+#include <higgs/codebook/fit_grid.hpp>
+#include <higgs/codebook/gaussian_grids.hpp>
+#include <higgs/codebook/grid.hpp>
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/codebook/uniform.hpp>
+#include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/nearest.hpp>
+
+// pack: codes become bits.
+#include <higgs/pack/bits.hpp>
+
+// store: matrices and models in files.
+#include <higgs/store/checkpoint.hpp>
+#include <higgs/store/gguf.hpp>
+#include <higgs/store/json.hpp>
+#include <higgs/store/mapped_file.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/safetensors.hpp>
+#include <higgs/store/tensor_source.hpp>
+
+// All of the above in one call.
+#include <higgs/quantizer.hpp>
+
+// matmul: y = x * W^T from codes.
+#include <higgs/matmul/decode.hpp>
+#include <higgs/matmul/dense.hpp>
+#include <higgs/matmul/matmul.hpp>
+#include <higgs/matmul/reference.hpp>
+
+// allocate: which layer gets how many bits.
+#include <higgs/allocate/knapsack.hpp>

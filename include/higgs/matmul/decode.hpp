@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// From codes back to weights: in the rotated basis, where products are taken, or in the original one.
+#pragma once
+
+#include <higgs/core/executor.hpp>
+#include <higgs/core/matrix_view.hpp>
+#include <higgs/pack/bits.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// The points of a codebook as floats, made once for many decodes.
+template <Codebook Book>
+class PointTable {
+ public:
+  explicit PointTable(const Book& book) : points_(static_cast<std::size_t>(Book::size)) {
+    for (std::size_t i = 0; i < points_.size(); ++i) {
+      const typename Book::Point point = book.decode(static_cast<typename Book::Index>(i));
+      std::copy(point.begin(), point.end(), points_[i].begin());
+    }
+  }
+  const std::array<float, Book::dim>& operator[](typename Book::Index index) const noexcept { return points_[index]; }
+
+ private:
+  std::vector<std::array<float, Book::dim>> points_;  // (size, dim)
+};
+
+/// Decodes groups [first, first + count) of one row into `out` (count * group floats, rotated basis):
+/// scale * 2^exponent * coordinate, each product rounded once. `codes` is scratch that the call resizes.
+template <Codebook Book>
+void decode_groups(const QuantizedMatrix<Book>& w, const PointTable<Book>& points, std::int64_t row,
+                   std::int64_t first, std::int64_t count, std::span<float> out,
+                   std::vector<typename Book::Index>& codes) {
+  const auto group = static_cast<std::size_t>(w.layout.group);
+  const auto codes_each = static_cast<std::size_t>(w.layout.codes_per_group(Book::dim));
+  codes.resize(static_cast<std::size_t>(count) * codes_each);
+  unpack_bits(w.row_codes(row), code_bits<Book>, static_cast<std::size_t>(first) * codes_each,
+              std::span<typename Book::Index>(codes));
+  const std::span<const Half> scales = w.row_scales(row);
+  const float unit = std::ldexp(1.0f, w.exponent);
+  constexpr auto dim = static_cast<std::size_t>(Book::dim);
+  for (std::size_t g = 0; g < static_cast<std::size_t>(count); ++g) {
+    const float scale = static_cast<float>(scales[static_cast<std::size_t>(first) + g]) * unit;
+    const typename Book::Index* code = codes.data() + g * codes_each;
+    float* to = out.data() + g * group;
+    std::size_t i = 0;
+    for (; i + dim <= group; i += dim, ++code)
+      for (std::size_t d = 0; d < dim; ++d) to[i + d] = points[*code][d] * scale;
+    for (std::size_t d = 0; i + d < group; ++d) to[i + d] = points[*code][d] * scale;  // last vector, cut short
+  }
+}
+
+/// Decodes the whole matrix into `out` (rows, cols), in the basis it was quantized from. For tests, for tools and for
+/// batches so large that a dense product is cheaper; matmul() does not need it.
+template <Codebook Book>
+void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out, Executor& executor = default_executor()) {
+  expects(out.rows == w.rows() && out.cols == w.cols(), "higgs::dequantize: out must be (rows, cols)");
+  const PointTable<Book> points(w.book);
+  parallel_for(executor, w.rows(), 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(w.layout.padded_cols()));
+    std::vector<typename Book::Index> codes;
+    for (std::int64_t r = begin; r < end; ++r) {
+      decode_groups(w, points, r, 0, w.layout.groups(), row, codes);
+      unrotate_row(row, w.layout.block, w.seed);
+      for (std::int64_t c = 0; c < out.cols; ++c) out(r, c) = row[static_cast<std::size_t>(c)];
+    }
+  });
+}
+inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out, Executor& executor = default_executor()) {
+  std::visit([&](const auto& matrix) { dequantize(matrix, out, executor); }, w);
+}
+
+}  // namespace v0
+}  // namespace higgs

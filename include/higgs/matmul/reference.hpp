@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The definition of the product: decode exactly, rotate and multiply in double. Every fast path is tested against it.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/matrix_view.hpp>
+#include <higgs/pack/bits.hpp>
+#include <higgs/rotate/hadamard.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// y = x * W^T for x (M, cols), y (M, rows), in double throughout: slow, obvious, right.
+template <class X, Codebook Book>
+  requires Scalar<std::remove_const_t<X>>
+void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<double> y) {
+  expects(x.cols == w.cols() && y.rows == x.rows && y.cols == w.rows(),
+          "higgs::matmul_reference: x (M, cols), y (M, rows)");
+  const CodeLayout& layout = w.layout;
+  const auto padded = static_cast<std::size_t>(layout.padded_cols());
+  const auto block = static_cast<std::size_t>(layout.block);
+  const auto group = static_cast<std::size_t>(layout.group);
+
+  // x: signs, then each block times the orthonormal Hadamard matrix.
+  std::vector<double> rotated(static_cast<std::size_t>(x.rows) * padded);  // (M, padded)
+  for (std::int64_t m = 0; m < x.rows; ++m)
+    for (std::size_t i = 0; i < padded; ++i) {
+      const std::size_t start = i / block * block;
+      double sum = 0;
+      for (std::size_t j = start; j < start + block && j < static_cast<std::size_t>(x.cols); ++j) {
+        const double value = static_cast<double>(static_cast<float>(x(m, static_cast<std::int64_t>(j))));
+        const bool negative = w.seed && (sign_bits(*w.seed, static_cast<std::int64_t>(j)) & 1u) != 0;
+        sum += hadamard_sign(layout.block, static_cast<std::int64_t>(i - start), static_cast<std::int64_t>(j - start)) *
+               (negative ? -value : value);
+      }
+      rotated[static_cast<std::size_t>(m) * padded + i] = sum / std::sqrt(static_cast<double>(block));
+    }
+
+  std::vector<typename Book::Index> codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim)));
+  std::vector<double> weights(padded);
+  const auto codes_each = static_cast<std::size_t>(layout.codes_per_group(Book::dim));
+  for (std::int64_t n = 0; n < w.rows(); ++n) {
+    unpack_bits(w.row_codes(n), code_bits<Book>, 0, std::span<typename Book::Index>(codes));
+    for (std::size_t i = 0; i < padded; ++i) {
+      const std::size_t within = i % group;
+      const typename Book::Point point = w.book.decode(codes[i / group * codes_each + within / Book::dim]);
+      const double scale = static_cast<double>(static_cast<float>(w.row_scales(n)[i / group]));
+      weights[i] = std::ldexp(scale * static_cast<double>(point[within % Book::dim]), w.exponent);
+    }
+    for (std::int64_t m = 0; m < x.rows; ++m) {
+      double sum = 0;
+      for (std::size_t i = 0; i < padded; ++i) sum += rotated[static_cast<std::size_t>(m) * padded + i] * weights[i];
+      y(m, n) = sum;
+    }
+  }
+}
+
+}  // namespace v0
+}  // namespace higgs

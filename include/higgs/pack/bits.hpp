@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Interchange bit order: code i of a row occupies bits [i * b, (i + 1) * b) of the row's bytes, low bits first.
+//
+//     b = 6      byte 0            byte 1            byte 2
+//            |1 1 0 0 0 0 0 0|  |2 2 2 2 1 1 1 1|  |3 3 3 3 3 3 2 2|      (bit 7 ... bit 0 of each byte)
+#pragma once
+
+#include <higgs/core/error.hpp>
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace higgs {
+inline namespace v0 {
+
+/// Bytes that hold `count` codes of `bits` bits.
+constexpr std::size_t packed_bytes(std::size_t count, int bits) noexcept {
+  return (count * static_cast<std::size_t>(bits) + 7) / 8;
+}
+
+/// Writes `codes`, each below 2^bits, into `bytes` (packed_bytes(codes.size(), bits)); unused high bits become 0.
+/// Requires 1 <= bits <= 16.
+template <std::unsigned_integral Index>
+constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::uint8_t> bytes) {
+  expects(bits >= 1 && bits <= 16, "higgs::pack_bits: bits must lie in [1, 16]");
+  expects(bytes.size() == packed_bytes(codes.size(), bits), "higgs::pack_bits: bytes has the wrong size");
+  std::uint32_t pending = 0;
+  int held = 0;
+  std::size_t out = 0;
+  for (const Index code : codes) {
+    pending |= static_cast<std::uint32_t>(code) << held;
+    for (held += bits; held >= 8; held -= 8, pending >>= 8) bytes[out++] = static_cast<std::uint8_t>(pending);
+  }
+  if (held > 0) bytes[out] = static_cast<std::uint8_t>(pending);
+}
+
+/// Reads codes [first, first + codes.size()) of a row back. Requires 1 <= bits <= 16 and that `bytes` holds them all.
+template <std::unsigned_integral Index>
+constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::size_t first, std::span<Index> codes) {
+  expects(bits >= 1 && bits <= 16, "higgs::unpack_bits: bits must lie in [1, 16]");
+  expects(packed_bytes(first + codes.size(), bits) <= bytes.size(), "higgs::unpack_bits: bytes is too short");
+  if (codes.empty()) return;
+  if (bits == 8) {
+    std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(first), codes.size(), codes.begin());
+    return;
+  }
+  const std::uint32_t mask = (1u << bits) - 1u;
+  const std::size_t begin = first * static_cast<std::size_t>(bits);
+  std::size_t in = begin / 8;
+  int held = 8 - static_cast<int>(begin % 8);
+  std::uint32_t pending = static_cast<std::uint32_t>(bytes[in++]) >> (8 - held);
+  for (Index& code : codes) {
+    for (; held < bits; held += 8) pending |= static_cast<std::uint32_t>(bytes[in++]) << held;
+    code = static_cast<Index>(pending & mask);
+    pending >>= bits;
+    held -= bits;
+  }
+}
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotate, scale, encode and pack in one call.
+#pragma once
+
+#include <higgs/codebook/grid.hpp>
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/core/matrix_view.hpp>
+#include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/nearest.hpp>
+#include <higgs/pack/bits.hpp>
+#include <higgs/rotate/hadamard.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
+#include <higgs/scale/group_scale.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// What a caller may choose beside the codebook.
+struct QuantizeOptions {
+  std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
+  std::int64_t group = 1024;  ///< at most so many inputs share a scale
+  std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
+};
+
+/// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is no
+/// larger than asked, and a multiple of `dim` where there is one. Throws InvalidArgument for a block that is no
+/// Hadamard order.
+inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, const QuantizeOptions& options = {}) {
+  expects(rows >= 0 && cols >= 1, "higgs::make_layout: a matrix has at least one column");
+  expects(options.group >= 1, "higgs::make_layout: group must be positive");
+  CodeLayout layout{rows, cols, options.block != 0 ? options.block : choose_block(cols), 1};
+  expects(is_hadamard_order(layout.block), "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
+  bool whole = false;
+  for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
+    if (layout.block % group != 0 || (whole && group % dim != 0)) continue;
+    layout.group = group;
+    whole = group % dim == 0;
+  }
+  return layout;
+}
+
+/// The exponent that brings the scales of a matrix with this largest magnitude into fp16's range: no group's RMS passes
+/// 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times smaller keep full precision.
+inline int scale_exponent(float max_magnitude, const CodeLayout& layout) noexcept {
+  if (!(max_magnitude > 0)) return 0;
+  const auto ratio = static_cast<std::uint64_t>(layout.block / layout.group);
+  return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2;
+}
+
+/// The largest magnitude in `w`; throws InvalidArgument naming the first element that is NaN or infinite.
+/// `first_row` is added to the row it names.
+template <class T>
+  requires Scalar<std::remove_const_t<T>>
+float max_magnitude(MatrixView<T> w, Executor& executor = default_executor(), std::int64_t first_row = 0) {
+  const std::int64_t grain = 64;
+  std::vector<float> largest(static_cast<std::size_t>((w.rows + grain - 1) / grain), 0.0f);
+  parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    float most = 0;
+    for (std::int64_t r = begin; r < end; ++r) {
+      float sum = 0;  // 0 * x is 0 but for NaN and infinity, and NaN stays
+      for (std::int64_t c = 0; c < w.cols; ++c) {
+        const float value = static_cast<float>(w(r, c));
+        sum += value * 0.0f;
+        most = std::max(most, std::fabs(value));
+      }
+      if (sum == 0.0f) continue;
+      for (std::int64_t c = 0; c < w.cols; ++c)
+        if (!std::isfinite(static_cast<float>(w(r, c))))
+          throw InvalidArgument("higgs::quantize: the weight at row " + std::to_string(first_row + r) + ", column " +
+                                std::to_string(c) + " is NaN or infinite");
+    }
+    largest[static_cast<std::size_t>(begin / grain)] = most;
+  });
+  return largest.empty() ? 0.0f : *std::max_element(largest.begin(), largest.end());
+}
+
+/// Quantizes rows of one matrix, a few or all at a time, so that a matrix may stream through bounded memory. What it
+/// writes depends on the row alone: bit-identical on every machine, for any split and number of threads.
+template <Codebook Book>
+class RowQuantizer {
+ public:
+  /// Sums over rows in row order; their ratio is t^2 = ||W' - W||^2 / ||W||^2.
+  struct Error {
+    double squared_error = 0;
+    double squared_norm = 0;
+    double t2() const noexcept { return squared_norm > 0 ? squared_error / squared_norm : 0; }
+  };
+
+  RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent)
+      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent) {}
+
+  /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
+  template <class T>
+    requires Scalar<std::remove_const_t<T>>
+  Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
+                      Executor& executor = default_executor()) const {
+    const auto groups = static_cast<std::size_t>(layout_.groups());
+    const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(Book::dim, code_bits<Book>));
+    const auto rows = static_cast<std::size_t>(w.rows);
+    expects(w.cols == layout_.cols, "higgs::RowQuantizer: w must have the layout's columns");
+    expects(codes.size() == rows * row_bytes && scales.size() == rows * groups,
+            "higgs::RowQuantizer: codes and scales must hold the rows");
+    std::vector<Error> errors(rows);
+    const std::int64_t grain = std::max<std::int64_t>(1, 32768 / layout_.padded_cols());
+    parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+      Workspace space(layout_);
+      for (std::int64_t r = begin; r < end; ++r) {
+        const auto row = static_cast<std::size_t>(r);
+        errors[row] = quantize_row(w.row_range(r, 1), codes.subspan(row * row_bytes, row_bytes),
+                                   scales.subspan(row * groups, groups), space);
+      }
+    });
+    Error total;
+    for (const Error& each : errors) {
+      total.squared_error += each.squared_error;
+      total.squared_norm += each.squared_norm;
+    }
+    return total;
+  }
+
+ private:
+  using Index = typename Book::Index;
+
+  struct Workspace {
+    explicit Workspace(const CodeLayout& layout)
+        : row(static_cast<std::size_t>(layout.padded_cols())),
+          fixed(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
+          points(fixed.size()),
+          codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))) {}
+    std::vector<float> row;                        // (padded_cols)
+    std::vector<float> fixed;                      // one group, whole vectors
+    std::vector<typename Book::Element> points;    // one group, whole vectors
+    std::vector<Index> codes;                      // (codes_per_row)
+  };
+
+  template <class T>
+  Error quantize_row(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales, Workspace& space) const {
+    load(w, space.row);
+    rotate_row(space.row, layout_.block, seed_);
+    const auto group = static_cast<std::size_t>(layout_.group);
+    const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(Book::dim));
+    Error error;
+    for (std::size_t g = 0; g < scales.size(); ++g) {
+      const std::span<const float> x(space.row.data() + g * group, group);
+      const std::span<Index> out(space.codes.data() + g * codes_each, codes_each);
+      const double norm = sum_of_squares(x);
+      to_fixed(x, std::sqrt(norm / static_cast<double>(group)), space.fixed);
+      search_.encode(space.fixed, out);
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        const typename Book::Point point = book_.decode(out[i]);
+        std::copy(point.begin(), point.end(), space.points.begin() + static_cast<std::ptrdiff_t>(i * point.size()));
+      }
+      const GroupFit fit =
+          fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group), norm);
+      scales[g] = fit.scale;
+      error.squared_error += fit.squared_error;
+      error.squared_norm += norm;
+    }
+    pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
+    return error;
+  }
+
+  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), then zeros.
+  template <class T>
+  void load(MatrixView<T> w, std::span<float> row) const noexcept {
+    const float half = std::ldexp(1.0f, -(exponent_ / 2));
+    const float rest = std::ldexp(1.0f, exponent_ / 2 - exponent_);
+    for (std::int64_t c = 0; c < w.cols; ++c)
+      row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
+  }
+
+  // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.
+  void to_fixed(std::span<const float> x, double rms, std::span<float> fixed) const noexcept {
+    constexpr auto limit = static_cast<float>(fixed_limit<Book>);
+    const double units = static_cast<double>(1 << fraction_bits<Book>) / (rms * book_.step());
+    // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
+    const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
+    constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds to integers, ties to even
+    for (std::size_t i = 0; i < x.size(); ++i)
+      fixed[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
+    std::fill(fixed.begin() + static_cast<std::ptrdiff_t>(x.size()), fixed.end(), 0.0f);
+  }
+
+  Book book_;
+  GridSearch<Book> search_;
+  CodeLayout layout_;
+  std::optional<std::uint64_t> seed_;
+  int exponent_;
+};
+
+/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) with any codebook. Throws InvalidArgument
+/// for NaN and infinite weights.
+template <class T, Codebook Book>
+  requires Scalar<std::remove_const_t<T>>
+QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
+                               Executor& executor = default_executor()) {
+  struct Storage {
+    std::vector<std::uint8_t> codes;
+    std::vector<Half> scales;
+  };
+  QuantizedMatrix<Book> out;
+  out.layout = make_layout(w.rows, w.cols, Book::dim, options);
+  out.seed = options.seed;
+  out.exponent = scale_exponent(max_magnitude(w, executor), out.layout);
+  out.book = book;
+  auto storage = std::make_shared<Storage>();
+  storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
+  storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
+  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent);
+  out.t2 = quantizer.quantize_rows(w, storage->codes, storage->scales, executor).t2();
+  out.codes = storage->codes;
+  out.scales = storage->scales;
+  out.owner = std::move(storage);
+  return out;
+}
+
+/// The same with a shipped codebook named at run time ("2x256").
+template <class T>
+  requires Scalar<std::remove_const_t<T>>
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options = {},
+                            Executor& executor = default_executor()) {
+  AnyQuantizedMatrix out;
+  with_shipped_codebook(codebook, [&]<class Book>(std::type_identity<Book>) {
+    out = quantize(w, Book{}, options, executor);
+  });
+  return out;
+}
+
+/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.
+template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
+class Quantizer {
+  static_assert(Dim >= 1 && Dim <= 16, "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
+  static_assert(Size >= 2 && Size <= 65536, "Quantizer<Dim, Size>: Size must lie in [2, 65536]");
+  static_assert(Group >= 1, "Quantizer<Dim, Size, Group>: Group must be positive; 1024 is the default");
+  static_assert(Book::dim == Dim && Book::size == Size,
+                "Quantizer<Dim, Size, Group, Book>: Book has another shape; pass its own dim and size");
+
+ public:
+  /// Bits of codes for a weight; a group's scale adds 16 / group.
+  static constexpr double bits_per_weight = static_cast<double>(code_bits<Book>) / Dim;
+  /// The codebook's mean squared error on N(0, 1): the t^2 that every layer will show (paper, eq. 3).
+  static constexpr double relative_error = Book{}.mse();
+
+  constexpr Quantizer() = default;
+  constexpr explicit Quantizer(const Book& book) : book_(book) {}
+  /// `options.group` is replaced by Group.
+  constexpr explicit Quantizer(const QuantizeOptions& options, const Book& book = {}) : book_(book), options_(options) {
+    options_.group = Group;
+  }
+
+  template <class T>
+    requires Scalar<std::remove_const_t<T>>
+  QuantizedMatrix<Book> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
+    return higgs::quantize(w, book_, options_, executor);
+  }
+  constexpr const Book& codebook() const noexcept { return book_; }
+
+ private:
+  Book book_{};
+  QuantizeOptions options_{.group = Group};
+};
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+// A higgs checkpoint: safetensors with three tensors for each quantized layer, and a line of metadata that
+// says how they were cut. Untouched tensors keep their names.
+//
+//     NAME.codes     U8         (rows, row_bytes)     row-major codes, little-endian bits, see pack/bits.hpp
+//     NAME.scales    F16        (rows, groups)
+//     NAME.codebook  I8 or I16  (size, dim)           the points
+//     __metadata__   "format": "higgs", "higgs.version": "1", "higgs.layer.NAME":
+//     "{"codebook":"2x256","rows":8,
+//                    "cols":64,"block":64,"group":64,"seed":"7","exponent":0,"dtype":"BF16","t2":...}"
+#pragma once
+
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/store/json.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/safetensors.hpp>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// What a checkpoint says about one quantized layer.
+struct CheckpointLayer {
+  std::string name;      // of the tensor that it stands for
+  std::string codebook;  // one of shipped_codebook_names()
+  CodeLayout layout;
+  std::optional<std::uint64_t> seed;                     // of the random signs; none: rotated without signs
+  std::string dtype;                                     // of the original weights, "BF16"
+  int exponent = 0;                                      // weight = 2^exponent * scale * coordinate
+  double t2 = std::numeric_limits<double>::quiet_NaN();  // measured ||W' - W||^2 / ||W||^2, NaN if unknown
+  double step = 0;                                       // of the codebook
+  double mse = 0;
+};
+
+namespace detail {
+
+inline constexpr int checkpoint_version = 1;
+inline constexpr std::string_view layer_key = "higgs.layer.";
+// Covers every float: the scales of weights of 2^-149 sit near 2^-163, those of 2^127 below 2^127.
+inline constexpr int min_exponent = -200, max_exponent = 127;
+
+inline std::string to_json(const CheckpointLayer& layer) {
+  const auto number = [](std::int64_t value) { return std::to_string(value); };
+  return "{\"codebook\":" + json_quote(layer.codebook) + ",\"rows\":" + number(layer.layout.rows) +
+         ",\"cols\":" + number(layer.layout.cols) + ",\"block\":" + number(layer.layout.block) +
+         ",\"group\":" + number(layer.layout.group) +
+         ",\"seed\":" + (layer.seed ? "\"" + std::to_string(*layer.seed) + "\"" : "null") +
+         ",\"exponent\":" + number(layer.exponent) + ",\"dtype\":" + json_quote(layer.dtype) +
+         ",\"t2\":" + json_number(layer.t2) + ",\"step\":" + json_number(layer.step) +
+         ",\"mse\":" + json_number(layer.mse) + "}";
+}
+
+// Throws FormatError; `place` names the file and the layer.
+inline CheckpointLayer parse_layer(std::string name, std::string_view text, const std::string& place) {
+  const auto check = [&](bool ok, const char* what) {
+    if (!ok) throw FormatError(place + ": " + what);
+  };
+  const Json json = Json::parse(text, place, Json::Duplicates::Refuse);
+  const auto integer = [&](const char* key, std::int64_t least, std::int64_t most) {
+    const Json* value = json.find(key);
+    const auto number = value ? value->integer() : std::nullopt;
+    if (!number || *number < least || *number > most)
+      throw FormatError(place + ": \"" + key + "\" must be an integer in [" + std::to_string(least) + ", " +
+                        std::to_string(most) + "]");
+    return *number;
+  };
+  const auto string = [&](const char* key) {
+    const Json* value = json.find(key);
+    if (!value || !value->string()) throw FormatError(place + ": \"" + key + "\" must be a text");
+    return *value->string();
+  };
+  const auto real = [&](const char* key) {
+    const Json* value = json.find(key);
+    const auto number = value ? value->number() : std::nullopt;
+    if (!number || !(*number >= 0))
+      throw FormatError(place + ": \"" + key + "\" must be a number, not negative");
+    return *number;
+  };
+  constexpr std::int64_t large = std::int64_t{1}
+                                 << 48;  // sums and products of a few such numbers stay in range
+  CheckpointLayer layer;
+  layer.name = std::move(name);
+  layer.codebook = string("codebook");
+  layer.layout = {integer("rows", 0, large), integer("cols", 1, large), integer("block", 1, large),
+                  integer("group", 1, large)};
+  check(layer.layout.block % layer.layout.group == 0, "\"group\" must divide \"block\"");
+  const Json* seed = json.find("seed");
+  check(seed && (seed->is_null() || seed->string()), "\"seed\" must be a text or null");
+  if (const std::string* digits = seed->string()) {
+    const char* end = digits->data() + digits->size();
+    const auto [last, error] = std::from_chars(digits->data(), end, layer.seed.emplace());
+    check(error == std::errc{} && last == end, "\"seed\" must be a decimal number below 2^64");
+  }
+  layer.exponent = static_cast<int>(integer("exponent", min_exponent, max_exponent));
+  layer.dtype = string("dtype");
+  const Json* t2 = json.find("t2");
+  if (t2 && !t2->is_null()) layer.t2 = real("t2");
+  layer.step = real("step");
+  layer.mse = real("mse");
+  return layer;
+}
+
+template <Codebook Book>
+std::vector<typename Book::Element> points_of(const Book& book) {
+  std::vector<typename Book::Element> out;
+  for (int i = 0; i < Book::size; ++i)
+    for (const auto coordinate : book.decode(static_cast<typename Book::Index>(i))) out.push_back(coordinate);
+  return out;
+}
+
+// The three tensors of a layer: codes, scales, codebook.
+template <Codebook Book>
+std::array<TensorShape, 3> shapes_of(const std::string& name, const CodeLayout& layout) {
+  static_assert(Book::size == 1 << code_bits<Book>, "every code in a file must decode");
+  const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
+  return {{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
+           {name + ".scales", DType::F16, {layout.rows, layout.groups()}},
+           {name + ".codebook", element, {Book::size, Book::dim}}}};
+}
+
+inline bool all_finite(std::span<const Half> scales) noexcept {
+  return std::all_of(scales.begin(), scales.end(),
+                     [](Half scale) { return (scale.bits & 0x7c00) != 0x7c00; });
+}
+
+template <class T>
+std::span<const std::uint8_t> bytes_of(std::span<const T> values) noexcept {
+  return {reinterpret_cast<const std::uint8_t*>(values.data()), values.size_bytes()};
+}
+
+}  // namespace detail
+
+/// A checkpoint open for reading. Files are hostile until checked: open() and load() throw FormatError with
+/// the file and the layer, or IoError.
+class Checkpoint {
+ public:
+  /// Opens a file, a .json index of shards, or a folder with model.safetensors[.index.json]. Cheap: reads
+  /// headers.
+  static Checkpoint open(const std::filesystem::path& path) {
+    return Checkpoint(Safetensors(path), path.string());
+  }
+
+  /// Whether the file claims to be a higgs checkpoint.
+  static bool recognizes(const Safetensors& file) {
+    const auto format = file.metadata().find("format");
+    return format != file.metadata().end() && format->second == "higgs";
+  }
+
+  /// `source` names the file in messages.
+  Checkpoint(Safetensors file, std::string source) : file_(std::move(file)), source_(std::move(source)) {
+    if (!recognizes(file_)) throw FormatError(source_ + ": not a higgs checkpoint");
+    const auto version = file_.metadata().find("higgs.version");
+    if (version == file_.metadata().end() || version->second != std::to_string(detail::checkpoint_version))
+      throw FormatError(source_ + ": version " + (version == file_.metadata().end() ? "?" : version->second) +
+                        " of the format, but this library reads version 1");
+    std::set<std::string, std::less<>> parts;
+    for (const auto& [key, text] : file_.metadata())
+      if (key.starts_with(detail::layer_key)) add_layer(key.substr(detail::layer_key.size()), text, parts);
+    for (const StoredTensor& tensor : file_.tensors())
+      if (!parts.contains(tensor.name)) tensors_.push_back(tensor);
+  }
+
+  /// Sorted by name.
+  const std::vector<CheckpointLayer>& layers() const noexcept { return layers_; }
+  /// Null if no layer has that name.
+  const CheckpointLayer* find_layer(std::string_view name) const noexcept {
+    const auto found =
+        std::lower_bound(layers_.begin(), layers_.end(), name,
+                         [](const CheckpointLayer& layer, std::string_view n) { return layer.name < n; });
+    return found != layers_.end() && found->name == name ? &*found : nullptr;
+  }
+  /// The tensors that belong to no layer.
+  const std::vector<StoredTensor>& tensors() const noexcept { return tensors_; }
+  /// Everything, as safetensors.
+  const Safetensors& file() const noexcept { return file_; }
+
+  /// The layer of that name, in the mapped file: nothing is copied but the codebook. Reads and checks the
+  /// scales.
+  AnyQuantizedMatrix load(std::string_view name) const {
+    const CheckpointLayer* layer = find_layer(name);
+    if (!layer) throw FormatError(source_ + ": there is no layer \"" + std::string(name) + "\"");
+    AnyQuantizedMatrix out;
+    with_shipped_codebook(layer->codebook,
+                          [&]<class Book>(std::type_identity<Book>) { out = load_as<Book>(*layer); });
+    return out;
+  }
+
+ private:
+  [[noreturn]] void fail(std::string_view layer, const std::string& what) const {
+    throw FormatError(source_ + ": layer \"" + std::string(layer) + "\": " + what);
+  }
+
+  void add_layer(std::string name, std::string_view text, std::set<std::string, std::less<>>& parts) {
+    CheckpointLayer layer = detail::parse_layer(name, text, source_ + ": layer \"" + name + "\"");
+    const auto check = [&]<class Book>(std::type_identity<Book>) {
+      for (const TensorShape& shape : detail::shapes_of<Book>(name, layer.layout)) {
+        const StoredTensor* tensor = file_.find(shape.name);
+        if (!tensor) fail(name, "tensor \"" + shape.name + "\" is missing");
+        if (tensor->dtype != shape.dtype || tensor->shape != shape.shape)
+          fail(name, "tensor \"" + shape.name + "\" has not the dtype and shape that the layout asks for");
+        parts.insert(shape.name);
+      }
+    };
+    if (!detail::visit_codebook_named(layer.codebook, check, ShippedCodebooks{}))
+      fail(name, "unknown codebook \"" + layer.codebook + "\"");
+    layers_.push_back(std::move(layer));
+  }
+
+  template <Codebook Book>
+  QuantizedMatrix<Book> load_as(const CheckpointLayer& layer) const {
+    const StoredTensor& codes = *file_.find(layer.name + ".codes");
+    const StoredTensor& scales = *file_.find(layer.name + ".scales");
+    QuantizedMatrix<Book> out;
+    out.layout = layer.layout;
+    out.seed = layer.seed;
+    out.exponent = layer.exponent;
+    out.t2 = layer.t2;
+    out.book = load_book<Book>(layer);
+    out.codes = codes.data;
+    out.owner = codes.owner;
+    const std::size_t count = scales.data.size() / sizeof(Half);
+    if (reinterpret_cast<std::uintptr_t>(scales.data.data()) % alignof(Half) == 0 &&
+        scales.owner == codes.owner) {
+      out.scales = {reinterpret_cast<const Half*>(scales.data.data()), count};
+    } else {  // a file that another program wrote
+      struct Copy {
+        std::shared_ptr<const void> codes;
+        std::vector<Half> scales;
+      };
+      auto copy = std::make_shared<Copy>(Copy{codes.owner, std::vector<Half>(count)});
+      if (count != 0) std::memcpy(copy->scales.data(), scales.data.data(), scales.data.size());
+      out.scales = copy->scales;
+      out.owner = std::move(copy);
+    }
+    if (!detail::all_finite(out.scales)) fail(layer.name, "a scale is infinite or NaN");
+    return out;
+  }
+
+  template <Codebook Book>
+  Book load_book(const CheckpointLayer& layer) const {
+    std::vector<typename Book::Element> points(static_cast<std::size_t>(Book::size) * Book::dim);
+    const StoredTensor& table = *file_.find(layer.name + ".codebook");
+    std::memcpy(points.data(), table.data.data(), table.data.size());
+    if constexpr (requires { typename Book::Points; }) {
+      // Kernels hold int8 points that have a negative.
+      constexpr auto lowest = std::numeric_limits<typename Book::Element>::min();
+      if (std::count(points.begin(), points.end(), lowest) != 0)
+        fail(layer.name, "a point has a coordinate of -128");
+      typename Book::Points shaped;
+      for (std::size_t i = 0; i < shaped.size(); ++i)
+        std::copy_n(points.begin() + static_cast<std::ptrdiff_t>(i * Book::dim), Book::dim,
+                    shaped[i].begin());
+      return Book(shaped, layer.step, layer.mse);
+    } else {
+      if (points != detail::points_of(Book{}))
+        fail(layer.name, "the points are not those of " + Book::name());
+      return Book{};
+    }
+  }
+
+  Safetensors file_;
+  std::string source_;
+  std::vector<CheckpointLayer> layers_;
+  std::vector<StoredTensor> tensors_;
+};
+
+}  // namespace v0
+}  // namespace higgs

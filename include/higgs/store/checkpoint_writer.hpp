@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes higgs checkpoints (see checkpoint.hpp) in bounded memory, and goes on after a kill.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/store/checkpoint.hpp>
+#include <higgs/store/journal.hpp>
+#include <higgs/store/json.hpp>
+#include <higgs/store/mapped_file.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/safetensors.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// What will be in a checkpoint: every size is known before the first row is quantized.
+class CheckpointContents {
+ public:
+  /// Declares a layer that stands for the tensor `name` of type `dtype`. Throws InvalidArgument for a bad
+  /// layout.
+  template <Codebook Book>
+  void add_layer(const std::string& name, const CodeLayout& layout, std::optional<std::uint64_t> seed,
+                 std::string dtype, const Book& book = Book{}) {
+    expects(
+        layout.rows >= 0 && layout.cols > 0 && layout.block > 0 && layout.group > 0 &&
+            layout.block % layout.group == 0,
+        "higgs::CheckpointContents::add_layer: cols and block must be positive, and group must divide block");
+    const auto shapes = detail::shapes_of<Book>(name, layout);
+    const std::vector<typename Book::Element> points = detail::points_of(book);
+    const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
+    CheckpointLayer layer{name, Book::name(), layout, seed, std::move(dtype)};
+    layer.step = book.step();
+    layer.mse = book.mse();
+    items_.push_back({std::move(layer), {shapes.begin(), shapes.end()}, {table.begin(), table.end()}});
+  }
+  /// Declares a tensor that is kept as it is.
+  void add_tensor(TensorShape tensor) { items_.push_back({{}, {std::move(tensor)}, {}}); }
+  /// Adds an entry of metadata; "format" and what begins with "higgs." are taken.
+  void set_metadata(const std::string& key, std::string value) {
+    expects(key != "format" && !key.starts_with("higgs."),
+            "higgs::CheckpointContents::set_metadata: the key is taken");
+    metadata_.insert_or_assign(key, std::move(value));
+  }
+
+ private:
+  friend class CheckpointWriter;
+  struct Item {
+    std::optional<CheckpointLayer> layer;  // none: a tensor that is kept as it is
+    std::vector<TensorShape> tensors;
+    std::vector<std::uint8_t> table;
+
+    const std::string& name() const noexcept { return layer ? layer->name : tensors[0].name; }
+    std::uint64_t bytes() const {
+      std::uint64_t sum = 0;
+      for (const TensorShape& tensor : tensors)
+        sum += tensor.bytes().value_or(0);  // the writer refuses overflow
+      return sum;
+    }
+  };
+  std::vector<Item> items_;
+  SafetensorsWriter::Metadata metadata_;
+};
+
+struct CheckpointOptions {
+  /// Not 0: `path` is a folder, which gets shards of at most so many bytes of tensors (or one larger layer
+  /// each).
+  std::uint64_t max_shard_bytes = 0;
+  /// Everything that decides the bytes: the source, its date, all options. A killed attempt with the same
+  /// fingerprint and contents is continued. Empty: nothing is kept of an attempt that fails.
+  std::string fingerprint;
+};
+
+/// Writes a checkpoint in bounded memory: layers and tensors in any order, their rows in pieces, from any
+/// threads. The files get their names at commit(); until then they are `.partial`, beside a
+/// `.partial.journal` of what is finished. A kill at any moment leaves the old file, or the new one; never a
+/// mixture.
+class CheckpointWriter {
+ public:
+  /// `path` is the file to write, or its folder. A file is replaced, shards of another checkpoint are not.
+  CheckpointWriter(const std::filesystem::path& path, CheckpointContents contents,
+                   CheckpointOptions options = {})
+      : contents_(std::move(contents)), resumable_(!options.fingerprint.empty()) {
+    divide(options.max_shard_bytes);
+    name_files(path, options.max_shard_bytes != 0);
+    journal_.emplace(FileWriter::partial_path(main_file_) += ".journal");
+    open_files("higgs " + std::to_string(fingerprint(options.fingerprint)) + " ");
+  }
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  ~CheckpointWriter() {
+    if (!resumable_ && !committed_ && journal_) journal_->remove();
+  }
+
+  /// Whether a layer or tensor is on the disk already, from a killed attempt or this one.
+  bool finished(std::string_view name) const {
+    const std::lock_guard lock(mutex_);
+    return entry(name).finished;
+  }
+
+  /// Writes rows of a layer from `first_row` on: codes (n, row_bytes) and scales (n, groups), which must be
+  /// finite.
+  void write_rows(std::string_view name, std::int64_t first_row, std::span<const std::uint8_t> codes,
+                  std::span<const Half> scales) {
+    const Entry& at = unfinished(name);
+    const auto& item = contents_.items_[at.item];
+    expects(item.layer.has_value(), "higgs::CheckpointWriter::write_rows: the name must be a layer's");
+    const auto row_bytes = static_cast<std::uint64_t>(item.tensors[0].shape[1]);
+    const auto groups = static_cast<std::uint64_t>(item.layer->layout.groups());
+    const std::uint64_t rows = scales.size() / groups;
+    expects(scales.size() == rows * groups && codes.size() == rows * row_bytes && first_row >= 0 &&
+                rows <= static_cast<std::uint64_t>(item.layer->layout.rows) &&
+                static_cast<std::uint64_t>(first_row) <=
+                    static_cast<std::uint64_t>(item.layer->layout.rows) - rows,
+            "higgs::CheckpointWriter::write_rows: codes and scales must be the same rows of the layer");
+    expects(detail::all_finite(scales), "higgs::CheckpointWriter::write_rows: scales must be finite");
+    const auto first = static_cast<std::uint64_t>(first_row);
+    SafetensorsWriter& file = *shards_[at.shard].writer;
+    file.write(item.tensors[0].name, first * row_bytes, codes);
+    file.write(item.tensors[1].name, first * groups * sizeof(Half), detail::bytes_of(scales));
+  }
+  /// Declares a layer complete, with what is known only by then. It will not be asked for again after a kill.
+  void finish_layer(std::string_view name, int exponent, double t2) {
+    expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent,
+            "higgs::CheckpointWriter::finish_layer: the exponent is out of range");
+    expects(std::isnan(t2) || (t2 >= 0 && std::isfinite(t2)),
+            "higgs::CheckpointWriter::finish_layer: t2 must be finite and not negative, or NaN");
+    auto& item = contents_.items_[unfinished(name).item];
+    expects(item.layer.has_value(), "higgs::CheckpointWriter::finish_layer: the name must be a layer's");
+    item.layer->exponent = exponent;
+    item.layer->t2 = t2;
+    finish(name, ",\"exponent\":" + std::to_string(exponent) + ",\"t2\":" + detail::json_number(t2));
+  }
+  /// Writes a whole layer at once and finishes it; it must be cut as declared.
+  template <Codebook Book>
+  void write_layer(std::string_view name, const QuantizedMatrix<Book>& matrix) {
+    const auto& item = contents_.items_[unfinished(name).item];
+    const std::vector<typename Book::Element> points = detail::points_of(matrix.book);
+    const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
+    expects(item.layer && item.layer->codebook == Book::name() && item.layer->layout == matrix.layout &&
+                item.layer->seed == matrix.seed &&
+                std::equal(table.begin(), table.end(), item.table.begin(), item.table.end()),
+            "higgs::CheckpointWriter::write_layer: codebook, layout and seed must be those declared");
+    write_rows(name, 0, matrix.codes, matrix.scales);
+    finish_layer(name, matrix.exponent, matrix.t2);
+  }
+  void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
+    std::visit([&](const auto& each) { write_layer(name, each); }, matrix);
+  }
+
+  /// Writes bytes of a tensor that is kept as it is, from byte `offset` on.
+  void write_tensor(std::string_view name, std::uint64_t offset, std::span<const std::uint8_t> bytes) {
+    const Entry& at = unfinished(name);
+    shards_[at.shard].writer->write(name, offset, bytes);
+  }
+  /// Declares a tensor complete.
+  void finish_tensor(std::string_view name) {
+    expects(!contents_.items_[unfinished(name).item].layer,
+            "higgs::CheckpointWriter::finish_tensor: not a tensor");
+    finish(name, "");
+  }
+
+  /// Gives the files their names, the index last. Every layer and tensor must be finished.
+  void commit() {
+    for (const auto& [name, at] : entries_) {
+      expects(at.finished, "higgs::CheckpointWriter::commit: every layer and tensor must be finished");
+      const auto& layer = contents_.items_[at.item].layer;
+      if (layer && shards_[at.shard].writer)
+        shards_[at.shard].writer->set_metadata(layer_key(name), detail::to_json(*layer));
+    }
+    if (resumable_) journal_->append(publishing);
+    for (Shard& shard : shards_)
+      if (shard.writer) shard.writer->commit();
+    if (shards_.size() > 1) write_index();
+    journal_->remove();
+    committed_ = true;
+  }
+
+ private:
+  static constexpr const char* publishing = "{}";
+
+  struct Shard {
+    std::filesystem::path path;
+    std::vector<TensorShape> tensors;
+    SafetensorsWriter::Metadata metadata;
+    std::unique_ptr<SafetensorsWriter> writer;  // null: has its name already
+    std::uint64_t bytes = 0;
+  };
+  struct Entry {
+    std::size_t item, shard;
+    bool finished = false;
+  };
+
+  static std::string layer_key(std::string_view name) {
+    return std::string(detail::layer_key) + std::string(name);
+  }
+
+  const Entry& entry(std::string_view name) const {
+    const auto found = entries_.find(name);
+    expects(found != entries_.end(), "higgs::CheckpointWriter: no layer or tensor of that name was declared");
+    return found->second;
+  }
+  const Entry& unfinished(std::string_view name) const {
+    expects(!finished(name), "higgs::CheckpointWriter: what is finished must not be written again");
+    return entry(name);
+  }
+
+  // Deals the items out in the order of their declaration; a layer stays together.
+  void divide(std::uint64_t max_bytes) {
+    shards_.emplace_back();
+    for (std::size_t i = 0; i < contents_.items_.size(); ++i) {
+      const auto& item = contents_.items_[i];
+      if (max_bytes != 0 && shards_.back().bytes != 0 && shards_.back().bytes + item.bytes() > max_bytes)
+        shards_.emplace_back();
+      Shard& shard = shards_.back();
+      shard.bytes += item.bytes();
+      shard.tensors.insert(shard.tensors.end(), item.tensors.begin(), item.tensors.end());
+      if (item.layer) {
+        // Holds the place of the longest record that finish_layer() can lead to.
+        CheckpointLayer widest = *item.layer;
+        widest.exponent = detail::min_exponent;
+        widest.t2 = -std::numeric_limits<double>::min();
+        shard.metadata.emplace(layer_key(item.name()), detail::to_json(widest));
+      }
+      expects(entries_.try_emplace(item.name(), Entry{i, shards_.size() - 1}).second,
+              "higgs::CheckpointWriter: names of layers and tensors must differ");
+    }
+    std::set<std::string_view> names;
+    for (Shard& shard : shards_) {
+      for (const TensorShape& tensor : shard.tensors)
+        expects(names.insert(tensor.name).second, "higgs::CheckpointWriter: names of tensors must differ");
+      shard.metadata.insert(contents_.metadata_.begin(), contents_.metadata_.end());
+      shard.metadata.emplace("format", "higgs");
+      shard.metadata.emplace("higgs.version", std::to_string(detail::checkpoint_version));
+    }
+  }
+
+  void name_files(const std::filesystem::path& path, bool folder) {
+    if (folder) std::filesystem::create_directories(path);
+    main_file_ = std::filesystem::is_directory(path) ? path / "model.safetensors" : path;
+    if (shards_.size() == 1) {
+      shards_[0].path = main_file_;
+      return;
+    }
+    const auto digits = [](std::size_t number) {
+      const std::string text = std::to_string(number);
+      return std::string(text.size() < 5 ? 5 - text.size() : 0, '0') + text;
+    };
+    for (std::size_t i = 0; i < shards_.size(); ++i)
+      shards_[i].path = path / ("model-" + digits(i + 1) + "-of-" + digits(shards_.size()) + ".safetensors");
+    main_file_ = path / "model.safetensors.index.json";
+  }
+
+  // Of the caller's text and of all that was declared.
+  std::uint64_t fingerprint(std::string_view text) const {
+    std::uint64_t hash = hash_text(text);
+    const auto add = [&](std::string_view part) {
+      hash = hash_text(part, hash_text(std::to_string(part.size()) + ":", hash));
+    };
+    for (const Shard& shard : shards_) {
+      for (const auto& [key, value] : shard.metadata) add(key), add(value);
+      for (const TensorShape& tensor : shard.tensors) {
+        add(tensor.name), add(dtype_name(tensor.dtype));
+        for (const std::int64_t extent : tensor.shape) add(std::to_string(extent));
+      }
+      add("end of shard");
+    }
+    for (const auto& item : contents_.items_)
+      add({reinterpret_cast<const char*>(item.table.data()), item.table.size()});
+    return hash;
+  }
+
+  // Continues a killed attempt of that title, or begins anew. The first line of a journal ends with a number
+  // that also stands in its partial files: a journal can never speak for the bytes of another attempt.
+  void open_files(const std::string& title) {
+    const std::vector<std::string>& lines = journal_->lines();
+    bool ours = resumable_ && !lines.empty() && lines.front().starts_with(title);
+    const bool published = ours && lines.back() == publishing;
+    const auto has_name = [&](const Shard& shard) {
+      return published && shards_.size() > 1 && std::filesystem::exists(shard.path) &&
+             !std::filesystem::exists(FileWriter::partial_path(shard.path));
+    };
+    for (const Shard& shard : shards_) {
+      const auto mark = SafetensorsWriter::mark_of(shard.path);
+      // Once published, a header may stand in place of the mark.
+      ours = ours &&
+             (has_name(shard) || (mark && (published || lines.front() == title + std::to_string(*mark))));
+    }
+    if (shards_.size() > 1 && !(ours && published)) refuse_other_checkpoint();
+    if (!ours) journal_->clear();
+    for (Shard& shard : shards_)
+      if (!ours || !has_name(shard))
+        shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors, shard.metadata,
+                                                           ours         ? Leftover::Continue
+                                                           : resumable_ ? Leftover::Keep
+                                                                        : Leftover::Discard);
+    if (ours) {
+      for (std::size_t i = 1; i < lines.size(); ++i)
+        if (lines[i] != publishing) recall(lines[i]);
+    } else if (resumable_) {
+      std::random_device random;
+      const std::uint64_t mark = std::uint64_t{random()} << 32 | random();
+      for (Shard& shard : shards_) shard.writer->mark(mark);
+      journal_->append(title + std::to_string(mark));
+    }
+    for (const auto& [name, at] : entries_)
+      if (const auto& item = contents_.items_[at.item]; item.layer && !at.finished)
+        shards_[at.shard].writer->write(item.tensors[2].name, 0, item.table);
+  }
+
+  // A folder holds one checkpoint: half of another one's shards must not be replaced.
+  void refuse_other_checkpoint() const {
+    const auto refuse = [](const std::filesystem::path& path) {
+      if (std::filesystem::exists(path))
+        detail::throw_io(path, "is there already; remove it or choose another folder", 0);
+    };
+    refuse(main_file_);
+    refuse(main_file_.parent_path() / "model.safetensors");
+    for (const Shard& shard : shards_) refuse(shard.path);
+  }
+
+  // Takes up what a line of the journal says is finished.
+  void recall(const std::string& line) {
+    const Json json = Json::parse(line, journal_->path().string());
+    const Json* name = json.find("name");
+    const auto found = name && name->string() ? entries_.find(*name->string()) : entries_.end();
+    if (found == entries_.end())
+      throw FormatError(journal_->path().string() + ": names what was not declared");
+    auto& item = contents_.items_[found->second.item];
+    if (item.layer) {
+      const Json* exponent = json.find("exponent");
+      const Json* t2 = json.find("t2");
+      item.layer->exponent = exponent ? static_cast<int>(exponent->integer().value_or(0)) : 0;
+      if (t2 && t2->number()) item.layer->t2 = *t2->number();
+    }
+    if (SafetensorsWriter* file = shards_[found->second.shard].writer.get())
+      for (const TensorShape& tensor : item.tensors) file->assume_written(tensor.name);
+    found->second.finished = true;
+  }
+
+  void finish(std::string_view name, const std::string& record) {
+    Entry& at = entries_.find(name)->second;
+    SafetensorsWriter& file = *shards_[at.shard].writer;
+    for (const TensorShape& tensor : contents_.items_[at.item].tensors)
+      expects(file.complete(tensor.name),
+              "higgs::CheckpointWriter: every row must be written before the end");
+    if (resumable_) file.sync();  // the journal speaks only of what is on the disk
+    const std::lock_guard lock(mutex_);
+    if (resumable_) journal_->append("{\"name\":" + detail::json_quote(name) + record + "}");
+    at.finished = true;
+  }
+
+  void write_index() const {
+    std::map<std::string, std::string> files;
+    std::uint64_t total = 0;
+    for (const Shard& shard : shards_) {
+      total += shard.bytes;
+      for (const TensorShape& tensor : shard.tensors) files[tensor.name] = shard.path.filename().string();
+    }
+    std::string text = "{\"metadata\":{\"total_size\":" + std::to_string(total) + "},\n\"weight_map\":{";
+    for (const auto& [tensor, file] : files)
+      text +=
+          (text.back() == '{' ? "\n" : ",\n") + detail::json_quote(tensor) + ":" + detail::json_quote(file);
+    text += "}}\n";
+    FileWriter index(main_file_, text.size());
+    index.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    index.commit();
+  }
+
+  CheckpointContents contents_;
+  bool resumable_;
+  bool committed_ = false;
+  std::filesystem::path main_file_;  // the file, or the index of the shards
+  std::vector<Shard> shards_;
+  std::map<std::string, Entry, std::less<>> entries_;
+  mutable std::mutex mutex_;  // guards `finished` and the journal
+  std::optional<Journal> journal_;
+};
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+// The safetensors format: https://github.com/huggingface/safetensors (README, section Format).
+//
+//     | u64 n | n bytes of JSON, padded with spaces         | tensors, without gaps, to the end of the file |
+//               {"__metadata__": {"key": "value"},            ^ data_offsets count from here
+//                "name": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}}
+#pragma once
+
+#include <higgs/store/json.hpp>
+#include <higgs/store/mapped_file.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// The element types of safetensors.
+enum class DType { F64, I64, U64, F32, I32, U32, F16, BF16, I16, U16, F8_E4M3, F8_E5M2, I8, U8, BOOL };
+
+namespace detail {
+struct DTypeInfo {
+  std::string_view name;
+  int bytes;
+};
+// clang-format off
+inline constexpr std::array<DTypeInfo, 15> dtypes{{
+    {"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4}, {"U32", 4}, {"F16", 2}, {"BF16", 2},
+    {"I16", 2}, {"U16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}}};
+// clang-format on
+}  // namespace detail
+
+/// "BF16": the spelling in files.
+constexpr std::string_view dtype_name(DType dtype) noexcept {
+  return detail::dtypes[static_cast<std::size_t>(dtype)].name;
+}
+constexpr int dtype_bytes(DType dtype) noexcept {
+  return detail::dtypes[static_cast<std::size_t>(dtype)].bytes;
+}
+constexpr std::optional<DType> dtype_named(std::string_view name) noexcept {
+  for (std::size_t i = 0; i < detail::dtypes.size(); ++i)
+    if (detail::dtypes[i].name == name) return static_cast<DType>(i);
+  return std::nullopt;
+}
+
+/// What a tensor is called and how its bytes are read: row-major, little-endian.
+struct TensorShape {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<std::int64_t> shape;
+
+  /// Bytes of the tensor; none if an extent is negative or the product of those above zero exceeds 2^62.
+  std::optional<std::uint64_t> bytes() const noexcept {
+    auto bytes = static_cast<std::uint64_t>(dtype_bytes(dtype));
+    bool empty = false;
+    for (const std::int64_t extent : shape) {
+      if (extent < 0 || static_cast<std::uint64_t>(extent) > (1ull << 62) / bytes) return std::nullopt;
+      empty = empty || extent == 0;
+      bytes *= static_cast<std::uint64_t>(std::max<std::int64_t>(extent, 1));
+    }
+    return empty ? 0 : bytes;
+  }
+};
+
+/// A tensor of an open file. A value: it may outlive the object that it came from.
+struct StoredTensor : TensorShape {
+  std::span<const std::uint8_t> data;  // in the mapped file
+  std::shared_ptr<const void> owner;   // keeps the mapping alive
+};
+
+/// One safetensors file, or the shards of a model, mapped. Files are hostile until every size and offset has
+/// been checked: the constructor throws FormatError with the file and the tensor, or IoError.
+class Safetensors {
+ public:
+  using Metadata = std::map<std::string, std::string, std::less<>>;
+  static constexpr std::uint64_t max_header_bytes = 100'000'000;  // the limit of the reference implementation
+
+  /// Opens a .safetensors file, a .json index of shards, or a folder with model.safetensors[.index.json].
+  explicit Safetensors(const std::filesystem::path& path) {
+    std::filesystem::path found = path;
+    if (std::filesystem::is_directory(path)) {
+      found = path / "model.safetensors";
+      if (!std::filesystem::exists(found)) found = path / "model.safetensors.index.json";
+      if (!std::filesystem::exists(found))
+        detail::throw_io(path, "holds neither model.safetensors nor model.safetensors.index.json", 0);
+    }
+    if (found.extension() == ".json") add_index(found);
+    else add_file(MappedFile::open(found), nullptr);
+  }
+  explicit Safetensors(std::shared_ptr<const MappedFile> file) { add_file(std::move(file), nullptr); }
+
+  /// In the order of the data, shard after shard.
+  const std::vector<StoredTensor>& tensors() const noexcept { return tensors_; }
+  /// Of all shards together.
+  const Metadata& metadata() const noexcept { return metadata_; }
+  /// Null if there is no tensor of that name.
+  const StoredTensor* find(std::string_view name) const noexcept {
+    const auto found = index_.find(name);
+    return found == index_.end() ? nullptr : &tensors_[found->second];
+  }
+
+ private:
+  using Names = std::set<std::string, std::less<>>;
+
+  [[noreturn]] static void fail(const std::string& file, const std::string& what) {
+    throw FormatError(file + ": " + what);
+  }
+
+  // Adds the tensors of a file; of these only `wanted`, unless that is null.
+  void add_file(std::shared_ptr<const MappedFile> file, const Names* wanted) {
+    const std::string source = file->path().string();
+    const std::span<const std::uint8_t> bytes = file->bytes();
+    if (bytes.size() < 8) fail(source, "too short for a safetensors file");
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), 8);
+    if (length > max_header_bytes || length > bytes.size() - 8)
+      fail(source, "a header of " + std::to_string(length) + " bytes does not fit");
+    const auto header_bytes = bytes.subspan(8, static_cast<std::size_t>(length));
+    const auto data = bytes.subspan(8 + static_cast<std::size_t>(length));
+    const std::string_view text(reinterpret_cast<const char*>(header_bytes.data()), header_bytes.size());
+    const Json header = Json::parse(text, source, Json::Duplicates::Refuse);
+    if (!header.object()) fail(source, "the header is not a JSON object");
+
+    struct Placed {
+      StoredTensor tensor;
+      std::uint64_t begin, end;
+    };
+    std::vector<Placed> placed;
+    for (const auto& [name, value] : *header.object()) {
+      if (name == "__metadata__") {
+        add_metadata(value, source);
+        continue;
+      }
+      const std::string place = source + ": tensor \"" + name + "\"";
+      StoredTensor tensor{parse_shape(name, value, place), {}, file};
+      const Json* offsets = value.find("data_offsets");
+      if (!offsets || !offsets->array() || offsets->array()->size() != 2)
+        fail(place, "data_offsets must be two numbers");
+      const auto begin = (*offsets->array())[0].natural(), end = (*offsets->array())[1].natural();
+      if (!begin || !end || *begin > *end || *end > data.size())
+        fail(place, "data_offsets lie outside the file");
+      if (tensor.bytes() != *end - *begin) fail(place, "data_offsets do not match dtype and shape");
+      tensor.data = data.subspan(static_cast<std::size_t>(*begin), static_cast<std::size_t>(*end - *begin));
+      placed.push_back({std::move(tensor), *begin, *end});
+    }
+    std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
+      return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+    });
+    std::uint64_t at = 0;
+    for (Placed& each : placed) {
+      if (each.begin != at)
+        fail(source + ": tensor \"" + each.tensor.name + "\"", "overlaps another or leaves a gap");
+      at = each.end;
+      if (wanted && !wanted->contains(each.tensor.name)) continue;
+      index_.emplace(each.tensor.name, tensors_.size());
+      tensors_.push_back(std::move(each.tensor));
+    }
+    if (at != data.size()) fail(source, "the file is longer than its tensors");
+  }
+
+  static TensorShape parse_shape(const std::string& name, const Json& value, const std::string& place) {
+    const Json* dtype = value.find("dtype");
+    const Json* shape = value.find("shape");
+    if (!dtype || !dtype->string()) fail(place, "has no dtype");
+    if (!shape || !shape->array()) fail(place, "has no shape");
+    TensorShape out{name, DType::U8, {}};
+    if (const auto known = dtype_named(*dtype->string())) out.dtype = *known;
+    else fail(place, "unknown dtype \"" + *dtype->string() + "\"");
+    for (const Json& extent : *shape->array()) {
+      if (!extent.integer()) fail(place, "a dimension is not an integer below 2^63");
+      out.shape.push_back(*extent.integer());
+    }
+    if (!out.bytes()) fail(place, "the shape is negative or too large");
+    return out;
+  }
+
+  void add_metadata(const Json& value, const std::string& source) {
+    if (!value.object()) fail(source, "__metadata__ is not an object");
+    for (const auto& [key, text] : *value.object()) {
+      if (!text.string()) fail(source, "__metadata__ \"" + key + "\" is not a string");
+      metadata_.insert_or_assign(key, *text.string());
+    }
+  }
+
+  // {"metadata": {...}, "weight_map": {"tensor": "model-00001-of-00002.safetensors", ...}}
+  void add_index(const std::filesystem::path& path) {
+    const auto file = MappedFile::open(path);
+    const std::string source = path.string();
+    const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    const Json index = Json::parse(text, source, Json::Duplicates::Refuse);
+    const Json* map = index.find("weight_map");
+    if (!map || !map->object()) fail(source, "has no weight_map");
+    std::map<std::string, Names> shards;
+    for (const auto& [tensor, shard] : *map->object()) {
+      const std::string* name = shard.string();
+      // A shard lies beside its index: nothing may lead out of the folder.
+      if (!name || name->empty() || *name == "." || *name == ".." ||
+          name->find_first_of(std::string_view("/\\:\0", 4)) != name->npos)
+        fail(source, "tensor \"" + tensor + "\" must name a file in the same folder");
+      shards[*name].insert(tensor);
+    }
+    for (const auto& [name, tensors] : shards) {
+      add_file(MappedFile::open(path.parent_path() / name), &tensors);
+      for (const std::string& tensor : tensors)
+        if (!find(tensor)) fail(source, "tensor \"" + tensor + "\" is not in " + name);
+    }
+  }
+
+  std::vector<StoredTensor> tensors_;
+  std::map<std::string, std::size_t, std::less<>> index_;
+  Metadata metadata_;
+};
+
+/// Writes a safetensors file whose tensors are declared first, then written in any order and in pieces. The
+/// file appears at commit(), complete, and the order of calls does not change its bytes.
+class SafetensorsWriter {
+ public:
+  using Metadata = Safetensors::Metadata;
+
+  /// Lays the tensors out by falling element size, then by name, from a multiple of 64 bytes on: each is
+  /// aligned to its elements. Throws InvalidArgument for bad names and shapes, IoError for the machine.
+  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorShape> tensors,
+                    Metadata metadata = {}, Leftover leftover = Leftover::Discard)
+      : SafetensorsWriter(path, lay_out(std::move(tensors)), std::move(metadata), leftover) {}
+
+  static std::uint64_t padded_header(std::uint64_t json_bytes) noexcept {
+    return (8 + json_bytes + 63) / 64 * 64;
+  }
+
+  const std::filesystem::path& path() const noexcept { return file_.path(); }
+  std::uint64_t file_bytes() const noexcept { return file_.size(); }
+  /// Writes bytes of a tensor from byte `offset` on. Threads may write at once; no byte may be written twice.
+  void write(std::string_view name, std::uint64_t offset, std::span<const std::uint8_t> bytes) {
+    Slot& slot = slot_of(name);
+    expects(offset <= slot.bytes && bytes.size() <= slot.bytes - offset,
+            "higgs::SafetensorsWriter::write: the bytes must lie within the tensor");
+    file_.write(header_bytes_ + slot.begin + offset, bytes);
+    slot.written += bytes.size();
+  }
+  /// Takes a tensor as written, where a killed attempt is continued.
+  void assume_written(std::string_view name) {
+    Slot& slot = slot_of(name);
+    slot.written = slot.bytes;
+  }
+  /// Whether every byte of a tensor has been written.
+  bool complete(std::string_view name) {
+    const Slot& slot = slot_of(name);
+    return slot.written == slot.bytes;
+  }
+  /// Replaces a declared value by one that is no longer: the header keeps its size.
+  void set_metadata(std::string_view key, std::string value) {
+    const auto found = metadata_.find(key);
+    expects(found != metadata_.end(),
+            "higgs::SafetensorsWriter::set_metadata: the key must have been declared");
+    found->second = std::move(value);
+  }
+  /// Leaves a number in the unfinished file, on the disk when the call returns; commit() overwrites it.
+  void mark(std::uint64_t number) {
+    file_.write(8, {reinterpret_cast<const std::uint8_t*>(&number), 8});
+    file_.sync();
+  }
+  /// The number that mark() left in the partial file of `path`; none if there is no such file.
+  static std::optional<std::uint64_t> mark_of(const std::filesystem::path& path) {
+    std::uint64_t words[2];
+    std::ifstream file(FileWriter::partial_path(path), std::ios::binary);
+    if (!file.read(reinterpret_cast<char*>(words), sizeof words)) return std::nullopt;
+    return words[1];
+  }
+  /// Returns when all bytes written so far are on the disk.
+  void sync() { file_.sync(); }
+  /// Writes the header and gives the file its name.
+  void commit() {
+    for (const auto& [name, slot] : slots_)
+      expects(slot.written == slot.bytes,
+              "higgs::SafetensorsWriter::commit: every byte must have been written once");
+    std::string header = make_header(layout_, metadata_);
+    expects(padded_header(header.size()) <= header_bytes_,
+            "higgs::SafetensorsWriter::commit: metadata must not have grown");
+    header.resize(static_cast<std::size_t>(header_bytes_ - 8), ' ');
+    const std::uint64_t length = header.size();
+    file_.write(8, {reinterpret_cast<const std::uint8_t*>(header.data()), header.size()});
+    file_.write(0, {reinterpret_cast<const std::uint8_t*>(&length), 8});
+    file_.commit();
+  }
+
+ private:
+  struct Slot {
+    Slot(std::uint64_t first, std::uint64_t size) : begin(first), bytes(size) {}
+    std::uint64_t begin, bytes;
+    std::atomic<std::uint64_t> written{0};
+  };
+  struct Layout {
+    std::vector<TensorShape> tensors;   // in the order of the data
+    std::vector<std::uint64_t> bounds;  // tensors.size() + 1 offsets
+  };
+
+  SafetensorsWriter(const std::filesystem::path& path, Layout layout, Metadata metadata, Leftover leftover)
+      : layout_(std::move(layout)), metadata_(std::move(metadata)),
+        header_bytes_(padded_header(make_header(layout_, metadata_).size())),
+        file_(path, header_bytes_ + layout_.bounds.back(), leftover) {
+    expects(header_bytes_ - 8 <= Safetensors::max_header_bytes,
+            "higgs::SafetensorsWriter: the header is too large");
+    for (std::size_t i = 0; i < layout_.tensors.size(); ++i)
+      slots_.try_emplace(layout_.tensors[i].name, layout_.bounds[i],
+                         layout_.bounds[i + 1] - layout_.bounds[i]);
+  }
+
+  static Layout lay_out(std::vector<TensorShape> tensors) {
+    std::sort(tensors.begin(), tensors.end(), [](const TensorShape& a, const TensorShape& b) {
+      return dtype_bytes(a.dtype) != dtype_bytes(b.dtype) ? dtype_bytes(a.dtype) > dtype_bytes(b.dtype)
+                                                          : a.name < b.name;
+    });
+    std::set<std::string_view> names{"__metadata__"};
+    Layout layout{{}, {0}};
+    for (const TensorShape& tensor : tensors) {
+      expects(names.insert(tensor.name).second,
+              "higgs::SafetensorsWriter: names must differ, also from __metadata__");
+      const auto bytes = tensor.bytes();
+      expects(bytes && *bytes <= static_cast<std::uint64_t>(INT64_MAX) / 2 - layout.bounds.back(),
+              "higgs::SafetensorsWriter: a shape is negative or the file too large");
+      layout.bounds.push_back(layout.bounds.back() + *bytes);
+    }
+    layout.tensors = std::move(tensors);
+    return layout;
+  }
+
+  static std::string make_header(const Layout& layout, const Metadata& metadata) {
+    std::string out = "{";
+    const auto separate = [&] { out += out.back() == '{' ? "" : ","; };
+    if (!metadata.empty()) {
+      out += "\"__metadata__\":{";
+      for (const auto& [key, value] : metadata) {
+        separate();
+        out += detail::json_quote(key) + ":" + detail::json_quote(value);
+      }
+      out += "}";
+    }
+    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+      const TensorShape& tensor = layout.tensors[i];
+      separate();
+      out += detail::json_quote(tensor.name) + ":{\"dtype\":\"" + std::string(dtype_name(tensor.dtype)) +
+             "\",\"shape\":[";
+      for (const std::int64_t extent : tensor.shape)
+        out += (out.back() == '[' ? "" : ",") + std::to_string(extent);
+      out += "],\"data_offsets\":[" + std::to_string(layout.bounds[i]) + "," +
+             std::to_string(layout.bounds[i + 1]) + "]}";
+    }
+    return out + "}";
+  }
+
+  Slot& slot_of(std::string_view name) {
+    const auto found = slots_.find(name);
+    expects(found != slots_.end(),
+            "higgs::SafetensorsWriter: a tensor must be declared before it is written");
+    return found->second;
+  }
+
+  Layout layout_;
+  Metadata metadata_;
+  std::uint64_t header_bytes_;  // with the 8 of the length; data starts there
+  FileWriter file_;
+  std::map<std::string, Slot, std::less<>> slots_;
+};
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fails when a header lacks its test, a test or benchmark lacks its header, or higgs.hpp forgets a header."""
+import re
+import sys
+from pathlib import Path
+
+NO_TEST = {"config.hpp", "higgs.hpp"}  # nothing in them can be called
+NO_TEST_FOLDERS = {"gpu", "codebook/grids"}  # device building blocks; tables that codebook/grid_test.cpp covers
+NOT_IN_UMBRELLA = {"codebook/grids"}  # large tables that their user includes
+
+
+def in_folder(name, folders):
+    return any(name.startswith(folder + "/") for folder in folders)
+
+
+def errors_of(root):
+    include = root / "include" / "higgs"
+    headers = {p.relative_to(include).as_posix() for p in include.rglob("*") if p.suffix in {".hpp", ".cuh"}}
+
+    unit = {".hpp": ".cpp", ".cuh": ".cu"}
+    for header in sorted(headers - NO_TEST):
+        stem, suffix = header[:-4], header[-4:]
+        test = f"tests/{stem}_test{unit[suffix]}"
+        if not in_folder(header, NO_TEST_FOLDERS) and not (root / test).exists():
+            yield f"include/higgs/{header} has no {test}"
+
+    model = {f"model/{p.name}" for p in (root / "examples" / "model").glob("*.hpp")}  # tests/model tests these
+    for top, ending in (("tests", "_test"), ("bench", "_bench")):
+        for path in sorted((root / top).rglob(f"*{ending}.c*")):
+            stem = path.relative_to(root / top).with_suffix("").as_posix().removesuffix(ending)
+            if path.suffix in {".cpp", ".cu"} and not {stem + ".hpp", stem + ".cuh"} & (headers | model):
+                yield f"{path.relative_to(root)} has no include/higgs/{stem}.hpp"
+
+    umbrella = (include / "higgs.hpp").read_text() if "higgs.hpp" in headers else ""
+    included = set(re.findall(r"^\s*#\s*include\s*<higgs/([^>]+)>", umbrella, re.M))
+    for header in sorted(headers - included - {"higgs.hpp"}):
+        if not in_folder(header, NOT_IN_UMBRELLA):
+            yield f"include/higgs/higgs.hpp does not include <higgs/{header}>"
+
+
+if __name__ == "__main__":
+    found = list(errors_of(Path(sys.argv[1])))
+    print("\n".join(found) or "every header has its doors")
+    sys.exit(bool(found))

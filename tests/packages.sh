@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# For scripts that set up their own machine: `source tests/packages.sh; need_packages g++ cmake`.
+
+has_package() { # has_package NAME: installed by Debian, or there in another way
+  case $1 in
+    g++ | cmake | python3 | unzip) command -v "$1" ;;
+    clang-[0-9]*) command -v "clang++-${1#clang-}" ;;
+    ninja-build) command -v ninja ;;
+    python3-pip) python3 -m pip --version ;;
+    *) dpkg-query -W -f '${db:Status-Status}' "$1" | grep -qx installed ;;
+  esac >/dev/null 2>&1
+}
+
+# need_packages NAME...: installs those that are missing; asks for newer package lists only if it does not work without.
+need_packages() {
+  local name missing=() apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+  for name in "$@"; do
+    has_package "$name" || missing+=("$name")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || apt=(sudo "${apt[@]}")
+  local add=("${apt[@]}" install -y --no-install-recommends "${missing[@]}")
+  echo "installing ${missing[*]}"
+  "${add[@]}" >/dev/null 2>&1 || { "${apt[@]}" update && "${add[@]}" >/dev/null; } && return
+  echo "WARNING: could not install ${missing[*]}" >&2
+  return 1
+}

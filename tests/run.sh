@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that must be green: installs what is missing (Debian), then builds and runs all tests.
+# Needs no network where nothing is missing. Exits with 0 if nothing failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+jobs=$(nproc)
+
+# shellcheck source=tests/packages.sh
+source tests/packages.sh
+
+need_packages g++ cmake ninja-build python3 catch2 libcli11-dev nlohmann-json3-dev libbenchmark-dev
+newest_clang() { compgen -c clang++- | grep -xE 'clang\+\+-[0-9]+' | sort -t- -k2n | tail -n 1; }
+clang=$(newest_clang)
+if [ -z "$clang" ] || [ "${clang##*-}" -lt 19 ]; then
+  need_packages clang-19 || need_packages clang
+  clang=$(newest_clang)
+fi
+if command -v ccache >/dev/null; then
+  export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+fi
+
+passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# phase TITLE PRESET CONFIGURE BUILD CTEST: the last three are further options (words) of the three steps.
+# Adds up what ctest's summary says; a phase that ends without one counts as one failure.
+phase() {
+  local title=$1 preset=$2 begin=$SECONDS failures=1 total=1
+  printf '\n=== %s\n' "$title"
+  # shellcheck disable=SC2086
+  if cmake --preset "$preset" $3 >"$log" || ! cat "$log"; then
+    grep '^-- higgs' "$log"
+    if cmake --build --preset "$preset" -j "$jobs" $4 -- --quiet -k 0; then
+      printf '    built in %d s\n' $((SECONDS - begin))
+      if ctest --preset "$preset" -j "$jobs" $5 | tee "$log"; then failures=0 total=0; fi
+      read -r failures total < <(
+        sed -nE 's/.*tests passed, ([0-9]+) tests failed out of ([0-9]+).*/\1 \2/p' "$log"
+        echo $failures $total)
+    fi
+  fi
+  passed=$((passed + total - failures)) failed=$((failed + failures))
+  printf '=== %s: %d s; so far %d passed, %d failed\n' "$title" $((SECONDS - begin)) "$passed" "$failed"
+}
+
+phase 'g++: everything' dev '-DHIGGS_BUILD_BENCH=ON' '' ''
+phase 'g++ with sanitizers: unit and long tests' asan '' '' ''
+if [ -n "$clang" ]; then
+  phase "$clang: headers and unit tests" dev-clang "-DCMAKE_CXX_COMPILER=$clang" '' ''
+else
+  printf '\n=== no clang: its headers and unit tests are LEFT OUT\n'
+fi
+if command -v nvcc >/dev/null || [ -n "${CUDACXX:-}" ]; then
+  phase 'nvcc: CUDA headers and tests' cuda '' '--target higgs_cuda_tests' '-L gpu'
+else
+  printf '\n=== no nvcc: the CUDA half is LEFT OUT\n'
+fi
+
+printf '\nall phases: %d s\n%d passed, %d failed\n' "$SECONDS" "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
