@@ -51,7 +51,7 @@ else
   printf '\n=== no clang: its headers and unit tests are LEFT OUT\n'
 fi
 if command -v nvcc >/dev/null || [ -n "${CUDACXX:-}" ]; then
-  phase 'nvcc: CUDA headers and tests' cuda '' '--target higgs_cuda_tests' '-L gpu'
+  phase 'nvcc: CUDA headers and tests' cuda '-DCMAKE_CUDA_ARCHITECTURES=80;120' '--target higgs_cuda_tests' '-L gpu'
 else
   printf '\n=== no nvcc: the CUDA half is LEFT OUT\n'
 fi

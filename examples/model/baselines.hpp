@@ -78,13 +78,14 @@ inline double normal_quantile(double p) noexcept {
 
 /// NormalFloat (Dettmers et al., QLoRA, 2023, appendix E): quantiles of N(0, 1), evenly spaced in probability
 /// between 1/2 and `offset`, seven on the negative side and eight on the positive, the largest scaled to 1.
+/// The authors' probabilities are floats.
 inline Levels nf4_levels() {
-  constexpr double offset = 0.9677083;  // 1 - (1/30 + 1/32) / 2
+  constexpr double offset = 0.9677083f;  // 1 - (1/30 + 1/32) / 2
   std::array<double, 16> level{};
   for (std::size_t i = 1; i <= 8; ++i) {
-    const auto step = (offset - 0.5) * static_cast<double>(i);
-    if (i <= 7) level[7 - i] = -normal_quantile(0.5 + step / 7) / normal_quantile(offset);
-    level[7 + i] = normal_quantile(0.5 + step / 8) / normal_quantile(offset);
+    const double step = (offset - 0.5) * static_cast<double>(i), largest = normal_quantile(offset);
+    if (i <= 7) level[7 - i] = -normal_quantile(static_cast<float>(0.5 + step / 7)) / largest;
+    level[7 + i] = normal_quantile(static_cast<float>(0.5 + step / 8)) / largest;
   }
   return Levels(level);
 }

@@ -5,6 +5,7 @@
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
@@ -30,6 +31,10 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#if defined(HIGGS_TARGET_BEGIN)
+#  include <immintrin.h>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -66,6 +71,89 @@ inline int scale_exponent(float max_magnitude, const CodeLayout& layout) noexcep
   return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2;
 }
 
+namespace detail {
+
+/// Elements that loops over rows take at a time: the length is known to the compiler, so it uses vector registers.
+inline constexpr std::int64_t row_chunk = 32;
+
+/// The largest magnitude in a row; infinite or NaN if the row holds such a value.
+template <class T>
+float largest_magnitude(MatrixView<T> row) noexcept {
+  // Without the sign, bits sort like the values they are, infinity and NaN last.
+  using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int16_t>;
+  const auto magnitude = [](T value) {
+    return static_cast<Bits>(std::bit_cast<Bits>(value) & std::numeric_limits<Bits>::max());
+  };
+  Bits most[row_chunk] = {};
+  std::int64_t c = 0;
+  if (row.col_stride == 1)
+    for (; c + row_chunk <= row.cols; c += row_chunk)
+      for (std::int64_t i = 0; i < row_chunk; ++i) most[i] = std::max(most[i], magnitude(row.data[c + i]));
+  for (; c < row.cols; ++c) most[0] = std::max(most[0], magnitude(row(0, c)));
+  return static_cast<float>(std::bit_cast<std::remove_const_t<T>>(*std::max_element(most, most + row_chunk)));
+}
+
+/// out[i] = x[i] * first * second.
+template <class T>
+void scale_twice_portable(const T* x, std::int64_t count, float first, float second, float* out) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(x[i]) * first * second;
+}
+/// out[i] = x[i] * factor, clamped to +-limit, rounded to an integer, ties to even.
+inline void round_clamped_portable(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
+  constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds
+  for (std::int64_t i = 0; i < count; ++i) out[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
+}
+
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
+inline __m256 load_floats(const float* x) noexcept { return _mm256_loadu_ps(x); }
+inline __m256 load_floats(const Half* x) noexcept {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+}
+inline __m256 load_floats(const BFloat16* x) noexcept {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+template <class T>
+inline void scale_twice_avx2(const T* x, std::int64_t count, float first, float second, float* out) noexcept {
+  std::int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 once = _mm256_mul_ps(load_floats(x + i), _mm256_set1_ps(first));
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(once, _mm256_set1_ps(second)));
+  }
+  scale_twice_portable(x + i, count - i, first, second, out + i);
+}
+inline void round_clamped_avx2(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
+  const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
+  std::int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor));
+    const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
+    _mm256_storeu_ps(out + i, _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  round_clamped_portable(x + i, count - i, factor, limit, out + i);
+}
+HIGGS_TARGET_END
+#endif
+
+template <class T>
+void scale_twice(const T* x, std::int64_t count, float first, float second, float* out, Isa isa) noexcept {
+#if defined(HIGGS_TARGET_BEGIN)
+  if (isa >= Isa::Avx2) return scale_twice_avx2(x, count, first, second, out);
+#endif
+  static_cast<void>(isa);
+  scale_twice_portable(x, count, first, second, out);
+}
+inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out, Isa isa) noexcept {
+#if defined(HIGGS_TARGET_BEGIN)
+  if (isa >= Isa::Avx2) return round_clamped_avx2(x, count, factor, limit, out);
+#endif
+  static_cast<void>(isa);
+  round_clamped_portable(x, count, factor, limit, out);
+}
+
+}  // namespace detail
+
 /// The largest magnitude in `w`; throws InvalidArgument naming the first element that is NaN or infinite.
 /// `first_row` is added to the row it names.
 template <class T>
@@ -76,13 +164,9 @@ float max_magnitude(MatrixView<T> w, Executor& executor = default_executor(), st
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     float most = 0;
     for (std::int64_t r = begin; r < end; ++r) {
-      float sum = 0;  // 0 * x is 0 but for NaN and infinity, and NaN stays
-      for (std::int64_t c = 0; c < w.cols; ++c) {
-        const float value = static_cast<float>(w(r, c));
-        sum += value * 0.0f;
-        most = std::max(most, std::fabs(value));
-      }
-      if (sum == 0.0f) continue;
+      const float largest_of_row = detail::largest_magnitude(w.row_range(r, 1));
+      most = std::max(most, largest_of_row);
+      if (std::isfinite(largest_of_row)) continue;
       for (std::int64_t c = 0; c < w.cols; ++c)
         if (!std::isfinite(static_cast<float>(w(r, c))))
           throw InvalidArgument("higgs::quantize: the weight at row " + std::to_string(first_row + r) + ", column " +
@@ -165,10 +249,7 @@ class RowQuantizer {
       const double norm = sum_of_squares(x);
       to_fixed(x, std::sqrt(norm / static_cast<double>(group)), space.fixed);
       search_.encode(space.fixed, out);
-      for (std::size_t i = 0; i < out.size(); ++i) {
-        const typename Book::Point point = book_.decode(out[i]);
-        std::copy(point.begin(), point.end(), space.points.begin() + static_cast<std::ptrdiff_t>(i * point.size()));
-      }
+      decode(out, space.points.data());
       const GroupFit fit =
           fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group), norm);
       scales[g] = fit.scale;
@@ -179,14 +260,25 @@ class RowQuantizer {
     return error;
   }
 
+  void decode(std::span<const Index> codes, typename Book::Element* points) const noexcept {
+    for (const Index code : codes) {
+      const typename Book::Point point = book_.decode(code);
+      points = std::copy(point.begin(), point.end(), points);
+    }
+  }
+
   // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), then zeros.
   template <class T>
   void load(MatrixView<T> w, std::span<float> row) const noexcept {
     const float half = std::ldexp(1.0f, -(exponent_ / 2));
     const float rest = std::ldexp(1.0f, exponent_ / 2 - exponent_);
-    for (std::int64_t c = 0; c < w.cols; ++c)
-      row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
-    std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
+    std::int64_t c = 0;
+    if (w.col_stride == 1) {
+      detail::scale_twice(w.data, w.cols, half, rest, row.data(), best_isa());
+      c = w.cols;
+    }
+    for (; c < w.cols; ++c) row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(c), row.end(), 0.0f);
   }
 
   // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.
@@ -195,9 +287,7 @@ class RowQuantizer {
     const double units = static_cast<double>(1 << fraction_bits<Book>) / (rms * book_.step());
     // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
     const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
-    constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds to integers, ties to even
-    for (std::size_t i = 0; i < x.size(); ++i)
-      fixed[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
+    detail::round_clamped(x.data(), layout_.group, factor, limit, fixed.data(), best_isa());
     std::fill(fixed.begin() + static_cast<std::ptrdiff_t>(x.size()), fixed.end(), 0.0f);
   }
 

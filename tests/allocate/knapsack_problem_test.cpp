@@ -30,7 +30,7 @@ Exact small_problem() {
 // Every entry point reads a problem through this check.
 template <class Weight, class Cost>
 void check(const KnapsackProblem<Weight, Cost>& problem) {
-  const higgs::detail::FixedProblem<Weight, Cost> checked(problem);
+  const higgs::detail::FixedProblem checked(problem);
 }
 
 }  // namespace
@@ -78,13 +78,11 @@ TEST_CASE("ties are transitive and do not depend on their order", "[allocate][kn
     problem.budget = 3;
     for (const auto& [a, b] : pairs) problem.tie(static_cast<std::size_t>(a), static_cast<std::size_t>(b));
     CHECK(knapsack_reference(problem)->choice == Choice{1, 1, 0, 1});
-    const higgs::detail::FixedProblem<std::int64_t, std::int64_t> fixed(problem);
+    const higgs::detail::FixedProblem fixed(problem);
     REQUIRE(fixed.classes() == 2);
     CHECK(fixed.spread({7, 8}) == Choice{7, 7, 8, 7});
-    std::vector<higgs::detail::KnapsackEntry> entries;
-    fixed.load(0, entries);
-    CHECK(entries.back().weight == 3);
-    CHECK(entries.front().cost == 15);
+    CHECK(fixed[0].back().weight == 3);
+    CHECK(fixed[0].front().cost == 15);
   }
 }
 
@@ -172,7 +170,7 @@ TEST_CASE("numbers that cannot be summed are refused", "[allocate][knapsack_prob
 }
 
 TEST_CASE("fixed point rounds up by less than a step and keeps whole numbers", "[allocate][knapsack_problem]") {
-  for (const double unit : {1.0, 1e-300, 1e-30, 0.1, 1.0 / 3, 1e30, 1e300}) {
+  for (const double unit : {1.0, 1e-285, 1e-30, 0.1, 1.0 / 3, 1e30, 1e300}) {
     higgs::detail::FixedRange range;
     std::vector<double> values;
     for (int i = -20; i <= 20; ++i) {

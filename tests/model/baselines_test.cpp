@@ -88,9 +88,7 @@ TEST_CASE("the NF4 levels are those that QLoRA prints", "[model][baselines]") {
                            -0.09105004, 0.0,         0.07958030,  0.16093020,  0.24611230,  0.33791524,
                            0.44070983,  0.56261700,  0.72295684,  1.0};
   const rounding::Levels levels = rounding::nf4_levels();
-  // Theirs come from probabilities rounded to float: half a unit in the last place, 2^-25, times the slope of
-  // the quantile over the largest quantile, at most 4 where the level is below 0.8.
-  for (std::size_t i = 0; i < 16; ++i) CHECK(std::fabs(levels.values[i] - printed[i]) <= 4 * 0x1p-25);
+  for (std::size_t i = 0; i < 16; ++i) CHECK(std::fabs(levels.values[i] - printed[i]) < 1e-7);
 }
 
 TEST_CASE("the AF4 levels are medians of cells that end at zero", "[model][baselines]") {
@@ -271,6 +269,16 @@ TEST_CASE("groups of one weight and constant groups keep their value", "[model][
           CHECK(std::fabs(v - value) <= (keeps_largest ? 1e-3f : 0.125f));
       }
     }
+  }
+}
+
+TEST_CASE("scales and zero points are no finer than fp16", "[model][baselines]") {
+  const auto half = [](float value) { return static_cast<float>(higgs::Half(value)); };
+  for (const Baseline& format : baselines()) {
+    if (format.group_bits == 8) continue;  // e8m0 and e4m3
+    INFO(format.name);
+    const float top = format.name.starts_with("int") ? static_cast<float>((1 << format.bits) - 1) : 1;
+    CHECK(rounded(format.name, {0.1f})[0] == half(0.1f / top) * top);
   }
 }
 

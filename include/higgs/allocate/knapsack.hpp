@@ -23,6 +23,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -45,25 +46,33 @@ struct HullStep {
   double slope() const noexcept { return static_cast<double>(cost) / static_cast<double>(weight); }
 };
 
-/// Appends the hull of a class, slopes strictly falling. Sorts the entries by weight, then cost.
-template <class Price>
-void append_hull(std::vector<KnapsackEntry>& entries, const Price& price, std::vector<HullStep>& steps) {
-  const auto lighter = [&](const KnapsackEntry& a, const KnapsackEntry& b) {
-    return a.weight != b.weight ? a.weight < b.weight : price(a) < price(b);
-  };
-  if (!std::is_sorted(entries.begin(), entries.end(), lighter)) {
-    std::stable_sort(entries.begin(), entries.end(), lighter);
+/// What the search minimizes: the cost plus a toll on the second weight, or the second weight itself.
+struct KnapsackPrice {
+  double toll = 0;
+  bool second_only = false;
+
+  std::int64_t operator()(const KnapsackEntry& entry) const noexcept {
+    if (second_only) return entry.second;
+    if (toll == 0) return entry.cost;
+    return entry.cost + static_cast<std::int64_t>(toll * static_cast<double>(entry.second));
   }
+};
+
+/// Appends the hull of a class, which is sorted by weight; the slopes fall strictly.
+inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPrice& price,
+                        std::vector<HullStep>& steps) {
   const std::size_t first = steps.size();
-  KnapsackEntry last = entries[0];
+  std::int64_t weight = entries[0].weight, least = price(entries[0]);
   for (const KnapsackEntry& entry : entries) {
-    if (price(entry) >= price(last)) continue;
-    HullStep step{entry.weight - last.weight, price(last) - price(entry)};
-    for (; steps.size() > first && step.slope() >= steps.back().slope(); steps.pop_back()) {
+    const std::int64_t here = price(entry);
+    if (here >= least) continue;
+    HullStep step{entry.weight - weight, least - here};
+    for (; steps.size() > first && (step.weight == 0 || step.slope() >= steps.back().slope()); steps.pop_back()) {
       step = {step.weight + steps.back().weight, step.cost + steps.back().cost};
     }
-    steps.push_back(step);
-    last = entry;
+    if (step.weight > 0) steps.push_back(step);
+    weight = entry.weight;
+    least = here;
   }
 }
 
@@ -99,12 +108,12 @@ struct KnapsackOutcome {
 
 enum class Budgets { One, Two };
 
-/// Minimizes the sum of price(entry) within the budget. With two budgets `price` is the cost plus toll(second):
-/// the search minimizes the cost alone, below that of a `known` choice, and uses the price for its bounds.
-template <Budgets budgets, class Problem, class Price>
+/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, below that of
+/// a `known` choice, and uses the price for its bounds.
+template <Budgets budgets>
 class CoreSearch {
  public:
-  CoreSearch(const Problem& problem, const Price& price, std::size_t max_states)
+  CoreSearch(const FixedProblem& problem, const KnapsackPrice& price, std::size_t max_states)
       : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {}
 
   /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two only.
@@ -133,7 +142,7 @@ class CoreSearch {
   struct Move {  // to another option of a class; everything is counted from the base
     std::int64_t weight, cost, second, price;
     Wide reduced;  // price + rate * weight, times rate_.weight; never negative
-    std::uint32_t of_class, option;
+    std::uint32_t of_class, entry;
   };
   struct MoveClass {
     std::size_t first, last;  // of the moves
@@ -147,7 +156,7 @@ class CoreSearch {
     std::uint32_t node;
   };
   struct Node {  // of the tree of moves taken; node 0 is the base
-    std::uint32_t parent, of_class, option;
+    std::uint32_t parent, of_class, entry;
   };
   struct Best {
     std::int64_t cost, weight;
@@ -162,19 +171,16 @@ class CoreSearch {
   /// Solves the LP relaxation; the base takes its option in every class, the lighter one where it splits.
   void relax() {
     std::vector<HullStep> steps;
-    for (std::size_t i = 0; i < problem_.classes(); ++i) {
-      problem_.load(i, entries_);
-      append_hull(entries_, price_, steps);
-    }
+    steps.reserve(problem_.entries() - problem_.classes());
+    for (std::size_t i = 0; i < problem_.classes(); ++i) append_hull(problem_[i], price_, steps);
     rate_ = break_step(steps, problem_.budget);
     slack_ = problem_.budget;
     out_.picked.reserve(problem_.classes());
     for (std::size_t i = 0; i < problem_.classes(); ++i) {
-      problem_.load(i, entries_);
       const KnapsackEntry* least = nullptr;
       Wide least_reduced = 0;
-      for (const KnapsackEntry& entry : entries_) {
-        if (entry.weight > problem_.budget) continue;
+      for (const KnapsackEntry& entry : problem_[i]) {
+        if (entry.weight > problem_.budget) break;
         const Wide value = reduced(price_(entry), entry.weight);
         if (least && (value > least_reduced || (value == least_reduced && entry.weight >= least->weight))) continue;
         least = &entry;
@@ -202,8 +208,8 @@ class CoreSearch {
   KnapsackOutcome lightest() {
     KnapsackOutcome light;
     for (std::size_t i = 0; i < problem_.classes(); ++i) {
-      problem_.load(i, entries_);
-      light.picked.push_back(*std::min_element(entries_.begin(), entries_.end(), [&](const auto& a, const auto& b) {
+      const auto entries = problem_[i];
+      light.picked.push_back(*std::min_element(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
         return a.weight != b.weight ? a.weight < b.weight : price_(a) < price_(b);
       }));
     }
@@ -236,18 +242,19 @@ class CoreSearch {
     Wide limit = gap();
     moves_.clear();
     for (std::size_t i = 0; i < classes && limit >= 0; ++i) {
-      problem_.load(i, entries_);
       const KnapsackEntry& base = out_.picked[i];
-      for (const KnapsackEntry& entry : entries_) {
+      std::uint32_t index = 0;
+      for (const KnapsackEntry& entry : problem_[i]) {
+        if (entry.weight > problem_.budget) break;
         Move move{entry.weight - base.weight, objective(entry) - objective(base), entry.second - base.second,
-                  price_(entry) - price_(base), 0, static_cast<std::uint32_t>(i), entry.option};
+                  price_(entry) - price_(base), 0, static_cast<std::uint32_t>(i), index++};
         if (budgets == Budgets::One) move.second = 0;
-        if (entry.weight > problem_.budget || (move.weight >= 0 && move.cost >= 0 && move.second >= 0)) continue;
+        if (move.weight >= 0 && move.cost >= 0 && move.second >= 0) continue;
         move.reduced = reduced(move.price, move.weight);
         if (move.reduced > limit) continue;
         moves_.push_back(move);
         if (!fits(move.weight, move.second) || !better(move.cost, move.weight)) continue;
-        nodes_.push_back({0, move.of_class, move.option});
+        nodes_.push_back({0, move.of_class, move.entry});
         best_ = {move.cost, move.weight, static_cast<std::uint32_t>(nodes_.size() - 1)};
         limit = gap();
       }
@@ -369,7 +376,7 @@ class CoreSearch {
       if (!improves && !hopeful(state, move_class, limit)) continue;
       if (move) {
         if (nodes_.size() >= max_states) return false;
-        nodes_.push_back({state.node, move->of_class, move->option});
+        nodes_.push_back({state.node, move->of_class, move->entry});
         state.node = static_cast<std::uint32_t>(nodes_.size() - 1);
       }
       if (improves) {
@@ -399,9 +406,7 @@ class CoreSearch {
     if (!out_.proven) out_.bound = std::min(out_.bound, base - reach_ - dual);
     if (best_.node == outside) out_.picked = fallback_;
     for (std::uint32_t node = best_.node; node != outside && node != 0; node = nodes_[node].parent) {
-      problem_.load(nodes_[node].of_class, entries_);
-      out_.picked[nodes_[node].of_class] = *std::find_if(
-          entries_.begin(), entries_.end(), [&](const KnapsackEntry& e) { return e.option == nodes_[node].option; });
+      out_.picked[nodes_[node].of_class] = problem_[nodes_[node].of_class][nodes_[node].entry];
     }
     for (const KnapsackEntry& entry : out_.picked) {
       out_.value += price_(entry);
@@ -412,8 +417,8 @@ class CoreSearch {
     out_.rate = rate_;
   }
 
-  const Problem& problem_;
-  const Price& price_;
+  const FixedProblem& problem_;
+  KnapsackPrice price_;
   std::size_t max_states_;
   KnapsackOutcome out_;                 // `picked` is the base until finish()
   HullStep rate_{1, 0};
@@ -421,27 +426,21 @@ class CoreSearch {
   std::int64_t second_slack_ = 0;       // and of the second
   std::int64_t reach_ = 0;              // the tolls that the base leaves
   Best best_{0, 0, 0};
-  std::vector<KnapsackEntry> fallback_, entries_;
+  std::vector<KnapsackEntry> fallback_;
   std::vector<Move> moves_;
   std::vector<Node> nodes_{{0, 0, 0}};
   std::vector<std::pair<std::size_t, const Move*>> heads_;
   std::map<std::int64_t, std::int64_t> staircase_;  // second weight -> cost
 };
 
-inline std::int64_t toll_on(double toll, std::int64_t second) {
-  return static_cast<std::int64_t>(toll * static_cast<double>(second));
-}
-
 /// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
 /// choices just within and just over the second budget cost the same; the search over both closes what gap is left.
-template <class Problem>
-std::optional<KnapsackOutcome> search_two(const Problem& problem, std::size_t max_states, double& best_toll) {
-  const auto solve = [&](const auto& price) {
-    return CoreSearch<Budgets::One, Problem, std::remove_cvref_t<decltype(price)>>(problem, price, max_states).run();
-  };
-  KnapsackOutcome over = solve([](const KnapsackEntry& entry) { return entry.cost; });
+inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
+                                                 double& best_toll) {
+  const auto solve = [&](KnapsackPrice price) { return CoreSearch<Budgets::One>(problem, price, max_states).run(); };
+  KnapsackOutcome over = solve({});
   if (over.second <= problem.second_budget) return over;
-  KnapsackOutcome within = solve([](const KnapsackEntry& entry) { return entry.second; });
+  KnapsackOutcome within = solve({0, true});
   if (within.second > problem.second_budget) return std::nullopt;
 
   const double largest_toll = 0x1p60 / static_cast<double>(problem.second_total);
@@ -451,13 +450,11 @@ std::optional<KnapsackOutcome> search_two(const Problem& problem, std::size_t ma
   KnapsackOutcome best = within;
   std::int64_t bound = over.bound;
   std::size_t states = over.states + within.states;
-  for (double toll = 0, last = -1; toll != last;) {
+  for (double toll = 0, last = -1; toll != last && within.cost > over.cost;) {
     last = toll;
-    if (within.cost <= over.cost) break;
     toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
                                       static_cast<double>(over.second - within.second));
-    KnapsackOutcome middle =
-        solve([toll](const KnapsackEntry& entry) { return entry.cost + toll_on(toll, entry.second); });
+    KnapsackOutcome middle = solve({toll});
     states += middle.states;
     if (middle.bound - reach(toll) > bound) {
       bound = middle.bound - reach(toll);
@@ -469,12 +466,7 @@ std::optional<KnapsackOutcome> search_two(const Problem& problem, std::size_t ma
     end = std::move(middle);
   }
   best.proven = best.cost - problem.tolerance() <= bound;
-  if (!best.proven) {
-    const auto price = [toll = best_toll](const KnapsackEntry& entry) {
-      return entry.cost + toll_on(toll, entry.second);
-    };
-    best = CoreSearch<Budgets::Two, Problem, decltype(price)>(problem, price, max_states).run(reach(best_toll), &best);
-  }
+  if (!best.proven) best = CoreSearch<Budgets::Two>(problem, {best_toll}, max_states).run(reach(best_toll), &best);
   best.bound = std::max(best.bound, bound);
   best.states += states;
   return best;
@@ -500,7 +492,7 @@ Cost cost_below(std::int64_t fixed, const FixedScale& scale) {
 template <class Weight, class Cost>
 std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProblem<Weight, Cost>& problem,
                                                              const KnapsackLimits& limits = {}) {
-  const detail::FixedProblem<Weight, Cost> fixed(problem);
+  const detail::FixedProblem fixed(problem);
   if (!fixed.feasible) return std::nullopt;
   KnapsackSolution<Weight, Cost> solution;
   std::optional<detail::KnapsackOutcome> outcome;
@@ -509,9 +501,7 @@ std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProbl
     outcome = detail::search_two(fixed, limits.max_states, toll);
     if (!outcome) return std::nullopt;
   } else {
-    const auto price = [](const detail::KnapsackEntry& entry) { return entry.cost; };
-    outcome = detail::CoreSearch<detail::Budgets::One, decltype(fixed), decltype(price)>(fixed, price,
-                                                                                         limits.max_states).run();
+    outcome = detail::CoreSearch<detail::Budgets::One>(fixed, {}, limits.max_states).run();
   }
   for (const detail::KnapsackEntry& entry : outcome->picked) solution.choice.push_back(entry.option);
   solution.choice = fixed.spread(std::move(solution.choice));

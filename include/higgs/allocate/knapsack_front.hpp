@@ -31,7 +31,7 @@ class KnapsackFront {
   explicit KnapsackFront(const KnapsackProblem<Weight, Cost>& problem, std::size_t max_cells = std::size_t{1} << 26)
       : classes_(problem.classes()) {
     expects(!problem.second_budget, "higgs::KnapsackFront: one budget only");
-    const detail::FixedProblem<Weight, Cost> fixed(problem);
+    const detail::FixedProblem fixed(problem);
     if (!fixed.feasible) return;
     std::vector<std::uint32_t> identity(fixed.classes());
     std::iota(identity.begin(), identity.end(), std::uint32_t{0});
@@ -93,10 +93,8 @@ class KnapsackFront {
     std::int64_t weight, cost;
     std::uint32_t of_class, option;
   };
-  using Entries = std::vector<detail::KnapsackEntry>;
-  static std::int64_t price(const detail::KnapsackEntry& entry) { return entry.cost; }
 
-  Point point(const detail::FixedProblem<Weight, Cost>& fixed, std::int64_t weight, std::int64_t cost) const {
+  Point point(const detail::FixedProblem& fixed, std::int64_t weight, std::int64_t cost) const {
     const auto number = []<class T>(T, std::int64_t value, const detail::FixedScale& scale) {
       if constexpr (std::is_integral_v<T>) return static_cast<T>(value);
       else return static_cast<T>(scale.undo(value));
@@ -104,24 +102,17 @@ class KnapsackFront {
     return {number(Weight{}, fixed.lightest + weight, fixed.weight_scale), number(Cost{}, cost, fixed.cost_scale)};
   }
 
-  /// Keeps the options that no other option of the class dominates; false when the table would be too large.
-  bool build_rows(const detail::FixedProblem<Weight, Cost>& fixed, std::size_t max_cells) {
-    Entries entries;
+  /// Lays out the table; false when it would be too large.
+  bool build_rows(const detail::FixedProblem& fixed, std::size_t max_cells) {
     std::int64_t unit = 0;
     base_.resize(fixed.classes());
     for (std::size_t i = 0; i < fixed.classes(); ++i) {
-      fixed.load(i, entries);
-      std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
-        return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
-      });
-      rows_.push_back({i, items_.size(), 0, 0, 0});
-      for (const auto& entry : entries) {
-        if (items_.size() > rows_.back().first && entry.cost >= items_.back().cost) continue;
+      if (fixed[i].size() > 256) return false;
+      rows_.push_back({i, items_.size(), items_.size() + fixed[i].size(), 0, 0});
+      for (const auto& entry : fixed[i]) {
         items_.push_back({entry.weight, entry.cost, entry.option});
         unit = std::gcd(unit, entry.weight);
       }
-      rows_.back().last = items_.size();
-      if (items_.size() - rows_.back().first > 256) return false;
     }
     unit_ = std::max<std::int64_t>(unit, 1);
     // Narrow classes first keep the early rows short.
@@ -143,7 +134,7 @@ class KnapsackFront {
 
   /// A value is the number 2^52 + (cost << bits) + item, a double: its last bits name the item, and an ordinary
   /// minimum prefers the cheaper, then the lighter. All sums are exact.
-  void fill_rows(const detail::FixedProblem<Weight, Cost>& fixed) {
+  void fill_rows(const detail::FixedProblem& fixed) {
     std::size_t widest = 1;
     std::int64_t least_cost = 0, cost_range = 0;
     for (const Row& row : rows_) {
@@ -197,14 +188,13 @@ class KnapsackFront {
     }
   }
 
-  void follow_hull(const detail::FixedProblem<Weight, Cost>& fixed) {
-    Entries entries;
+  void follow_hull(const detail::FixedProblem& fixed) {
     std::vector<detail::HullStep> hull;
     std::int64_t weight = 0, cost = 0;
     for (std::size_t i = 0; i < fixed.classes(); ++i) {
-      fixed.load(i, entries);
+      const auto entries = fixed[i];
       hull.clear();
-      detail::append_hull(entries, price, hull);
+      detail::append_hull(entries, {}, hull);
       base_[i] = entries.front().option;
       cost += entries.front().cost;
       auto entry = entries.begin();

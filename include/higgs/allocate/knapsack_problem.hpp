@@ -19,7 +19,6 @@
 #include <cstdint>
 #include <limits>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <tuple>
@@ -109,7 +108,7 @@ struct KnapsackSolution {
 
 namespace detail {
 
-/// An option in fixed point. Weights are counted from the lightest option of the class.
+/// An option in fixed point. Both weights are counted from the least of the class.
 struct KnapsackEntry {
   std::int64_t weight, cost, second;
   std::uint32_t option;
@@ -152,7 +151,7 @@ class FixedRange {
     expects(finite_ && sum_ <= std::numeric_limits<double>::max(), message);
     if (whole_ && sum_ <= std::ldexp(1.0, bits)) return {};
     expects(std::is_floating_point_v<T>, message);
-    return {std::ldexp(1.0, std::min(bits - std::ilogb(sum_) - 1, 1000)), false};
+    return {std::ldexp(1.0, std::min(bits - std::ilogb(sum_) - 1, 1023)), false};
   }
 
  private:
@@ -174,12 +173,98 @@ std::int64_t fixed_budget(T budget, const FixedScale& scale) {
   }
 }
 
-/// A checked problem as fixed-point classes, those tied together merged into one.
-template <class Weight, class Cost>
+/// A checked problem in fixed point: classes that are tied merged into one, forbidden options left out, and with one
+/// budget the dominated ones; the rest sorted by weight, then cost.
 class FixedProblem {
  public:
-  explicit FixedProblem(const KnapsackProblem<Weight, Cost>& problem) : problem_(problem) {
-    check_shape();
+  template <class Weight, class Cost>
+  explicit FixedProblem(const KnapsackProblem<Weight, Cost>& problem) {
+    check_shape(problem);
+    set_scales(problem);
+    const bool two = problem.second_budget.has_value();
+    const bool tied = merge_tied(problem.leader, problem.classes());
+    tolerance_ = cost_scale.exact ? 0 : static_cast<std::int64_t>(problem.classes());
+    budget = fixed_budget(problem.budget, weight_scale);
+    second_budget = two ? fixed_budget(*problem.second_budget, second_scale) : 0;
+
+    entries_.reserve(problem.options.size());
+    for (std::size_t i = 0; i < problem.classes(); ++i) {
+      const std::size_t count = problem.begin[i + 1] - problem.begin[i];
+      const bool opens = !tied || merged_[i] + 1 == begin_.size();
+      if (opens) {
+        for (std::size_t j = 0; j < count; ++j) entries_.push_back({0, 0, 0, static_cast<std::uint32_t>(j)});
+        begin_.push_back(entries_.size());
+      }
+      KnapsackEntry* entry = entries_.data() + begin_[tied ? merged_[i] : i];
+      for (std::size_t k = problem.begin[i]; k < problem.begin[i + 1]; ++k, ++entry) {
+        const auto& option = problem.options[k];
+        entry->weight += weight_scale(option.weight);
+        entry->cost += cost_scale(option.cost);
+        if (two) entry->second += second_scale(option.second);
+        if (k < problem.forbidden.size() && problem.forbidden[k]) entry->option = forbidden;
+      }
+    }
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < classes(); ++i) {
+      const std::size_t first = std::exchange(begin_[i], kept);
+      kept = settle(first, begin_[i + 1], kept, two);
+      feasible = feasible && kept > begin_[i];
+    }
+    begin_.back() = kept;
+    entries_.resize(kept);
+    feasible = feasible && budget >= 0 && second_budget >= 0;
+  }
+
+  /// The classes after merging.
+  std::size_t classes() const noexcept { return begin_.size() - 1; }
+  std::size_t entries() const noexcept { return entries_.size(); }
+  std::span<const KnapsackEntry> operator[](std::size_t i) const noexcept {
+    return {entries_.data() + begin_[i], begin_[i + 1] - begin_[i]};
+  }
+
+  /// A number for every class of the problem, from one for each merged class.
+  std::vector<std::uint32_t> spread(std::vector<std::uint32_t> of_merged) const {
+    if (merged_.empty()) return of_merged;
+    std::vector<std::uint32_t> all(merged_.size());
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = of_merged[merged_[i]];
+    return all;
+  }
+
+  /// How far a proven optimum may be from the true one, in fixed-point costs.
+  std::int64_t tolerance() const noexcept { return tolerance_; }
+
+  FixedScale weight_scale, cost_scale, second_scale;
+  std::int64_t budget = 0, second_budget = 0;  // what the lightest options leave of them
+  std::int64_t lightest = 0;                   // the weight of the lightest options
+  std::int64_t second_total = 0;               // the largest sum of second weights, beyond the least
+  bool feasible = true;                        // as far as each budget alone can tell
+
+ private:
+  static constexpr std::uint32_t forbidden = std::numeric_limits<std::uint32_t>::max();
+
+  template <class Weight, class Cost>
+  static void check_shape(const KnapsackProblem<Weight, Cost>& problem) {
+    const auto& begin = problem.begin;
+    constexpr std::size_t most = std::numeric_limits<std::uint32_t>::max();
+    expects(!begin.empty() && begin.front() == 0 && begin.back() == problem.options.size(),
+            "higgs::solve_knapsack: begin must run from 0 to the number of options");
+    expects(problem.forbidden.size() <= problem.options.size() && problem.leader.size() <= problem.classes(),
+            "higgs::solve_knapsack: more marks than options or classes");
+    expects(problem.classes() < most, "higgs::solve_knapsack: too many classes");
+    for (std::size_t i = 0; i < problem.classes(); ++i) {
+      expects(begin[i] < begin[i + 1] && begin[i + 1] <= problem.options.size() && begin[i + 1] - begin[i] < most,
+              "higgs::solve_knapsack: a class must hold an option, and fewer than 2^32");
+    }
+    for (std::size_t i = 0; i < problem.leader.size(); ++i) {
+      const std::size_t head = problem.leader[i];
+      expects(head <= i, "higgs::solve_knapsack: leader[i] must not exceed i");
+      expects(begin[i + 1] - begin[i] == begin[head + 1] - begin[head],
+              "higgs::solve_knapsack: tied classes must hold equally many options");
+    }
+  }
+
+  template <class Weight, class Cost>
+  void set_scales(const KnapsackProblem<Weight, Cost>& problem) {
     FixedRange weights, costs, seconds;
     for (std::size_t i = 0; i < problem.classes(); ++i) {
       for (std::size_t k = problem.begin[i]; k < problem.begin[i + 1]; ++k) {
@@ -196,132 +281,50 @@ class FixedProblem {
     // With a second budget ten bits are left for its tolls, which may exceed the costs.
     cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60,
                                    "higgs::solve_knapsack: costs must be finite, their sums below 2^60 (two budgets: 2^50)");
-    merge_tied();
-
-    budget = fixed_budget(problem.budget, weight_scale);
-    second_budget = problem.second_budget ? fixed_budget(*problem.second_budget, second_scale) : 0;
-    std::vector<KnapsackEntry> entries;
-    for (std::size_t i = 0; i < classes(); ++i) {
-      const auto [weight, second] = load(i, entries);
-      lightest += weight;
-      budget -= weight;
-      second_budget -= second;
-      feasible = feasible && !entries.empty();
-      std::int64_t most = 0;
-      for (const KnapsackEntry& entry : entries) most = std::max(most, entry.second);
-      second_total += most;
-    }
-    feasible = feasible && budget >= 0 && second_budget >= 0;
   }
 
-  std::size_t classes() const noexcept { return tied_ ? first_.size() - 1 : problem_.classes(); }
-
-  /// Reads a class; returns the weights of the lightest options, which the entries leave out.
-  std::pair<std::int64_t, std::int64_t> load(std::size_t i, std::vector<KnapsackEntry>& entries) const {
-    const std::size_t head = tied_ ? members_[first_[i]] : i;
-    entries.resize(problem_.begin[head + 1] - problem_.begin[head]);
-    for (std::size_t j = 0; j < entries.size(); ++j) {
-      const auto& option = problem_.options[problem_.begin[head] + j];
-      entries[j] = {weight_scale(option.weight), cost_scale(option.cost),
-                    problem_.second_budget ? second_scale(option.second) : 0, static_cast<std::uint32_t>(j)};
+  /// Numbers the merged classes in the order of their first members; false when no two are tied.
+  bool merge_tied(const std::vector<std::size_t>& leader, std::size_t count) {
+    bool tied = false;
+    for (std::size_t i = 0; i < leader.size(); ++i) tied = tied || leader[i] != i;
+    std::uint32_t next = 0;
+    for (std::size_t i = 0; tied && i < count; ++i) {
+      merged_.push_back(i < leader.size() && leader[i] != i ? merged_[leader[i]] : next++);
     }
-    for (std::size_t m = tied_ ? first_[i] + 1 : 0; tied_ && m < first_[i + 1]; ++m) {
-      for (std::size_t j = 0; j < entries.size(); ++j) {
-        const auto& option = problem_.options[problem_.begin[members_[m]] + j];
-        entries[j].weight += weight_scale(option.weight);
-        entries[j].cost += cost_scale(option.cost);
-        if (problem_.second_budget) entries[j].second += second_scale(option.second);
-      }
-    }
-    if (!problem_.forbidden.empty()) {
-      std::erase_if(entries, [&](const KnapsackEntry& entry) { return is_forbidden(i, entry.option); });
-    }
-    std::pair<std::int64_t, std::int64_t> least{entries.empty() ? 0 : entries[0].weight,
-                                                entries.empty() ? 0 : entries[0].second};
-    for (const KnapsackEntry& entry : entries) {
-      least = {std::min(least.first, entry.weight), std::min(least.second, entry.second)};
-    }
-    for (KnapsackEntry& entry : entries) {
-      entry.weight -= least.first;
-      entry.second -= least.second;
-    }
-    return least;
+    return tied;
   }
 
-  /// A number for every class of the problem, from one for each merged class.
-  std::vector<std::uint32_t> spread(std::vector<std::uint32_t> merged) const {
-    if (!tied_) return merged;
-    std::vector<std::uint32_t> all(problem_.classes());
-    for (std::size_t i = 0; i < merged.size(); ++i) {
-      for (std::size_t m = first_[i]; m < first_[i + 1]; ++m) all[members_[m]] = merged[i];
-    }
-    return all;
-  }
-
-  /// How far a proven optimum may be from the true one, in fixed-point costs.
-  std::int64_t tolerance() const noexcept {
-    return cost_scale.exact ? 0 : static_cast<std::int64_t>(problem_.classes());
-  }
-
-  FixedScale weight_scale, cost_scale, second_scale;
-  std::int64_t budget = 0, second_budget = 0;  // what the lightest options leave of them
-  std::int64_t lightest = 0;                   // the weight of the lightest options
-  std::int64_t second_total = 0;               // the largest sum of second weights, beyond the least
-  bool feasible = true;                        // as far as each budget alone can tell
-
- private:
-  void check_shape() const {
-    const auto& begin = problem_.begin;
-    expects(!begin.empty() && begin.front() == 0 && begin.back() == problem_.options.size(),
-            "higgs::solve_knapsack: begin must run from 0 to the number of options");
-    expects(problem_.forbidden.size() <= problem_.options.size() && problem_.leader.size() <= problem_.classes(),
-            "higgs::solve_knapsack: more marks than options or classes");
-    expects(problem_.classes() <= std::numeric_limits<std::uint32_t>::max(), "higgs::solve_knapsack: too many classes");
-    for (std::size_t i = 0; i < problem_.classes(); ++i) {
-      expects(begin[i] < begin[i + 1] && begin[i + 1] <= problem_.options.size(),
-              "higgs::solve_knapsack: a class must hold an option");
-      expects(begin[i + 1] - begin[i] <= std::numeric_limits<std::uint32_t>::max(),
-              "higgs::solve_knapsack: a class holds fewer than 2^32 options");
-    }
-    for (std::size_t i = 0; i < problem_.leader.size(); ++i) {
-      const std::size_t head = problem_.leader[i];
-      expects(head <= i, "higgs::solve_knapsack: leader[i] must not exceed i");
-      expects(begin[i + 1] - begin[i] == begin[head + 1] - begin[head],
-              "higgs::solve_knapsack: tied classes must hold equally many options");
-    }
-  }
-
-  /// Sorts the classes into groups, in the order of their first members.
-  void merge_tied() {
-    const std::size_t count = problem_.classes();
-    std::vector<std::size_t> root(count);
-    std::iota(root.begin(), root.end(), std::size_t{0});
-    for (std::size_t i = 0; i < problem_.leader.size(); ++i) {
-      root[i] = root[problem_.leader[i]];
-      tied_ = tied_ || root[i] != i;
-    }
-    if (!tied_) return;
-    members_.resize(count);
-    std::iota(members_.begin(), members_.end(), std::size_t{0});
-    std::stable_sort(members_.begin(), members_.end(), [&](auto a, auto b) { return root[a] < root[b]; });
-    for (std::size_t m = 0; m < count; ++m) {
-      if (root[members_[m]] == members_[m]) first_.push_back(m);
-    }
-    first_.push_back(count);
-  }
-
-  bool is_forbidden(std::size_t i, std::size_t option) const {
-    const auto marked = [&](std::size_t of_class) {
-      const std::size_t at = problem_.begin[of_class] + option;
-      return at < problem_.forbidden.size() && problem_.forbidden[at] != 0;
+  /// Moves what is left of a class to `to` and takes its least weights out; returns the end.
+  std::size_t settle(std::size_t first, std::size_t last, std::size_t to, bool two) {
+    const auto at = [this](std::size_t k) { return entries_.begin() + static_cast<std::ptrdiff_t>(k); };
+    const auto end = std::remove_if(at(first), at(last), [](const auto& entry) { return entry.option == forbidden; });
+    if (end == at(first)) return to;
+    const auto lighter = [](const KnapsackEntry& a, const KnapsackEntry& b) {
+      return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
     };
-    if (!tied_) return marked(i);
-    return std::any_of(&members_[first_[i]], members_.data() + first_[i + 1], marked);
+    if (!std::is_sorted(at(first), end, lighter)) std::stable_sort(at(first), end, lighter);
+    const std::int64_t weight = at(first)->weight;
+    std::int64_t second = at(first)->second, most = second;
+    for (auto entry = at(first); two && entry != end; ++entry) {
+      second = std::min(second, entry->second);
+      most = std::max(most, entry->second);
+    }
+    lightest += weight;
+    budget -= weight;
+    second_budget -= second;
+    second_total += most - second;
+    const std::size_t begin = to;
+    for (auto entry = at(first); entry != end; ++entry) {
+      if (!two && to > begin && entry->cost >= entries_[to - 1].cost) continue;
+      entries_[to++] = {entry->weight - weight, entry->cost, entry->second - second, entry->option};
+    }
+    return to;
   }
 
-  const KnapsackProblem<Weight, Cost>& problem_;
-  bool tied_ = false;
-  std::vector<std::size_t> members_, first_;  // group i holds members [first[i], first[i + 1])
+  std::vector<KnapsackEntry> entries_;
+  std::vector<std::size_t> begin_{0};   // merged class i owns entries [begin[i], begin[i + 1])
+  std::vector<std::uint32_t> merged_;   // of each class; empty when none are tied
+  std::int64_t tolerance_ = 0;
 };
 
 }  // namespace detail
@@ -330,7 +333,7 @@ class FixedProblem {
 /// buys the least cost, then the least weight, then the first choice in lexicographic order.
 template <class Weight, class Cost>
 std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(const KnapsackProblem<Weight, Cost>& problem) {
-  const detail::FixedProblem<Weight, Cost> checked(problem);
+  const detail::FixedProblem checked(problem);
   struct Best {
     Cost cost;
     std::vector<std::uint32_t> choice;

@@ -200,12 +200,15 @@ class GaussianCloud {
     return sum / mass() / Dim;
   }
 
-  /// For each sample the two nearest centers: visit(sample, first, second, lead) with `lead` = half the difference of
-  /// their squared distances.
+  /// The number of parts that may be visited at once.
+  std::int64_t tasks() const noexcept { return static_cast<std::int64_t>(tasks_.size()); }
+
+  /// For each sample of a part the two nearest centers: visit(sample, first, second, lead) with `lead` = half the
+  /// difference of their squared distances.
   template <class Visit>
-  void visit_nearest_two(const Centers<Dim>& centers, Visit&& visit) const {
+  void visit_nearest_two(std::int64_t task, const Centers<Dim>& centers, Visit&& visit) const {
     Filter filter{*this, centers};
-    filter.nearest_two(0, 0, visit);
+    filter.nearest_two(tasks_[static_cast<std::size_t>(task)], 0, visit);
   }
 
  private:

@@ -28,11 +28,10 @@ struct MatrixView {
       : data(first), rows(row_count), cols(col_count), row_stride(row_step), col_stride(col_step) {}
 
   /// What may be written may also be read.
-  constexpr operator MatrixView<const T>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
-    return {data, rows, cols, row_stride, col_stride};
-  }
+  template <class Mutable>
+    requires(std::is_same_v<T, const Mutable> && !std::is_const_v<Mutable>)
+  constexpr MatrixView(const MatrixView<Mutable>& other) noexcept
+      : MatrixView(other.data, other.rows, other.cols, other.row_stride, other.col_stride) {}
 
   constexpr T& operator()(std::int64_t r, std::int64_t c) const noexcept {
     return data[r * row_stride + c * col_stride];

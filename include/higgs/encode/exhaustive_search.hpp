@@ -169,6 +169,7 @@ HIGGS_TARGET_END
 
 template <int Dim>
 void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_t* best, Isa isa) noexcept {
+  isa = std::min(isa, best_isa());
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa == Isa::Avx512) return avx512::search_run<Dim>(run, fixed, best);
   if (isa == Isa::Avx2) return avx2::search_run<Dim>(run, fixed, best);

@@ -181,6 +181,7 @@ class LineSearch {
     const float* y = fixed.data();
     Index* out = codes.data();
     std::size_t count = codes.size();
+    isa = std::min(isa, best_isa());
 #if defined(HIGGS_TARGET_BEGIN)
     if constexpr (byte_codes) {
       if (isa == Isa::Avx512) {

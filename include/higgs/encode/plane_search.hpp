@@ -190,6 +190,7 @@ class PlaneSearch {
   using Table = detail::PlaneTable;
 
   bool search_batch(const float* fixed, Index* codes, Isa isa) const noexcept {
+    isa = std::min(isa, best_isa());
 #if defined(HIGGS_TARGET_BEGIN)
     if (isa == Isa::Avx512) return detail::avx512::search_plane<Book::size>(table_, fixed, codes);
     if (isa == Isa::Avx2) return detail::avx2::search_plane(table_, fixed, codes);

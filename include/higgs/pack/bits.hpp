@@ -5,6 +5,7 @@
 //            |1 1 0 0 0 0 0 0|  |2 2 2 2 1 1 1 1|  |3 3 3 3 3 3 2 2|      (bit 7 ... bit 0 of each byte)
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
@@ -27,11 +28,27 @@ template <std::unsigned_integral Index>
 constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::uint8_t> bytes) {
   expects(bits >= 1 && bits <= 16, "higgs::pack_bits: bits must lie in [1, 16]");
   expects(bytes.size() == packed_bytes(codes.size(), bits), "higgs::pack_bits: bytes has the wrong size");
+  std::size_t in = 0, out = 0;
+  if constexpr (sizeof(Index) == 1) {
+    if (bits == 8) {
+      std::copy(codes.begin(), codes.end(), bytes.begin());
+      return;
+    }
+    // Eight codes make `bits` bytes: neighbours close up in pairs, then in fours, then in eights.
+    for (; in + 8 <= codes.size(); in += 8) {
+      std::uint64_t word = 0;
+      HIGGS_UNROLL
+      for (std::size_t i = 0; i < 8; ++i) word |= static_cast<std::uint64_t>(codes[in + i]) << (8 * i);
+      word = (word & 0x00ff00ff00ff00ffu) | (word >> 8 & 0x00ff00ff00ff00ffu) << bits;
+      word = (word & 0x0000ffff0000ffffu) | (word >> 16 & 0x0000ffff0000ffffu) << 2 * bits;
+      word = (word & 0x00000000ffffffffu) | word >> 32 << 4 * bits;
+      for (int byte = 0; byte < bits; ++byte, word >>= 8) bytes[out++] = static_cast<std::uint8_t>(word);
+    }
+  }
   std::uint32_t pending = 0;
   int held = 0;
-  std::size_t out = 0;
-  for (const Index code : codes) {
-    pending |= static_cast<std::uint32_t>(code) << held;
+  for (; in < codes.size(); ++in) {
+    pending |= static_cast<std::uint32_t>(codes[in]) << held;
     for (held += bits; held >= 8; held -= 8, pending >>= 8) bytes[out++] = static_cast<std::uint8_t>(pending);
   }
   if (held > 0) bytes[out] = static_cast<std::uint8_t>(pending);

@@ -91,7 +91,7 @@ struct Paley {
 
     // An element's columns in each of its rows, for chi = -1, 0, 1: bit 0 is the first column, 1 is negative.
     constexpr unsigned bits[2][3][2] = {{{1}, {1}, {0}}, {{3, 1}, {2, 3}, {0, 2}}};
-    for (int i = -1; i < q; ++i)    // -1: the border
+    for (int i = -1; i < q; ++i)  // -1: the border
       for (int j = -1; j < q; ++j) {
         int sign = i < 0 && j < 0 ? 2 - width : 1;
         if (i >= 0 && j >= 0) sign = chi[(i % P + j % P) % P + (K == 1 ? 0 : P * ((i / P + j / P) % P))];
@@ -265,8 +265,8 @@ void transform(float* x, float scale) {
     columns<stride>(x + i, _mm256_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
 }
 inline constexpr void (*transforms[])(float*, float) = {
-    transform<8>,    transform<16>,   transform<32>,   transform<64>,   transform<128>,
-    transform<256>,  transform<512>,  transform<1024>, transform<2048>, transform<4096>,
+    transform<8>,    transform<16>,    transform<32>,   transform<64>,   transform<128>,
+    transform<256>,  transform<512>,   transform<1024>, transform<2048>, transform<4096>,
     transform<8192>, transform<16384>, transform<32768>};
 
 /// The eight sums of the inputs of a quad, by bits 0 to 2 of the code; `step` is from one sum to the next.

@@ -81,7 +81,7 @@ inline void apply_signs(std::span<float> x, std::uint64_t seed, std::int64_t fir
 }
 
 /// Rotates a padded row in place: signs (none without a seed), then each run of `block` values times
-/// H / sqrt(block). `first_column` is the absolute column of row[0], so that shards rotate as the whole row does.
+/// H / sqrt(block). `first_column` is the absolute column of row[0], so that shards rotate like the whole.
 /// Throws InvalidArgument unless `block` is a supported order that divides row.size(), and first_column >= 0.
 inline void rotate_row(std::span<float> row, std::int64_t block, std::optional<std::uint64_t> seed,
                        std::int64_t first_column = 0, Isa isa = best_isa()) {

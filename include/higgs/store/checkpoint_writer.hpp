@@ -328,10 +328,11 @@ class CheckpointWriter {
   }
 
   // A folder holds one checkpoint: half of another one's shards must not be replaced.
-  void refuse_other_checkpoint() const {
-    const auto refuse = [](const std::filesystem::path& path) {
-      if (std::filesystem::exists(path))
-        detail::throw_io(path, "is there already; remove it or choose another folder", 0);
+  void refuse_other_checkpoint() {
+    const auto refuse = [&](const std::filesystem::path& path) {
+      if (!std::filesystem::exists(path)) return;
+      if (journal_->lines().empty()) journal_->remove();  // made by this attempt
+      detail::throw_io(path, "is there already; remove it or choose another folder", 0);
     };
     refuse(main_file_);
     refuse(main_file_.parent_path() / "model.safetensors");

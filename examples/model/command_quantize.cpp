@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// higgs-model quantize: writes a folder that runs on its own, from packed weights.
+#include "commands.hpp"
+#include "quantize.hpp"
+
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/store/checkpoint.hpp>
+
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <ostream>
+#include <variant>
+
+namespace higgs::model {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options : CommonOptions {
+  std::string model, out, skip;
+  QuantizeRequest request;
+  std::uint64_t seed = 0;
+  bool no_signs = false;
+};
+
+std::regex parse_regex(const std::string& text) {
+  try {
+    return std::regex(text);
+  } catch (const std::regex_error& error) {
+    throw CLI::ValidationError("--skip", error.what());
+  }
+}
+
+// What the written file says about itself.
+ordered_json describe(const std::string& folder) {
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  double bits = 0, weights = 0;
+  ordered_json layers = ordered_json::array();
+  for (const CheckpointLayer& layer : checkpoint.layers()) {
+    const double count = static_cast<double>(layer.layout.rows) * static_cast<double>(layer.layout.cols);
+    const double each = std::visit([](const auto& matrix) { return matrix.bits_per_weight(); }, checkpoint.load(layer.name));
+    layers.push_back({{"name", layer.name}, {"rows", layer.layout.rows}, {"cols", layer.layout.cols},
+                      {"block", layer.layout.block}, {"group", layer.layout.group}, {"bits", each},
+                      {"t2", layer.t2}, {"expected_t2", layer.mse}});
+    bits += each * count;
+    weights += count;
+  }
+  return {{"bits_per_weight", weights > 0 ? bits / weights : 0}, {"layers", std::move(layers)}};
+}
+
+void quantize(Options& options) {
+  if (!options.skip.empty()) options.request.skip = parse_regex(options.skip);
+  options.request.options.seed = options.seed;
+  if (options.no_signs) options.request.options.seed.reset();
+  const auto executor = options.executor();
+  const ModelSource source(options.model);
+  std::string note;
+  {
+    ProgressBar bar("quantize", "weights");
+    options.request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) { bar.update(done, total); };
+    note = quantize_model(source, options.out, options.request, *executor);
+  }
+  if (!note.empty()) std::cerr << "higgs-model: " << note << "\n";
+
+  const ordered_json results = describe(options.out);
+  std::ostream& out = options.text();
+  double worst = 0;
+  for (const ordered_json& layer : results["layers"])
+    worst = std::max(worst, layer["t2"].get<double>() / layer["expected_t2"].get<double>());
+  out << options.out << ": " << results["layers"].size() << " matrices at " << std::setprecision(5)
+      << results["bits_per_weight"].get<double>() << " bits a weight; t^2 at most " << worst
+      << " times what the grid promises\n";
+  options.write(results);
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->seed = QuantizeOptions{}.seed.value_or(0);
+  CLI::App* command = app.add_subcommand(
+      "quantize", "Quantizes the linear layers of a model; goes on where a killed run of the same command stopped");
+  command->add_option("model", options->model, "GGUF file, safetensors file or folder")->required()->type_name("MODEL");
+  command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
+  command->add_option("--codebook", options->request.codebook, "points of the grid, DIMxSIZE")
+      ->capture_default_str()
+      ->check(CLI::IsMember(shipped_codebook_names()));
+  command->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
+  command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
+  command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")->type_name("REGEX");
+  options->add_to(*command);
+  command->callback([options] { quantize(*options); });
+}
+
+}  // namespace higgs::model

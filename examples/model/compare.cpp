@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compare.hpp"
+
+#include <higgs/quantizer.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "baselines.hpp"
+
+namespace higgs::model {
+
+namespace {
+
+constexpr std::string_view higgs_prefix = "higgs ";
+
+double relative_error(MatrixView<const float> rounded, MatrixView<const float> exact) {
+  double error = 0, norm = 0;
+  for (std::int64_t r = 0; r < exact.rows; ++r)
+    for (std::int64_t c = 0; c < exact.cols; ++c) {
+      const double w = static_cast<double>(exact(r, c)), d = static_cast<double>(rounded(r, c)) - w;
+      error += d * d;
+      norm += w * w;
+    }
+  return norm > 0 ? error / norm : 0;
+}
+
+/// One layer's weights in the format, its bits a weight and its t^2.
+struct Converted {
+  std::variant<DenseMatrix, AnyQuantizedMatrix> weight;
+  double bits = 0;
+  double t2 = 0;
+};
+
+Converted convert(const DenseMatrix& dense, std::string_view method, Executor& executor) {
+  if (method.starts_with(higgs_prefix)) {
+    AnyQuantizedMatrix quantized = quantize(dense.view(), method.substr(higgs_prefix.size()), {}, executor);
+    const auto [bits, t2] =
+        std::visit([](const auto& w) { return std::pair(w.bits_per_weight(), w.t2); }, quantized);
+    return {std::move(quantized), bits, t2};
+  }
+  std::vector<float> values(*dense.values);
+  const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
+  const double bits = round_to(baseline_named(method), rounded, executor);
+  const double t2 = relative_error(rounded, dense.view());
+  return {DenseMatrix(dense.rows, dense.cols, std::move(values)), bits, t2};
+}
+
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '&') out += "&amp;";
+    else if (c == '<') out += "&lt;";
+    else if (c == '>') out += "&gt;";
+    else if (c == '"') out += "&quot;";
+    else out += c;
+  }
+  return out;
+}
+
+// KL (logarithmic) over bits. Lower and further left is better.
+class Plot {
+ public:
+  explicit Plot(const std::vector<ComparisonRow>& rows) {
+    for (const ComparisonRow& row : rows) {
+      if (!(row.kl > 0)) continue;
+      left_ = std::min(left_, std::floor(row.bits * 2) / 2);
+      right_ = std::max(right_, std::ceil(row.bits * 2) / 2);
+      low_ = std::min(low_, std::floor(std::log10(row.kl)));
+      high_ = std::max(high_, std::ceil(std::log10(row.kl)));
+    }
+    if (left_ >= right_) left_ = 0, right_ = 8;
+    if (low_ >= high_) low_ = -3, high_ = 1;
+  }
+
+  std::string svg(const std::vector<ComparisonRow>& rows) const {
+    std::string out = "<svg viewBox=\"0 0 900 520\" role=\"img\" aria-label=\"KL over bits a weight\">\n";
+    for (double bits = left_; bits <= right_ + 1e-9; bits += 0.5)
+      out += line(x(bits), y(low_), x(bits), y(high_)) + text(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
+    for (double power = low_; power <= high_ + 1e-9; ++power)
+      out += line(x(left_), y(power), x(right_), y(power)) +
+             text(x(left_) - 8, y(power) + 4, "end", "10<tspan dy=\"-6\">" + fixed(power, 0) + "</tspan>");
+    out += text(480, 512, "middle", "bits a weight, scales included");
+    out += "<text transform=\"translate(18,250) rotate(-90)\" text-anchor=\"middle\">KL to the reference, nats a token</text>\n";
+    // Labels of crowded points step down so that none hides another.
+    std::vector<std::pair<double, double>> taken;
+    for (const ComparisonRow& row : rows) {
+      if (!(row.kl > 0)) continue;
+      const double px = x(row.bits), py = y(std::log10(row.kl));
+      double label = py + 4;
+      while (std::ranges::any_of(taken, [&](const auto& at) {
+        return std::fabs(at.first - px) < 90 && std::fabs(at.second - label) < 13;
+      }))
+        label += 13;
+      taken.emplace_back(px, label);
+      const bool ours = row.method.starts_with(higgs_prefix);
+      out += "<g class=\"" + std::string(ours ? "ours" : "peer") + "\"><title>" + escaped(row.method) + ": " +
+             fixed(row.bits, 3) + " bits, KL " + fixed(row.kl, 5) + "</title><circle cx=\"" + fixed(px, 1) +
+             "\" cy=\"" + fixed(py, 1) + "\" r=\"5\"/>" + text(px + 9, label, "start", escaped(row.method)) + "</g>\n";
+    }
+    return out + "</svg>\n";
+  }
+
+ private:
+  double x(double bits) const { return 70 + (bits - left_) / (right_ - left_) * 730; }
+  double y(double power) const { return 20 + (high_ - power) / (high_ - low_) * 450; }
+  static std::string line(double x1, double y1, double x2, double y2) {
+    return "<line x1=\"" + fixed(x1, 1) + "\" y1=\"" + fixed(y1, 1) + "\" x2=\"" + fixed(x2, 1) + "\" y2=\"" +
+           fixed(y2, 1) + "\"/>\n";
+  }
+  static std::string text(double at_x, double at_y, const char* anchor, const std::string& content) {
+    return "<text x=\"" + fixed(at_x, 1) + "\" y=\"" + fixed(at_y, 1) + "\" text-anchor=\"" + anchor + "\">" + content +
+           "</text>\n";
+  }
+
+  double left_ = 1e9, right_ = -1e9, low_ = 1e9, high_ = -1e9;  // bits; log10 of KL
+};
+
+}  // namespace
+
+std::vector<std::string> default_methods() {
+  return {"higgs 1x16", "higgs 2x256", "nf4-64",  "nf4-1024",   "af4-64",      "af4-1024",    "int4-64",  "hqq4-64",
+          "higgs 1x8",  "higgs 2x64",  "int3-64", "hqq3-64",    "higgs 1x4",   "higgs 2x16",  "higgs 4x256", "int2-64",
+          "hqq2-64"};
+}
+
+Transformer with_method(const Transformer& model, std::string_view method, ComparisonRow& row, Executor& executor) {
+  Transformer out = model;
+  row.method = method;
+  row.bits = row.t2 = 0;
+  double weights = 0;
+  for (Block& block : out.weights.blocks)
+    for (Linear& linear : block.linear) {
+      const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
+      expects(dense != nullptr, "higgs::model::with_method: the model is quantized; it must be dense");
+      Converted converted = convert(*dense, method, executor);
+      const double count = static_cast<double>(linear.rows()) * static_cast<double>(linear.cols());
+      row.bits += converted.bits * count;
+      row.t2 += converted.t2 * count;
+      weights += count;
+      linear.weight = std::move(converted.weight);
+    }
+  row.bits /= weights;
+  row.t2 /= weights;
+  return out;
+}
+
+std::string comparison_page(const std::string& title, const ComparisonRow& reference,
+                            const std::vector<ComparisonRow>& rows) {
+  std::string out =
+      "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\n<title>" + escaped(title) +
+      "</title>\n<style>\n"
+      "body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }\n"
+      "table { border-collapse: collapse } td, th { padding: .15rem .8rem; text-align: right }\n"
+      "td:first-child, th:first-child { text-align: left } tr.ours { font-weight: 600 } thead { border-bottom: 1px solid #888 }\n"
+      "svg { width: 100%; font-size: 12px } svg line { stroke: #ddd } .ours circle { fill: #0b62c4 } .peer circle { fill: #b8561b }\n"
+      ".ours text { fill: #0b62c4 } .peer text { fill: #8a4216 }\n"
+      "</style>\n<h1>" +
+      escaped(title) + "</h1>\n<p>Lower and further left is better. Reference perplexity " +
+      fixed(reference.perplexity, 4) + ".</p>\n" + Plot(rows).svg(rows) +
+      "<table><thead><tr><th>method<th>bits<th>t&sup2;<th>perplexity<th>KL</tr></thead>\n";
+  for (const ComparisonRow& row : rows)
+    out += "<tr" + std::string(row.method.starts_with(higgs_prefix) ? " class=\"ours\"" : "") + "><td>" +
+           escaped(row.method) + "<td>" + fixed(row.bits, 3) + "<td>" + fixed(row.t2, 6) + "<td>" +
+           fixed(row.perplexity, 4) + "<td>" + fixed(row.kl, 5) + "</tr>\n";
+  return out + "</table>\n</html>\n";
+}
+
+}  // namespace higgs::model

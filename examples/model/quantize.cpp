@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quantize.hpp"
+
+#include "weights.hpp"
+
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/store/checkpoint_writer.hpp>
+
+#include <algorithm>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+namespace higgs::model {
+namespace {
+
+// Weights in memory at once.
+constexpr std::int64_t piece_weights = 1 << 22;
+
+// Calls work(first, rows) for pieces of a matrix that fit in memory.
+template <class Work>
+void for_pieces(const ModelTensor& tensor, Work&& work) {
+  const std::int64_t rows = std::max<std::int64_t>(1, piece_weights / std::max<std::int64_t>(1, tensor.cols()));
+  std::vector<float> values;
+  for (std::int64_t first = 0; first < tensor.rows(); first += rows) {
+    const std::int64_t count = std::min(rows, tensor.rows() - first);
+    values.resize(static_cast<std::size_t>(count * tensor.cols()));
+    tensor.read_rows(first, count, values);
+    work(first, MatrixView<const float>(values.data(), count, tensor.cols()));
+  }
+}
+
+// The type that a tensor is kept in: its own where safetensors has it.
+DType kept_dtype(const ModelTensor& tensor) {
+  const auto own = dtype_named(tensor.stored->dtype);
+  return own && tensor.interleaved == 0 ? *own : DType::F32;
+}
+
+void copy_tensor(const ModelTensor& tensor, CheckpointWriter& writer) {
+  if (dtype_name(kept_dtype(tensor)) == tensor.stored->dtype && tensor.interleaved == 0) {
+    writer.write_tensor(tensor.name, 0, tensor.stored->data);
+  } else {
+    for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+      const auto* bytes = reinterpret_cast<const std::uint8_t*>(piece.data);
+      const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(float);
+      writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first) * row_bytes,
+                          {bytes, static_cast<std::size_t>(piece.size()) * sizeof(float)});
+    });
+  }
+  writer.finish_tensor(tensor.name);
+}
+
+// `advance` is called with the weights of each piece done.
+template <class Book, class Advance>
+void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
+                     CheckpointWriter& writer, Executor& executor, Advance&& advance) {
+  const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
+  float most = 0;
+  for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+    try {
+      most = std::max(most, max_magnitude(piece, executor, first));
+    } catch (const InvalidArgument& error) {
+      throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
+    }
+  });
+  const int exponent = scale_exponent(most, layout);
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent);
+  typename RowQuantizer<Book>::Error error;
+  std::vector<std::uint8_t> codes;
+  std::vector<Half> scales;
+  for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+    codes.resize(static_cast<std::size_t>(piece.rows * layout.row_bytes(Book::dim, code_bits<Book>)));
+    scales.resize(static_cast<std::size_t>(piece.rows * layout.groups()));
+    const auto part = quantizer.quantize_rows(piece, codes, scales, executor);
+    error.squared_error += part.squared_error;
+    error.squared_norm += part.squared_norm;
+    writer.write_rows(tensor.name, first, codes, scales);
+    advance(piece.size());
+  });
+  writer.finish_layer(tensor.name, exponent, error.t2());
+}
+
+// What tells one attempt from another: files, dates, options.
+std::string fingerprint(const ModelSource& source, const QuantizeRequest& request) {
+  const QuantizeOptions& options = request.options;
+  std::string out = request.codebook + " " + std::to_string(options.block) + " " + std::to_string(options.group) + " " +
+                    (options.seed ? std::to_string(*options.seed) : "none");
+  const auto add = [&](const std::filesystem::path& file) {
+    const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
+    out += "\n" + std::filesystem::canonical(file).string() + " " + std::to_string(date);
+  };
+  if (!std::filesystem::is_directory(source.path())) {
+    add(source.path());
+    return out;
+  }
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(source.path()))
+    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) add(file);
+  return out;
+}
+
+void write_file(const std::filesystem::path& path, const std::string& text) {
+  FileWriter file(path, text.size());
+  file.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+  file.commit();
+}
+
+// Brings configuration and tokenizer to `folder`.
+std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
+  if (source.folder()) {
+    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                             "tokenizer.model", "chat_template.jinja"})
+      if (const auto file = *source.folder() / name; std::filesystem::exists(file))
+        write_file(folder / name, read_text(file));
+    return "";
+  }
+  if (!source.config()) return "";
+  write_file(folder / "config.json", write_config(*source.config()));
+  try {
+    write_file(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
+  } catch (const FormatError& error) {
+    return std::string("the tokenizer was left out: ") + error.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+std::vector<const ModelTensor*> quantizable(const ModelSource& source, const std::optional<std::regex>& skip) {
+  std::vector<const ModelTensor*> out;
+  for (const ModelTensor& tensor : source.tensors()) {
+    const bool wanted = source.config() ? is_block_linear(tensor.name) : tensor.stored->readable();
+    if (wanted && tensor.is_matrix() && tensor.cols() > 0 && !(skip && std::regex_search(tensor.name, *skip)))
+      out.push_back(&tensor);
+  }
+  return out;
+}
+
+std::string quantize_model(const ModelSource& source, const std::filesystem::path& folder,
+                           const QuantizeRequest& request, Executor& executor) {
+  const std::string name = source.path().string();
+  if (source.checkpoint()) throw InvalidArgument(name + ": is quantized already");
+  const std::vector<const ModelTensor*> matrices = quantizable(source, request.skip);
+  if (matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
+  std::filesystem::create_directories(folder);
+  const auto source_folder = std::filesystem::is_directory(source.path()) ? source.path() : source.path().parent_path();
+  if (std::filesystem::equivalent(folder, source_folder.empty() ? "." : source_folder))
+    throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
+
+  std::string note;
+  with_shipped_codebook(request.codebook, [&]<class Book>(std::type_identity<Book>) {
+    CheckpointContents contents;
+    std::int64_t total = 0, done = 0;
+    for (const ModelTensor* tensor : matrices) {
+      contents.add_layer<Book>(tensor->name, make_layout(tensor->rows(), tensor->cols(), Book::dim, request.options),
+                               request.options.seed, tensor->stored->dtype);
+      total += tensor->rows() * tensor->cols();
+    }
+    const auto is_layer = [&](const ModelTensor& tensor) {
+      return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
+    };
+    for (const ModelTensor& tensor : source.tensors())
+      if (!is_layer(tensor)) contents.add_tensor({tensor.name, kept_dtype(tensor), tensor.stored->shape});
+
+    CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
+    for (const ModelTensor& tensor : source.tensors())
+      if (!is_layer(tensor) && !writer.finished(tensor.name)) copy_tensor(tensor, writer);
+    for (const ModelTensor* tensor : matrices) {
+      const auto advance = [&](std::int64_t weights) {
+        done += weights;
+        if (request.progress) request.progress(done, total, tensor->name);
+      };
+      if (writer.finished(tensor->name)) advance(tensor->rows() * tensor->cols());
+      else quantize_tensor<Book>(*tensor, name, request.options, writer, executor, advance);
+    }
+    note = write_companions(source, folder);
+    writer.commit();
+  });
+  return note;
+}
+
+}  // namespace higgs::model
