@@ -54,8 +54,8 @@ TEST_CASE("t^2 of a Gaussian matrix is the codebook's MSE, for every shipped cod
     const auto quantized = higgs::quantize(w.view, book);
     INFO(book.name());
     CHECK(quantized.t2 == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
-    // 262,144 weights: s.e. 0.3 % and a group's own scale gains up to 1 %; CH8's error lives in its few overloads.
-    CHECK(quantized.t2 == Approx(book.mse()).epsilon(book.name() == "ch8" ? 0.1 : 0.015));
+    // 262,144 weights: s.e. 0.5 %, and a group's own scale gains up to 1 %; CH8's error lives in its few overloads.
+    CHECK(quantized.t2 == Approx(book.mse()).epsilon(book.name() == "ch8" ? 0.1 : 0.025));
   });
 }
 

@@ -314,7 +314,7 @@ inline const Baseline& baseline_named(std::string_view name) {
   std::string known;
   for (const Baseline& each : baselines()) {
     if (each.name == name) return each;
-    known += " " + std::string(each.name);
+    known.append(" ").append(each.name);
   }
   throw InvalidArgument("higgs::model::baseline_named: no format is named \"" + std::string(name) +
                         "\"; there are:" + known);

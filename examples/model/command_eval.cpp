@@ -29,10 +29,12 @@ void eval(const Options& options) {
   std::optional<Evaluation> reference;
   if (!options.reference.empty()) {
     const Transformer model = Transformer::load(ModelSource(options.reference), *executor);
-    reference = run("reference", [&](const auto& progress) { return evaluator.set_reference(model, progress); });
+    reference =
+        run("reference", [&](const auto& progress) { return evaluator.set_reference(model, progress); });
   }
   const Transformer model = Transformer::load(source, *executor);
-  const Evaluation result = run("eval", [&](const auto& progress) { return evaluator.evaluate(model, progress); });
+  const Evaluation result =
+      run("eval", [&](const auto& progress) { return evaluator.evaluate(model, progress); });
 
   nlohmann::ordered_json results{{"tokens", result.tokens}, {"ppl", result.perplexity()}, {"kl", nullptr}};
   std::ostream& out = options.text();

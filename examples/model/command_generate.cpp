@@ -23,14 +23,17 @@ struct Options : CommonOptions {
   Sampling sampling;
 };
 
-double rate(std::int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
+double rate(std::int64_t count, double seconds) {
+  return seconds > 0 ? static_cast<double>(count) / seconds : 0;
+}
 
 void generate_text(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   if (options.chat && !tokenizer.added_token("<|im_end|>"))
-    throw InvalidArgument(options.model + ": the vocabulary lacks <|im_end|>, so --chat is not for this model");
+    throw InvalidArgument(options.model +
+                          ": the vocabulary lacks <|im_end|>, so --chat is not for this model");
   const Transformer model = Transformer::load(source, *executor);
   const std::string prompt = options.chat ? chat_prompt(options.prompt, options.system) : options.prompt;
   std::vector<TokenId> ids = tokenizer.encode(prompt);
@@ -81,7 +84,9 @@ void add_generate(CLI::App& app) {
   command->add_option("--top-k", options->sampling.top_k, "choose among so many tokens (0: all)")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", options->sampling.top_p, "choose among tokens that together have this probability")
+  command
+      ->add_option("--top-p", options->sampling.top_p,
+                   "choose among tokens that together have this probability")
       ->capture_default_str();
   command->add_option("--seed", options->sampling.seed, "of the choices")->capture_default_str();
   command->add_flag("--chat", options->chat, "the prompt is a question to a chat model (ChatML)");

@@ -29,9 +29,9 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 
 ordered_json describe(const ModelConfig& config) {
-  return {{"layers", config.layers},       {"width", config.width},
-          {"ffn_width", config.ffn_width}, {"heads", config.heads},
-          {"kv_heads", config.kv_heads},   {"head_width", config.head_width},
+  return {{"layers", config.layers},         {"width", config.width},
+          {"ffn_width", config.ffn_width},   {"heads", config.heads},
+          {"kv_heads", config.kv_heads},     {"head_width", config.head_width},
           {"vocabulary", config.vocabulary}, {"context", config.context},
           {"rope_theta", config.rope_theta}, {"tied_embeddings", config.tied_embeddings}};
 }
@@ -53,11 +53,12 @@ void inspect(const InspectOptions& options) {
   std::int64_t weights = 0, quantized = 0;
   results["tensors"] = ordered_json::array();
   for (const ModelTensor& tensor : source.tensors()) {
-    ordered_json each{{"name", tensor.name}, {"dtype", tensor.stored->dtype}, {"shape", tensor.stored->shape}};
+    ordered_json each{
+        {"name", tensor.name}, {"dtype", tensor.stored->dtype}, {"shape", tensor.stored->shape}};
     const std::int64_t count = tensor.rows() * tensor.cols();
     weights += count;
-    out << std::left << std::setw(48) << tensor.name << " " << std::setw(6) << tensor.stored->dtype << " " << std::setw(16)
-        << shape_text(tensor.stored->shape);
+    out << std::left << std::setw(48) << tensor.name << " " << std::setw(6) << tensor.stored->dtype << " "
+        << std::setw(16) << shape_text(tensor.stored->shape);
     if (std::find(chosen.begin(), chosen.end(), tensor.name) != chosen.end()) {
       const std::int64_t block = choose_block(tensor.cols());
       each["block"] = block;
@@ -74,21 +75,28 @@ void inspect(const InspectOptions& options) {
       const std::int64_t count = layer.layout.rows * layer.layout.cols;
       weights += count;
       quantized += count;
-      const double bits = std::visit([](const auto& matrix) { return matrix.bits_per_weight(); }, checkpoint->load(layer.name));
-      results["layers"].push_back({{"name", layer.name}, {"codebook", layer.codebook}, {"rows", layer.layout.rows},
-                                   {"cols", layer.layout.cols}, {"block", layer.layout.block},
-                                   {"group", layer.layout.group}, {"bits", bits}, {"t2", layer.t2},
+      const double bits = std::visit([](const auto& matrix) { return matrix.bits_per_weight(); },
+                                     checkpoint->load(layer.name));
+      results["layers"].push_back({{"name", layer.name},
+                                   {"codebook", layer.codebook},
+                                   {"rows", layer.layout.rows},
+                                   {"cols", layer.layout.cols},
+                                   {"block", layer.layout.block},
+                                   {"group", layer.layout.group},
+                                   {"bits", bits},
+                                   {"t2", layer.t2},
                                    {"expected_t2", layer.mse}});
-      out << std::left << std::setw(48) << layer.name << " " << std::setw(6) << layer.codebook << " " << std::setw(16)
-          << shape_text({layer.layout.rows, layer.layout.cols}) << " block " << layer.layout.block << ", group "
-          << layer.layout.group << ", " << std::setprecision(4) << bits << " bits, t2 " << layer.t2 << " (expected "
-          << layer.mse << ")\n";
+      out << std::left << std::setw(48) << layer.name << " " << std::setw(6) << layer.codebook << " "
+          << std::setw(16) << shape_text({layer.layout.rows, layer.layout.cols}) << " block "
+          << layer.layout.block << ", group " << layer.layout.group << ", " << std::setprecision(4) << bits
+          << " bits, t2 " << layer.t2 << " (expected " << layer.mse << ")\n";
     }
   }
   results["weights"] = weights;
   results[source.checkpoint() ? "quantized_weights" : "quantizable_weights"] = quantized;
   out << with_unit(static_cast<double>(weights), "weights") << ", of which "
-      << with_unit(static_cast<double>(quantized), source.checkpoint() ? "are quantized" : "can be quantized") << "\n";
+      << with_unit(static_cast<double>(quantized), source.checkpoint() ? "are quantized" : "can be quantized")
+      << "\n";
   options.write(results);
 }
 
@@ -97,7 +105,9 @@ void inspect(const InspectOptions& options) {
 void add_inspect(CLI::App& app) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = app.add_subcommand("inspect", "Shows what a model is made of");
-  command->add_option("model", options->model, "GGUF file, safetensors file or folder")->required()->type_name("MODEL");
+  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
+      ->required()
+      ->type_name("MODEL");
   options->add_to(*command);
   command->callback([options] { inspect(*options); });
 }

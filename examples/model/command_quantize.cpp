@@ -39,10 +39,16 @@ ordered_json describe(const std::string& folder) {
   ordered_json layers = ordered_json::array();
   for (const CheckpointLayer& layer : checkpoint.layers()) {
     const double count = static_cast<double>(layer.layout.rows) * static_cast<double>(layer.layout.cols);
-    const double each = std::visit([](const auto& matrix) { return matrix.bits_per_weight(); }, checkpoint.load(layer.name));
-    layers.push_back({{"name", layer.name}, {"rows", layer.layout.rows}, {"cols", layer.layout.cols},
-                      {"block", layer.layout.block}, {"group", layer.layout.group}, {"bits", each},
-                      {"t2", layer.t2}, {"expected_t2", layer.mse}});
+    const double each =
+        std::visit([](const auto& matrix) { return matrix.bits_per_weight(); }, checkpoint.load(layer.name));
+    layers.push_back({{"name", layer.name},
+                      {"rows", layer.layout.rows},
+                      {"cols", layer.layout.cols},
+                      {"block", layer.layout.block},
+                      {"group", layer.layout.group},
+                      {"bits", each},
+                      {"t2", layer.t2},
+                      {"expected_t2", layer.mse}});
     bits += each * count;
     weights += count;
   }
@@ -58,7 +64,9 @@ void quantize(Options& options) {
   std::string note;
   {
     ProgressBar bar("quantize", "weights");
-    options.request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) { bar.update(done, total); };
+    options.request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
+      bar.update(done, total);
+    };
     note = quantize_model(source, options.out, options.request, *executor);
   }
   if (!note.empty()) std::cerr << "higgs-model: " << note << "\n";
@@ -80,13 +88,17 @@ void add_quantize(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->seed = QuantizeOptions{}.seed.value_or(0);
   CLI::App* command = app.add_subcommand(
-      "quantize", "Quantizes the linear layers of a model; goes on where a killed run of the same command stopped");
-  command->add_option("model", options->model, "GGUF file, safetensors file or folder")->required()->type_name("MODEL");
+      "quantize",
+      "Quantizes the linear layers of a model; goes on where a killed run of the same command stopped");
+  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
+      ->required()
+      ->type_name("MODEL");
   command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
   command->add_option("--codebook", options->request.codebook, "points of the grid, DIMxSIZE")
       ->capture_default_str()
       ->check(CLI::IsMember(shipped_codebook_names()));
-  command->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
+  command
+      ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
@@ -94,7 +106,8 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
-  command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")->type_name("REGEX");
+  command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
+      ->type_name("REGEX");
   options->add_to(*command);
   command->callback([options] { quantize(*options); });
 }

@@ -26,16 +26,20 @@ bool is_terminal() {
 std::string clock_time(double seconds) {
   char text[32];
   const auto whole = static_cast<long>(seconds + 0.5);
-  if (whole >= 3600) std::snprintf(text, sizeof text, "%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
-  else std::snprintf(text, sizeof text, "%ld:%02ld", whole / 60, whole % 60);
+  if (whole >= 3600)
+    std::snprintf(text, sizeof text, "%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
+  else
+    std::snprintf(text, sizeof text, "%ld:%02ld", whole / 60, whole % 60);
   return text;
 }
 
 }  // namespace
 
 void CommonOptions::add_to(CLI::App& command) {
-  command.add_option("--json", json, "write the results as JSON to this file (-: standard output)")->type_name("FILE");
-  command.add_option("--threads", threads, "threads to use (0: one for each core)")->check(CLI::Range(0, 4096));
+  command.add_option("--json", json, "write the results as JSON to this file (-: standard output)")
+      ->type_name("FILE");
+  command.add_option("--threads", threads, "threads to use (0: one for each core)")
+      ->check(CLI::Range(0, 4096));
 }
 
 std::ostream& CommonOptions::text() const { return json == "-" ? std::cerr : std::cout; }
@@ -43,7 +47,8 @@ std::ostream& CommonOptions::text() const { return json == "-" ? std::cerr : std
 void CommonOptions::write(const nlohmann::ordered_json& results) const {
   if (json.empty()) return;
   // Tokens of a model need not be whole characters; JSON must be.
-  const std::string out = results.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  const std::string out =
+      results.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   if (json == "-") {
     std::cout << out << std::flush;
     if (!std::cout) throw IoError("the standard output cannot be written");
@@ -87,7 +92,8 @@ void ProgressBar::update(std::int64_t done, std::int64_t total) {
                      std::string(static_cast<std::size_t>(width - filled), '.') + "] " +
                      std::to_string(done * 100 / total) + " %";
   if (rate > 0)
-    line += "  " + with_unit(rate, unit_) + "/s  " + clock_time(static_cast<double>(total - done) / rate) + " left";
+    line += "  " + with_unit(rate, unit_) + "/s  " + clock_time(static_cast<double>(total - done) / rate) +
+            " left";
   std::fputs((line + "\033[K").c_str(), stderr);
   std::fflush(stderr);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config.hpp"
 
+#include "parse_json.hpp"
+
 #include <higgs/core/error.hpp>
 
 #include <nlohmann/json.hpp>
@@ -36,7 +38,8 @@ class Fields {
 
   [[noreturn]] void refuse(const std::string& what) const { throw FormatError(source_ + ": " + what); }
 
-  std::int64_t count(const std::string& key, std::int64_t most, std::optional<std::int64_t> fallback = {}) const {
+  std::int64_t count(const std::string& key, std::int64_t most,
+                     std::optional<std::int64_t> fallback = {}) const {
     const double value = number(key, fallback ? std::optional(static_cast<double>(*fallback)) : std::nullopt);
     if (!(value >= 1) || value > static_cast<double>(most) || value != std::floor(value))
       refuse(key + " must be an integer in [1, " + std::to_string(most) + "]");
@@ -91,17 +94,20 @@ class GgufFields : public Fields<GgufFields> {
 };
 
 // Far beyond any model; products of a few of them do not overflow.
-constexpr std::int64_t most_layers = 1 << 14, most_width = 1 << 24, most_heads = 1 << 16, most_context = 1 << 30;
+constexpr std::int64_t most_layers = 1 << 14, most_width = 1 << 24, most_heads = 1 << 16,
+                       most_context = 1 << 30;
 
 template <class F>
 void check(const ModelConfig& config, const F& fields) {
-  if (config.heads % config.kv_heads != 0) fields.refuse("the number of heads must be a multiple of that of kv heads");
+  if (config.heads % config.kv_heads != 0)
+    fields.refuse("the number of heads must be a multiple of that of kv heads");
   if (config.head_width % 2 != 0) fields.refuse("the width of a head must be even");
 }
 
 RopeScaling read_scaling(const json& object, const std::string& source) {
   const JsonFields fields(object, source);
-  const std::string type = object.contains("rope_type") ? object.value("rope_type", "") : object.value("type", "default");
+  const std::string type =
+      object.contains("rope_type") ? object.value("rope_type", "") : object.value("type", "default");
   RopeScaling out;
   if (type == "default") return out;
   if (type != "linear" && type != "llama3")
@@ -113,13 +119,15 @@ RopeScaling read_scaling(const json& object, const std::string& source) {
   out.low_freq_factor = fields.positive("low_freq_factor");
   out.high_freq_factor = fields.positive("high_freq_factor");
   out.original_context = fields.positive("original_max_position_embeddings");
-  if (!(out.high_freq_factor > out.low_freq_factor)) fields.refuse("high_freq_factor must exceed low_freq_factor");
+  if (!(out.high_freq_factor > out.low_freq_factor))
+    fields.refuse("high_freq_factor must exceed low_freq_factor");
   return out;
 }
 
 void add_end_tokens(ModelConfig& config, const json& ids) {
   for (const json& id : ids.is_array() ? ids : json::array({ids}))
-    if (id.is_number_integer() && std::find(config.end_tokens.begin(), config.end_tokens.end(), id) == config.end_tokens.end())
+    if (id.is_number_integer() &&
+        std::find(config.end_tokens.begin(), config.end_tokens.end(), id) == config.end_tokens.end())
       config.end_tokens.push_back(id.get<std::int32_t>());
 }
 
@@ -140,7 +148,8 @@ ModelConfig read(const json& file, const std::string& source) {
   out.ffn_width = fields.count("intermediate_size", most_width);
   out.heads = fields.count("num_attention_heads", most_heads);
   out.kv_heads = fields.count("num_key_value_heads", most_heads, out.heads);
-  const std::int64_t usual = out.architecture == Architecture::Qwen3 ? 128 : std::max<std::int64_t>(1, out.width / out.heads);
+  const std::int64_t usual =
+      out.architecture == Architecture::Qwen3 ? 128 : std::max<std::int64_t>(1, out.width / out.heads);
   out.head_width = fields.count("head_dim", most_heads, usual);
   out.vocabulary = fields.count("vocab_size", most_width);
   out.context = fields.count("max_position_embeddings", most_context, 2048);
@@ -156,7 +165,8 @@ ModelConfig read(const json& file, const std::string& source) {
   const JsonFields rope_fields(rope.is_object() ? rope : file, source);
   out.rope_theta = rope_fields.positive("rope_theta", 10000.0);
   if (scaling.is_object()) out.rope_scaling = read_scaling(scaling, source);
-  if (rope_fields.positive("partial_rotary_factor", 1.0) != 1.0) fields.refuse("partial_rotary_factor is not supported");
+  if (rope_fields.positive("partial_rotary_factor", 1.0) != 1.0)
+    fields.refuse("partial_rotary_factor is not supported");
 
   out.tied_embeddings = file.value("tie_word_embeddings", false);
   out.attention_bias = out.architecture == Architecture::Qwen2 || file.value("attention_bias", false);
@@ -170,20 +180,13 @@ ModelConfig read(const json& file, const std::string& source) {
 }  // namespace
 
 ModelConfig read_config(std::string_view text, const std::string& source) {
-  try {
-    return read(json::parse(text), source);
-  } catch (const json::exception& error) {
-    throw FormatError(source + ": " + error.what());
-  }
+  return parse_json(text, source, [&](const json& file) { return read(file, source); });
 }
 
 void add_end_tokens(ModelConfig& config, std::string_view text, const std::string& source) {
-  try {
-    const json file = json::parse(text);
+  parse_json(text, source, [&](const json& file) {
     if (file.contains("eos_token_id")) add_end_tokens(config, file["eos_token_id"]);
-  } catch (const json::exception& error) {
-    throw FormatError(source + ": " + error.what());
-  }
+  });
 }
 
 ModelConfig read_config(const GgufFile& file, const std::string& source) {
@@ -193,7 +196,8 @@ ModelConfig read_config(const GgufFile& file, const std::string& source) {
                                   [&](const Known& each) { return name != "" && name == each.gguf; });
   if (known == std::end(known_architectures)) fields.refuse("architecture \"" + name + "\" is not supported");
   const auto key = [&](const char* rest) { return name + "." + rest; };
-  if (fields.find_number(key("expert_count")).value_or(0) != 0) fields.refuse("mixtures of experts are not supported");
+  if (fields.find_number(key("expert_count")).value_or(0) != 0)
+    fields.refuse("mixtures of experts are not supported");
 
   ModelConfig out;
   out.architecture = known->architecture;
@@ -219,7 +223,8 @@ ModelConfig read_config(const GgufFile& file, const std::string& source) {
     fields.refuse("rope scaling \"" + scaling + "\" is not supported: only linear and llama3 are");
   }
   const GgufTensor* embedding = file.find("token_embd.weight");
-  if (!embedding || embedding->shape.size() != 2) fields.refuse("tensor \"token_embd.weight\" is missing or no matrix");
+  if (!embedding || embedding->shape.size() != 2)
+    fields.refuse("tensor \"token_embd.weight\" is missing or no matrix");
   out.vocabulary = embedding->shape[0];
   out.tied_embeddings = !file.find("output.weight");
   out.attention_bias = file.find("blk.0.attn_q.bias") != nullptr;
@@ -236,8 +241,9 @@ ModelConfig read_config(const GgufFile& file, const std::string& source) {
 }
 
 std::string write_config(const ModelConfig& config) {
-  const auto known = std::find_if(std::begin(known_architectures), std::end(known_architectures),
-                                  [&](const Known& each) { return each.architecture == config.architecture; });
+  const auto known =
+      std::find_if(std::begin(known_architectures), std::end(known_architectures),
+                   [&](const Known& each) { return each.architecture == config.architecture; });
   json scaling;
   if (config.rope_scaling.kind == RopeScaling::Kind::Linear)
     scaling = {{"rope_type", "linear"}, {"factor", config.rope_scaling.factor}};
@@ -277,7 +283,8 @@ std::vector<float> rope_frequencies(const ModelConfig& config) {
     if (scaling.kind == RopeScaling::Kind::Linear) frequency /= scaling.factor;
     if (scaling.kind == RopeScaling::Kind::Llama3) {
       const double turns = scaling.original_context * frequency / (2 * std::numbers::pi);
-      const double kept = std::clamp((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
+      const double kept = std::clamp(
+          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
       frequency = (1 - kept) * frequency / scaling.factor + kept * frequency;
     }
     out.push_back(static_cast<float>(frequency));

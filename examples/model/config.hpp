@@ -24,8 +24,8 @@ struct RopeScaling {
   double original_context = 8192;
 };
 
-/// A decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU. Llama is the plain form, Qwen2 has
-/// biases on q, k and v, Qwen3 normalizes the heads of q and k.
+/// A decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU. Llama is the plain form,
+/// Qwen2 has biases on q, k and v, Qwen3 normalizes the heads of q and k.
 struct ModelConfig {
   enum class Architecture { Llama, Qwen2, Qwen3 };
   Architecture architecture = Architecture::Llama;

@@ -27,8 +27,8 @@ Evaluator::Evaluator(std::vector<TokenId> text, std::int64_t window, Executor& e
   expects(window >= 2, "higgs::model::Evaluator: a window has at least 2 tokens");
   windows_ = static_cast<std::int64_t>(text_.size()) / window;
   if (windows_ == 0)
-    throw InvalidArgument("the text has " + std::to_string(text_.size()) + " tokens, fewer than a window of " +
-                          std::to_string(window));
+    throw InvalidArgument("the text has " + std::to_string(text_.size()) +
+                          " tokens, fewer than a window of " + std::to_string(window));
 }
 
 Evaluation Evaluator::set_reference(const Transformer& model, const Progress& progress) {
@@ -49,8 +49,8 @@ Evaluation Evaluator::run(const Transformer& model, const Reference* reference, 
   const ModelConfig& config = model.config();
   const std::int64_t width = config.width, vocabulary = config.vocabulary, predicted = window_ - 1;
   if (window_ > config.context)
-    throw InvalidArgument("a window of " + std::to_string(window_) + " tokens exceeds the model's context of " +
-                          std::to_string(config.context));
+    throw InvalidArgument("a window of " + std::to_string(window_) +
+                          " tokens exceeds the model's context of " + std::to_string(config.context));
   KvCache cache(config, window_);
   std::vector<float> hidden(static_cast<std::size_t>(window_ * width));
   std::vector<float> logits(static_cast<std::size_t>(std::min(logit_rows, predicted) * vocabulary));
@@ -81,7 +81,8 @@ Evaluation Evaluator::run(const Transformer& model, const Reference* reference, 
         const double q_sum = log_sum_exp(q.row(row), vocabulary);
         entropies[at] = q_sum - static_cast<double>(q(row, next));
         if (reference)
-          divergences[at] = kl_divergence(p.row(row), log_sum_exp(p.row(row), vocabulary), q.row(row), q_sum, vocabulary);
+          divergences[at] =
+              kl_divergence(p.row(row), log_sum_exp(p.row(row), vocabulary), q.row(row), q_sum, vocabulary);
       });
       out.cross_entropy = std::accumulate(entropies.begin(), entropies.begin() + rows, out.cross_entropy);
       kl = std::accumulate(divergences.begin(), divergences.begin() + rows, kl);
@@ -94,14 +95,16 @@ Evaluation Evaluator::run(const Transformer& model, const Reference* reference, 
   return out;
 }
 
-std::vector<TokenId> read_tokens(const std::filesystem::path& path, const Tokenizer& tokenizer, std::int64_t most) {
+std::vector<TokenId> read_tokens(const std::filesystem::path& path, const Tokenizer& tokenizer,
+                                 std::int64_t most) {
   const auto file = MappedFile::open(path);
   const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
   const auto wanted = most > 0 ? static_cast<std::size_t>(most) : text.size();
   // A piece of the text that is almost surely enough; only its last word may differ from the whole text's.
   constexpr std::size_t bytes_per_token = 32;
   std::vector<TokenId> tokens;
-  if (wanted < text.size() / bytes_per_token) tokens = tokenizer.encode(text.substr(0, wanted * bytes_per_token));
+  if (wanted < text.size() / bytes_per_token)
+    tokens = tokenizer.encode(text.substr(0, wanted * bytes_per_token));
   if (tokens.size() < wanted + bytes_per_token) tokens = tokenizer.encode(text);
   tokens.resize(std::min(tokens.size(), wanted));
   return tokens;

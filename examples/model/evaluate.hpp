@@ -23,8 +23,8 @@ struct Evaluation {
   double perplexity() const;
 };
 
-/// Evaluates models on one text, cut into windows that do not overlap: every token of a window but the first is
-/// predicted from those before it in the window. What is left at the end of the text is not used.
+/// Evaluates models on one text, cut into windows that do not overlap: every token of a window but the first
+/// is predicted from those before it in the window. What is left at the end of the text is not used.
 class Evaluator {
  public:
   /// Called after each window with the tokens done and to do.
@@ -39,7 +39,8 @@ class Evaluator {
   /// Evaluates the model that later ones are compared with. It runs once: what its output layer saw is kept,
   /// width floats for each token.
   Evaluation set_reference(const Transformer& model, const Progress& progress = {});
-  /// Evaluates a model, with KL if there is a reference. Throws InvalidArgument if their vocabularies differ in size.
+  /// Evaluates a model, with KL if there is a reference. Throws InvalidArgument if their vocabularies differ
+  /// in size.
   Evaluation evaluate(const Transformer& model, const Progress& progress = {}) const;
 
  private:
@@ -59,6 +60,7 @@ class Evaluator {
 };
 
 /// The first `most` tokens of a text file, or all (0). Throws IoError if it cannot be read.
-std::vector<TokenId> read_tokens(const std::filesystem::path& path, const Tokenizer& tokenizer, std::int64_t most);
+std::vector<TokenId> read_tokens(const std::filesystem::path& path, const Tokenizer& tokenizer,
+                                 std::int64_t most);
 
 }  // namespace higgs::model

@@ -32,7 +32,9 @@ TokenId Sampler::choose(std::span<const float> logits) {
   std::vector<TokenId> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const auto logit = [&](TokenId id) { return logits[static_cast<std::size_t>(id)]; };
-  const auto likelier = [&](TokenId a, TokenId b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; };
+  const auto likelier = [&](TokenId a, TokenId b) {
+    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+  };
   if (sampling_.top_k > 0 && sampling_.top_k < static_cast<std::int64_t>(order.size())) {
     const auto end = order.begin() + static_cast<std::ptrdiff_t>(sampling_.top_k);
     std::partial_sort(order.begin(), end, order.end(), likelier);
@@ -57,7 +59,8 @@ TokenId Sampler::choose(std::span<const float> logits) {
 }
 
 Generation generate(const Transformer& model, std::span<const TokenId> prompt, std::int64_t count,
-                    const Sampling& sampling, const std::function<void(TokenId)>& on_token, Executor& executor) {
+                    const Sampling& sampling, const std::function<void(TokenId)>& on_token,
+                    Executor& executor) {
   const ModelConfig& config = model.config();
   const auto length = static_cast<std::int64_t>(prompt.size());
   expects(length > 0, "higgs::model::generate: the prompt is empty");
@@ -86,7 +89,8 @@ Generation generate(const Transformer& model, std::span<const TokenId> prompt, s
   while (static_cast<std::int64_t>(out.tokens.size()) < count) {
     out.tokens.push_back(token);
     on_token(token);
-    const bool ended = std::find(config.end_tokens.begin(), config.end_tokens.end(), token) != config.end_tokens.end();
+    const bool ended =
+        std::find(config.end_tokens.begin(), config.end_tokens.end(), token) != config.end_tokens.end();
     if (ended || static_cast<std::int64_t>(out.tokens.size()) == count) break;
     token = next({&token, 1});
   }

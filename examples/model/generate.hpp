@@ -50,8 +50,8 @@ Generation generate(const Transformer& model, std::span<const TokenId> prompt, s
                     const Sampling& sampling, const std::function<void(TokenId)>& on_token,
                     Executor& executor = default_executor());
 
-/// A question in the format that chat models with <|im_start|> and <|im_end|> were trained on (ChatML), up to where
-/// the answer begins; `system` is left out if empty.
+/// A question in the format that chat models with <|im_start|> and <|im_end|> were trained on (ChatML), up
+/// to where the answer begins; `system` is left out if empty.
 std::string chat_prompt(std::string_view question, std::string_view system);
 
 }  // namespace higgs::model

@@ -10,12 +10,14 @@
 #include <string>
 
 int main(int argc, char** argv) {
-  CLI::App app("Quantizes language models with HIGGS and runs them from their packed weights.\n"
-               "MODEL is a GGUF file, a safetensors file, a Hugging Face folder, or what quantize wrote.",
-               "higgs-model");
+  CLI::App app(
+      "Quantizes language models with HIGGS and runs them from their packed weights.\n"
+      "MODEL is a GGUF file, a safetensors file, a Hugging Face folder, or what quantize wrote.",
+      "higgs-model");
   app.require_subcommand(1);
-  app.set_version_flag("--version", std::to_string(HIGGS_VERSION_MAJOR) + "." + std::to_string(HIGGS_VERSION_MINOR) +
-                                        "." + std::to_string(HIGGS_VERSION_PATCH));
+  app.set_version_flag("--version", std::to_string(HIGGS_VERSION_MAJOR) + "." +
+                                        std::to_string(HIGGS_VERSION_MINOR) + "." +
+                                        std::to_string(HIGGS_VERSION_PATCH));
   higgs::model::add_inspect(app);
   higgs::model::add_quantize(app);
   higgs::model::add_eval(app);

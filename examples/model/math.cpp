@@ -22,8 +22,9 @@ constexpr int lanes = 32;
 // exp(x) within 2 ulp for x <= 88; 0 below -87. No branches, so that loops over it become vector code.
 [[gnu::always_inline]] inline float fast_exp(float x) noexcept {
   constexpr float log2_e = 1.44269504f;
-  constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;  // their sum is ln 2, the first has 12 bits
-  constexpr float magic = 0x1.8p23f;                                  // adding it rounds to an integer
+  constexpr float ln2_high = 0.693145752f,
+                  ln2_low = 1.42860677e-6f;  // their sum is ln 2, the first has 12 bits
+  constexpr float magic = 0x1.8p23f;         // adding it rounds to an integer
   const float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   const float shifted = clamped * log2_e + magic;
   const float whole = shifted - magic;
@@ -38,7 +39,8 @@ constexpr int lanes = 32;
   e = e * r + 1.0f;
   e = e * r + 1.0f;
   // The low bits of `shifted` hold the integer; they go to the exponent.
-  const float power = std::bit_cast<float>((std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(magic) + 127) << 23);
+  const float power = std::bit_cast<float>(
+      (std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(magic) + 127) << 23);
   return x < -87.0f ? 0.0f : e * power;
 }
 
@@ -108,9 +110,10 @@ double log_sum_exp(const float* x, std::int64_t n) noexcept {
 }
 
 HIGGS_MODEL_CLONES
-double kl_divergence(const float* p, double p_log_sum, const float* q, double q_log_sum, std::int64_t n) noexcept {
-  // sum p (log p - log q), where log p - log q = (p_i - q_i) - (p_log_sum - q_log_sum). The constant joins each term
-  // before it is summed: terms stay as small as the divergence is.
+double kl_divergence(const float* p, double p_log_sum, const float* q, double q_log_sum,
+                     std::int64_t n) noexcept {
+  // sum p (log p - log q), where log p - log q = (p_i - q_i) - (p_log_sum - q_log_sum). The constant joins
+  // each term before it is summed: terms stay as small as the divergence is.
   const auto p_sum = static_cast<float>(p_log_sum), shift = static_cast<float>(p_log_sum - q_log_sum);
   double sum = 0, mass = 0;
   for (std::int64_t begin = 0; begin < n; begin += run) {
@@ -128,7 +131,8 @@ double kl_divergence(const float* p, double p_log_sum, const float* q, double q_
     sum += total(sums);
     mass += total(masses);
   }
-  // Rounding of p_sum and shift moves all probabilities together; the mass, which should be 1, shows by how much.
+  // Rounding of p_sum and shift moves all probabilities together; the mass, which should be 1, shows by how
+  // much.
   return sum / mass;
 }
 

@@ -19,6 +19,7 @@ void swiglu(float* gate, const float* up, std::int64_t n) noexcept;
 double log_sum_exp(const float* x, std::int64_t n) noexcept;
 
 /// KL(p || q) of two distributions given by logits and by what log_sum_exp() says of them.
-double kl_divergence(const float* p, double p_log_sum, const float* q, double q_log_sum, std::int64_t n) noexcept;
+double kl_divergence(const float* p, double p_log_sum, const float* q, double q_log_sum,
+                     std::int64_t n) noexcept;
 
 }  // namespace higgs::model

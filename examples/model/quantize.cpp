@@ -21,7 +21,8 @@ constexpr std::int64_t piece_weights = 1 << 22;
 // Calls work(first, rows) for pieces of a matrix that fit in memory.
 template <class Work>
 void for_pieces(const ModelTensor& tensor, Work&& work) {
-  const std::int64_t rows = std::max<std::int64_t>(1, piece_weights / std::max<std::int64_t>(1, tensor.cols()));
+  const std::int64_t rows =
+      std::max<std::int64_t>(1, piece_weights / std::max<std::int64_t>(1, tensor.cols()));
   std::vector<float> values;
   for (std::int64_t first = 0; first < tensor.rows(); first += rows) {
     const std::int64_t count = std::min(rows, tensor.rows() - first);
@@ -84,11 +85,15 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
 // What tells one attempt from another: files, dates, options.
 std::string fingerprint(const ModelSource& source, const QuantizeRequest& request) {
   const QuantizeOptions& options = request.options;
-  std::string out = request.codebook + " " + std::to_string(options.block) + " " + std::to_string(options.group) + " " +
+  std::string out = request.codebook + " " + std::to_string(options.block) + " " +
+                    std::to_string(options.group) + " " +
                     (options.seed ? std::to_string(*options.seed) : "none");
   const auto add = [&](const std::filesystem::path& file) {
     const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
-    out += "\n" + std::filesystem::canonical(file).string() + " " + std::to_string(date);
+    out.append("\n")
+        .append(std::filesystem::canonical(file).string())
+        .append(" ")
+        .append(std::to_string(date));
   };
   if (!std::filesystem::is_directory(source.path())) {
     add(source.path());
@@ -96,7 +101,8 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   }
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(source.path()))
-    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json") files.push_back(entry.path());
+    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json")
+      files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   for (const auto& file : files) add(file);
   return out;
@@ -111,9 +117,9 @@ void write_file(const std::filesystem::path& path, const std::string& text) {
 // Brings configuration and tokenizer to `folder`.
 std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
   if (source.folder()) {
-    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-                             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-                             "tokenizer.model", "chat_template.jinja"})
+    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                             "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
       if (const auto file = *source.folder() / name; std::filesystem::exists(file))
         write_file(folder / name, read_text(file));
     return "";
@@ -130,7 +136,8 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
 
 }  // namespace
 
-std::vector<const ModelTensor*> quantizable(const ModelSource& source, const std::optional<std::regex>& skip) {
+std::vector<const ModelTensor*> quantizable(const ModelSource& source,
+                                            const std::optional<std::regex>& skip) {
   std::vector<const ModelTensor*> out;
   for (const ModelTensor& tensor : source.tensors()) {
     const bool wanted = source.config() ? is_block_linear(tensor.name) : tensor.stored->readable();
@@ -147,7 +154,8 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
   const std::vector<const ModelTensor*> matrices = quantizable(source, request.skip);
   if (matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
   std::filesystem::create_directories(folder);
-  const auto source_folder = std::filesystem::is_directory(source.path()) ? source.path() : source.path().parent_path();
+  const auto source_folder =
+      std::filesystem::is_directory(source.path()) ? source.path() : source.path().parent_path();
   if (std::filesystem::equivalent(folder, source_folder.empty() ? "." : source_folder))
     throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
 
@@ -156,7 +164,8 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
     CheckpointContents contents;
     std::int64_t total = 0, done = 0;
     for (const ModelTensor* tensor : matrices) {
-      contents.add_layer<Book>(tensor->name, make_layout(tensor->rows(), tensor->cols(), Book::dim, request.options),
+      contents.add_layer<Book>(tensor->name,
+                               make_layout(tensor->rows(), tensor->cols(), Book::dim, request.options),
                                request.options.seed, tensor->stored->dtype);
       total += tensor->rows() * tensor->cols();
     }
@@ -174,8 +183,10 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
         done += weights;
         if (request.progress) request.progress(done, total, tensor->name);
       };
-      if (writer.finished(tensor->name)) advance(tensor->rows() * tensor->cols());
-      else quantize_tensor<Book>(*tensor, name, request.options, writer, executor, advance);
+      if (writer.finished(tensor->name))
+        advance(tensor->rows() * tensor->cols());
+      else
+        quantize_tensor<Book>(*tensor, name, request.options, writer, executor, advance);
     }
     note = write_companions(source, folder);
     writer.commit();

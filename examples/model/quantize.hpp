@@ -18,20 +18,22 @@
 namespace higgs::model {
 
 struct QuantizeRequest {
-  std::string codebook = "2x256";   ///< one of shipped_codebook_names()
+  std::string codebook = "2x256";  ///< one of shipped_codebook_names()
   QuantizeOptions options;
-  std::optional<std::regex> skip;   ///< matrices whose name it finds a match in stay as they are
+  std::optional<std::regex> skip;  ///< matrices whose name it finds a match in stay as they are
   /// Called as work proceeds with the weights done, those to do, and the matrix in work.
   std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress;
 };
 
-/// The matrices that quantize_model() quantizes: the linear layers of the blocks, or every matrix of floats where
-/// there is no configuration.
-std::vector<const ModelTensor*> quantizable(const ModelSource& source, const std::optional<std::regex>& skip = {});
+/// The matrices that quantize_model() quantizes: the linear layers of the blocks, or every matrix of floats
+/// where there is no configuration.
+std::vector<const ModelTensor*> quantizable(const ModelSource& source,
+                                            const std::optional<std::regex>& skip = {});
 
-/// Writes `folder` with model.safetensors (a higgs checkpoint), config.json and the tokenizer. Other tensors are kept
-/// exactly: as they are, or as floats if their format is GGUF's own. Returns what to tell the user, if anything.
-/// Throws FormatError, which names tensor, row and column, for weights that are NaN or infinite.
+/// Writes `folder` with model.safetensors (a higgs checkpoint), config.json and the tokenizer. Other tensors
+/// are kept exactly: as they are, or as floats if their format is GGUF's own. Returns what to tell the user,
+/// if anything. Throws FormatError, which names tensor, row and column, for weights that are NaN or
+/// infinite.
 std::string quantize_model(const ModelSource& source, const std::filesystem::path& folder,
                            const QuantizeRequest& request, Executor& executor = default_executor());
 

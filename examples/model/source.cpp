@@ -15,17 +15,13 @@ constexpr std::pair<std::string_view, std::string_view> outer_names[] = {
     {"token_embd.weight", "model.embed_tokens.weight"},
     {"output_norm.weight", "model.norm.weight"},
     {"output.weight", "lm_head.weight"}};
-constexpr std::pair<std::string_view, std::string_view> inner_names[] = {{"attn_norm", "input_layernorm"},
-                                                                         {"attn_q", "self_attn.q_proj"},
-                                                                         {"attn_k", "self_attn.k_proj"},
-                                                                         {"attn_v", "self_attn.v_proj"},
-                                                                         {"attn_output", "self_attn.o_proj"},
-                                                                         {"attn_q_norm", "self_attn.q_norm"},
-                                                                         {"attn_k_norm", "self_attn.k_norm"},
-                                                                         {"ffn_norm", "post_attention_layernorm"},
-                                                                         {"ffn_gate", "mlp.gate_proj"},
-                                                                         {"ffn_up", "mlp.up_proj"},
-                                                                         {"ffn_down", "mlp.down_proj"}};
+constexpr std::pair<std::string_view, std::string_view> inner_names[] = {
+    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"}};
 
 std::string text_of(const GgufFile& file, std::string_view key) {
   const GgufValue* value = file.value(key);
@@ -186,7 +182,8 @@ const ModelTensor* ModelSource::find(std::string_view name) const noexcept {
 }
 
 const ModelConfig& ModelSource::require_config() const {
-  if (!config_) throw FormatError(path_.string() + ": has no config.json beside it, so it is no model that can run");
+  if (!config_)
+    throw FormatError(path_.string() + ": has no config.json beside it, so it is no model that can run");
   return *config_;
 }
 

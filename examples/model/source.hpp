@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model on disk: a GGUF file, a safetensors file, a Hugging Face folder, or a higgs checkpoint of one of them.
+// A model on disk: a GGUF file, a safetensors file, a Hugging Face folder, or a higgs checkpoint of one of
+// them.
 #pragma once
 
 #include "config.hpp"
@@ -25,8 +26,8 @@ namespace higgs::model {
 struct ModelTensor {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   const SourceTensor* stored = nullptr;
-  /// GGUF keeps the two halves of each Llama head interleaved: row 2 j + s of a head is row s * width / 2 + j here.
-  /// The width of a head then, 0 otherwise.
+  /// GGUF keeps the two halves of each Llama head interleaved: row 2 j + s of a head is row s * width / 2 +
+  /// j here. The width of a head then, 0 otherwise.
   std::int64_t interleaved = 0;
 
   std::int64_t rows() const noexcept { return stored->rows(); }
@@ -36,7 +37,8 @@ struct ModelTensor {
   void read_rows(std::int64_t first, std::int64_t count, std::span<float> out) const;
 };
 
-/// Opens a model and says what is in it. Throws FormatError or IoError, which name the file and what is wrong.
+/// Opens a model and says what is in it. Throws FormatError or IoError, which name the file and what is
+/// wrong.
 class ModelSource {
  public:
   explicit ModelSource(const std::filesystem::path& path);
@@ -51,7 +53,8 @@ class ModelSource {
   /// The folder of config.json and its companions; none for GGUF and lone files.
   const std::optional<std::filesystem::path>& folder() const noexcept { return folder_; }
 
-  /// All tensors that are stored as they are, in the order of the file; tensors of quantized layers are not among them.
+  /// All tensors that are stored as they are, in the order of the file; tensors of quantized layers are not
+  /// among them.
   const std::vector<ModelTensor>& tensors() const noexcept { return tensors_; }
   /// Null if there is no tensor of that name.
   const ModelTensor* find(std::string_view name) const noexcept;
@@ -75,8 +78,8 @@ class ModelSource {
 
 /// The vocabulary of a GGUF file. Throws FormatError unless it is byte-level BPE with a known rule.
 Vocabulary read_vocabulary(const GgufFile& file, const std::string& source);
-/// Hugging Face's name of a GGUF tensor: "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight". Names
-/// that have no counterpart are kept.
+/// Hugging Face's name of a GGUF tensor: "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight".
+/// Names that have no counterpart are kept.
 std::string hugging_face_name(std::string_view gguf_name);
 /// The whole of a file. Throws IoError if it cannot be read.
 std::string read_text(const std::filesystem::path& path);

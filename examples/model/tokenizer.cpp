@@ -141,12 +141,15 @@ std::vector<std::size_t> word_ends(std::string_view text, PreTokenizer rule) {
   std::vector<std::size_t> ends;
   const Scanner scanner(text);
   switch (rule) {
-    case PreTokenizer::Gpt2: append_gpt2_words(text, 0, ends); break;
+    case PreTokenizer::Gpt2:
+      append_gpt2_words(text, 0, ends);
+      break;
     case PreTokenizer::Smollm:
       // Every number is a word; GPT-2's rule sees what lies between two of them as a text of its own.
       for (std::size_t at = 0; !scanner.at_end(at);) {
         std::size_t number = at;
-        while (!scanner.at_end(number) && !scanner.is(number, CharClass::Number)) number = scanner.next(number);
+        while (!scanner.at_end(number) && !scanner.is(number, CharClass::Number))
+          number = scanner.next(number);
         append_gpt2_words(text.substr(at, number - at), at, ends);
         at = scanner.skip(number, CharClass::Number, 1);
         if (at != number) ends.push_back(at);
@@ -166,7 +169,8 @@ std::vector<std::size_t> word_ends(std::string_view text, PreTokenizer rule) {
 std::optional<PreTokenizer> pre_tokenizer_named(std::string_view gguf_name) noexcept {
   if (gguf_name == "gpt-2") return PreTokenizer::Gpt2;
   if (gguf_name == "smollm") return PreTokenizer::Smollm;
-  if (gguf_name == "llama-bpe" || gguf_name == "llama3" || gguf_name == "llama-v3") return PreTokenizer::Llama3;
+  if (gguf_name == "llama-bpe" || gguf_name == "llama3" || gguf_name == "llama-v3")
+    return PreTokenizer::Llama3;
   if (gguf_name == "qwen2" || gguf_name == "deepseek-r1-qwen") return PreTokenizer::Qwen2;
   return std::nullopt;
 }
@@ -177,7 +181,8 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
   const std::size_t count = vocabulary_.tokens.size();
   if (count > INT32_MAX) refuse("more tokens than ids");
   const auto in_range = [&](TokenId id) { return id >= 0 && static_cast<std::size_t>(id) < count; };
-  if ((vocabulary_.prefix && !in_range(*vocabulary_.prefix)) || (vocabulary_.unknown && !in_range(*vocabulary_.unknown)))
+  if ((vocabulary_.prefix && !in_range(*vocabulary_.prefix)) ||
+      (vocabulary_.unknown && !in_range(*vocabulary_.unknown)))
     refuse("the first or the unknown token has an id outside the vocabulary");
 
   std::fill(byte_tokens_.begin(), byte_tokens_.end(), vocabulary_.unknown.value_or(-1));
@@ -187,7 +192,8 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
     std::optional<std::string> bytes = spelled_bytes(vocabulary_.tokens[id]);
     if (bytes && !bytes->empty()) {
       words_.emplace(*bytes, static_cast<TokenId>(id));
-      if (bytes->size() == 1) byte_tokens_[static_cast<unsigned char>((*bytes)[0])] = static_cast<TokenId>(id);
+      if (bytes->size() == 1)
+        byte_tokens_[static_cast<unsigned char>((*bytes)[0])] = static_cast<TokenId>(id);
     }
     bytes_.push_back(bytes ? std::move(*bytes) : vocabulary_.tokens[id]);
   }
@@ -222,7 +228,7 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
 
 std::string_view Tokenizer::bytes(TokenId id) const noexcept {
   return id >= 0 && static_cast<std::size_t>(id) < bytes_.size() ? bytes_[static_cast<std::size_t>(id)]
-                                                                : std::string_view();
+                                                                 : std::string_view();
 }
 
 bool Tokenizer::is_special(TokenId id) const noexcept {
@@ -242,7 +248,8 @@ std::string Tokenizer::decode(std::span<const TokenId> ids) const {
   return out;
 }
 
-// Merges the pair of lowest rank, the leftmost of equals, until no pair is left: n log n for a word of n bytes.
+// Merges the pair of lowest rank, the leftmost of equals, until no pair is left: n log n for a word of n
+// bytes.
 std::vector<TokenId> Tokenizer::encode_word(std::string_view word) const {
   if (vocabulary_.whole_words_first)
     if (const auto found = words_.find(std::string(word)); found != words_.end()) return {found->second};

@@ -15,7 +15,8 @@ namespace higgs::model {
 
 using TokenId = std::int32_t;
 
-/// How text is cut into words before merges apply within each; named after the models that made the rules known.
+/// How text is cut into words before merges apply within each; named after the models that made the rules
+/// known.
 enum class PreTokenizer { Gpt2, Smollm, Llama3, Qwen2 };
 
 /// Everything a tokenizer is made of, whatever file it came from.
@@ -72,19 +73,20 @@ class Tokenizer {
   std::vector<TokenId> encode_word(std::string_view word) const;
 
   Vocabulary vocabulary_;
-  std::vector<std::string> bytes_;                       // by id
-  std::vector<bool> special_;                            // by id
-  std::unordered_map<std::string, TokenId> words_;       // by bytes
-  std::unordered_map<std::uint64_t, Merge> merges_;      // by left id << 32 | right id
-  std::vector<TokenId> byte_tokens_;                     // by byte; -1: left out
-  std::vector<std::vector<std::size_t>> added_by_byte_;  // by first byte: indices of added tokens, longest first
+  std::vector<std::string> bytes_;                   // by id
+  std::vector<bool> special_;                        // by id
+  std::unordered_map<std::string, TokenId> words_;   // by bytes
+  std::unordered_map<std::uint64_t, Merge> merges_;  // by left id << 32 | right id
+  std::vector<TokenId> byte_tokens_;                 // by byte; -1: left out
+  std::vector<std::vector<std::size_t>>
+      added_by_byte_;  // by first byte: indices of added tokens, longest first
 };
 
 /// Cuts `text` into words and returns where each one ends.
 std::vector<std::size_t> word_ends(std::string_view text, PreTokenizer rule);
 
-/// Reads Hugging Face's tokenizer.json. Throws FormatError, naming `source` and what is wrong or not byte-level BPE
-/// with one of the known rules.
+/// Reads Hugging Face's tokenizer.json. Throws FormatError, naming `source` and what is wrong or not
+/// byte-level BPE with one of the known rules.
 Vocabulary read_tokenizer_json(std::string_view text, const std::string& source);
 /// The same vocabulary in the format of tokenizer.json.
 std::string write_tokenizer_json(const Vocabulary& vocabulary);

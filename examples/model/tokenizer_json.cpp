@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokenizer.hpp"
 
+#include "parse_json.hpp"
+
 #include <higgs/core/error.hpp>
 
 #include <nlohmann/json.hpp>
@@ -34,7 +36,8 @@ std::optional<PreTokenizer> known_rule(const json& stages) {
   if (stages.size() == 1) return gpt2 ? std::optional(PreTokenizer::Gpt2) : std::nullopt;
   const json& first = stages.front();
   if (is(first, "Digits") && first.value("individual_digits", false) && gpt2) return PreTokenizer::Smollm;
-  if (is(first, "Split") && first.value("behavior", "") == "Isolated" && !first.value("invert", false) && !gpt2) {
+  if (is(first, "Split") && first.value("behavior", "") == "Isolated" && !first.value("invert", false) &&
+      !gpt2) {
     const std::string pattern = first.at("pattern").value("Regex", "");
     if (pattern == llama3_pattern) return PreTokenizer::Llama3;
     if (pattern == qwen2_pattern) return PreTokenizer::Qwen2;
@@ -44,20 +47,25 @@ std::optional<PreTokenizer> known_rule(const json& stages) {
 
 json pre_tokenizer_json(PreTokenizer rule) {
   const auto byte_level = [](bool use_regex) {
-    return json{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+    return json{
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
   };
   const auto split = [](const char* pattern) {
-    return json{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+    return json{
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
   };
   const auto sequence = [](json first, json second) {
     return json{{"type", "Sequence"}, {"pretokenizers", json::array({std::move(first), std::move(second)})}};
   };
   switch (rule) {
-    case PreTokenizer::Gpt2: break;
+    case PreTokenizer::Gpt2:
+      break;
     case PreTokenizer::Smollm:
       return sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true));
-    case PreTokenizer::Llama3: return sequence(split(llama3_pattern), byte_level(false));
-    case PreTokenizer::Qwen2: return sequence(split(qwen2_pattern), byte_level(false));
+    case PreTokenizer::Llama3:
+      return sequence(split(llama3_pattern), byte_level(false));
+    case PreTokenizer::Qwen2:
+      return sequence(split(qwen2_pattern), byte_level(false));
   }
   return byte_level(true);
 }
@@ -85,7 +93,8 @@ Vocabulary read(const json& file, const std::string& source) {
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (model.contains(affix) && model[affix].is_string() && model[affix] != "")
       refuse(std::string("model.") + affix + " is not supported");
-  if (file.contains("normalizer") && !file["normalizer"].is_null() && file["normalizer"].value("type", "") != "NFC")
+  if (file.contains("normalizer") && !file["normalizer"].is_null() &&
+      file["normalizer"].value("type", "") != "NFC")
     refuse("normalizer: only NFC and none are supported");
   const auto rule = known_rule(file.at("pre_tokenizer"));
   if (!rule) refuse("pre_tokenizer: is none of gpt2, smollm, llama3, qwen2");
@@ -95,9 +104,9 @@ Vocabulary read(const json& file, const std::string& source) {
   out.whole_words_first = model.value("ignore_merges", false);
   const auto place = [&](const std::string& token, const json& id) -> TokenId {
     // Ids may leave gaps, but not so large ones that a file of a few bytes asks for gigabytes.
-    constexpr std::uint64_t most = 1 << 24;
+    constexpr std::uint64_t most = 1 << 22;
     if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= most)
-      refuse("token \"" + token + "\": the id must lie in [0, 2^24)");
+      refuse("token \"" + token + "\": the id must lie in [0, 2^22)");
     const auto at = id.get<std::size_t>();
     if (at >= out.tokens.size()) out.tokens.resize(at + 1);
     out.tokens[at] = token;
@@ -117,7 +126,8 @@ Vocabulary read(const json& file, const std::string& source) {
   for (const json& each : file.value("added_tokens", json::array())) {
     const auto content = each.at("content").get<std::string>();
     for (const char* rule_name : {"single_word", "lstrip", "rstrip"})
-      if (each.value(rule_name, false)) refuse("added token \"" + content + "\": " + rule_name + " is not supported");
+      if (each.value(rule_name, false))
+        refuse("added token \"" + content + "\": " + rule_name + " is not supported");
     out.added.push_back({place(content, each.at("id")), content, each.value("special", false)});
   }
   if (file.contains("post_processor")) out.prefix = prefix_of(file["post_processor"]);
@@ -130,11 +140,7 @@ Vocabulary read(const json& file, const std::string& source) {
 }  // namespace
 
 Vocabulary read_tokenizer_json(std::string_view text, const std::string& source) {
-  try {
-    return read(json::parse(text), source);
-  } catch (const json::exception& error) {
-    throw FormatError(source + ": " + error.what());
-  }
+  return parse_json(text, source, [&](const json& file) { return read(file, source); });
 }
 
 std::string write_tokenizer_json(const Vocabulary& vocabulary) {
@@ -142,20 +148,30 @@ std::string write_tokenizer_json(const Vocabulary& vocabulary) {
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) vocab.emplace(vocabulary.tokens[id], id);
   for (const auto& [left, right] : vocabulary.merges) merges.push_back(json::array({left, right}));
   for (const auto& [id, content, special] : vocabulary.added)
-    added.push_back({{"id", id}, {"content", content}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
-                     {"normalized", false}, {"special", special}});
+    added.push_back({{"id", id},
+                     {"content", content},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", special}});
   const auto spelling = [&](TokenId id) { return vocabulary.tokens.at(static_cast<std::size_t>(id)); };
-  const json byte_level{{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  const json byte_level{
+      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   json post_processor;
   if (vocabulary.prefix) {
     const std::string first = spelling(*vocabulary.prefix);
-    const auto sequence = [](const char* id) { return json{{"Sequence", {{"id", id}, {"type_id", id[0] == 'A' ? 0 : 1}}}}; };
+    const auto sequence = [](const char* id) {
+      return json{{"Sequence", {{"id", id}, {"type_id", id[0] == 'A' ? 0 : 1}}}};
+    };
     const json begin{{"SpecialToken", {{"id", first}, {"type_id", 0}}}};
-    post_processor = {{"type", "TemplateProcessing"},
-                      {"single", json::array({begin, sequence("A")})},
-                      {"pair", json::array({begin, sequence("A"), sequence("B")})},
-                      {"special_tokens",
-                       {{first, {{"id", first}, {"ids", json::array({*vocabulary.prefix})}, {"tokens", json::array({first})}}}}}};
+    post_processor = {
+        {"type", "TemplateProcessing"},
+        {"single", json::array({begin, sequence("A")})},
+        {"pair", json::array({begin, sequence("A"), sequence("B")})},
+        {"special_tokens",
+         {{first,
+           {{"id", first}, {"ids", json::array({*vocabulary.prefix})}, {"tokens", json::array({first})}}}}}};
   }
   const json file{{"version", "1.0"},
                   {"truncation", nullptr},
@@ -176,7 +192,8 @@ std::string write_tokenizer_json(const Vocabulary& vocabulary) {
                     {"ignore_merges", vocabulary.whole_words_first},
                     {"vocab", vocab},
                     {"merges", merges}}}};
-  return file.dump();
+  // A damaged vocabulary may hold what is no UTF-8; JSON must not.
+  return file.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace higgs::model

@@ -16,7 +16,8 @@ namespace {
 /// A row-major matrix that owns its floats.
 class Buffer {
  public:
-  Buffer(std::int64_t rows, std::int64_t cols) : rows_(rows), cols_(cols), values_(static_cast<std::size_t>(rows * cols)) {}
+  Buffer(std::int64_t rows, std::int64_t cols)
+      : rows_(rows), cols_(cols), values_(static_cast<std::size_t>(rows * cols)) {}
   MatrixView<float> view() noexcept { return {values_.data(), rows_, cols_}; }
 
  private:
@@ -29,8 +30,8 @@ constexpr std::int64_t row_grain = 16;
 // Queries of one head that one task of attention works on: their scores stay in a core's own cache.
 constexpr std::int64_t query_block = 48;
 
-void normalize_rows(MatrixView<const float> x, const std::vector<float>& gain, double epsilon, MatrixView<float> out,
-                    Executor& executor) {
+void normalize_rows(MatrixView<const float> x, const std::vector<float>& gain, double epsilon,
+                    MatrixView<float> out, Executor& executor) {
   parallel_for(executor, x.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) rms_norm(x.row(r), gain.data(), x.cols, epsilon, out.row(r));
   });
@@ -76,16 +77,18 @@ struct Transformer::Scratch {
         up(count, config.ffn_width),
         cosines(count, config.head_width / 2),
         sines(count, config.head_width / 2) {}
-  Buffer normal;         // (T, width)
-  Buffer sum;            // (T, width)
-  Buffer q, k, v;        // (T, heads of each)
-  Buffer mixed;          // (T, query_width)
-  Buffer gate, up;       // (T, ffn_width)
-  Buffer cosines, sines; // (T, head_width / 2)
+  Buffer normal;          // (T, width)
+  Buffer sum;             // (T, width)
+  Buffer q, k, v;         // (T, heads of each)
+  Buffer mixed;           // (T, query_width)
+  Buffer gate, up;        // (T, ffn_width)
+  Buffer cosines, sines;  // (T, head_width / 2)
 };
 
 Transformer::Transformer(ModelConfig model_config, Weights model_weights)
-    : weights(std::move(model_weights)), config_(std::move(model_config)), frequencies_(rope_frequencies(config_)) {
+    : weights(std::move(model_weights)),
+      config_(std::move(model_config)),
+      frequencies_(rope_frequencies(config_)) {
   for (std::size_t i = 0; i < weights.rope_factors.size(); ++i) frequencies_[i] /= weights.rope_factors[i];
 }
 
@@ -106,7 +109,8 @@ void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, Matri
   Scratch scratch(config_, count);
   for (std::int64_t t = 0; t < count; ++t) {
     const TokenId id = tokens[static_cast<std::size_t>(t)];
-    expects(id >= 0 && id < config_.vocabulary, "higgs::model::Transformer::forward: an id lies outside the vocabulary");
+    expects(id >= 0 && id < config_.vocabulary,
+            "higgs::model::Transformer::forward: an id lies outside the vocabulary");
     std::copy_n(weights.embedding.view().row(id), config_.width, x.row(t));
     const auto position = static_cast<float>(cache.size_ + t);
     for (std::size_t i = 0; i < frequencies_.size(); ++i) {
@@ -124,8 +128,8 @@ void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, Matri
 }
 
 // x += O(attention(Q(norm(x)), K(norm(x)), V(norm(x))))
-void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
-                         Executor& executor) const {
+void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x,
+                         Scratch& scratch, Executor& executor) const {
   const std::int64_t count = x.rows, past = cache.size_, width = config_.head_width, half = width / 2;
   const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
                           mixed = scratch.mixed.view(), normal = scratch.normal.view();
@@ -155,7 +159,8 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(width)));
   executor.run(config_.heads * query_blocks, [&](std::int64_t task) {
     const std::int64_t head = task % config_.heads, kv_head = head / (config_.heads / config_.kv_heads);
-    const std::int64_t first = task / config_.heads * query_block, rows = std::min(query_block, count - first);
+    const std::int64_t first = task / config_.heads * query_block,
+                       rows = std::min(query_block, count - first);
     const std::int64_t seen = past + first + rows;  // keys that the last of these queries sees
     Buffer buffer(rows, seen);
     const MatrixView<float> scores = buffer.view();
@@ -177,7 +182,8 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
 }
 
 // x += Down(silu(Gate(norm(x))) * Up(norm(x)))
-void Transformer::feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const {
+void Transformer::feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch,
+                               Executor& executor) const {
   const MatrixView<float> normal = scratch.normal.view(), gate = scratch.gate.view(), up = scratch.up.view();
   normalize_rows(x, block.ffn_norm, config_.rms_epsilon, normal, executor);
   block[Part::Gate].apply(normal, gate, executor);

@@ -30,9 +30,10 @@ class KvCache {
   friend class Transformer;
   std::int64_t capacity_;
   std::int64_t size_ = 0;
-  std::vector<std::vector<float>> keys_;    // by block: (capacity, kv_width)
-  std::vector<std::vector<float>> values_;  // by block, transposed so that both products of attention read rows:
-                                            // (kv_width, capacity)
+  std::vector<std::vector<float>> keys_;  // by block: (capacity, kv_width)
+  std::vector<std::vector<float>>
+      values_;  // by block, transposed so that both products of attention read rows:
+                // (kv_width, capacity)
 };
 
 /// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.
@@ -42,14 +43,16 @@ class Transformer {
   /// Loads a model. Throws FormatError or IoError.
   static Transformer load(const ModelSource& source, Executor& executor = default_executor());
 
-  /// Reads `tokens` after those in `cache` and writes what the output layer sees of each: hidden (tokens, width).
-  /// Throws InvalidArgument for ids outside the vocabulary and for more tokens than the cache has room for.
+  /// Reads `tokens` after those in `cache` and writes what the output layer sees of each: hidden (tokens,
+  /// width). Throws InvalidArgument for ids outside the vocabulary and for more tokens than the cache has
+  /// room for.
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
                Executor& executor = default_executor()) const;
 
-  /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass a few at
-  /// a time, so that memory stays bounded.
-  void logits(MatrixView<const float> hidden, MatrixView<float> logits, Executor& executor = default_executor()) const;
+  /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass
+  /// a few at a time, so that memory stays bounded.
+  void logits(MatrixView<const float> hidden, MatrixView<float> logits,
+              Executor& executor = default_executor()) const;
 
   const ModelConfig& config() const noexcept { return config_; }
 

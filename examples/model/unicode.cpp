@@ -6,9 +6,11 @@
 namespace higgs::model {
 namespace {
 
-// The tables below hold, for one class, its runs of code points in ascending order: how many code points are skipped
-// since the last run, how many belong to this one. Generated from Unicode 16.0 by asking Python's package
-// unicodedata2 16.0.0 for category(chr(c))[0] of every code point c.
+// The tables below hold, for one class, its runs of code points in ascending order: how many code points are
+// skipped since the last run, how many belong to this one. Generated from Unicode 16.0 by asking Python's
+// package unicodedata2 16.0.0 for category(chr(c))[0] of every code point c.
+
+// clang-format off
 
 // General categories Lu, Ll, Lt, Lm, Lo: 677 runs.
 constexpr std::uint32_t letter_runs[] = {
@@ -77,8 +79,10 @@ constexpr std::uint32_t number_runs[] = {
 
 // Property White_Space, first and last code point of each run.
 constexpr std::uint32_t space_runs[][2] = {
-    {0x9, 0xd},       {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680},
-    {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}};
+    {0x9, 0xd}, {0x20, 0x20}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029},
+    {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}};
+
+// clang-format on
 
 constexpr std::uint32_t code_points = 0x110000;
 

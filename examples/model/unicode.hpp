@@ -27,14 +27,15 @@ struct CodePoint {
 /// Bytes of the sequence that starts at `at` < text.size(); 0 if it is not UTF-8 (Unicode 16.0, table 3-7).
 std::size_t sequence_length(std::string_view text, std::size_t at) noexcept;
 
-/// The code point that starts at `at` < text.size(). A byte that starts no valid sequence stands alone, as the
-/// replacement character.
+/// The code point that starts at `at` < text.size(). A byte that starts no valid sequence stands alone, as
+/// the replacement character.
 CodePoint code_point_at(std::string_view text, std::size_t at) noexcept;
 
 /// The UTF-8 spelling of a code point below U+110000.
 std::string to_utf8(char32_t c);
 
-/// Holds back the bytes of a character until all of them have come, so that tokens can be printed as they come.
+/// Holds back the bytes of a character until all of them have come, so that tokens can be printed as they
+/// come.
 class Utf8Stream {
  public:
   /// The complete characters so far not returned; broken ones come out as the replacement character.

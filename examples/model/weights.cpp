@@ -10,9 +10,9 @@
 namespace higgs::model {
 namespace {
 
-constexpr std::array<std::string_view, 7> part_names{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                                     "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-                                                     "mlp.down_proj"};
+constexpr std::array<std::string_view, 7> part_names{
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 
 std::string block_prefix(std::int64_t block) { return "model.layers." + std::to_string(block) + "."; }
 std::string part_prefix(std::int64_t block, Part part) {
@@ -26,7 +26,8 @@ class Loader {
 
   DenseMatrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) const {
     const ModelTensor& tensor = find(name);
-    if (!tensor.is_matrix() || tensor.rows() != rows || tensor.cols() != cols) refuse_shape(tensor, {rows, cols});
+    if (!tensor.is_matrix() || tensor.rows() != rows || tensor.cols() != cols)
+      refuse_shape(tensor, {rows, cols});
     return read(tensor);
   }
   std::vector<float> vector(const std::string& name, std::int64_t size) const {
@@ -48,7 +49,9 @@ class Loader {
     if (bias == Bias::Required || source_.find(prefix + ".bias")) out.bias = vector(prefix + ".bias", rows);
     return out;
   }
-  [[noreturn]] void refuse(const std::string& what) const { throw FormatError(source_.path().string() + ": " + what); }
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw FormatError(source_.path().string() + ": " + what);
+  }
 
  private:
   const ModelTensor& find(const std::string& name) const {
@@ -140,8 +143,10 @@ Weights load_weights(const ModelSource& source, Executor& executor) {
     out.blocks.push_back(std::move(block));
   }
   out.norm = load.vector("model.norm.weight", config.width);
-  if (config.tied_embeddings) out.output.weight = out.embedding;
-  else out.output = load.linear("lm_head", config.vocabulary, config.width, Bias::IfThere);
+  if (config.tied_embeddings)
+    out.output.weight = out.embedding;
+  else
+    out.output = load.linear("lm_head", config.vocabulary, config.width, Bias::IfThere);
   if (source.find("rope_freqs.weight"))
     out.rope_factors = load.vector("rope_freqs.weight", config.head_width / 2);
   return out;

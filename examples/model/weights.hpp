@@ -26,7 +26,9 @@ struct DenseMatrix {
 
   DenseMatrix() = default;
   DenseMatrix(std::int64_t row_count, std::int64_t col_count, std::vector<float> content)
-      : rows(row_count), cols(col_count), values(std::make_shared<const std::vector<float>>(std::move(content))) {}
+      : rows(row_count),
+        cols(col_count),
+        values(std::make_shared<const std::vector<float>>(std::move(content))) {}
   MatrixView<const float> view() const noexcept { return {values->data(), rows, cols}; }
 };
 
@@ -60,19 +62,19 @@ struct Block {
 struct Weights {
   DenseMatrix embedding;  // (vocabulary, width)
   std::vector<Block> blocks;
-  std::vector<float> norm;  // (width)
-  Linear output;            // (vocabulary, width)
+  std::vector<float> norm;          // (width)
+  Linear output;                    // (vocabulary, width)
   std::vector<float> rope_factors;  // (head_width / 2) divisors of the rotary frequencies, or empty
 };
 
 /// "model.layers.3.mlp.up_proj.weight".
 std::string weight_name(std::int64_t block, Part part);
-/// Whether a tensor of that name is one of the linear layers that quantization is for: neither an embedding, a norm,
-/// nor the output layer.
+/// Whether a tensor of that name is one of the linear layers that quantization is for: neither an embedding,
+/// a norm, nor the output layer.
 bool is_block_linear(std::string_view name) noexcept;
 
-/// Loads the weights of a model, dense ones as floats. Throws FormatError, which names the tensor that is missing or
-/// of the wrong shape.
+/// Loads the weights of a model, dense ones as floats. Throws FormatError, which names the tensor that is
+/// missing or of the wrong shape.
 Weights load_weights(const ModelSource& source, Executor& executor = default_executor());
 
 }  // namespace higgs::model

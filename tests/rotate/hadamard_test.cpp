@@ -87,35 +87,36 @@ double roundings(int n) {
 
 // The contract at the top of hadamard.hpp, word for word.
 std::vector<float> by_contract(std::vector<float> x) {
-  const int n = static_cast<int>(x.size());
-  int run = n & -n;
+  const std::size_t n = x.size();
+  std::size_t run = n & (~n + 1);
   if (run != n) run /= 4;
-  const int base = n / run;
-  for (int h = 1; h < run; h *= 2)
-    for (int i = 0; i < n; ++i)
+  const std::size_t base = n / run;
+  for (std::size_t h = 1; h < run; h *= 2)
+    for (std::size_t i = 0; i < n; ++i)
       if ((i & h) == 0) {
-        float &u = x[static_cast<std::size_t>(i)], &v = x[static_cast<std::size_t>(i + h)];
-        const float sum = u + v, difference = u - v;
-        u = sum;
-        v = difference;
+        const float u = x[i], v = x[i + h];
+        x[i] = u + v;
+        x[i + h] = u - v;
       }
   std::vector<float> y = x;
-  for (int r = 0; base > 1 && r < base; ++r) {
-    std::vector<float> s;  // the signs of row r of the base matrix
-    for (int c = 0; c < base; ++c) s.push_back(static_cast<float>(hadamard_sign(n, r * run, c * run)));
-    for (int col = 0; col < run; ++col) {
-      float sum = 0.0f;
-      for (std::size_t k = 0; k < static_cast<std::size_t>(base / 4); ++k) {
-        const float* z = x.data() + 4 * k * static_cast<std::size_t>(run) + col;
-        const float* t = s.data() + 4 * k;
-        const float left = z[0] + t[0] * t[1] * z[run];
-        const float right = z[2 * run] + t[2] * t[3] * z[3 * run];
-        const float quad = t[0] * (left + t[0] * t[2] * right);
-        sum = k == 0 ? quad : sum + quad;
+  const auto entry = [&](std::size_t row, std::size_t col) {  // of the base matrix
+    const int sign = hadamard_sign(static_cast<std::int64_t>(n), static_cast<std::int64_t>(row * run),
+                                   static_cast<std::int64_t>(col * run));
+    return static_cast<float>(sign);
+  };
+  for (std::size_t row = 0; base > 1 && row < base; ++row)
+    for (std::size_t k = 0; k < base / 4; ++k) {
+      const float s[] = {entry(row, 4 * k), entry(row, 4 * k + 1), entry(row, 4 * k + 2),
+                         entry(row, 4 * k + 3)};
+      for (std::size_t col = 0; col < run; ++col) {
+        const float* z = &x[4 * k * run + col];
+        const float left = z[0] + s[0] * s[1] * z[run];
+        const float right = z[2 * run] + s[2] * s[3] * z[3 * run];
+        const float quad = s[0] * (left + s[0] * s[2] * right);
+        float& out = y[row * run + col];
+        out = k == 0 ? quad : out + quad;
       }
-      y[static_cast<std::size_t>(r * run + col)] = sum;
     }
-  }
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
   for (float& value : y) value *= scale;
   return y;
@@ -190,22 +191,23 @@ TEST_CASE("every path gives the bits of the documented order of operations", "[r
     const std::vector<float> x = random_row(n, static_cast<std::uint64_t>(n));
     const std::vector<float> expected = by_contract(x);
     for (const Isa isa : all_isas) {
-      std::vector<float> padded(x.size() + 3, 7.0f);  // not aligned to anything, and guarded
-      const std::span<float> y = std::span<float>(padded).subspan(1, x.size());
-      std::copy(x.begin(), x.end(), y.begin());
+      std::vector<float> guarded = {7.0f};  // so that the row is not aligned to anything either
+      guarded.insert(guarded.end(), x.begin(), x.end());
+      guarded.insert(guarded.end(), {8.0f, 9.0f});
+      const std::span<float> y = std::span<float>(guarded).subspan(1, x.size());
       hadamard(y, isa);
       if (!same_bits(y, expected)) FAIL("order " << n << ", isa " << static_cast<int>(isa));
-      CHECK((padded[0] == 7.0f && padded[x.size() + 1] == 7.0f && padded[x.size() + 2] == 7.0f));
+      CHECK((guarded[0] == 7.0f && guarded[x.size() + 1] == 8.0f && guarded[x.size() + 2] == 9.0f));
     }
   }
 }
 
 TEST_CASE("the transform never changes: golden bits", "[rotate][hadamard]") {
   std::vector<std::uint8_t> bytes;
-  for (const int n : {2, 64, 768, 1024, 1600, 32768}) {
-    std::vector<float> x;  // of integers, so that no library function can differ
-    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(n); ++i)
-      x.push_back(static_cast<float>(static_cast<std::int32_t>(random_bits(9, i) >> 32)));
+  for (const std::size_t n : {2u, 64u, 768u, 1024u, 1600u, 32768u}) {
+    std::vector<float> x(n);  // of integers, so that no library function can differ
+    for (std::size_t i = 0; i < n; ++i)
+      x[i] = static_cast<float>(static_cast<std::int32_t>(random_bits(9, i) >> 32));
     hadamard(x);
     for (const float value : x)
       for (int byte = 0; byte < 4; ++byte)

@@ -51,7 +51,7 @@ void read_all(const higgs::TensorSource& source) {
     std::uint8_t sum = 0;
     for (const std::uint8_t byte : tensor.data) sum = static_cast<std::uint8_t>(sum + byte);
     static volatile std::uint8_t sink;
-    sink = sum;
+    sink = static_cast<std::uint8_t>(sink + sum);
     if (!tensor.readable() || tensor.rows() == 0) continue;
     std::vector<float> row(static_cast<std::size_t>(tensor.cols()));
     tensor.read_rows(0, 1, row);
@@ -86,6 +86,7 @@ void read_hostile(std::string_view bytes) {
   static const TemporaryFolder folder;
   const bool json = !bytes.empty() && bytes[0] == '{';
   const std::filesystem::path path = folder / (json ? "a.json" : "a");
+  std::filesystem::remove(path);  // some file systems go to the disk when a file is overwritten
   write_file(path, std::string(bytes));
   if (json) {
     accept_or_refuse([&] { higgs::Json::parse(bytes, "json"); });
@@ -165,8 +166,8 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
 
 #else
 
-// No small file may ask for much memory.
-void* operator new(std::size_t size) {
+// No small file may ask for much memory. Not inlined: g++ would take free() for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   if (size > (std::size_t{64} << 20)) {
     std::fputs("an allocation of more than 64 MiB\n", stderr);
     std::abort();
@@ -174,8 +175,8 @@ void* operator new(std::size_t size) {
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

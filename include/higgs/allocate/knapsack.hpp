@@ -76,14 +76,15 @@ inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPr
   }
 }
 
-/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not.
-/// Partitions by the bits of the slopes, twelve at a time: positive doubles sort like their bits.
+/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not. Partitions by the
+/// bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes equal but for the last 16 bits
+/// count as one: `steps` is left holding these, and the answer is their sum.
 inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
   std::int64_t total = 0;
   for (const HullStep& step : steps) total += step.weight;
   if (total <= budget) return {1, 0};
   std::vector<std::int64_t> weight_of(4096);
-  for (int shift = 52; steps.size() > 1 && shift >= 4; shift -= 12) {
+  for (int shift = 52; steps.size() > 1 && shift >= 16; shift -= 12) {
     const auto digit = [shift](const HullStep& step) {
       return static_cast<std::size_t>(std::bit_cast<std::uint64_t>(step.slope()) >> shift) & 4095;
     };
@@ -93,7 +94,9 @@ inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
     while (weight_of[top] <= budget) budget -= weight_of[top--];
     std::erase_if(steps, [&](const HullStep& step) { return digit(step) != top; });
   }
-  return steps.front();
+  return std::accumulate(steps.begin(), steps.end(), HullStep{0, 0}, [](const HullStep& sum, const HullStep& step) {
+    return HullStep{sum.weight + step.weight, sum.cost + step.cost};
+  });
 }
 
 struct KnapsackOutcome {
@@ -114,19 +117,24 @@ template <Budgets budgets>
 class CoreSearch {
  public:
   CoreSearch(const FixedProblem& problem, const KnapsackPrice& price, std::size_t max_states)
-      : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {}
+      : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {
+    const bool of_costs = budgets == Budgets::Two || (price.toll == 0 && !price.second_only);
+    least_gain_ = of_costs ? problem.least_gain : 1;
+    rounding_ = of_costs ? problem.rounding : 0;
+  }
 
   /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two only.
   KnapsackOutcome run(std::int64_t toll_reach = 0, const KnapsackOutcome* known = nullptr) {
     relax();
+    const bool tied = budgets == Budgets::One && (tied_slopes_ || slack_ < 0);
+    if (tied) fill();
     reach_ += toll_reach;
     if (known) adopt(*known);
     else if (slack_ < 0) adopt(lightest());
-    else best_ = {0, 0, 0};
     out_.proven = budgets == Budgets::One && rate_.cost == 0;
     if (!out_.proven) {
       const std::size_t few = 4096;  // of many classes a few serve to narrow the gap before all are searched
-      if (problem_.classes() > 2 * few) {
+      if (problem_.classes() > 2 * few && !tied) {
         collect(few);
         expand(max_states_ / 2);
       }
@@ -141,7 +149,7 @@ class CoreSearch {
  private:
   struct Move {  // to another option of a class; everything is counted from the base
     std::int64_t weight, cost, second, price;
-    Wide reduced;  // price + rate * weight, times rate_.weight; never negative
+    Wide reduced;  // price + rate * weight, times rate_.weight; at least -excess_
     std::uint32_t of_class, entry;
   };
   struct MoveClass {
@@ -174,6 +182,7 @@ class CoreSearch {
     steps.reserve(problem_.entries() - problem_.classes());
     for (std::size_t i = 0; i < problem_.classes(); ++i) append_hull(problem_[i], price_, steps);
     rate_ = break_step(steps, problem_.budget);
+    tied_slopes_ = rate_.cost > 0 && steps.size() > 1;
     slack_ = problem_.budget;
     out_.picked.reserve(problem_.classes());
     for (std::size_t i = 0; i < problem_.classes(); ++i) {
@@ -220,13 +229,14 @@ class CoreSearch {
     return budgets == Budgets::One ? price_(entry) : entry.cost;
   }
 
+  /// Whether equal costs are told apart by their weight.
+  bool by_weight() const { return budgets == Budgets::One && rounding_ == 0; }
+
   /// The most reduced price that a choice better than the best one can have: it costs less, or it costs
   /// the same and weighs less. Negative when no choice can be better.
   Wide gap() const {
-    const std::int64_t tolerance = problem_.tolerance();
-    const Wide cheaper = reduced(best_.cost - 1 - tolerance + reach_, slack_);
-    if (budgets == Budgets::Two || tolerance > 0) return cheaper;
-    return std::max(cheaper, reduced(best_.cost, best_.weight - 1));
+    const Wide cheaper = reduced(best_.cost - least_gain_ + reach_, slack_);
+    return excess_ + (by_weight() ? std::max(cheaper, reduced(best_.cost, best_.weight - 1)) : cheaper);
   }
 
   bool fits(std::int64_t weight, std::int64_t second) const {
@@ -235,6 +245,31 @@ class CoreSearch {
 
   bool better(std::int64_t cost, std::int64_t weight) const {
     return cost < best_.cost || (cost == best_.cost && weight < best_.weight);
+  }
+
+  /// Many classes break at the same slope, up to rounding: moves the base along it until the budget is used. Its
+  /// options may then miss the least reduced price, by `excess_` in all.
+  void fill() {
+    const std::size_t count = problem_.classes();
+    std::size_t stride = count / 2 + count / 8;  // scatters what is moved, so that any few classes can go either way
+    while (std::gcd(stride, count) != 1) ++stride;
+    std::vector<bool> moved(count);
+    for (const bool lighter : {true, false}) {
+      for (std::size_t n = 0, i = 0; n < count; ++n, i = (i + stride) % count) {
+        const auto entries = problem_[i];
+        for (std::size_t k = 0; k < entries.size() && !moved[i]; ++k) {
+          const KnapsackEntry& entry = entries[lighter ? entries.size() - 1 - k : k];
+          const std::int64_t weight = entry.weight - out_.picked[i].weight;
+          if (lighter ? weight >= 0 || slack_ >= 0 : weight <= 0 || weight > slack_) continue;
+          const Wide more = reduced(price_(entry) - price_(out_.picked[i]), weight);
+          if (more > (Wide{std::abs(weight)} * rate_.cost >> 30)) continue;
+          moved[i] = true;
+          excess_ += more;
+          slack_ -= weight;
+          out_.picked[i] = entry;
+        }
+      }
+    }
   }
 
   /// Gathers the moves within the gap, on the way taking each single move that is an improvement.
@@ -301,9 +336,11 @@ class CoreSearch {
   /// the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to give back.
   bool hopeful(const State& state, const MoveClass& after, Wide limit) const {
     if (reduced(state.price, state.weight) + after.next > limit) return false;
+    if (excess_ > 0) return true;
     const std::int64_t left = slack_ - state.weight;
     const HullStep& rate = left >= 0 ? after.gain : after.saving;
-    return Wide{state.price - best_.cost - reach_ + problem_.tolerance()} * rate.weight <= Wide{left} * rate.cost;
+    const std::int64_t gain = by_weight() ? 0 : least_gain_;
+    return Wide{state.price - best_.cost - reach_ + gain} * rate.weight <= Wide{left} * rate.cost;
   }
 
   /// The dynamic programming over the moves; false when it stopped at `max_states`.
@@ -401,9 +438,10 @@ class CoreSearch {
     std::int64_t base = 0;
     for (const KnapsackEntry& entry : out_.picked) base += objective(entry);
     const auto dual = static_cast<std::int64_t>(Wide{slack_} * rate_.cost / rate_.weight);
+    const auto over = static_cast<std::int64_t>(excess_ / rate_.weight) + (excess_ > 0);
     const std::int64_t best = base + best_.cost;
-    out_.bound = best - problem_.tolerance();
-    if (!out_.proven) out_.bound = std::min(out_.bound, base - reach_ - dual);
+    out_.bound = best - rounding_;
+    if (!out_.proven) out_.bound = std::min(out_.bound, base - reach_ - dual - over);
     if (best_.node == outside) out_.picked = fallback_;
     for (std::uint32_t node = best_.node; node != outside && node != 0; node = nodes_[node].parent) {
       out_.picked[nodes_[node].of_class] = problem_[nodes_[node].of_class][nodes_[node].entry];
@@ -420,8 +458,11 @@ class CoreSearch {
   const FixedProblem& problem_;
   KnapsackPrice price_;
   std::size_t max_states_;
+  std::int64_t least_gain_, rounding_;  // of the sum that is minimized
   KnapsackOutcome out_;                 // `picked` is the base until finish()
   HullStep rate_{1, 0};
+  bool tied_slopes_ = false;            // of several classes, at the break
+  Wide excess_ = 0;                     // of the base's reduced price over the least
   std::int64_t slack_ = 0;              // what the base leaves of the budget
   std::int64_t second_slack_ = 0;       // and of the second
   std::int64_t reach_ = 0;              // the tolls that the base leaves
@@ -450,9 +491,8 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
   KnapsackOutcome best = within;
   std::int64_t bound = over.bound;
   std::size_t states = over.states + within.states;
-  for (double toll = 0, last = -1; toll != last && within.cost > over.cost;) {
-    last = toll;
-    toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
+  while (within.cost > over.cost) {
+    const double toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
                                       static_cast<double>(over.second - within.second));
     KnapsackOutcome middle = solve({toll});
     states += middle.states;
@@ -460,12 +500,13 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
       bound = middle.bound - reach(toll);
       best_toll = toll;
     }
-    if (middle.second <= problem.second_budget && middle.cost < best.cost) best = middle;
-    KnapsackOutcome& end = middle.second <= problem.second_budget ? within : over;
-    if (middle.second == end.second && middle.cost == end.cost) break;
-    end = std::move(middle);
+    const bool fits = middle.second <= problem.second_budget;
+    if (fits && middle.cost < best.cost) best = middle;
+    if (middle.second <= within.second || middle.second >= over.second) break;
+    (fits ? within : over) = std::move(middle);
   }
-  best.proven = best.cost - problem.tolerance() <= bound;
+  best.proven = best.cost - problem.least_gain < bound;
+  best.bound = best.cost - problem.rounding;
   if (!best.proven) best = CoreSearch<Budgets::Two>(problem, {best_toll}, max_states).run(reach(best_toll), &best);
   best.bound = std::max(best.bound, bound);
   best.states += states;
@@ -476,7 +517,8 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
 template <class Cost>
 Cost cost_below(std::int64_t fixed, const FixedScale& scale) {
   if constexpr (std::is_integral_v<Cost>) {
-    return std::is_unsigned_v<Cost> && fixed < 0 ? Cost{0} : static_cast<Cost>(fixed);
+    if (std::is_unsigned_v<Cost> && fixed < 0) return 0;
+    return static_cast<Cost>(fixed / scale.whole_factor + (fixed % scale.whole_factor > 0));
   } else {
     // int64 to double rounds by at most 2^-53.
     const double exact = scale.undo(fixed - (std::abs(fixed) >> 53));
@@ -512,7 +554,7 @@ std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProbl
     solution.second = static_cast<Weight>(solution.second + option.second);
   }
   solution.lower_bound =
-      std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.tolerance(), fixed.cost_scale));
+      std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.rounding, fixed.cost_scale));
   solution.proven = outcome->proven;
   solution.lambda = outcome->rate.slope() / fixed.cost_scale.factor * fixed.weight_scale.factor;
   solution.mu = toll / fixed.cost_scale.factor * fixed.second_scale.factor;

@@ -118,11 +118,12 @@ struct KnapsackEntry {
 struct FixedScale {
   double factor = 1;  // a power of two
   bool exact = true;
+  std::int64_t whole_factor = 1;  // the same, when exact
 
   template <class T>
   std::int64_t operator()(T value) const noexcept {
     if constexpr (std::is_integral_v<T>) {
-      return static_cast<std::int64_t>(value);
+      return static_cast<std::int64_t>(value) * whole_factor;
     } else {
       const auto scaled = std::common_type_t<T, double>{value} * factor;
       const auto whole = static_cast<std::int64_t>(scaled);
@@ -146,12 +147,13 @@ class FixedRange {
     }
   }
   void close_class() noexcept { sum_ += std::exchange(largest_, 0.0); }
+  double sum() const noexcept { return sum_; }
   template <class T>
   FixedScale scale(int bits, const char* message) const {
     expects(finite_ && sum_ <= std::numeric_limits<double>::max(), message);
     if (whole_ && sum_ <= std::ldexp(1.0, bits)) return {};
     expects(std::is_floating_point_v<T>, message);
-    return {std::ldexp(1.0, std::min(bits - std::ilogb(sum_) - 1, 1023)), false};
+    return {std::ldexp(1.0, std::min(bits - std::ilogb(sum_) - 1, 1023)), false, 0};
   }
 
  private:
@@ -183,7 +185,6 @@ class FixedProblem {
     set_scales(problem);
     const bool two = problem.second_budget.has_value();
     const bool tied = merge_tied(problem.leader, problem.classes());
-    tolerance_ = cost_scale.exact ? 0 : static_cast<std::int64_t>(problem.classes());
     budget = fixed_budget(problem.budget, weight_scale);
     second_budget = two ? fixed_budget(*problem.second_budget, second_scale) : 0;
 
@@ -230,12 +231,11 @@ class FixedProblem {
     return all;
   }
 
-  /// How far a proven optimum may be from the true one, in fixed-point costs.
-  std::int64_t tolerance() const noexcept { return tolerance_; }
-
   FixedScale weight_scale, cost_scale, second_scale;
   std::int64_t budget = 0, second_budget = 0;  // what the lightest options leave of them
   std::int64_t lightest = 0;                   // the weight of the lightest options
+  std::int64_t rounding = 0;                   // of a sum of costs, at most
+  std::int64_t least_gain = 1;                 // a choice that is cheaper by less counts as equal
   std::int64_t second_total = 0;               // the largest sum of second weights, beyond the least
   bool feasible = true;                        // as far as each budget alone can tell
 
@@ -278,9 +278,16 @@ class FixedProblem {
     }
     weight_scale = weights.scale<Weight>(60, "higgs::solve_knapsack: weights must be finite, their sums below 2^60");
     second_scale = seconds.scale<Weight>(60, "higgs::solve_knapsack: weights must be finite, their sums below 2^60");
-    // With a second budget ten bits are left for its tolls, which may exceed the costs.
+    // With a second budget ten bits are left for its tolls, which may exceed the costs, and whole costs are spread
+    // over the other fifty, because tolls are rounded.
     cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60,
                                    "higgs::solve_knapsack: costs must be finite, their sums below 2^60 (two budgets: 2^50)");
+    if (problem.second_budget && cost_scale.exact) {
+      cost_scale.whole_factor = std::int64_t{1} << (49 - std::min(49, std::ilogb(costs.sum() + 1)));
+      cost_scale.factor = static_cast<double>(cost_scale.whole_factor);
+    }
+    rounding = cost_scale.exact ? 0 : static_cast<std::int64_t>(problem.classes());
+    least_gain = cost_scale.exact ? cost_scale.whole_factor : rounding + 1;
   }
 
   /// Numbers the merged classes in the order of their first members; false when no two are tied.
@@ -324,7 +331,6 @@ class FixedProblem {
   std::vector<KnapsackEntry> entries_;
   std::vector<std::size_t> begin_{0};   // merged class i owns entries [begin[i], begin[i + 1])
   std::vector<std::uint32_t> merged_;   // of each class; empty when none are tied
-  std::int64_t tolerance_ = 0;
 };
 
 }  // namespace detail
@@ -338,33 +344,39 @@ std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(const KnapsackP
     Cost cost;
     std::vector<std::uint32_t> choice;
   };
+  using Table = std::map<std::pair<Weight, Weight>, Best>;
   const std::size_t classes = problem.classes();
-  std::map<std::pair<Weight, Weight>, Best> table{{{}, {Cost{}, std::vector<std::uint32_t>(classes)}}};
   const auto leader = [&](std::size_t i) {
     while (i < problem.leader.size() && problem.leader[i] != i) i = problem.leader[i];
     return i;
   };
+  Table table{{{}, {Cost{}, std::vector<std::uint32_t>(classes)}}};
   for (std::size_t head = 0; head < classes; ++head) {
     if (leader(head) != head) continue;
-    std::map<std::pair<Weight, Weight>, Best> next;
-    for (const auto& [weights, best] : table) {
-      for (std::size_t j = 0; j < problem.begin[head + 1] - problem.begin[head]; ++j) {
-        auto [sum, candidate] = std::pair{weights, best};
-        bool allowed = true;
+    Table next;
+    for (std::size_t j = 0; j < problem.begin[head + 1] - problem.begin[head]; ++j) {
+      KnapsackOption<Weight, Cost> sum;  // of this option in all classes tied to the head
+      bool allowed = true;
+      for (std::size_t i = head; i < classes; ++i) {
+        if (leader(i) != head) continue;
+        const std::size_t at = problem.begin[i] + j;
+        allowed = allowed && !(at < problem.forbidden.size() && problem.forbidden[at]);
+        sum.weight = static_cast<Weight>(sum.weight + problem.options[at].weight);
+        sum.cost = static_cast<Cost>(sum.cost + problem.options[at].cost);
+        if (problem.second_budget) sum.second = static_cast<Weight>(sum.second + problem.options[at].second);
+      }
+      if (!allowed) continue;
+      for (const auto& [weights, best] : table) {
+        const auto cost = static_cast<Cost>(best.cost + sum.cost);
+        auto [cell, added] = next.try_emplace({static_cast<Weight>(weights.first + sum.weight),
+                                               static_cast<Weight>(weights.second + sum.second)});
+        if (!added && cell->second.cost < cost) continue;
+        Best candidate{cost, best.choice};
         for (std::size_t i = head; i < classes; ++i) {
-          if (leader(i) != head) continue;
-          const std::size_t at = problem.begin[i] + j;
-          allowed = allowed && !(at < problem.forbidden.size() && problem.forbidden[at]);
-          sum.first = static_cast<Weight>(sum.first + problem.options[at].weight);
-          sum.second = static_cast<Weight>(sum.second + (problem.second_budget ? problem.options[at].second : 0));
-          candidate.cost = static_cast<Cost>(candidate.cost + problem.options[at].cost);
-          candidate.choice[i] = static_cast<std::uint32_t>(j);
+          if (leader(i) == head) candidate.choice[i] = static_cast<std::uint32_t>(j);
         }
-        if (!allowed) continue;
-        auto [found, added] = next.try_emplace(sum, candidate);
-        if (!added && std::tie(candidate.cost, candidate.choice) < std::tie(found->second.cost, found->second.choice)) {
-          found->second = candidate;
-        }
+        if (!added && cell->second.cost == cost && cell->second.choice <= candidate.choice) continue;
+        cell->second = std::move(candidate);
       }
     }
     table = std::move(next);

@@ -5,6 +5,7 @@
 #include <higgs/codebook/fit_line.hpp>
 #include <higgs/codebook/gaussian_cloud.hpp>
 #include <higgs/codebook/grid.hpp>
+#include <higgs/codebook/measure_grid.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
@@ -17,9 +18,8 @@
 #include <functional>
 #include <limits>
 #include <mutex>
-#include <numbers>
 #include <numeric>
-#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -27,7 +27,7 @@ namespace higgs {
 inline namespace v0 {
 
 /// Where a fit stands: `done` runs from 0 to 1 in each of the phases "anneal" (once a start), "polish" and "round";
-/// `mse` is the error by the rule in use.
+/// `mse` is the error by the integration points in use.
 struct FitProgress {
   const char* phase;
   int start;
@@ -35,25 +35,26 @@ struct FitProgress {
   double mse;
 };
 
-/// How hard `fit_grid` searches. The defaults take seconds; the shipped tables took minutes.
+/// How hard `fit_grid` searches; the defaults take seconds. One dimension is exact and heeds `limit` alone.
 struct FitOptions {
   std::uint64_t seed = 1;
   int starts = 4;         ///< annealed runs; the best is polished
   int steps = 400;        ///< Lloyd steps of a run
   int polish_steps = 60;  ///< Lloyd steps without noise at the end
   double heat = 0.5;      ///< first random displacement, in units of the root mean squared error
-  int log2_samples = 18;  ///< integration points of a polishing step; a step of a run uses a sixteenth
+  int log2_samples = 20;  ///< integration points of a polishing step, 12 ... 24; a step of a run uses a sixteenth
   int rotations = 8;      ///< orientations in which rounding to integers is tried
-  int repeats = 8;        ///< independent rules that measure the result (3 dimensions and more)
+  int limit = 0;          ///< greatest integer; 0: 127, or where Element has 16 bits 2047 (exact in fp16), past 256 points 32767
+  MeasureOptions measure = {};
   std::function<void(const FitProgress&)> progress = {};
 };
 
-/// A fitted grid. Point k of `points` was rounded to step * integers[k]; the order is that of the integers.
+/// A fitted grid: point k of `points` became step * integers[k]. The integers ascend in lexicographic order.
 template <int Dim, int Size>
 struct FittedGrid {
   std::vector<std::array<double, Dim>> points;
   GridError points_error;
-  typename GridCodebook<Dim, Size>::Points integers;
+  typename GridCodebook<Dim, Size>::Points integers{};
   double step = 0.0;
   GridError error;  ///< of the integers with cells of their own
 
@@ -61,9 +62,6 @@ struct FittedGrid {
 };
 
 namespace detail {
-
-// ---------------------------------------------------------------------------------------------------------------
-// Two dimensions and more: clouds.
 
 /// One of the 2^Dim Dim! signed permutations of the axes. N(0, I) does not notice them, a cloud does: they make many
 /// rules out of one, without rounding.
@@ -103,7 +101,15 @@ struct RoundedGrid {
   Centers<Dim> points;  // as they were before, perhaps turned
   std::vector<std::array<int, Dim>> integers;
   double step = 0.0;
-  double mse = std::numeric_limits<double>::infinity();
+  double loss = 0.0;  // of mean squared error against `points`, by the same cloud: its own error cancels
+
+  Centers<Dim> centers() const {
+    Centers<Dim> result(integers.size());
+    for (std::size_t k = 0; k < result.size(); ++k) {
+      for (std::size_t d = 0; d < Dim; ++d) result[k][d] = step * integers[k][d];
+    }
+    return result;
+  }
 };
 
 /// The search for one grid in Dim >= 2 dimensions.
@@ -113,6 +119,8 @@ class GridFitter {
   GridFitter(std::size_t size, const FitOptions& options, Executor& executor)
       : size_(size), options_(options), executor_(executor) {
     if constexpr (Dim == 2) {
+      // A coarse rule would be exploited: borders that run along its axes err all alike. So it serves runs alone.
+      coarse_.push_back(GaussianCloud<2>::midpoints(midpoint_density(options.log2_samples - 4)));
       clouds_.push_back(GaussianCloud<2>::midpoints(midpoint_density(options.log2_samples)));
     } else {
       for (std::uint64_t i = 0; i < 16; ++i) {
@@ -134,46 +142,40 @@ class GridFitter {
     return best;
   }
 
-  /// Integers of at most `limit` for the centers: several orientations and steps are rounded, the best are improved by
-  /// moves of one coordinate.
+  /// Integers of at most `limit` for the centers: several orientations and steps are rounded, then the best are improved
+  /// by moves of single coordinates.
   RoundedGrid<Dim> round(const Centers<Dim>& centers, int limit) {
-    constexpr std::size_t kept = 3;
     std::vector<RoundedGrid<Dim>> trials;
     for (int turn = 0; turn < options_.rotations; ++turn) {
-      const Centers<Dim> turned = turn == 0 ? centers : reflect(centers, random_bits(options_.seed, 500 + turn));
-      // Errors by the same cloud are compared, so its own error cancels.
-      const double unrounded = error(turned, 1);
+      const Centers<Dim> turned =
+          turn == 0 ? centers : reflect(centers, random_bits(options_.seed, 500 + static_cast<std::uint64_t>(turn)));
       double greatest = 0.0;
       for (const auto& center : turned) {
-        for (double x : center) greatest = std::max(greatest, std::abs(x));
+        for (const double x : center) greatest = std::max(greatest, std::abs(x));
       }
-      for (int finer = -4; finer <= 10; ++finer) {
-        RoundedGrid<Dim> trial{turned, {}, snap(greatest / limit * (1.0 - 0.02 * finer)), 0.0};
+      const double unrounded = error(turned, 1);
+      for (int finer = -5; finer <= 10; ++finer) {
+        RoundedGrid<Dim> trial{turned, {}, snap(greatest / limit * (1.0 - 0.02 * finer))};
         for (const auto& center : turned) {
-          std::array<int, Dim> integer;
+          auto& integer = trial.integers.emplace_back();
           for (std::size_t d = 0; d < Dim; ++d) {
             integer[d] = std::clamp(static_cast<int>(std::floor(center[d] / trial.step + 0.5)), -limit, limit);
           }
-          trial.integers.push_back(integer);
         }
-        trial.mse = error(real(trial), 1) - unrounded;
+        trial.loss = error(trial.centers(), 1) - unrounded;
         trials.push_back(std::move(trial));
       }
-      report("round", 0, turn, options_.rotations, unrounded);
+      report("round", 0, turn, 2 * options_.rotations, unrounded);
     }
-    std::stable_sort(trials.begin(), trials.end(), [](const auto& a, const auto& b) { return a.mse < b.mse; });
-    trials.resize(std::min(kept, trials.size()));
-    RoundedGrid<Dim>* best = nullptr;
-    for (RoundedGrid<Dim>& trial : trials) {
-      improve(trial, limit);
-      if (best == nullptr || trial.mse < best->mse) best = &trial;
-    }
-    return *best;
+    const auto better = [](const auto& a, const auto& b) { return a.loss < b.loss; };
+    std::stable_sort(trials.begin(), trials.end(), better);
+    trials.resize(Dim == 2 ? 4 : 1);  // in the plane an improvement is quick
+    for (RoundedGrid<Dim>& trial : trials) improve(trial, limit);
+    const RoundedGrid<Dim> best = *std::min_element(trials.begin(), trials.end(), better);
+    return best;
   }
 
  private:
-  static int midpoint_density(int log2_samples) { return std::clamp((log2_samples - 7) / 2, 1, 8); }
-
   std::uint64_t seed(int start, int what) const {
     return random_bits(options_.seed, 1000 + 4 * static_cast<std::uint64_t>(start + 1) + static_cast<std::uint64_t>(what));
   }
@@ -214,7 +216,7 @@ class GridFitter {
     Centers<Dim> centers = scatter_points(seed(start, 0));
     for (int step = 0; step < options_.steps; ++step) {
       const auto counter = static_cast<std::uint64_t>(step);
-      const auto& cloud = clouds_[counter % clouds_.size()];
+      const auto& cloud = Dim == 2 ? coarse_[0] : clouds_[counter % clouds_.size()];
       const AxisShuffle<Dim> shuffle(random_bits(seed(start, 1), counter));
       const Centers<Dim> shuffled = shuffle.apply(centers);
       const Cells<Dim> part = cloud.divide(shuffled, executor_);
@@ -248,19 +250,14 @@ class GridFitter {
         mse += clouds_[i].error(shuffled, part) / static_cast<double>(clouds_.size());
         shuffle.gather(part, cells);
       }
-      // Long steps go far along the flat directions, the last ones settle.
-      step_toward(cells, steps - step > 6 ? 1.8125 : 1.0, centers);
+      // Long steps go far along flat directions. The last third settles: by the mean over all clouds so far where the
+      // clouds differ from step to step.
+      const int settling = step - steps * 2 / 3;
+      const double gain = Dim == 2 || settling < 1 ? 1.0 : std::floor(1024.0 / settling) / 1024;
+      step_toward(cells, settling < 0 ? 1.8125 : gain, centers);
       if (start < 0) report("polish", 0, step, steps, mse);
     }
     return mse;
-  }
-
-  static Centers<Dim> real(const RoundedGrid<Dim>& grid) {
-    Centers<Dim> centers(grid.integers.size());
-    for (std::size_t k = 0; k < centers.size(); ++k) {
-      for (std::size_t d = 0; d < Dim; ++d) centers[k][d] = inside(grid.step * grid.integers[k][d]);
-    }
-    return centers;
   }
 
   /// The mirror image in a random direction.
@@ -288,27 +285,34 @@ class GridFitter {
     return mse;
   }
 
-  /// Moves single coordinates by one while that lowers the error.
+  /// Moves coordinates by one while that lowers the error by all clouds. Moves of neighbours meddle with each other:
+  /// where all together fail, half of them are tried, those that gain most alone.
   void improve(RoundedGrid<Dim>& grid, int limit) {
-    Centers<Dim> centers = real(grid);
-    grid.mse = error(centers, clouds_.size());
-    for (int round = 0; round < 100; ++round) {
-      MoveGains gains(size_);
-      for (const auto& cloud : clouds_) gains.gather(cloud, centers, grid.step, executor_);
-      RoundedGrid<Dim> next = grid;
-      if (gains.apply(next.integers, limit) == 0) break;
-      next.step = best_step(next);
-      centers = real(next);
-      next.mse = error(centers, clouds_.size());
-      if (!(next.mse < grid.mse * (1 - 1e-8))) break;
-      if(getenv("VERB")) printf("  round %d mse %.9f step %.8f\n",round,next.mse,next.step);
-      grid = std::move(next);
+    const double unrounded = error(grid.points, clouds_.size());
+    grid.loss = error(grid.centers(), clouds_.size()) - unrounded;
+    constexpr int rounds = 40;
+    std::size_t at_once = size_;
+    for (int round = 0; round < rounds; ++round) {
+      const std::vector<Move> moves = gainful_moves(grid, limit);
+      bool better = false;
+      at_once = std::min(2 * at_once, moves.size());
+      for (; at_once > 0 && !better; at_once /= 2) {
+        RoundedGrid<Dim> next = grid;
+        for (std::size_t i = 0; i < at_once; ++i) next.integers[moves[i].center][moves[i].axis] += moves[i].sign;
+        next.step = best_step(next);
+        next.loss = error(next.centers(), clouds_.size()) - unrounded;
+        better = next.loss < grid.loss - 1e-6 * unrounded;
+        if (better) grid = std::move(next);
+      }
+      report("round", 0, rounds + round, 2 * rounds, unrounded + grid.loss);
+      if (!better) break;
+      at_once *= 2;
     }
   }
 
   /// The step that suits the cells of the step in use.
   double best_step(const RoundedGrid<Dim>& grid) const {
-    const Centers<Dim> centers = real(grid);
+    const Centers<Dim> centers = grid.centers();
     double product = 0.0, square = 0.0;
     for (const auto& cloud : clouds_) {
       const Cells<Dim> cells = cloud.divide(centers, executor_);
@@ -326,94 +330,115 @@ class GridFitter {
     return snap(product / square * 0x1p-12);
   }
 
-  /// What moving one coordinate by one would gain, for all coordinates and both directions.
-  class MoveGains {
-   public:
-    explicit MoveGains(std::size_t size) : gains_(size) {}
+  struct Move {
+    std::int64_t gain;
+    std::size_t center, axis;
+    int sign;
+  };
 
-    /// A sample whose two nearest centers are a and b stays with one of them: others may only gain more.
-    void gather(const GaussianCloud<Dim>& cloud, const Centers<Dim>& centers, double step, Executor& executor) {
-      std::mutex mutex;
-      executor.run(cloud.tasks(), [&](std::int64_t task) {
-        std::vector<std::array<std::int64_t, 2 * Dim>> gains(centers.size());
-        std::vector<std::uint64_t> pairs;
-        cloud.visit_nearest_two(task, centers, [&](const auto& sample, std::uint32_t a, std::uint32_t b, double lead) {
+  /// The best move of each center that gains anything by itself, the greatest gain first. A sample is taken to stay with
+  /// one of its two nearest centers, so that gains are underrated.
+  std::vector<Move> gainful_moves(const RoundedGrid<Dim>& grid, int limit) const {
+    const Centers<Dim> centers = grid.centers();
+    const double step = grid.step, penalty = 0.5 * step * step;
+    // Gains are summed as integers: any order gives the same sum, and the sum of all stays below 2^63.
+    const double unit = std::ldexp(1.0, std::min(22, 60 - std::ilogb(clouds_[0].mass())));
+    const auto whole = [unit](double gain) { return static_cast<std::int64_t>(std::floor(gain * unit + 0.5)); };
+    using Gains = std::vector<std::array<std::array<std::int64_t, 2>, Dim>>;
+    Gains total(size_);
+    std::mutex mutex;
+    for (const auto& cloud : clouds_) {
+      executor_.run(cloud.tasks(), [&](std::int64_t task) {
+        Gains gains(size_);
+        cloud.visit_nearest_two(task, centers, [&](const auto& sample, std::size_t a, std::size_t b, double lead) {
           for (std::size_t d = 0; d < Dim; ++d) {
-            const double x = sample.x[d] * 0x1p-12;
-            for (const int sign : {0, 1}) {
-              const double move = sign == 0 ? -step : step;
-              const std::size_t at = 2 * d + static_cast<std::size_t>(sign);
-              gains[a][at] += sample.mass * whole(std::max(move * (x - centers[a][d]) - 0.5 * step * step, -lead));
-              gains[b][at] += sample.mass * whole(std::max(move * (x - centers[b][d]) - 0.5 * step * step - lead, 0.0));
-            }
+            const double to_a = step * (sample.x[d] * 0x1p-12 - centers[a][d]);
+            const double to_b = step * (sample.x[d] * 0x1p-12 - centers[b][d]);
+            gains[a][d][0] += sample.mass * whole(std::max(-to_a - penalty, -lead));
+            gains[a][d][1] += sample.mass * whole(std::max(to_a - penalty, -lead));
+            gains[b][d][0] += sample.mass * whole(std::max(-to_b - penalty - lead, 0.0));
+            gains[b][d][1] += sample.mass * whole(std::max(to_b - penalty - lead, 0.0));
           }
-          const std::uint64_t pair = std::uint64_t{std::min(a, b)} << 32 | std::max(a, b);
-          if (pairs.empty() || pairs.back() != pair) pairs.push_back(pair);
         });
-        std::sort(pairs.begin(), pairs.end());
-        pairs.erase(std::unique(pairs.begin(), pairs.end()), pairs.end());
         const std::lock_guard lock(mutex);
-        for (std::size_t k = 0; k < gains.size(); ++k) {
-          for (std::size_t i = 0; i < 2 * Dim; ++i) gains_[k][i] += gains[k][i];
+        for (std::size_t k = 0; k < size_; ++k) {
+          for (std::size_t d = 0; d < Dim; ++d) {
+            for (const std::size_t up : {0u, 1u}) total[k][d][up] += gains[k][d][up];
+          }
         }
-        pairs_.insert(pairs_.end(), pairs.begin(), pairs.end());
       });
     }
-
-    /// Makes the moves that gain, the greatest first, as long as no neighbour has moved; returns their number.
-    int apply(std::vector<std::array<int, Dim>>& integers, int limit) const {
-      struct Move {
-        std::int64_t gain;
-        std::size_t center, direction;
-      };
-      std::vector<Move> moves;
-      for (std::size_t k = 0; k < gains_.size(); ++k) {
-        for (std::size_t i = 0; i < 2 * Dim; ++i) {
-          if (gains_[k][i] > 0) moves.push_back({gains_[k][i], k, i});
+    std::vector<Move> moves;
+    for (std::size_t k = 0; k < size_; ++k) {
+      Move best{0, k, 0, 0};
+      for (std::size_t d = 0; d < Dim; ++d) {
+        for (const int sign : {-1, 1}) {
+          const std::int64_t gain = total[k][d][sign < 0 ? 0 : 1];
+          if (gain > best.gain && std::abs(grid.integers[k][d] + sign) <= limit) best = {gain, k, d, sign};
         }
       }
-      std::stable_sort(moves.begin(), moves.end(), [](const Move& a, const Move& b) { return a.gain > b.gain; });
-      std::vector<std::vector<std::size_t>> neighbours(gains_.size());
-      for (const std::uint64_t pair : pairs_) {
-        neighbours[pair >> 32].push_back(pair & 0xffffffffu);
-        neighbours[pair & 0xffffffffu].push_back(pair >> 32);
-      }
-      std::vector<bool> settled(gains_.size());
-      int count = 0;
-      for (const Move& move : moves) {
-        int& coordinate = integers[move.center][move.direction / 2];
-        const int moved = coordinate + (move.direction % 2 == 0 ? -1 : 1);
-        if (settled[move.center] || std::abs(moved) > limit) continue;
-        coordinate = moved;
-        ++count;
-        settled[move.center] = true;
-        for (const std::size_t neighbour : neighbours[move.center]) settled[neighbour] = true;
-      }
-      return count;
+      if (best.gain > 0) moves.push_back(best);
     }
-
-   private:
-    static std::int64_t whole(double gain) noexcept { return static_cast<std::int64_t>(gain * 0x1p22); }
-
-    std::vector<std::array<std::int64_t, 2 * Dim>> gains_;
-    std::vector<std::uint64_t> pairs_;
-  };
+    std::stable_sort(moves.begin(), moves.end(), [](const Move& a, const Move& b) { return a.gain > b.gain; });
+    return moves;
+  }
 
   std::size_t size_;
   const FitOptions& options_;
   Executor& executor_;
+  std::vector<GaussianCloud<Dim>> coarse_;  // of runs in the plane
   std::vector<GaussianCloud<Dim>> clouds_;
 };
 
 }  // namespace detail
 
-/// The error of step * points with cells of their own. In 3 dimensions and more it is the mean over `repeats`
-/// independent rules of 2^log2_samples points; step * points must stay below 7.5.
+/// Makes the grid of `Size` points in `Dim` dimensions that rounds N(0, I) with the least mean squared error. The same
+/// options give the same grid on every machine. Throws InvalidArgument where an option is out of its range.
 template <int Dim, int Size>
-GridError measure_grid(const typename GridCodebook<Dim, Size>::Points& points, double step, int log2_samples = 20,
-                       int repeats = 8, std::uint64_t seed = 1, Executor& executor = default_executor()) {
-  GridError result;
-  return result;
+FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executor = default_executor()) {
+  using Element = typename GridCodebook<Dim, Size>::Element;
+  expects(options.starts >= 1 && options.steps >= 1 && options.polish_steps >= 0 && options.rotations >= 1,
+          "higgs::fit_grid: starts, steps and rotations must be positive");
+  expects(options.log2_samples >= 12 && options.log2_samples <= 24, "higgs::fit_grid: log2_samples must lie in [12, 24]");
+  expects(options.heat >= 0 && options.heat <= 10, "higgs::fit_grid: heat must lie in [0, 10]");
+  const int greatest = std::numeric_limits<Element>::max();
+  const int limit = options.limit != 0 ? options.limit : greatest > 127 && Size <= 256 ? 2047 : greatest;
+  expects(limit >= 1 && limit <= greatest, "higgs::fit_grid: limit must be positive and fit the element");
+
+  FittedGrid<Dim, Size> grid;
+  detail::RoundedGrid<Dim> rounded;
+  if constexpr (Dim == 1) {
+    const std::vector<double> line = detail::fit_line(Size);
+    const auto [integers, step] = detail::round_line(line, limit);
+    expects(!integers.empty(), "higgs::fit_grid: limit leaves fewer integers than points");
+    std::vector<double> real;
+    for (std::size_t k = 0; k < Size; ++k) {
+      rounded.points.push_back({line[k]});
+      rounded.integers.push_back({integers[k]});
+      real.push_back(step * integers[k]);
+    }
+    rounded.step = step;
+    grid.points_error = detail::measure_line(line);
+    grid.error = detail::measure_line(real);
+  } else {
+    detail::GridFitter<Dim> fitter(Size, options, executor);
+    rounded = fitter.round(fitter.fit(), limit);
+    const auto errors = detail::measure_centers<Dim>({rounded.points, rounded.centers()}, options.measure, executor);
+    grid.points_error = errors[0];
+    grid.error = errors[1];
+  }
+  grid.step = rounded.step;
+
+  std::vector<std::size_t> order(Size);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::pair(rounded.integers[a], rounded.points[a]) < std::pair(rounded.integers[b], rounded.points[b]);
+  });
+  for (std::size_t k = 0; k < Size; ++k) {
+    grid.points.push_back(rounded.points[order[k]]);
+    for (std::size_t d = 0; d < Dim; ++d) grid.integers[k][d] = static_cast<Element>(rounded.integers[order[k]][d]);
+  }
+  return grid;
 }
 
 }  // namespace v0

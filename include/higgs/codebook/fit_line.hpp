@@ -126,14 +126,15 @@ inline std::vector<int> round_line(const std::vector<double>& points, double ste
 inline std::pair<std::vector<int>, double> round_line(const std::vector<double>& points, int limit) {
   std::pair<std::vector<int>, double> best;
   double best_mse = std::numeric_limits<double>::infinity();
-  const int reach = limit < 1000 ? 4 : 1;
+  const bool coarse = limit < 1000;  // then points compete for integers, and luck differs from step to step
+  const int reach = coarse ? 4 : 1, trials = coarse ? 2048 : 512;
   const auto real = [](const std::vector<int>& integers, double step) {
     std::vector<double> line;
     for (const int v : integers) line.push_back(step * v);
     return line;
   };
-  for (int trial = 0; trial < 1024; ++trial) {
-    double step = points.back() / limit * (0.7 + trial / 2048.0);
+  for (int trial = 0; trial < trials; ++trial) {
+    double step = points.back() / limit * (0.7 + 1.3 * trial / trials);
     for (int i = 0; i < 3; ++i) {
       step = std::round(step * 0x1p30) * 0x1p-30;
       const std::vector<int> integers = round_line(points, step, limit, reach);

@@ -157,7 +157,7 @@ class GaussianCloud {
         const double a = density[static_cast<std::size_t>(i < 0 ? -i - 1 : i)];
         const double b = density[static_cast<std::size_t>(j < 0 ? -j - 1 : j)];
         const auto mass = static_cast<std::int64_t>(a * b * scale + 0.5);
-        if (mass == 0) continue;
+        if (mass == 0) continue;  // beyond the radius
         cloud.samples_.push_back(
             {{static_cast<std::int16_t>((2 * i + 1) * odd), static_cast<std::int16_t>((2 * j + 1) * odd)}, mass});
       }

@@ -79,38 +79,46 @@ inline GridError measure_line(std::span<const double> points) {
 /// The square cells of the midpoint rule with about 2^log2_samples points have sides of 2^-midpoint_density.
 constexpr int midpoint_density(int log2_samples) noexcept { return (log2_samples - 7) / 2; }
 
+/// The errors of several grids by the same rules.
 template <int Dim>
-GridError measure_centers(const Centers<Dim>& centers, const MeasureOptions& options, Executor& executor) {
+std::vector<GridError> measure_centers(const std::vector<Centers<Dim>>& grids, const MeasureOptions& options,
+                                       Executor& executor) {
   expects(options.log2_samples >= 8 && options.log2_samples <= 24 && options.repeats >= 2,
           "higgs::measure_grid: log2_samples must lie in [8, 24], repeats be at least 2");
-  for (const auto& center : centers) {
-    for (const double x : center) {
-      expects(std::abs(x) < 8.0, "higgs::measure_grid: points must stay below 8 standard deviations");
+  for (const auto& grid : grids) {
+    for (const auto& center : grid) {
+      for (const double x : center) {
+        expects(std::abs(x) < 8.0, "higgs::measure_grid: points must stay below 8 standard deviations");
+      }
     }
   }
-  GridError result;
-  double sum_of_squares = 0.0;
+  std::vector<GridError> results(grids.size());
+  std::vector<double> squares(grids.size());
   const auto add = [&](const GaussianCloud<Dim>& cloud, double share) {
-    const Cells<Dim> cells = cloud.divide(centers, executor);
-    const double mse = cloud.error(centers, cells);
-    result.mse += share * mse;
-    sum_of_squares += share * mse * mse;
-    for (const std::int64_t mass : cells.mass) {
-      const double p = static_cast<double>(mass) / cloud.mass();
-      if (mass > 0) result.entropy -= share * p * std::log2(p) / Dim;
+    for (std::size_t i = 0; i < grids.size(); ++i) {
+      const Cells<Dim> cells = cloud.divide(grids[i], executor);
+      const double mse = cloud.error(grids[i], cells);
+      results[i].mse += share * mse;
+      squares[i] += share * mse * mse;
+      for (const std::int64_t mass : cells.mass) {
+        const double p = static_cast<double>(mass) / cloud.mass();
+        if (mass > 0) results[i].entropy -= share * p * std::log2(p) / Dim;
+      }
     }
   };
   if constexpr (Dim == 2) {
     add(GaussianCloud<2>::midpoints(midpoint_density(options.log2_samples)), 1.0);
   } else {
-    for (int i = 0; i < options.repeats; ++i) {
-      const std::uint64_t seed = random_bits(options.seed, static_cast<std::uint64_t>(i));
+    for (int repeat = 0; repeat < options.repeats; ++repeat) {
+      const std::uint64_t seed = random_bits(options.seed, static_cast<std::uint64_t>(repeat));
       add(GaussianCloud<Dim>::quasi_random(seed, options.log2_samples), 1.0 / options.repeats);
     }
-    const double variance = std::max(0.0, sum_of_squares - result.mse * result.mse);
-    result.standard_error = std::sqrt(variance / (options.repeats - 1));
+    for (std::size_t i = 0; i < grids.size(); ++i) {
+      const double variance = std::max(0.0, squares[i] - results[i].mse * results[i].mse);
+      results[i].standard_error = std::sqrt(variance / (options.repeats - 1));
+    }
   }
-  return result;
+  return results;
 }
 
 }  // namespace detail
@@ -131,7 +139,7 @@ GridError measure_grid(std::span<const std::array<Element, Dim>> points, double 
     for (std::size_t k = 0; k < points.size(); ++k) {
       for (std::size_t d = 0; d < Dim; ++d) centers[k][d] = detail::snap(step * static_cast<double>(points[k][d]));
     }
-    return detail::measure_centers<static_cast<int>(Dim)>(centers, options, executor);
+    return detail::measure_centers<static_cast<int>(Dim)>({centers}, options, executor)[0];
   }
 }
 

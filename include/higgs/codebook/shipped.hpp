@@ -41,7 +41,7 @@ template <class Visitor>
 void with_shipped_codebook(std::string_view name, Visitor&& visitor) {
   if (detail::visit_codebook_named(name, visitor, ShippedCodebooks{})) return;
   std::string known;
-  for (const std::string& each : shipped_codebook_names()) known += " " + each;
+  for (const std::string& each : shipped_codebook_names()) known.append(" ").append(each);
   throw InvalidArgument("higgs: no codebook is named \"" + std::string(name) + "\"; there are:" + known);
 }
 

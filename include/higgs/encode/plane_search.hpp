@@ -36,11 +36,13 @@ struct PlaneTable {
 
   /// Cell (x, y) at y * side + x: four points that include the nearest of each input in the cell, the lowest index
   /// in byte 3, the highest in byte 0.
-  std::array<std::uint32_t, side * side> cells;
-  std::array<std::uint32_t, 256> points;  // 256 x in the lower int16, 256 y in the upper
-  std::array<std::int8_t, 256> x, y;      // the same, for byte lookups
+  std::vector<std::uint32_t> cells = std::vector<std::uint32_t>(side * side);
+  /// The points themselves, the one of byte 0 first: 256 x in the lower int16, 256 y in the upper.
+  std::vector<std::array<std::uint32_t, 4>> points = std::vector<std::array<std::uint32_t, 4>>(side * side);
+  std::array<std::int8_t, 256> x{}, y{};  // coordinates of all points
 
-  const std::uint32_t* center() const noexcept { return cells.data() + side / 2 * side + side / 2; }
+  /// Where cell (0, 0) is counted from the middle of the plane.
+  static constexpr std::ptrdiff_t center = side / 2 * side + side / 2;
 };
 
 // Each search_plane() writes the nearest points of search_batch vectors, and returns false if one of them lies too far
@@ -55,16 +57,19 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
     const auto x = static_cast<std::int32_t>(fixed[2 * i]), y = static_cast<std::int32_t>(fixed[2 * i + 1]);
     const std::int32_t cell = std::clamp(y >> PlaneTable::cell_bits, -edge, edge - 1) * PlaneTable::side +
                               std::clamp(x >> PlaneTable::cell_bits, -edge, edge - 1);
-    const std::uint32_t near = table.center()[cell];
-    good = good && near != PlaneTable::crowded && std::max(std::max(x, -x), std::max(y, -y)) <= PlaneTable::far;
-    std::int32_t best = 0;
+    const std::uint32_t near = table.cells[static_cast<std::size_t>(cell + PlaneTable::center)];
+    good &= near != PlaneTable::crowded;
+    good &= static_cast<std::uint32_t>(x + PlaneTable::far) <= 2 * PlaneTable::far;
+    good &= static_cast<std::uint32_t>(y + PlaneTable::far) <= 2 * PlaneTable::far;
+    std::int32_t scores[4];
     HIGGS_UNROLL
     for (int place = 0; place < 4; ++place) {
       const std::size_t k = near >> (8 * place) & 255;
       const std::int32_t cx = table.x[k], cy = table.y[k];
-      const std::int32_t score = 4 * ((x - 64 * cx) * cx + (y - 64 * cy) * cy) + place;
-      best = place == 0 ? score : std::max(best, score);
+      scores[place] = 4 * ((x - 64 * cx) * cx + (y - 64 * cy) * cy) + place;
     }
+    const std::int32_t low = std::max(scores[0], scores[1]), high = std::max(scores[2], scores[3]);
+    const std::int32_t best = std::max(low, high);
     codes[i] = static_cast<std::uint8_t>(near >> (8 * (best & 3)));
   }
   return good;
@@ -75,36 +80,42 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8_t* codes) noexcept {
-  const auto* center = reinterpret_cast<const int*>(table.center());
-  const auto* points = reinterpret_cast<const int*>(table.points.data());
+  const auto* cells = reinterpret_cast<const int*>(table.cells.data()) + PlaneTable::center;
+  const auto* points = reinterpret_cast<const __m128i*>(table.points.data()) + PlaneTable::center;
+  const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3);
   __m256i bad = _mm256_setzero_si256();
   for (int i = 0; i < search_batch; i += 8) {
     // Packing works within 128 bits: vectors 0, 1, 4, 5 | 2, 3, 6, 7, as pairs of int16.
-    const __m256i y = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i)),
-                                         _mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i + 8)));
+    const __m256i xy = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i)),
+                                          _mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i + 8)));
     // Doubling saturates, which clamps to the rim.
-    const __m256i cell = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_adds_epi16(y, y), PlaneTable::cell_bits + 1),
+    const __m256i cell = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
                                            _mm256_set1_epi32(PlaneTable::side << 16 | 1));
-    const __m256i near = _mm256_i32gather_epi32(center, cell, 4);
+    const __m256i near = _mm256_i32gather_epi32(cells, cell, 4);
     bad = _mm256_or_si256(bad, _mm256_cmpeq_epi32(near, _mm256_set1_epi32(PlaneTable::crowded)));
-    bad = _mm256_or_si256(bad, _mm256_cmpgt_epi16(_mm256_abs_epi16(y), _mm256_set1_epi16(PlaneTable::far)));
-    __m256i best = _mm256_setzero_si256();
+    bad = _mm256_or_si256(bad, _mm256_subs_epu16(_mm256_abs_epi16(xy), _mm256_set1_epi16(PlaneTable::far)));
+    alignas(32) std::int32_t at[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(at), cell);
+    __m256i scores[4];  // scores[j]: the four of lane j, then those of lane 4 + j
     HIGGS_UNROLL
-    for (int place = 0; place < 4; ++place) {
-      const __m256i index = _mm256_and_si256(_mm256_srli_epi32(near, 8 * place), _mm256_set1_epi32(255));
-      const __m256i c = _mm256_i32gather_epi32(points, index, 4);
-      const __m256i score = _mm256_add_epi32(_mm256_madd_epi16(_mm256_sub_epi16(y, _mm256_srai_epi16(c, 2)), c),
-                                             _mm256_set1_epi32(place));
-      best = place == 0 ? score : _mm256_max_epi32(best, score);
+    for (int j = 0; j < 4; ++j) {
+      const __m256i c = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(points + at[j])),
+                                                _mm_loadu_si128(points + at[4 + j]), 1);
+      const __m256i y = _mm256_shuffle_epi8(xy, _mm256_set1_epi32(0x03020100 + 0x04040404 * j));
+      scores[j] =
+          _mm256_add_epi32(_mm256_madd_epi16(_mm256_sub_epi16(y, _mm256_srai_epi16(c, 2)), c), places);
     }
+    const __m256i best01 = _mm256_max_epi32(_mm256_unpacklo_epi32(scores[0], scores[1]),
+                                            _mm256_unpackhi_epi32(scores[0], scores[1]));
+    const __m256i best23 = _mm256_max_epi32(_mm256_unpacklo_epi32(scores[2], scores[3]),
+                                            _mm256_unpackhi_epi32(scores[2], scores[3]));
+    const __m256i best =
+        _mm256_max_epi32(_mm256_unpacklo_epi64(best01, best23), _mm256_unpackhi_epi64(best01, best23));
     const __m256i shift = _mm256_slli_epi32(_mm256_and_si256(best, _mm256_set1_epi32(3)), 3);
-    alignas(32) std::uint32_t found[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(found), _mm256_srlv_epi32(near, shift));
-    HIGGS_UNROLL
-    for (int lane = 0; lane < 8; ++lane)
-      codes[i + lane] = static_cast<std::uint8_t>(found[lane / 2 % 2 * 4 + lane / 4 * 2 + lane % 2]);
+    const __m256i found = _mm256_shuffle_epi8(_mm256_srlv_epi32(near, shift), _mm256_set1_epi32(0x0c080400));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + i),
+                     _mm_unpacklo_epi16(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1)));
   }
-  // abs(-32768) stays negative: such a vector is too far as well.
   return _mm256_testz_si256(bad, bad);
 }
 }  // namespace avx2
@@ -115,7 +126,7 @@ namespace avx512 {
 template <int Size>
 inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8_t* codes) noexcept {
   const ByteTable<Size> xs(table.x.data()), ys(table.y.data());
-  const auto* center = reinterpret_cast<const int*>(table.center());
+  const std::uint32_t* cells = table.cells.data() + PlaneTable::center;
   const __m512i high_bytes = _mm512_set1_epi16(static_cast<short>(0xff00));
   // Packing works within 128 bits: vectors 0, 1, 8, 9 | 2, 3, 10, 11 | ...; this takes their low bytes in order.
   alignas(16) static constexpr std::uint8_t bytes[16] = {0, 4, 16, 20, 32, 36, 48, 52, 8, 12, 24, 28, 40, 44, 56, 60};
@@ -128,7 +139,7 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
     // Doubling saturates, which clamps to the rim.
     const __m512i cell = _mm512_madd_epi16(_mm512_srai_epi16(_mm512_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
                                            _mm512_set1_epi32(PlaneTable::side << 16 | 1));
-    const __m512i near = _mm512_i32gather_epi32(cell, center, 4);
+    const __m512i near = _mm512_i32gather_epi32(cell, cells, 4);
     bad |= _mm512_cmpeq_epi32_mask(near, _mm512_set1_epi32(PlaneTable::crowded)) |
            _mm512_cmpgt_epu16_mask(_mm512_abs_epi16(xy), _mm512_set1_epi16(PlaneTable::far));
     // The coordinates of all four points, x of 2, 3, 0, 1 and y of 0, 1, 2, 3; blended to x2 x3 y2 y3 and y0 y1 x0 x1,
@@ -169,7 +180,6 @@ class PlaneSearch {
       const typename Book::Point point = book.decode(static_cast<Index>(k));
       table_.x[k] = point[0];
       table_.y[k] = point[1];
-      table_.points[k] = (static_cast<std::uint32_t>(point[1]) & 255) << 24 | (static_cast<std::uint32_t>(point[0]) & 255) << 8;
       all.push_back(k);
     }
     divide(0, 0, Table::side, all);
@@ -224,12 +234,16 @@ class PlaneSearch {
       for (int part = 0; part < 4; ++part) divide(x + part % 2 * side / 2, y + part / 2 * side / 2, side / 2, kept);
       return;
     }
-    std::uint32_t cell = Table::crowded;
-    if (kept.size() <= 4) {
-      cell = 0;
-      for (std::size_t i = 0; i < 4; ++i) cell = cell << 8 | static_cast<std::uint32_t>(kept[std::min(i, kept.size() - 1)]);
+    const auto cell = static_cast<std::size_t>(y * Table::side + x);
+    table_.cells[cell] = Table::crowded;
+    if (kept.size() > 4) return;
+    table_.cells[cell] = 0;
+    for (std::size_t place = 0; place < 4; ++place) {
+      const std::size_t k = kept[std::min(3 - place, kept.size() - 1)];
+      table_.cells[cell] |= static_cast<std::uint32_t>(k) << (8 * place);
+      table_.points[cell][place] = static_cast<std::uint32_t>(static_cast<std::uint8_t>(table_.x[k])) << 8 |
+                                   static_cast<std::uint32_t>(static_cast<std::uint8_t>(table_.y[k])) << 24;
     }
-    table_.cells[static_cast<std::size_t>(y * Table::side + x)] = cell;
   }
   // The least and the greatest coordinate of the cells [first, first + count).
   static std::array<std::int32_t, 2> ends(int first, int count) noexcept {

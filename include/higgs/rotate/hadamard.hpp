@@ -120,14 +120,15 @@ inline constexpr auto hadamard_order_list = [] {
 
 /// The factors of an order: n = base * run.
 struct HadamardShape {
-  int base = 0;  // m; 0: not a supported order
-  int run = 0;   // 2^a
+  std::ptrdiff_t base = 0;  // m; 0: not a supported order
+  std::ptrdiff_t run = 0;   // 2^a
   const std::uint8_t* codes = nullptr;
 };
-inline constexpr int max_hadamard_quads = 100 / 4;
+inline constexpr std::ptrdiff_t max_hadamard_quads = 100 / 4;
 
 template <int... P, int... K>
-constexpr HadamardShape find_hadamard(int order, int run, const Paley<P, K>&... base) noexcept {
+constexpr HadamardShape find_hadamard(std::ptrdiff_t order, std::ptrdiff_t run,
+                                      const Paley<P, K>&... base) noexcept {
   HadamardShape shape;
   ((order == base.order ? void(shape = {order, run, base.codes}) : void()), ...);
   return shape;
@@ -135,7 +136,7 @@ constexpr HadamardShape find_hadamard(int order, int run, const Paley<P, K>&... 
 
 constexpr HadamardShape hadamard_shape(std::int64_t n) noexcept {
   if (n < 1 || n > max_hadamard_order) return {};
-  const int order = static_cast<int>(n), run = order & -order;
+  const std::ptrdiff_t order = n, run = order & -order;
   if (run == order) return {1, order, nullptr};
   if (run < 4) return {};
   return find_hadamard(order / run * 4, run / 4, paley<11, 1>, paley<19, 1>, paley<13, 1>, paley<17, 1>,
@@ -168,17 +169,17 @@ inline void transform(float* x) {
 
 /// One block, W = min(run, 8) columns at a time.
 template <int W>
-[[gnu::noinline]] void run(float* x, const HadamardShape& shape, float scale) {
+[[gnu::noinline]] void transform_block(float* x, const HadamardShape& shape, float scale) {
   const std::ptrdiff_t run = shape.run, n = shape.base * run;
   for (std::ptrdiff_t i = 0; i < n; i += W) transform<W>(x + i);
   for (std::ptrdiff_t stride = W; stride < run; stride *= 2)
     for (std::ptrdiff_t i = 0; i < n; i += 2 * stride)
       for (std::ptrdiff_t j = i; j < i + stride; j += W) butterflies<W>(x + j, stride);
 
-  const int quads = shape.base / 4;
+  const std::ptrdiff_t quads = shape.base / 4;
   float sums[max_hadamard_quads][8][W];  // of the inputs of a quad, by bits 0 to 2 of the code
   for (std::ptrdiff_t col = 0; quads != 0 && col < run; col += W) {
-    for (int k = 0; k < quads; ++k)
+    for (std::ptrdiff_t k = 0; k < quads; ++k)
       for (int i = 0; i < W; ++i) {
         const float* in = x + 4 * k * run + col + i;
         const float a = in[0], b = in[run], c = in[2 * run], d = in[3 * run];
@@ -192,11 +193,11 @@ template <int W>
         sums[k][7][i] = (a - b) - (c + d);
       }
     const std::uint8_t* code = shape.codes;
-    for (int row = 0; row < shape.base; ++row) {
+    for (std::ptrdiff_t row = 0; row < shape.base; ++row) {
       float y[W];
       for (int i = 0; i < W; ++i) y[i] = sums[0][*code][i];  // the first column is positive
       ++code;
-      for (int k = 1; k < quads; ++k, ++code) {
+      for (std::ptrdiff_t k = 1; k < quads; ++k, ++code) {
         const float sign = *code & 8 ? -1.0f : 1.0f;
         for (int i = 0; i < W; ++i) y[i] += sign * sums[k][*code & 7][i];
       }
@@ -214,15 +215,15 @@ template <int W>
 // for the instructions of the place where it is written, so the two widths cannot share templates.
 
 /// The stride of the last pass.
-constexpr int last_stride(int n, int lanes, int radix) {
-  int stride = lanes;
+constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
+  std::ptrdiff_t stride = lanes;
   while (stride * radix < n) stride *= radix;
   return stride;
 }
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace hadamard_avx2 {
-inline constexpr int lanes = 8, radix = 8;
+inline constexpr std::ptrdiff_t lanes = 8, radix = 8;
 
 /// Strides 1, 2 and 4: lane i becomes x[i ^ stride] + (i & stride ? -x[i] : x[i]).
 [[gnu::always_inline]] inline __m256 inside(__m256 x) {
@@ -248,7 +249,7 @@ template <int H, int... I>
   }
 }
 
-template <int Stride, int... I>
+template <std::ptrdiff_t Stride, int... I>
 [[gnu::always_inline]] inline void columns(float* x, __m256 scale, std::integer_sequence<int, I...> all) {
   __m256 v[] = {_mm256_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
@@ -256,12 +257,12 @@ template <int Stride, int... I>
   (_mm256_storeu_ps(x + I * Stride, _mm256_mul_ps(v[I], scale)), ...);
 }
 
-template <int N>
+template <std::ptrdiff_t N>
 void transform(float* x, float scale) {
-  constexpr int stride = last_stride(N, lanes, radix);
+  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
   if constexpr (stride > lanes)
-    for (int i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
-  for (int i = 0; i < stride; i += lanes)
+    for (std::ptrdiff_t i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
+  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
     columns<stride>(x + i, _mm256_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
 }
 inline constexpr void (*transforms[])(float*, float) = {
@@ -269,44 +270,44 @@ inline constexpr void (*transforms[])(float*, float) = {
     transform<256>,  transform<512>,   transform<1024>, transform<2048>, transform<4096>,
     transform<8192>, transform<16384>, transform<32768>};
 
-/// The eight sums of the inputs of a quad, by bits 0 to 2 of the code; `step` is from one sum to the next.
-[[gnu::always_inline]] inline void quad_sums(const float* x, std::ptrdiff_t run, __m256* sums, int step) {
+/// The eight sums of the inputs of a quad, by bits 0 to 2 of the code.
+template <std::ptrdiff_t Step>
+[[gnu::always_inline]] inline void quad_sums(const float* x, std::ptrdiff_t run, __m256* sum) {
   const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + run);
   const __m256 c = _mm256_loadu_ps(x + 2 * run), d = _mm256_loadu_ps(x + 3 * run);
   const __m256 u0 = _mm256_add_ps(a, b), u1 = _mm256_sub_ps(a, b);
   const __m256 v0 = _mm256_add_ps(c, d), v1 = _mm256_sub_ps(c, d);
-  sums[0 * step] = _mm256_add_ps(u0, v0);
-  sums[1 * step] = _mm256_add_ps(u1, v0);
-  sums[2 * step] = _mm256_sub_ps(u0, v1);
-  sums[3 * step] = _mm256_sub_ps(u1, v1);
-  sums[4 * step] = _mm256_add_ps(u0, v1);
-  sums[5 * step] = _mm256_add_ps(u1, v1);
-  sums[6 * step] = _mm256_sub_ps(u0, v0);
-  sums[7 * step] = _mm256_sub_ps(u1, v0);
+  sum[0 * Step] = _mm256_add_ps(u0, v0);
+  sum[1 * Step] = _mm256_add_ps(u1, v0);
+  sum[2 * Step] = _mm256_sub_ps(u0, v1);
+  sum[3 * Step] = _mm256_sub_ps(u1, v1);
+  sum[4 * Step] = _mm256_add_ps(u0, v1);
+  sum[5 * Step] = _mm256_add_ps(u1, v1);
+  sum[6 * Step] = _mm256_sub_ps(u0, v0);
+  sum[7 * Step] = _mm256_sub_ps(u1, v0);
 }
 
 /// The base matrix, on 8 columns for each I.
 template <int... I>
 void combine(float* x, const HadamardShape& shape, float scale, std::integer_sequence<int, I...>) {
-  constexpr int width = sizeof...(I);
+  constexpr std::ptrdiff_t width = sizeof...(I);
   constexpr float signs[16] = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};  // by code
   __m256 sums[max_hadamard_quads * 8 * width];  // (quads, 8, width), 25 KiB at most: stays in L1
   const std::ptrdiff_t run = shape.run, n = shape.base * run;
-  for (float* const end = x + run; x != end; x += lanes * width) {
-    __m256* sum = sums;
-    for (const float* in = x; in != x + n; in += 4 * run, sum += 8 * width)
-      (quad_sums(in + lanes * I, run, sum + I, width), ...);
-    const __m256* const last = sum;
+  for (std::ptrdiff_t col = 0; col < run; col += lanes * width) {
+    __m256* end = sums;
+    for (std::ptrdiff_t i = col; i < n; i += 4 * run, end += 8 * width)
+      (quad_sums<width>(x + i + lanes * I, run, end + I), ...);
     const std::uint8_t* code = shape.codes;
-    for (float* out = x; out != x + n; out += run) {
+    for (std::ptrdiff_t i = col; i < n; i += run) {
       const __m256* quad = sums + *code++ * width;  // the first column is positive
       __m256 y[] = {quad[I]...};
-      for (sum = sums + 8 * width; sum != last; sum += 8 * width, ++code) {
-        quad = sum + (*code & 7u) * width;
+      for (const __m256* sum = sums + 8 * width; sum != end; sum += 8 * width, ++code) {
+        quad = sum + std::ptrdiff_t{*code & 7} * width;
         const __m256 sign = _mm256_broadcast_ss(&signs[*code]);
         ((y[I] = _mm256_fmadd_ps(sign, quad[I], y[I])), ...);
       }
-      (_mm256_storeu_ps(out + lanes * I, _mm256_mul_ps(y[I], _mm256_set1_ps(scale))), ...);
+      (_mm256_storeu_ps(x + i + lanes * I, _mm256_mul_ps(y[I], _mm256_set1_ps(scale))), ...);
     }
   }
 }
@@ -315,7 +316,7 @@ HIGGS_TARGET_END
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace hadamard_avx512 {
-inline constexpr int lanes = 16, radix = 16;
+inline constexpr std::ptrdiff_t lanes = 16, radix = 16;
 
 /// Strides 1, 2, 4 and 8.
 [[gnu::always_inline]] inline __m512 inside(__m512 x) {
@@ -343,7 +344,7 @@ template <int H, int... I>
   }
 }
 
-template <int Stride, int... I>
+template <std::ptrdiff_t Stride, int... I>
 [[gnu::always_inline]] inline void columns(float* x, __m512 scale, std::integer_sequence<int, I...> all) {
   __m512 v[] = {_mm512_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
@@ -351,12 +352,12 @@ template <int Stride, int... I>
   (_mm512_storeu_ps(x + I * Stride, _mm512_mul_ps(v[I], scale)), ...);
 }
 
-template <int N>
+template <std::ptrdiff_t N>
 void transform(float* x, float scale) {
-  constexpr int stride = last_stride(N, lanes, radix);
+  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
   if constexpr (stride > lanes)
-    for (int i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
-  for (int i = 0; i < stride; i += lanes)
+    for (std::ptrdiff_t i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
+  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
     columns<stride>(x + i, _mm512_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
 }
 inline constexpr void (*transforms[])(float*, float) = {
@@ -367,25 +368,24 @@ HIGGS_TARGET_END
 
 #endif
 
-inline void hadamard_block(float* x, const HadamardShape& shape, float scale, Isa isa) {
+inline void hadamard_block(float* x, const HadamardShape& shape, float scale, [[maybe_unused]] Isa isa) {
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa != Isa::Portable && shape.run >= hadamard_avx2::lanes) {
     const bool wide = isa == Isa::Avx512 && shape.run >= hadamard_avx512::lanes;
     const int a = std::countr_zero(static_cast<unsigned>(shape.run));
     const auto transform = wide ? hadamard_avx512::transforms[a - 4] : hadamard_avx2::transforms[a - 3];
-    for (int i = 0; i < shape.base; ++i) transform(x + i * shape.run, shape.base == 1 ? scale : 1.0f);
-    if (shape.base == 1) return;
+    if (shape.base == 1) return transform(x, scale);
+    for (std::ptrdiff_t i = 0; i < shape.base; ++i) transform(x + i * shape.run, 1.0f);
     // Limited by reading codes, not by the width of vectors, so one width is enough.
     if (shape.run == 8) return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 1>{});
     if (shape.run == 16) return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 2>{});
     return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 4>{});
   }
 #endif
-  static_cast<void>(isa);
-  if (shape.run == 1) return hadamard_portable::run<1>(x, shape, scale);
-  if (shape.run == 2) return hadamard_portable::run<2>(x, shape, scale);
-  if (shape.run == 4) return hadamard_portable::run<4>(x, shape, scale);
-  return hadamard_portable::run<8>(x, shape, scale);
+  if (shape.run == 1) return hadamard_portable::transform_block<1>(x, shape, scale);
+  if (shape.run == 2) return hadamard_portable::transform_block<2>(x, shape, scale);
+  if (shape.run == 4) return hadamard_portable::transform_block<4>(x, shape, scale);
+  return hadamard_portable::transform_block<8>(x, shape, scale);
 }
 
 }  // namespace detail

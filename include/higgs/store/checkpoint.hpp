@@ -55,6 +55,7 @@ struct CheckpointLayer {
 namespace detail {
 
 inline constexpr int checkpoint_version = 1;
+inline constexpr std::int64_t max_extent = std::int64_t{1} << 48;  // keeps the sizes of a row far below 2^63
 inline constexpr std::string_view layer_key = "higgs.layer.";
 // Covers every float: the scales of weights of 2^-149 sit near 2^-163, those of 2^127 below 2^127.
 inline constexpr int min_exponent = -200, max_exponent = 127;
@@ -64,7 +65,7 @@ inline std::string to_json(const CheckpointLayer& layer) {
   return "{\"codebook\":" + json_quote(layer.codebook) + ",\"rows\":" + number(layer.layout.rows) +
          ",\"cols\":" + number(layer.layout.cols) + ",\"block\":" + number(layer.layout.block) +
          ",\"group\":" + number(layer.layout.group) +
-         ",\"seed\":" + (layer.seed ? "\"" + std::to_string(*layer.seed) + "\"" : "null") +
+         ",\"seed\":" + (layer.seed ? json_quote(std::to_string(*layer.seed)) : "null") +
          ",\"exponent\":" + number(layer.exponent) + ",\"dtype\":" + json_quote(layer.dtype) +
          ",\"t2\":" + json_number(layer.t2) + ",\"step\":" + json_number(layer.step) +
          ",\"mse\":" + json_number(layer.mse) + "}";
@@ -96,13 +97,11 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
       throw FormatError(place + ": \"" + key + "\" must be a number, not negative");
     return *number;
   };
-  constexpr std::int64_t large = std::int64_t{1}
-                                 << 48;  // sums and products of a few such numbers stay in range
   CheckpointLayer layer;
   layer.name = std::move(name);
   layer.codebook = string("codebook");
-  layer.layout = {integer("rows", 0, large), integer("cols", 1, large), integer("block", 1, large),
-                  integer("group", 1, large)};
+  layer.layout = {integer("rows", 0, max_extent), integer("cols", 1, max_extent),
+                  integer("block", 1, max_extent), integer("group", 1, max_extent)};
   check(layer.layout.block % layer.layout.group == 0, "\"group\" must divide \"block\"");
   const Json* seed = json.find("seed");
   check(seed && (seed->is_null() || seed->string()), "\"seed\" must be a text or null");

@@ -26,6 +26,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -41,10 +42,11 @@ class CheckpointContents {
   template <Codebook Book>
   void add_layer(const std::string& name, const CodeLayout& layout, std::optional<std::uint64_t> seed,
                  std::string dtype, const Book& book = Book{}) {
-    expects(
-        layout.rows >= 0 && layout.cols > 0 && layout.block > 0 && layout.group > 0 &&
-            layout.block % layout.group == 0,
-        "higgs::CheckpointContents::add_layer: cols and block must be positive, and group must divide block");
+    constexpr std::int64_t most = detail::max_extent;
+    expects(layout.rows >= 0 && layout.rows <= most && layout.cols > 0 && layout.cols <= most,
+            "higgs::CheckpointContents::add_layer: rows and cols must lie in [0, 2^48] and [1, 2^48]");
+    expects(layout.block > 0 && layout.block <= most && layout.group > 0 && layout.block % layout.group == 0,
+            "higgs::CheckpointContents::add_layer: block must be positive, and group must divide it");
     const auto shapes = detail::shapes_of<Book>(name, layout);
     const std::vector<typename Book::Element> points = detail::points_of(book);
     const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
@@ -255,8 +257,10 @@ class CheckpointWriter {
   }
 
   void name_files(const std::filesystem::path& path, bool folder) {
-    if (folder) std::filesystem::create_directories(path);
-    main_file_ = std::filesystem::is_directory(path) ? path / "model.safetensors" : path;
+    std::error_code error;
+    if (folder) std::filesystem::create_directories(path, error);
+    if (error) detail::throw_io(path, "cannot be made", error.value());
+    main_file_ = detail::is_folder(path) ? path / "model.safetensors" : path;
     if (shards_.size() == 1) {
       shards_[0].path = main_file_;
       return;
@@ -296,8 +300,8 @@ class CheckpointWriter {
     bool ours = resumable_ && !lines.empty() && lines.front().starts_with(title);
     const bool published = ours && lines.back() == publishing;
     const auto has_name = [&](const Shard& shard) {
-      return published && shards_.size() > 1 && std::filesystem::exists(shard.path) &&
-             !std::filesystem::exists(FileWriter::partial_path(shard.path));
+      return published && shards_.size() > 1 && detail::exists(shard.path) &&
+             !detail::exists(FileWriter::partial_path(shard.path));
     };
     for (const Shard& shard : shards_) {
       const auto mark = SafetensorsWriter::mark_of(shard.path);
@@ -330,7 +334,7 @@ class CheckpointWriter {
   // A folder holds one checkpoint: half of another one's shards must not be replaced.
   void refuse_other_checkpoint() {
     const auto refuse = [&](const std::filesystem::path& path) {
-      if (!std::filesystem::exists(path)) return;
+      if (!detail::exists(path)) return;
       if (journal_->lines().empty()) journal_->remove();  // made by this attempt
       detail::throw_io(path, "is there already; remove it or choose another folder", 0);
     };

@@ -66,7 +66,7 @@ class Json {
   }
 
   static constexpr int max_depth = 64;                 // of arrays and objects
-  static constexpr std::size_t max_values = 1u << 24;  // bounds the memory that a hostile text can ask for
+  static constexpr std::size_t max_values = 1u << 22;  // bounds the memory that a hostile text can ask for
 
  private:
   class Parser;

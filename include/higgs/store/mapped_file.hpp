@@ -7,6 +7,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -43,6 +44,15 @@ namespace detail {
   std::string message = path.string() + ": " + std::string(what);
   if (error != 0) message += ": " + std::generic_category().message(error);
   throw IoError(message);
+}
+
+inline bool exists(const std::filesystem::path& path) noexcept {
+  std::error_code ignored;  // what cannot be seen cannot be used either
+  return std::filesystem::exists(path, ignored);
+}
+inline bool is_folder(const std::filesystem::path& path) noexcept {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
 }
 }  // namespace detail
 
@@ -96,9 +106,10 @@ class MappedFile {
   }
 #else
   void open() {
-    if (!std::filesystem::is_regular_file(path_)) detail::throw_io(path_, "is not a regular file", 0);
+    std::error_code error;
+    const auto size = static_cast<std::size_t>(std::filesystem::file_size(path_, error));
+    if (error) detail::throw_io(path_, "is not a regular file", error.value());
     std::ifstream file(path_, std::ios::binary);
-    const auto size = static_cast<std::size_t>(std::filesystem::file_size(path_));
     auto* data = static_cast<std::uint8_t*>(::operator new[](size, std::align_val_t{64}));
     data_ = data;
     size_ = size;
@@ -135,7 +146,9 @@ class OutputFile {
                       mine.st_ino == named.st_ino && mine.st_dev == named.st_dev && S_ISREG(mine.st_mode);
     if (!locked || !same) {
       ::close(file_);
-      throw_io(path_, locked ? "is not a regular file of ours" : "is being written by another process", 0);
+      throw_io(path_,
+               locked ? "is no regular file, or not there any more" : "is being written by another process",
+               0);
     }
   }
   ~OutputFile() {
@@ -174,14 +187,16 @@ class OutputFile {
   void sync() {
     if (::fsync(file_) != 0) throw_io(path_, "cannot be brought to the disk");
   }
-  void close() {
-    if (::close(std::exchange(file_, -1)) != 0) throw_io(path_, "cannot be closed");
-  }
-  /// Makes a rename or a new name in the folder of `path` survive a power cut.
-  static void sync_folder(const std::filesystem::path& path) {
+  /// Replaces `path` by this file and closes it. The lock is held until then: nobody else may begin anew
+  /// meanwhile.
+  void rename_to(const std::filesystem::path& path) {
+    sync();
+    if (std::rename(path_.c_str(), path.c_str()) != 0) throw_io(path, "cannot be replaced");
+    if (::close(std::exchange(file_, -1)) != 0) throw_io(path, "cannot be closed");
+    // The new name must survive a power cut too. A folder may be written and not read.
     const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
     const int file = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) return;  // a folder may be written and not read
+    if (file < 0) return;
     const int error = ::fsync(file) == 0 ? 0 : errno;
     ::close(file);
     if (error != 0 && error != EINVAL) throw_io(folder, "cannot be brought to the disk", error);
@@ -197,7 +212,12 @@ class OutputFile {
     file_.open(path_, std::ios::binary | std::ios::in | std::ios::out);
     check("cannot be opened for writing");
   }
-  std::uint64_t size() const { return std::filesystem::file_size(path_); }
+  std::uint64_t size() const {
+    std::error_code error;
+    const std::uintmax_t size = std::filesystem::file_size(path_, error);
+    if (error) throw_io(path_, "cannot be examined", error.value());
+    return size;
+  }
   void resize(std::uint64_t size) {
     std::error_code error;
     std::filesystem::resize_file(path_, size, error);
@@ -214,11 +234,13 @@ class OutputFile {
     file_.flush();
     check("cannot be written");
   }
-  void close() {
+  void rename_to(const std::filesystem::path& path) {
     file_.close();
     check("cannot be closed");
+    std::error_code error;
+    std::filesystem::rename(path_, path, error);
+    if (error) throw_io(path, "cannot be replaced", error.value());
   }
-  static void sync_folder(const std::filesystem::path&) {}
 
  private:
   void check(const char* what) const {
@@ -276,13 +298,8 @@ class FileWriter {
   /// Gives the file its name.
   void commit() {
     expects(!committed_, "higgs::FileWriter::commit: may be called once");
-    file_.sync();
-    file_.close();
-    std::error_code error;
-    std::filesystem::rename(file_.path(), path_, error);
-    if (error) detail::throw_io(path_, "cannot be replaced", error.value());
+    file_.rename_to(path_);
     committed_ = true;
-    detail::OutputFile::sync_folder(path_);
   }
 
  private:
@@ -295,7 +312,10 @@ class FileWriter {
     const auto status = std::filesystem::status(path, error);
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
       detail::throw_io(path, "is not a regular file and will not be replaced", 0);
-    return std::filesystem::is_symlink(path, error) ? std::filesystem::weakly_canonical(path) : path;
+    if (!std::filesystem::is_symlink(path, error)) return path;
+    const std::filesystem::path target = std::filesystem::weakly_canonical(path, error);
+    if (error) detail::throw_io(path, "leads nowhere", error.value());
+    return target;
   }
 
   std::filesystem::path path_;

@@ -93,10 +93,10 @@ class Safetensors {
   /// Opens a .safetensors file, a .json index of shards, or a folder with model.safetensors[.index.json].
   explicit Safetensors(const std::filesystem::path& path) {
     std::filesystem::path found = path;
-    if (std::filesystem::is_directory(path)) {
+    if (detail::is_folder(path)) {
       found = path / "model.safetensors";
-      if (!std::filesystem::exists(found)) found = path / "model.safetensors.index.json";
-      if (!std::filesystem::exists(found))
+      if (!detail::exists(found)) found = path / "model.safetensors.index.json";
+      if (!detail::exists(found))
         detail::throw_io(path, "holds neither model.safetensors nor model.safetensors.index.json", 0);
     }
     if (found.extension() == ".json") add_index(found);
@@ -356,7 +356,7 @@ class SafetensorsWriter {
       out += detail::json_quote(tensor.name) + ":{\"dtype\":\"" + std::string(dtype_name(tensor.dtype)) +
              "\",\"shape\":[";
       for (const std::int64_t extent : tensor.shape)
-        out += (out.back() == '[' ? "" : ",") + std::to_string(extent);
+        out.append(out.back() == '[' ? "" : ",").append(std::to_string(extent));
       out += "],\"data_offsets\":[" + std::to_string(layout.bounds[i]) + "," +
              std::to_string(layout.bounds[i + 1]) + "]}";
     }

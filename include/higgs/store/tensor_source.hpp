@@ -55,12 +55,10 @@ class TensorSource {
   /// Opens a file, an index, or a folder (see Safetensors); GGUF is known by its first bytes.
   /// Throws FormatError or IoError.
   static TensorSource open(const std::filesystem::path& path) {
-    if (std::filesystem::is_regular_file(path) && path.extension() != ".json") {
-      auto file = MappedFile::open(path);
-      if (GgufFile::has_magic(file->bytes())) return TensorSource(GgufFile(std::move(file)));
-      return TensorSource(Safetensors(std::move(file)));
-    }
-    return TensorSource(Safetensors(path));
+    if (detail::is_folder(path) || path.extension() == ".json") return TensorSource(Safetensors(path));
+    auto file = MappedFile::open(path);
+    if (GgufFile::has_magic(file->bytes())) return TensorSource(GgufFile(std::move(file)));
+    return TensorSource(Safetensors(std::move(file)));
   }
 
   explicit TensorSource(const Safetensors& file) {

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares the fast searches with nearest() on far more inputs than a unit test can: on a line and in the plane with
+// every input there is. In the plane the exhaustive search stands for nearest(), after a check of its own.
+//
+//   check_search [codebook ...]     all shipped codebooks if none is named; exit status 1 if any code differs
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/core/random.hpp>
+#include <higgs/encode/exhaustive_search.hpp>
+#include <higgs/encode/grid_search.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <iterator>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+const char* const isa_names[] = {"portable", "avx2", "avx512"};
+
+constexpr std::int64_t block = 1 << 16;  // vectors that are compared at a time
+
+// How many codes of each instruction set differ from the expected ones, over blocks of vectors that `fill` makes.
+template <higgs::Codebook Book, class Fill, class Search, class Expected>
+std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search, Expected expected) {
+  std::array<std::atomic<std::int64_t>, std::size(isa_names)> totals{};
+  higgs::parallel_for(higgs::default_executor(), blocks, 1, [&](std::int64_t number, std::int64_t) {
+    std::vector<float> fixed(static_cast<std::size_t>(block) * Book::dim);
+    std::vector<typename Book::Index> found(static_cast<std::size_t>(block)), wanted(found.size());
+    fill(number, fixed);
+    expected(fixed, wanted);
+    for (std::size_t isa = 0; isa <= static_cast<std::size_t>(higgs::best_isa()); ++isa) {
+      search.encode(fixed, found, static_cast<higgs::Isa>(isa));
+      for (std::size_t i = 0; i < found.size(); ++i) totals[isa] += found[i] != wanted[i];
+    }
+  });
+  return {totals.begin(), totals.begin() + static_cast<int>(higgs::best_isa()) + 1};
+}
+
+template <higgs::Codebook Book>
+void call_nearest(const std::vector<float>& fixed, std::vector<typename Book::Index>& codes) {
+  constexpr auto dim = static_cast<std::size_t>(Book::dim);
+  static const Book book;
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    std::array<std::int32_t, dim> y;
+    for (std::size_t d = 0; d < dim; ++d) y[d] = static_cast<std::int32_t>(fixed[i * dim + d]);
+    codes[i] = higgs::nearest(book, std::span<const std::int32_t, dim>(y));
+  }
+}
+
+// A sixteenth from the whole range; the rest near enough to Gaussian: sums of four uniform numbers.
+template <higgs::Codebook Book>
+void fill_random(std::int64_t number, std::vector<float>& fixed) {
+  constexpr auto limit = static_cast<float>(higgs::fixed_limit<Book>);
+  const double units = std::sqrt(3.0) * static_cast<double>(1 << higgs::fraction_bits<Book>) / Book{}.step() / 65536;
+  for (std::size_t i = 0; i < fixed.size(); ++i) {
+    const std::uint64_t bits = higgs::random_bits(static_cast<std::uint64_t>(number) + 1, i);
+    const bool anywhere = i / Book::dim % 16 == 0;
+    const std::uint64_t sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
+    const double value = anywhere ? (static_cast<double>(bits >> 11) * 0x1p-52 - 1) * static_cast<double>(limit)
+                                  : (static_cast<double>(sum) - 131070.0) * units;
+    fixed[i] = std::clamp(static_cast<float>(std::rint(value)), -limit, limit);
+  }
+}
+
+// Block `number` of all inputs, in order; beyond the last one it starts again.
+template <higgs::Codebook Book>
+void fill_all(std::int64_t number, std::vector<float>& fixed) {
+  constexpr std::int64_t limit = higgs::fixed_limit<Book>, side = 2 * limit + 1;
+  std::int64_t x = number * block % side, y = number * block / side % side;
+  for (std::size_t i = 0; i < fixed.size(); i += Book::dim) {
+    fixed[i] = static_cast<float>(x - limit);
+    if (Book::dim == 2) fixed[i + 1] = static_cast<float>(y - limit);
+    if (++x < side) continue;
+    x = 0;
+    y = (y + 1) % side;
+  }
+}
+
+template <higgs::Codebook Book>
+std::int64_t check() {
+  const Book book;
+  const higgs::GridSearch<Book> fast(book);
+  const higgs::ExhaustiveSearch<Book> all(book);
+  std::int64_t wrong = 0;
+  const auto report = [&](const char* what, std::int64_t blocks, const std::vector<std::int64_t>& counts) {
+    std::printf("%-6s %-34s %11lld inputs, differences:", Book::name().c_str(), what,
+                static_cast<long long>(blocks * block));
+    for (std::size_t isa = 0; isa < counts.size(); ++isa) {
+      std::printf(" %s %lld", isa_names[isa], static_cast<long long>(counts[isa]));
+      wrong += counts[isa];
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  };
+  constexpr std::int64_t side = 2 * std::int64_t{higgs::fixed_limit<Book>} + 1;
+  constexpr std::int64_t line = side / block + 1, plane = side * side / block + 1, random = 100'000'000 / block + 1;
+  const auto by_all = [&](const auto& fixed, auto& codes) { all.encode(fixed, codes); };
+  if constexpr (Book::dim == 1) {
+    report("search = nearest, every input", line, differences<Book>(line, fill_all<Book>, fast, call_nearest<Book>));
+  } else {
+    report("exhaustive = nearest, random", 32, differences<Book>(32, fill_random<Book>, all, call_nearest<Book>));
+    if constexpr (Book::dim == 2)
+      report("search = exhaustive, every input", plane, differences<Book>(plane, fill_all<Book>, fast, by_all));
+    else
+      report("search = exhaustive, random", random, differences<Book>(random, fill_random<Book>, fast, by_all));
+  }
+  return wrong;
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  std::vector<std::string> codebooks(names + 1, names + count);
+  if (codebooks.empty()) codebooks = higgs::shipped_codebook_names();
+  std::int64_t wrong = 0;
+  for (const std::string& name : codebooks)
+    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) { wrong += check<Book>(); });
+  std::printf("%lld differences in all\n", static_cast<long long>(wrong));
+  return wrong != 0;
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Hadamard transform of hot rows against plain loops and against the rate at which this core adds.
+#include <higgs/rotate/random_hadamard.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <span>
+#include <string>
+#include <vector>
+
+#if defined(HIGGS_TARGET_BEGIN)
+#  include <immintrin.h>
+#endif
+
+namespace {
+
+using higgs::Isa;
+
+constexpr int rounds = 1000, chains = 10;  // ten sums at once hide the latency of one
+
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
+[[gnu::noinline]] double add_avx2() {
+  const __m256 b = _mm256_set1_ps(0.5f);
+  __m256 a0 = b, a1 = b, a2 = b, a3 = b, a4 = b, a5 = b, a6 = b, a7 = b, a8 = b, a9 = b;
+  for (int i = 0; i < rounds; ++i) {
+    a0 = _mm256_add_ps(a0, b), a1 = _mm256_add_ps(a1, b), a2 = _mm256_add_ps(a2, b),
+    a3 = _mm256_add_ps(a3, b);
+    a4 = _mm256_add_ps(a4, b), a5 = _mm256_add_ps(a5, b), a6 = _mm256_add_ps(a6, b),
+    a7 = _mm256_add_ps(a7, b);
+    a8 = _mm256_add_ps(a8, b), a9 = _mm256_add_ps(a9, b);
+    asm volatile("" : "+x"(a0), "+x"(a1), "+x"(a2), "+x"(a3), "+x"(a4), "+x"(a5), "+x"(a6), "+x"(a7));
+    asm volatile("" : "+x"(a8), "+x"(a9));
+  }
+  return 8.0 * rounds * chains;
+}
+HIGGS_TARGET_END
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+[[gnu::noinline]] double add_avx512() {
+  const __m512 b = _mm512_set1_ps(0.5f);
+  __m512 a0 = b, a1 = b, a2 = b, a3 = b, a4 = b, a5 = b, a6 = b, a7 = b, a8 = b, a9 = b;
+  for (int i = 0; i < rounds; ++i) {
+    a0 = _mm512_add_ps(a0, b), a1 = _mm512_add_ps(a1, b), a2 = _mm512_add_ps(a2, b),
+    a3 = _mm512_add_ps(a3, b);
+    a4 = _mm512_add_ps(a4, b), a5 = _mm512_add_ps(a5, b), a6 = _mm512_add_ps(a6, b),
+    a7 = _mm512_add_ps(a7, b);
+    a8 = _mm512_add_ps(a8, b), a9 = _mm512_add_ps(a9, b);
+    asm volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7));
+    asm volatile("" : "+v"(a8), "+v"(a9));
+  }
+  return 16.0 * rounds * chains;
+}
+HIGGS_TARGET_END
+#endif
+
+[[gnu::noinline]] double add_portable() {
+  float a[32] = {};
+  for (int i = 0; i < rounds; ++i) {
+    for (float& value : a) value += 0.5f;
+    benchmark::DoNotOptimize(a);
+  }
+  return 32.0 * rounds;
+}
+
+// The best of many short samples: what the core can do while nobody else uses it.
+double adds_per_second() {
+  static const double rate = [] {
+    double best = 0;
+    for (int sample = 0; sample < 5000; ++sample) {
+      const auto begin = std::chrono::steady_clock::now();
+      double adds = 0;
+#if defined(HIGGS_TARGET_BEGIN)
+      if (higgs::best_isa() == Isa::Avx512) adds = add_avx512();
+      if (higgs::best_isa() == Isa::Avx2) adds = add_avx2();
+#endif
+      if (higgs::best_isa() == Isa::Portable) adds = add_portable();
+      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
+      best = std::max(best, adds / time.count());
+    }
+    return best;
+  }();
+  return rate;
+}
+
+// The textbook: one stride after another, left to the compiler.
+void radix2(std::span<float> x) {
+  const std::size_t n = x.size();
+  for (std::size_t h = 1; h < n; h *= 2)
+    for (std::size_t i = 0; i < n; i += 2 * h)
+      for (std::size_t j = i; j < i + h; ++j) {
+        const float u = x[j], v = x[j + h];
+        x[j] = u + v;
+        x[j + h] = u - v;
+      }
+  const float scale = 1.0f / std::sqrt(static_cast<float>(n));
+  for (float& value : x) value *= scale;
+}
+
+// The same with vectors, as public AVX code has it: strides inside a register, then one pass for each stride.
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
+[[gnu::noinline]] void radix2_avx2_pass(float* x, std::size_t n, std::size_t h) {
+  for (std::size_t i = 0; i < n; i += 2 * h)
+    for (std::size_t j = i; j < i + h; j += 8) {
+      const __m256 u = _mm256_loadu_ps(x + j), v = _mm256_loadu_ps(x + j + h);
+      _mm256_storeu_ps(x + j, _mm256_add_ps(u, v));
+      _mm256_storeu_ps(x + j + h, _mm256_sub_ps(u, v));
+    }
+}
+void radix2_avx2(std::span<float> x) {
+  const std::size_t n = x.size();
+  for (std::size_t i = 0; i < n; i += 8)
+    _mm256_storeu_ps(&x[i], higgs::detail::hadamard_avx2::inside(_mm256_loadu_ps(&x[i])));
+  for (std::size_t h = 8; h < n; h *= 2) radix2_avx2_pass(x.data(), n, h);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(n));
+  for (float& value : x) value *= scale;
+}
+HIGGS_TARGET_END
+#endif
+
+// Additions of the documented order of operations.
+double adds_of(std::int64_t n) {
+  const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(n);
+  const double base = shape.base == 1 ? 0.0 : 2.0 + static_cast<double>(shape.base) / 4.0;
+  return static_cast<double>(n) * (std::log2(static_cast<double>(shape.run)) + base);
+}
+
+template <class Transform>
+void measure(benchmark::State& state, std::int64_t n, Transform transform) {
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) - 8.0f;
+  if (n <= 4096) {
+    std::vector<float> y = x;
+    transform(y);
+    const std::vector<double> expected = higgs::hadamard_reference(x);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      if (std::abs(y[i] - expected[i]) > 1e-3) return state.SkipWithError("the result is wrong");
+  }
+  const std::clock_t begin = std::clock();  // of processor time: others on the machine do not count
+  for (auto _ : state) {
+    transform(x);
+    benchmark::ClobberMemory();
+  }
+  const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  const double rows = static_cast<double>(state.iterations()) / seconds;
+  state.counters["GB/s"] = 8e-9 * static_cast<double>(n) * rows;
+  state.counters["adds/s"] = adds_of(n) * rows;
+  state.counters["share_of_limit"] = adds_of(n) * rows / adds_per_second();
+}
+
+template <class Transform>
+void add(const std::string& name, std::int64_t n, Transform transform) {
+  benchmark::RegisterBenchmark((name + "/" + std::to_string(n)).c_str(),
+                               [n, transform](benchmark::State& state) { measure(state, n, transform); });
+}
+
+const int registered = [] {
+  const struct {
+    const char* where;
+    Isa isa;
+  } paths[] = {{"cpu", higgs::best_isa()}, {"cpu_avx2", Isa::Avx2}, {"cpu_portable", Isa::Portable}};
+  for (const auto& [where, isa] : paths)
+    if (isa <= higgs::best_isa())
+      for (const std::int64_t n : {64, 256, 576, 768, 896, 1024, 1536, 4096, 32768})
+        add("rotate/hadamard/" + std::string(where) + "/f32", n,
+            [isa = isa](std::span<float> x) { higgs::hadamard(x, isa); });
+  for (const std::int64_t n : {64, 256, 1024, 4096, 32768}) {
+    add("rotate/hadamard/radix2_loop/f32", n, radix2);
+#if defined(HIGGS_TARGET_BEGIN)
+    if (higgs::best_isa() >= Isa::Avx2) add("rotate/hadamard/radix2_avx2/f32", n, radix2_avx2);
+#endif
+  }
+  return 0;
+}();
+
+void signs(benchmark::State& state) {
+  std::vector<float> x(4096, 1.0f);
+  for (auto _ : state) {
+    higgs::apply_signs(x, 1);
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * 8 * 4096);
+}
+BENCHMARK(signs)->Name("rotate/signs/cpu/f32/4096");
+
+}  // namespace

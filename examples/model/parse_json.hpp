@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <higgs/core/error.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace higgs::model {
+
+/// Reads JSON that came with a model and hands it to `read`. Throws FormatError, which names `source`, for
+/// text that is no JSON, for what `read` does not find in it, and for more levels than any such file has.
+template <class Read>
+auto parse_json(std::string_view text, const std::string& source, Read&& read) {
+  // Copies and searches of values recurse: the depth of a hostile file must not become that of the stack.
+  constexpr int max_depth = 64;
+  const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
+    if (depth > max_depth)
+      throw FormatError(source + ": more than " + std::to_string(max_depth) + " levels of JSON");
+    return true;
+  };
+  try {
+    return read(nlohmann::json::parse(text, check_depth));
+  } catch (const nlohmann::json::exception& error) {
+    throw FormatError(source + ": " + error.what());
+  }
+}
+
+}  // namespace higgs::model

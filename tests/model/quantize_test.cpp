@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../../examples/model/quantize.hpp"
+
+#include "../../examples/model/transformer.hpp"
+#include "tiny_model.hpp"
+
+#include <higgs/core/error.hpp>
+#include <higgs/store/checkpoint.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <variant>
+#include <vector>
+
+using namespace higgs::model;
+using Architecture = ModelConfig::Architecture;
+
+namespace {
+
+struct Interrupted {};
+
+std::vector<std::string> layer_names(const std::filesystem::path& folder) {
+  std::vector<std::string> out;
+  const higgs::Checkpoint checkpoint = higgs::Checkpoint::open(folder);
+  for (const higgs::CheckpointLayer& layer : checkpoint.layers()) out.push_back(layer.name);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a quantized model loads on its own and holds what the quantizer says", "[model][quantize]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3}) {
+    const ModelConfig config = tiny_config(architecture);
+    const TemporaryFolder folder;
+    write_folder(folder / "model", config);
+    write_file(folder / "model.gguf", tiny_gguf(config).build());
+    const QuantizeRequest request{.codebook = "2x64"};
+    CHECK(quantize_model(ModelSource(folder / "model"), folder / "a", request).empty());
+    CHECK(quantize_model(ModelSource(folder / "model.gguf"), folder / "b", request).empty());
+    std::filesystem::remove_all(folder / "model");
+    std::filesystem::remove(folder / "model.gguf");
+
+    const ModelSource a(folder / "a"), b(folder / "b");
+    CHECK(a.checkpoint()->layers().size() == 14);
+    const auto expected = tiny_tensors(config);
+    for (const ModelSource* source : {&a, &b}) {
+      CHECK(Tokenizer(source->vocabulary(), "test").encode("A<|end|>") == std::vector<TokenId>{32, 39});
+      const Transformer model = Transformer::load(*source);
+      for (const TinyTensor& tensor : expected) {
+        if (const ModelTensor* kept = source->find(tensor.name)) {
+          std::vector<float> values(tensor.values.size());
+          kept->read_rows(0, kept->rows(), values);
+          CHECK(values == tensor.values);
+          continue;
+        }
+        const auto quantized = higgs::quantize(
+            higgs::MatrixView<const float>(tensor.values.data(), tensor.shape[0], tensor.shape[1]), "2x64");
+        std::visit(
+            [&](const auto& matrix) {
+              const auto stored =
+                  std::get<std::decay_t<decltype(matrix)>>(source->checkpoint()->load(tensor.name));
+              CHECK(std::equal(stored.codes.begin(), stored.codes.end(), matrix.codes.begin(),
+                               matrix.codes.end()));
+              CHECK(std::equal(stored.scales.begin(), stored.scales.end(), matrix.scales.begin(),
+                               matrix.scales.end()));
+              CHECK(stored.exponent == matrix.exponent);
+              CHECK(stored.t2 == matrix.t2);
+            },
+            quantized);
+      }
+    }
+  }
+}
+
+TEST_CASE("a killed quantization goes on and ends with the same bytes", "[model][quantize]") {
+  const TemporaryFolder folder;
+  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  const ModelSource source(folder / "model");
+  quantize_model(source, folder / "whole", {});
+  for (int stop = 1; stop <= 14; ++stop) {
+    const auto out = folder / ("out" + std::to_string(stop));
+    int pieces = 0;
+    QuantizeRequest request;
+    request.progress = [&](std::int64_t, std::int64_t, const std::string&) {
+      if (++pieces == stop) throw Interrupted();
+    };
+    CHECK_THROWS_AS(quantize_model(source, out, request), Interrupted);
+    CHECK_FALSE(std::filesystem::exists(out / "model.safetensors"));
+    std::int64_t first = -1, last = 0, all = 0;
+    request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
+      if (first < 0) first = done;
+      last = done;
+      all = total;
+    };
+    quantize_model(source, out, request);
+    CHECK(last == all);
+    CHECK(read_file(out / "model.safetensors") == read_file(folder / "whole" / "model.safetensors"));
+    CHECK(std::distance(std::filesystem::directory_iterator(out), {}) == 3);  // nothing is left over
+  }
+}
+
+TEST_CASE("matrices that are skipped stay exact", "[model][quantize]") {
+  const TemporaryFolder folder;
+  const ModelConfig config = tiny_config(Architecture::Qwen2);
+  write_folder(folder / "model", config);
+  QuantizeRequest request;
+  request.skip = std::regex("layers\\.0\\.|o_proj");
+  quantize_model(ModelSource(folder / "model"), folder / "out", request);
+  CHECK(layer_names(folder / "out") ==
+        std::vector<std::string>{
+            "model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.gate_proj.weight",
+            "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight",
+            "model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight"});
+  CHECK_NOTHROW(Transformer::load(ModelSource(folder / "out")));
+  request.skip = std::regex("layers");
+  CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model"), folder / "other", request),
+                  higgs::InvalidArgument);
+}
+
+TEST_CASE("every matrix of a lone file is quantized", "[model][quantize]") {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "some.safetensors", {tiny_tensor("first", {3, 40}),
+                                                  tiny_tensor("second", {5, 7}), tiny_tensor("vector", {9})});
+  quantize_model(ModelSource(folder / "some.safetensors"), folder / "out", {.codebook = "1x16"});
+  CHECK(layer_names(folder / "out") == std::vector<std::string>{"first", "second"});
+  CHECK(ModelSource(folder / "out").find("vector") != nullptr);
+}
+
+TEST_CASE("weights that are no numbers are named by tensor, row and column", "[model][quantize]") {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    const ModelConfig config = tiny_config(Architecture::Llama);
+    std::vector<TinyTensor> tensors = tiny_tensors(config);
+    for (TinyTensor& tensor : tensors)
+      if (tensor.name == "model.layers.1.mlp.down_proj.weight") tensor.values[13 * 36 + 35] = bad;
+    const TemporaryFolder folder;
+    write_folder(folder / "model", config, tensors);
+    const std::string message = message_of<higgs::FormatError>(
+        [&] { quantize_model(ModelSource(folder / "model"), folder / "out", {}); });
+    CHECK_THAT(message, Catch::Contains("model.layers.1.mlp.down_proj.weight") && Catch::Contains("row 13") &&
+                            Catch::Contains("column 35"));
+    CHECK_FALSE(std::filesystem::exists(folder / "out" / "model.safetensors"));
+  }
+}
+
+TEST_CASE("a model is neither quantized twice nor over itself", "[model][quantize]") {
+  const TemporaryFolder folder;
+  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  const std::string before = read_file(folder / "model" / "model.safetensors");
+  CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model"), folder / "model", {}),
+                  higgs::InvalidArgument);
+  CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model" / "model.safetensors"), folder / "model", {}),
+                  higgs::InvalidArgument);
+  CHECK(read_file(folder / "model" / "model.safetensors") == before);
+  quantize_model(ModelSource(folder / "model"), folder / "out", {});
+  CHECK_THROWS_AS(quantize_model(ModelSource(folder / "out"), folder / "again", {}), higgs::InvalidArgument);
+}
+
+TEST_CASE("a tokenizer that is not supported is left out with a word", "[model][quantize]") {
+  GgufBuilder gguf = tiny_gguf(tiny_config(Architecture::Llama));
+  for (std::string& value : gguf.values)
+    if (value.find("tokenizer.ggml.pre") != value.npos)
+      value = gguf_text("tokenizer.ggml.pre") + raw(std::uint32_t{8}) + gguf_text("tekken");
+  const TemporaryFolder folder;
+  write_file(folder / "model.gguf", gguf.build());
+  CHECK_THAT(quantize_model(ModelSource(folder / "model.gguf"), folder / "out", {}),
+             Catch::Contains("tekken"));
+  CHECK_NOTHROW(Transformer::load(ModelSource(folder / "out")));
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../../examples/model/transformer.hpp"
+
+#include "tiny_model.hpp"
+
+#include <higgs/matmul/decode.hpp>
+#include <higgs/quantizer.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+using namespace higgs::model;
+using Architecture = ModelConfig::Architecture;
+
+namespace {
+
+// Logits of all positions, row by row.
+std::vector<float> logits_of(const Transformer& model, const std::vector<TokenId>& text,
+                             higgs::Executor& executor = higgs::default_executor()) {
+  const auto count = static_cast<std::int64_t>(text.size()), vocabulary = model.config().vocabulary;
+  KvCache cache(model.config(), count);
+  std::vector<float> hidden(text.size() * static_cast<std::size_t>(model.config().width));
+  std::vector<float> out(text.size() * static_cast<std::size_t>(vocabulary));
+  const higgs::MatrixView<float> states(hidden.data(), count, model.config().width);
+  model.forward(text, cache, states, executor);
+  model.logits(states, {out.data(), count, vocabulary}, executor);
+  return out;
+}
+
+Transformer load_tiny(const ModelConfig& config) {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), config);
+  return Transformer::load(ModelSource(folder.path()));
+}
+
+// transformers 5.23 in double, on the weights of tiny_model.hpp: logits at the end of tiny_text(24).
+struct Golden {
+  const char* name;
+  ModelConfig config;
+  double last[6];   // of tokens 0, 7, 13, 21, 30, 39 after all 24
+  double third[2];  // of tokens 0 and 39 after 4
+};
+
+std::vector<Golden> golden_models() {
+  ModelConfig llama3 = tiny_config(Architecture::Llama), linear = llama3;
+  llama3.rope_theta = linear.rope_theta = 100;
+  llama3.tied_embeddings = linear.tied_embeddings = false;
+  llama3.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
+  linear.rope_scaling.kind = RopeScaling::Kind::Linear;
+  linear.rope_scaling.factor = 4;
+  linear.attention_bias = true;
+  return {{"llama",
+           tiny_config(Architecture::Llama),
+           {-1.8690746, 0.4441708, 2.2772129, -0.0248254, -0.6894082, 3.3987510},
+           {1.1121014, -4.0020861}},
+          {"llama, scaled rope",
+           llama3,
+           {1.2030894, -1.0378044, -0.1271513, 2.3303180, -0.7401905, 0.7433044},
+           {-0.1983861, -1.5021355}},
+          {"llama, linear rope and biases",
+           linear,
+           {0.3942286, 0.1898754, -0.2081796, 2.4038087, 0.6791527, -0.5550597},
+           {0.0816912, -1.7880979}},
+          {"qwen2",
+           tiny_config(Architecture::Qwen2),
+           {-1.7430742, 1.2706807, 0.4263745, -1.0430046, 0.1465178, 2.0461166},
+           {1.8460347, -2.8439441}},
+          {"qwen3",
+           tiny_config(Architecture::Qwen3),
+           {0.0774537, 0.5948705, 2.5935822, 0.6123734, 0.5511311, 0.8030795},
+           {1.5021326, -0.8728750}}};
+}
+
+// About a thousand roundings of 2^-24 lie on the way to a logit; the largest is below 6.
+constexpr double tolerance = 1000 * 0x1p-24 * 6;
+
+}  // namespace
+
+TEST_CASE("logits are those of an independent implementation", "[model][transformer]") {
+  for (const Golden& golden : golden_models()) {
+    INFO(golden.name);
+    const std::vector<float> logits = logits_of(load_tiny(golden.config), tiny_text(24));
+    const std::size_t tokens[] = {0, 7, 13, 21, 30, 39};
+    for (std::size_t i = 0; i < 6; ++i)
+      CHECK(static_cast<double>(logits[23 * 40 + tokens[i]]) ==
+            Approx(golden.last[i]).margin(tolerance).epsilon(0));
+    CHECK(static_cast<double>(logits[3 * 40]) == Approx(golden.third[0]).margin(tolerance).epsilon(0));
+    CHECK(static_cast<double>(logits[3 * 40 + 39]) == Approx(golden.third[1]).margin(tolerance).epsilon(0));
+  }
+}
+
+TEST_CASE("a GGUF file gives the same bits as the folder it was made from", "[model][transformer]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3}) {
+    ModelConfig config = tiny_config(architecture);
+    if (architecture == Architecture::Llama)
+      config.attention_bias = true;  // biases of q and k are interleaved too
+    const TemporaryFolder folder;
+    write_file(folder / "model.gguf", tiny_gguf(config).build());
+    const ModelSource source(folder / "model.gguf");
+    CHECK(logits_of(Transformer::load(source), tiny_text(24)) == logits_of(load_tiny(config), tiny_text(24)));
+  }
+}
+
+TEST_CASE("divisors of rotary frequencies in a GGUF file are what the scaling of the configuration is",
+          "[model][transformer]") {
+  ModelConfig scaled = tiny_config(Architecture::Llama);
+  scaled.rope_theta = 100;
+  const ModelConfig plain = scaled;
+  scaled.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
+  const std::vector<float> with = rope_frequencies(scaled), without = rope_frequencies(plain);
+  GgufBuilder gguf = tiny_gguf(plain);
+  std::string factors;
+  for (std::size_t i = 0; i < with.size(); ++i) factors += raw(without[i] / with[i]);
+  gguf.add_tensor("rope_freqs.weight", {3}, 0, factors);
+  const TemporaryFolder folder;
+  write_file(folder / "model.gguf", gguf.build());
+  const std::vector<float> expected = logits_of(load_tiny(scaled), tiny_text(24));
+  const std::vector<float> logits =
+      logits_of(Transformer::load(ModelSource(folder / "model.gguf")), tiny_text(24));
+  CHECK(logits != logits_of(load_tiny(plain), tiny_text(24)));
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    CHECK(std::fabs(static_cast<double>(logits[i] - expected[i])) < tolerance);
+}
+
+TEST_CASE("reading token by token gives the bits of reading all at once", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Qwen3));
+  const std::vector<TokenId> text = tiny_text(64);  // crosses a block of queries
+  std::vector<float> whole(64 * 24), single(64 * 24), pieces(64 * 24);
+  KvCache cache(model.config(), 64);
+  model.forward(text, cache, {whole.data(), 64, 24});
+  CHECK(cache.size() == 64);
+  cache.truncate(0);
+  for (std::int64_t t = 0; t < 64; ++t)
+    model.forward({&text[static_cast<std::size_t>(t)], 1}, cache,
+                  {&single[static_cast<std::size_t>(t) * 24], 1, 24});
+  CHECK(single == whole);
+  cache.truncate(0);
+  model.forward({text.data(), 50}, cache, {pieces.data(), 50, 24});
+  cache.truncate(31);  // forgets 19 of them
+  model.forward({text.data() + 31, 33}, cache, {pieces.data() + 31 * 24, 33, 24});
+  CHECK(pieces == whole);
+}
+
+TEST_CASE("the number of threads changes no bit", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  higgs::SerialExecutor one;
+  higgs::ThreadPool five(5);
+  CHECK(logits_of(model, tiny_text(64), one) == logits_of(model, tiny_text(64), five));
+}
+
+TEST_CASE("no token sees a later one", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Qwen2));
+  std::vector<TokenId> text = tiny_text(60);
+  const std::vector<float> before = logits_of(model, text);
+  text[40] = (text[40] + 1) % 40;
+  const std::vector<float> after = logits_of(model, text);
+  CHECK(std::equal(before.begin(), before.begin() + 40 * 40, after.begin()));
+  for (std::size_t row = 40; row < 60; ++row)
+    CHECK_FALSE(std::equal(before.begin() + static_cast<std::ptrdiff_t>(row * 40),
+                           before.begin() + static_cast<std::ptrdiff_t>(row * 40 + 40),
+                           after.begin() + static_cast<std::ptrdiff_t>(row * 40)));
+}
+
+TEST_CASE("a layer may be replaced by a quantized one", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  Transformer packed = model, dense = model;
+  for (std::size_t block = 0; block < 2; ++block)
+    for (const Part part : all_parts) {
+      const auto& matrix = std::get<DenseMatrix>(model.weights.blocks[block][part].weight);
+      const auto quantized = higgs::quantize(matrix.view(), "2x256");
+      std::vector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
+      higgs::dequantize(quantized, higgs::MatrixView<float>(values.data(), matrix.rows, matrix.cols));
+      packed.weights.blocks[block][part].weight = quantized;
+      dense.weights.blocks[block][part].weight = DenseMatrix(matrix.rows, matrix.cols, std::move(values));
+    }
+  const std::vector<float> expected = logits_of(dense, tiny_text(24)),
+                           logits = logits_of(packed, tiny_text(24));
+  CHECK(expected != logits_of(model, tiny_text(24)));  // the original kept its weights
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    CHECK(std::fabs(static_cast<double>(logits[i] - expected[i])) < tolerance);
+}
+
+TEST_CASE("misuse is refused", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  KvCache cache(model.config(), 2);
+  std::vector<float> hidden(3 * 24);
+  const std::vector<TokenId> outside{40}, negative{-1}, three{1, 2, 3};
+  CHECK_THROWS_AS(model.forward(outside, cache, {hidden.data(), 1, 24}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(model.forward(negative, cache, {hidden.data(), 1, 24}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(model.forward(three, cache, {hidden.data(), 3, 24}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(model.forward({three.data(), 2}, cache, {hidden.data(), 3, 24}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(cache.truncate(1), higgs::InvalidArgument);
+}
+
+TEST_CASE("a missing tensor and a wrong shape are named", "[model][transformer]") {
+  const ModelConfig config = tiny_config(Architecture::Qwen2);
+  const auto message_without = [&](const std::string& name) {
+    std::vector<TinyTensor> tensors = tiny_tensors(config);
+    std::erase_if(tensors, [&](const TinyTensor& tensor) { return tensor.name == name; });
+    const TemporaryFolder folder;
+    write_folder(folder.path(), config, tensors);
+    return message_of<higgs::FormatError>([&] { Transformer::load(ModelSource(folder.path())); });
+  };
+  for (const TinyTensor& tensor : tiny_tensors(config))
+    CHECK_THAT(message_without(tensor.name), Catch::Contains("tensor \"" + tensor.name + "\" is missing"));
+
+  std::vector<TinyTensor> tensors = tiny_tensors(config);
+  for (TinyTensor& tensor : tensors) {
+    if (tensor.name != "model.layers.1.mlp.up_proj.weight") continue;
+    tensor.shape = {24, 36};
+  }
+  const TemporaryFolder folder;
+  write_folder(folder.path(), config, tensors);
+  CHECK_THAT(message_of<higgs::FormatError>([&] { Transformer::load(ModelSource(folder.path())); }),
+             Catch::Contains("\"model.layers.1.mlp.up_proj.weight\"") && Catch::Contains("24 x 36") &&
+                 Catch::Contains("36 x 24"));
+}
