@@ -26,7 +26,8 @@ const std::vector<T>& weights() {
     std::vector<T> made(static_cast<std::size_t>(rows * cols));
     for (std::size_t i = 0; i < made.size(); ++i) {
       const std::uint64_t bits = higgs::random_bits(1, i);
-      const std::uint64_t sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
+      const std::uint64_t sum =
+          (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
       made[i] = static_cast<T>((static_cast<float>(sum) - 131070.0f) * 1e-6f);
     }
     return made;
@@ -70,7 +71,8 @@ void quantize(benchmark::State& state) {
 
 template <class T, higgs::Codebook Book>
 void register_one(const std::string& type) {
-  benchmark::RegisterBenchmark(("quantizer/quantize/cpu/" + type + "/" + Book::name()).c_str(), quantize<T, Book>)
+  benchmark::RegisterBenchmark(("quantizer/quantize/cpu/" + type + "/" + Book::name()).c_str(),
+                               quantize<T, Book>)
       ->ArgName("threads")
       ->Arg(1)
       ->Arg(2)

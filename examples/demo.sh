@@ -4,7 +4,7 @@
 # Run again, it reuses all of it. Usage: examples/demo.sh [TOKENS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tokens=${1:-8192}
+tokens=${1:-5120}
 work=build/demo
 mkdir -p "$work"
 started=$SECONDS

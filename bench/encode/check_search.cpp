@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compares the fast searches with nearest() on far more inputs than a unit test can: on a line and in the plane with
-// every input there is. In the plane the exhaustive search stands for nearest(), after a check of its own.
+// Compares the fast searches with nearest() on far more inputs than a unit test can: on a line and in the
+// plane with every input there is. In the plane the exhaustive search stands for nearest(), after a check of
+// its own.
 //
 //   check_search [codebook ...]     all shipped codebooks if none is named; exit status 1 if any code differs
 #include <higgs/codebook/shipped.hpp>
@@ -28,9 +29,11 @@ const char* const isa_names[] = {"portable", "avx2", "avx512"};
 
 constexpr std::int64_t block = 1 << 16;  // vectors that are compared at a time
 
-// How many codes of each instruction set differ from the expected ones, over blocks of vectors that `fill` makes.
+// How many codes of each instruction set differ from the expected ones, over blocks of vectors that `fill`
+// makes.
 template <higgs::Codebook Book, class Fill, class Search, class Expected>
-std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search, Expected expected) {
+std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search,
+                                      Expected expected) {
   std::array<std::atomic<std::int64_t>, std::size(isa_names)> totals{};
   higgs::parallel_for(higgs::default_executor(), blocks, 1, [&](std::int64_t number, std::int64_t) {
     std::vector<float> fixed(static_cast<std::size_t>(block) * Book::dim);
@@ -60,13 +63,15 @@ void call_nearest(const std::vector<float>& fixed, std::vector<typename Book::In
 template <higgs::Codebook Book>
 void fill_random(std::int64_t number, std::vector<float>& fixed) {
   constexpr auto limit = static_cast<float>(higgs::fixed_limit<Book>);
-  const double units = std::sqrt(3.0) * static_cast<double>(1 << higgs::fraction_bits<Book>) / Book{}.step() / 65536;
+  const double units =
+      std::sqrt(3.0) * static_cast<double>(1 << higgs::fraction_bits<Book>) / Book{}.step() / 65536;
   for (std::size_t i = 0; i < fixed.size(); ++i) {
     const std::uint64_t bits = higgs::random_bits(static_cast<std::uint64_t>(number) + 1, i);
     const bool anywhere = i / Book::dim % 16 == 0;
     const std::uint64_t sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
-    const double value = anywhere ? (static_cast<double>(bits >> 11) * 0x1p-52 - 1) * static_cast<double>(limit)
-                                  : (static_cast<double>(sum) - 131070.0) * units;
+    const double value = anywhere
+                             ? (static_cast<double>(bits >> 11) * 0x1p-52 - 1) * static_cast<double>(limit)
+                             : (static_cast<double>(sum) - 131070.0) * units;
     fixed[i] = std::clamp(static_cast<float>(std::rint(value)), -limit, limit);
   }
 }
@@ -102,16 +107,21 @@ std::int64_t check() {
     std::fflush(stdout);
   };
   constexpr std::int64_t side = 2 * std::int64_t{higgs::fixed_limit<Book>} + 1;
-  constexpr std::int64_t line = side / block + 1, plane = side * side / block + 1, random = 100'000'000 / block + 1;
+  constexpr std::int64_t line = side / block + 1, plane = side * side / block + 1,
+                         random = 100'000'000 / block + 1;
   const auto by_all = [&](const auto& fixed, auto& codes) { all.encode(fixed, codes); };
   if constexpr (Book::dim == 1) {
-    report("search = nearest, every input", line, differences<Book>(line, fill_all<Book>, fast, call_nearest<Book>));
+    report("search = nearest, every input", line,
+           differences<Book>(line, fill_all<Book>, fast, call_nearest<Book>));
   } else {
-    report("exhaustive = nearest, random", 32, differences<Book>(32, fill_random<Book>, all, call_nearest<Book>));
+    report("exhaustive = nearest, random", 32,
+           differences<Book>(32, fill_random<Book>, all, call_nearest<Book>));
     if constexpr (Book::dim == 2)
-      report("search = exhaustive, every input", plane, differences<Book>(plane, fill_all<Book>, fast, by_all));
+      report("search = exhaustive, every input", plane,
+             differences<Book>(plane, fill_all<Book>, fast, by_all));
     else
-      report("search = exhaustive, random", random, differences<Book>(random, fill_random<Book>, fast, by_all));
+      report("search = exhaustive, random", random,
+             differences<Book>(random, fill_random<Book>, fast, by_all));
   }
   return wrong;
 }

@@ -59,7 +59,8 @@ void register_book() {
     const char* name;
     higgs::Isa isa;
   };
-  for (const Variant& each : {Variant{"", higgs::best_isa()}, {"_avx2", higgs::Isa::Avx2}, {"_portable", higgs::Isa::Portable}}) {
+  for (const Variant& each :
+       {Variant{"", higgs::best_isa()}, {"_avx2", higgs::Isa::Avx2}, {"_portable", higgs::Isa::Portable}}) {
     if (each.isa > higgs::best_isa()) continue;
     if (Book::dim <= 2)
       benchmark::RegisterBenchmark((name + "/binned" + each.name).c_str(), encode<Fast, Book>, each.isa);

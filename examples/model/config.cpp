@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numbers>
 #include <variant>
 
@@ -30,13 +31,14 @@ constexpr Known known_architectures[] = {{Architecture::Llama, "llama", "LlamaFo
                                          {Architecture::Qwen3, "qwen3", "Qwen3ForCausalLM", "qwen3"},
                                          {Architecture::Llama, "", "MistralForCausalLM", "mistral"}};
 
-// Questions to config.json or GGUF metadata that either have a good answer or end with a FormatError.
-template <class Derived>
+// Questions to config.json or GGUF metadata that have a good answer or end with a FormatError.
 class Fields {
  public:
-  explicit Fields(std::string source) : source_(std::move(source)) {}
+  using Find = std::function<std::optional<double>(const std::string& key)>;
+  Fields(std::string source, Find find) : source_(std::move(source)), find_(std::move(find)) {}
 
   [[noreturn]] void refuse(const std::string& what) const { throw FormatError(source_ + ": " + what); }
+  std::optional<double> find(const std::string& key) const { return find_(key); }
 
   std::int64_t count(const std::string& key, std::int64_t most,
                      std::optional<std::int64_t> fallback = {}) const {
@@ -53,59 +55,52 @@ class Fields {
 
  private:
   double number(const std::string& key, std::optional<double> fallback) const {
-    const std::optional<double> value = static_cast<const Derived&>(*this).find_number(key);
+    const std::optional<double> value = find_(key);
     if (!value && !fallback) refuse(key + " is missing or no number");
     return value ? *value : *fallback;
   }
   std::string source_;
+  Find find_;
 };
 
-class JsonFields : public Fields<JsonFields> {
- public:
-  JsonFields(const json& object, const std::string& source) : Fields(source), object_(object) {}
-  std::optional<double> find_number(const std::string& key) const {
-    const auto found = object_.find(key);
-    return found != object_.end() && found->is_number() ? std::optional(found->get<double>()) : std::nullopt;
-  }
+// The members of `object`, which must outlive what is returned.
+Fields fields_of(const json& object, const std::string& source) {
+  return {source, [&object](const std::string& key) -> std::optional<double> {
+            const auto found = object.find(key);
+            if (found == object.end() || !found->is_number()) return std::nullopt;
+            return found->get<double>();
+          }};
+}
 
- private:
-  const json& object_;
-};
+Fields fields_of(const GgufFile& file, const std::string& source) {
+  return {source, [&file](const std::string& key) -> std::optional<double> {
+            const GgufValue* value = file.value(key);
+            if (!value) return std::nullopt;
+            if (const auto* n = std::get_if<std::uint64_t>(value)) return static_cast<double>(*n);
+            if (const auto* n = std::get_if<std::int64_t>(value)) return static_cast<double>(*n);
+            if (const auto* n = std::get_if<double>(value)) return *n;
+            return std::nullopt;
+          }};
+}
 
-class GgufFields : public Fields<GgufFields> {
- public:
-  GgufFields(const GgufFile& file, const std::string& source) : Fields(source), file_(file) {}
-  std::optional<double> find_number(const std::string& key) const {
-    const GgufValue* value = file_.value(key);
-    if (!value) return std::nullopt;
-    if (const auto* n = std::get_if<std::uint64_t>(value)) return static_cast<double>(*n);
-    if (const auto* n = std::get_if<std::int64_t>(value)) return static_cast<double>(*n);
-    if (const auto* n = std::get_if<double>(value)) return *n;
-    return std::nullopt;
-  }
-  std::string text(const std::string& key) const {
-    const GgufValue* value = file_.value(key);
-    const auto* found = value ? std::get_if<std::string_view>(value) : nullptr;
-    return found ? std::string(*found) : std::string();
-  }
-
- private:
-  const GgufFile& file_;
-};
+std::string text_of(const GgufFile& file, const std::string& key) {
+  const GgufValue* value = file.value(key);
+  const auto* found = value ? std::get_if<std::string_view>(value) : nullptr;
+  return found ? std::string(*found) : std::string();
+}
 
 // Far beyond any model; products of a few of them do not overflow.
 constexpr std::int64_t most_layers = 1 << 14, most_width = 1 << 24, most_heads = 1 << 16,
                        most_context = 1 << 30;
 
-template <class F>
-void check(const ModelConfig& config, const F& fields) {
+void check(const ModelConfig& config, const Fields& fields) {
   if (config.heads % config.kv_heads != 0)
     fields.refuse("the number of heads must be a multiple of that of kv heads");
   if (config.head_width % 2 != 0) fields.refuse("the width of a head must be even");
 }
 
 RopeScaling read_scaling(const json& object, const std::string& source) {
-  const JsonFields fields(object, source);
+  const Fields fields = fields_of(object, source);
   const std::string type =
       object.contains("rope_type") ? object.value("rope_type", "") : object.value("type", "default");
   RopeScaling out;
@@ -133,7 +128,7 @@ void add_end_tokens(ModelConfig& config, const json& ids) {
 
 ModelConfig read(const json& file, const std::string& source) {
   if (!file.is_object()) throw FormatError(source + ": is no JSON object");
-  const JsonFields fields(file, source);
+  const Fields fields = fields_of(file, source);
   const json names = file.value("architectures", json::array());
   const std::string name = names.is_array() && !names.empty() ? names[0].get<std::string>() : "";
   const auto known = std::find_if(std::begin(known_architectures), std::end(known_architectures),
@@ -162,7 +157,7 @@ ModelConfig read(const json& file, const std::string& source) {
   // Newer files gather all about rotary positions in one object.
   const json rope = file.value("rope_parameters", json());
   const json& scaling = rope.is_object() ? rope : file.value("rope_scaling", json());
-  const JsonFields rope_fields(rope.is_object() ? rope : file, source);
+  const Fields rope_fields = fields_of(rope.is_object() ? rope : file, source);
   out.rope_theta = rope_fields.positive("rope_theta", 10000.0);
   if (scaling.is_object()) out.rope_scaling = read_scaling(scaling, source);
   if (rope_fields.positive("partial_rotary_factor", 1.0) != 1.0)
@@ -190,13 +185,13 @@ void add_end_tokens(ModelConfig& config, std::string_view text, const std::strin
 }
 
 ModelConfig read_config(const GgufFile& file, const std::string& source) {
-  const GgufFields fields(file, source);
-  const std::string name = fields.text("general.architecture");
+  const Fields fields = fields_of(file, source);
+  const std::string name = text_of(file, "general.architecture");
   const auto known = std::find_if(std::begin(known_architectures), std::end(known_architectures),
                                   [&](const Known& each) { return name != "" && name == each.gguf; });
   if (known == std::end(known_architectures)) fields.refuse("architecture \"" + name + "\" is not supported");
   const auto key = [&](const char* rest) { return name + "." + rest; };
-  if (fields.find_number(key("expert_count")).value_or(0) != 0)
+  if (fields.find(key("expert_count")).value_or(0) != 0)
     fields.refuse("mixtures of experts are not supported");
 
   ModelConfig out;
@@ -215,7 +210,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& source) {
   out.rms_epsilon = fields.positive(key("attention.layer_norm_rms_epsilon"), 1e-6);
   out.rope_theta = fields.positive(key("rope.freq_base"), 10000.0);
   // Llama 3's scaling comes as the tensor rope_freqs.weight instead.
-  const std::string scaling = fields.text(key("rope.scaling.type"));
+  const std::string scaling = text_of(file, key("rope.scaling.type"));
   if (scaling == "linear") {
     out.rope_scaling.kind = RopeScaling::Kind::Linear;
     out.rope_scaling.factor = fields.positive(key("rope.scaling.factor"));
@@ -229,7 +224,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& source) {
   out.tied_embeddings = !file.find("output.weight");
   out.attention_bias = file.find("blk.0.attn_q.bias") != nullptr;
   const auto token = [&](const char* id) -> std::optional<std::int32_t> {
-    const std::optional<double> value = fields.find_number(id);
+    const std::optional<double> value = fields.find(id);
     if (!value || !(*value >= 0) || *value >= static_cast<double>(out.vocabulary)) return std::nullopt;
     return static_cast<std::int32_t>(*value);
   };

@@ -19,10 +19,10 @@ namespace higgs::model {
 
 struct QuantizeRequest {
   std::string codebook = "2x256";  ///< one of shipped_codebook_names()
-  QuantizeOptions options;
-  std::optional<std::regex> skip;  ///< matrices whose name it finds a match in stay as they are
+  QuantizeOptions options{};
+  std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are
   /// Called as work proceeds with the weights done, those to do, and the matrix in work.
-  std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress;
+  std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress{};
 };
 
 /// The matrices that quantize_model() quantizes: the linear layers of the blocks, or every matrix of floats

@@ -22,19 +22,29 @@
 
 // encode: each vector to the nearest point of a codebook.
 #include <higgs/codebook/fit_grid.hpp>
+#include <higgs/codebook/fit_line.hpp>
+#include <higgs/codebook/gaussian_cloud.hpp>
 #include <higgs/codebook/gaussian_grids.hpp>
 #include <higgs/codebook/grid.hpp>
+#include <higgs/codebook/measure_grid.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
+#include <higgs/encode/byte_table.hpp>
+#include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
+#include <higgs/encode/plane_search.hpp>
 
 // pack: codes become bits.
 #include <higgs/pack/bits.hpp>
 
 // store: matrices and models in files.
+#include <higgs/store/block_format.hpp>
 #include <higgs/store/checkpoint.hpp>
+#include <higgs/store/checkpoint_writer.hpp>
 #include <higgs/store/gguf.hpp>
+#include <higgs/store/journal.hpp>
 #include <higgs/store/json.hpp>
 #include <higgs/store/mapped_file.hpp>
 #include <higgs/store/quantized_matrix.hpp>
@@ -52,3 +62,5 @@
 
 // allocate: which layer gets how many bits.
 #include <higgs/allocate/knapsack.hpp>
+#include <higgs/allocate/knapsack_front.hpp>
+#include <higgs/allocate/knapsack_problem.hpp>

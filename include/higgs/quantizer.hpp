@@ -227,13 +227,15 @@ class RowQuantizer {
   struct Workspace {
     explicit Workspace(const CodeLayout& layout)
         : row(static_cast<std::size_t>(layout.padded_cols())),
-          fixed(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
-          points(fixed.size()),
-          codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))) {}
+          fixed(static_cast<std::size_t>(layout.codes_per_row(Book::dim) * Book::dim)),
+          points(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
+          codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))),
+          norms(static_cast<std::size_t>(layout.groups())) {}
     std::vector<float> row;                        // (padded_cols)
-    std::vector<float> fixed;                      // one group, whole vectors
+    std::vector<float> fixed;                      // (codes_per_row * dim): whole vectors
     std::vector<typename Book::Element> points;    // one group, whole vectors
     std::vector<Index> codes;                      // (codes_per_row)
+    std::vector<double> norms;                     // (groups): sums of squares
   };
 
   template <class T>
@@ -242,19 +244,22 @@ class RowQuantizer {
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
     const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(Book::dim));
+    for (std::size_t g = 0; g < scales.size(); ++g) {
+      const std::span<const float> x(space.row.data() + g * group, group);
+      space.norms[g] = sum_of_squares(x);
+      to_fixed(x, std::sqrt(space.norms[g] / static_cast<double>(group)),
+               std::span(space.fixed).subspan(g * codes_each * Book::dim, codes_each * Book::dim));
+    }
+    search_.encode(space.fixed, space.codes);
     Error error;
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
-      const std::span<Index> out(space.codes.data() + g * codes_each, codes_each);
-      const double norm = sum_of_squares(x);
-      to_fixed(x, std::sqrt(norm / static_cast<double>(group)), space.fixed);
-      search_.encode(space.fixed, out);
-      decode(out, space.points.data());
-      const GroupFit fit =
-          fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group), norm);
+      decode(std::span(space.codes).subspan(g * codes_each, codes_each), space.points.data());
+      const GroupFit fit = fit_group_scale(
+          x, std::span<const typename Book::Element>(space.points.data(), group), space.norms[g]);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
-      error.squared_norm += norm;
+      error.squared_norm += space.norms[g];
     }
     pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
     return error;

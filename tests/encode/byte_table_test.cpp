@@ -25,7 +25,8 @@ void every_entry_is_found() {
   std::vector<std::uint8_t> bytes(256), index(64), out(64);
   for (std::size_t i = 0; i < 256; ++i) bytes[i] = static_cast<std::uint8_t>(higgs::random_bits(1, i));
   for (std::size_t first = 0; first < Size; ++first) {
-    for (std::size_t lane = 0; lane < 64; ++lane) index[lane] = static_cast<std::uint8_t>((first + 37 * lane) % Size);
+    for (std::size_t lane = 0; lane < 64; ++lane)
+      index[lane] = static_cast<std::uint8_t>((first + 37 * lane) % Size);
     look_up<Size>(bytes.data(), index.data(), out.data());
     for (std::size_t lane = 0; lane < 64; ++lane) REQUIRE(out[lane] == bytes[index[lane]]);
   }

@@ -41,7 +41,8 @@ void equals_nearest(const Search& search, const Book& book, const std::vector<st
   }
 }
 
-/// Gaussian vectors, the whole range, its corners and rim, the edges of power-of-two cells, and the borders between points.
+/// Gaussian vectors, the whole range, its corners and rim, the edges of power-of-two cells, and the borders
+/// between points.
 template <higgs::Codebook Book>
 std::vector<std::int32_t> telling_vectors(const Book& book, std::uint64_t seed = 1) {
   constexpr auto dim = static_cast<std::size_t>(Book::dim);
@@ -88,7 +89,8 @@ std::vector<std::int32_t> telling_vectors(const Book& book, std::uint64_t seed =
   return y;
 }
 
-/// The same for every few vectors, each in company of its like: one that needs the slow path takes no others along.
+/// The same for every few vectors, each in company of its like: one that needs the slow path takes no others
+/// along.
 template <class Search, higgs::Codebook Book>
 void equals_nearest_alone(const Search& search, const Book& book, const std::vector<std::int32_t>& y) {
   constexpr auto dim = static_cast<std::size_t>(Book::dim);
@@ -121,6 +123,7 @@ higgs::GridCodebook<Dim, Size> random_book(std::uint64_t seed, int low = -128, i
   for (auto& point : points)
     for (auto& c : point)
       c = static_cast<typename Book::Element>(
-          low + static_cast<int>(higgs::random_bits(seed, counter++) % static_cast<std::uint64_t>(high - low + 1)));
+          low +
+          static_cast<int>(higgs::random_bits(seed, counter++) % static_cast<std::uint64_t>(high - low + 1)));
   return Book(points, 0.03, 0.0);
 }

@@ -29,7 +29,8 @@ struct Wide {
   using Index = std::uint8_t;
   using Point = std::array<std::int16_t, 2>;
   Point decode(Index i) const noexcept {
-    return {static_cast<std::int16_t>(3000 * (i % 5) - 6000), static_cast<std::int16_t>(-4000 * (i / 5) + 100 * i)};
+    return {static_cast<std::int16_t>(3000 * (i % 5) - 6000),
+            static_cast<std::int16_t>(-4000 * (i / 5) + 100 * i)};
   }
   double step() const noexcept { return 0.0003; }
   double mse() const noexcept { return 0.1; }
@@ -62,12 +63,14 @@ TEST_CASE("more than 256 points are compared in runs", "[encode][exhaustive_sear
   check(random_book<2, 600>(14, -9, 9));  // most points are there more than once
 }
 
-TEST_CASE("points whose sums would not fit 32 bits are searched all the same", "[encode][exhaustive_search]") {
+TEST_CASE("points whose sums would not fit 32 bits are searched all the same",
+          "[encode][exhaustive_search]") {
   check(random_book<2, 4>(15, -128, -128));
   check(random_book<16, 40>(16));
 }
 
-TEST_CASE("any number of vectors is encoded, and nothing beside them is written", "[encode][exhaustive_search]") {
+TEST_CASE("any number of vectors is encoded, and nothing beside them is written",
+          "[encode][exhaustive_search]") {
   const auto book = random_book<3, 20>(17);
   const higgs::ExhaustiveSearch search(book);
   const std::vector<std::int32_t> y = telling_vectors(book);

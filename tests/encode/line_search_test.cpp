@@ -46,7 +46,8 @@ TEST_CASE("on a line of int16 points borders get their nearest", "[encode][line_
 
 TEST_CASE("tables in any order and with equal points keep the lowest index", "[encode][line_search]") {
   using Line = higgs::GridCodebook<1, 8>;
-  every_input_equals_nearest(Line({{{{5}}, {{-3}}, {{5}}, {{100}}, {{-3}}, {{-127}}, {{6}}, {{0}}}}, 0.05, 0));
+  every_input_equals_nearest(
+      Line({{{{5}}, {{-3}}, {{5}}, {{100}}, {{-3}}, {{-127}}, {{6}}, {{0}}}}, 0.05, 0));
 }
 
 TEST_CASE("any number of inputs is encoded, and nothing beside them is written", "[encode][line_search]") {

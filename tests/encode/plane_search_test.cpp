@@ -21,7 +21,8 @@ void check(const Book& book) {
 }
 }  // namespace
 
-TEST_CASE("the cells of the plane lead to the nearest point for shipped codebooks", "[encode][plane_search]") {
+TEST_CASE("the cells of the plane lead to the nearest point for shipped codebooks",
+          "[encode][plane_search]") {
   check(higgs::GridCodebook<2, 16>{});
   check(higgs::GridCodebook<2, 64>{});
   check(higgs::GridCodebook<2, 256>{});
@@ -35,9 +36,9 @@ TEST_CASE("the cells of the plane lead to the nearest of any points", "[encode][
   check(random_book<2, 129>(5));
   check(random_book<2, 200>(6));
   check(random_book<2, 256>(7));
-  check(random_book<2, 256>(8, -30, 30));     // crowded cells
-  check(random_book<2, 256>(9, -4, 4));       // and equal points
-  check(random_book<2, 100>(10, 100, 127));   // far from most inputs
+  check(random_book<2, 256>(8, -30, 30));    // crowded cells
+  check(random_book<2, 256>(9, -4, 4));      // and equal points
+  check(random_book<2, 100>(10, 100, 127));  // far from most inputs
   check(random_book<2, 3>(11, 60, 127));
   check(random_book<2, 5>(12, -128, -128));
 }

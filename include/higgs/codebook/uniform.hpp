@@ -11,8 +11,8 @@
 namespace higgs {
 inline namespace v0 {
 
-/// CH8, the paper's constrained 8-bit grid: coordinates -127 ... 127, index = coordinate + 128 (index 0 decodes to
-/// -128 and is never written). The step minimizes the MSE on N(0, 1) over 255 evenly spaced levels.
+/// CH8, the paper's constrained 8-bit grid: coordinates -128 ... 127, index = coordinate + 128. The step minimizes the
+/// MSE on N(0, 1).
 struct UniformCodebook8 {
   static constexpr int dim = 1;
   static constexpr int size = 256;
@@ -23,8 +23,8 @@ struct UniformCodebook8 {
   HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept {
     return {static_cast<std::int8_t>(index - 128)};
   }
-  constexpr double step() const noexcept { return 0.030870; }
-  constexpr double mse() const noexcept { return 8.831e-5; }
+  constexpr double step() const noexcept { return 0.030765578542768769; }
+  constexpr double mse() const noexcept { return 8.7706921971900911e-5; }
   static std::string name() { return "ch8"; }
 };
 static_assert(Codebook<UniformCodebook8>);

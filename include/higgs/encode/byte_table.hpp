@@ -24,7 +24,8 @@ struct ByteTable {
 
   inline explicit ByteTable(const void* bytes) noexcept {
     HIGGS_UNROLL
-    for (int i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(static_cast<const char*>(bytes) + (64 * i < Size ? 64 * i : 0));
+    for (int i = 0; i < 4; ++i)
+      part[i] = _mm512_loadu_si512(static_cast<const char*>(bytes) + (64 * i < Size ? 64 * i : 0));
   }
   /// Byte i of the result is entry index[i], index[i] < Size.
   inline __m512i operator[](__m512i index) const noexcept {

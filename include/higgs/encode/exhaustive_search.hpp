@@ -28,8 +28,8 @@ namespace detail {
 /// Vectors that an exhaustive search takes at a time.
 inline constexpr int search_batch = 64;
 
-/// A run of at most 256 points, arranged so that one signed maximum finds the nearest and the lowest of equals:
-/// start + 256 <y, c> = 256 * score + 255 - index + a constant, exactly, in 32 bits.
+/// A run of at most 256 points, arranged so that one signed maximum finds the nearest and the lowest of
+/// equals: start + 256 <y, c> = 256 * score + 255 - index + a constant, exactly, in 32 bits.
 template <int Dim>
 struct PointRun {
   static constexpr int pairs = (Dim + 1) / 2;
@@ -77,13 +77,15 @@ inline void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_
     alignas(32) std::int16_t y[pairs][8 * vectors][2] = {};
     for (int i = 0; i < 8 * vectors; ++i)
       for (int d = 0; d < Dim; ++d)
-        y[d / 2][i][d % 2] = static_cast<std::int16_t>(static_cast<std::int32_t>(fixed[(first + i) * Dim + d]));
+        y[d / 2][i][d % 2] =
+            static_cast<std::int16_t>(static_cast<std::int32_t>(fixed[(first + i) * Dim + d]));
     __m256i ys[pairs][vectors], most[vectors];
     HIGGS_UNROLL
     for (int v = 0; v < vectors; ++v) {
       most[v] = _mm256_set1_epi32(std::numeric_limits<std::int32_t>::min());
       HIGGS_UNROLL
-      for (int p = 0; p < pairs; ++p) ys[p][v] = _mm256_load_si256(reinterpret_cast<const __m256i*>(y[p][8 * v]));
+      for (int p = 0; p < pairs; ++p)
+        ys[p][v] = _mm256_load_si256(reinterpret_cast<const __m256i*>(y[p][8 * v]));
     }
     for (int k = 0; k < run.count; ++k) {
       __m256i sums[vectors];
@@ -118,12 +120,13 @@ inline void load_coordinates(const float* fixed, __m512* y) noexcept {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   HIGGS_UNROLL
   for (int d = 0; d < Dim; ++d) {
-    const __m512i from = _mm512_add_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(Dim)), _mm512_set1_epi32(d));
+    const __m512i from =
+        _mm512_add_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(Dim)), _mm512_set1_epi32(d));
     y[d] = _mm512_permutexvar_ps(from, in[0]);
     HIGGS_UNROLL
     for (int source = 1; source < Dim; ++source)
-      y[d] = _mm512_mask_permutexvar_ps(
-          y[d], _mm512_cmpge_epi32_mask(from, _mm512_set1_epi32(16 * source)), from, in[source]);
+      y[d] = _mm512_mask_permutexvar_ps(y[d], _mm512_cmpge_epi32_mask(from, _mm512_set1_epi32(16 * source)),
+                                        from, in[source]);
   }
 }
 
@@ -180,12 +183,14 @@ void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_t* best
 
 }  // namespace detail
 
-/// The exhaustive search of nearest() for many vectors: 2 instructions for a pair of coordinates of 16 vectors.
+/// The exhaustive search of nearest() for many vectors: 2 instructions for a pair of coordinates of 16
+/// vectors.
 template <Codebook Book>
 class ExhaustiveSearch {
  public:
   explicit ExhaustiveSearch(const Book& book) : book_(book) {
-    // The sums of a run have to fit 32 bits for every input; shipped tables do with any int8 coordinates above -128.
+    // The sums of a run have to fit 32 bits for every input; shipped tables do with any int8 coordinates
+    // above -128.
     if constexpr (sizeof(typename Book::Element) == 1) {
       std::int64_t low = 0, high = 0;
       for (int i = 0; i < Book::size; ++i) {
@@ -201,15 +206,18 @@ class ExhaustiveSearch {
         const typename Book::Point point = book.decode(static_cast<Index>(i));
         typename Run::Entry entry{};
         for (std::size_t d = 0; d < point.size(); ++d)
-          entry.words[d / 2] |= static_cast<std::int32_t>((static_cast<std::uint32_t>(point[d]) & 0xff) << (d % 2 * 16 + 8));
+          entry.words[d / 2] |=
+              static_cast<std::int32_t>((static_cast<std::uint32_t>(point[d]) & 0xff) << (d % 2 * 16 + 8));
         entry.start = static_cast<std::int32_t>(shift - 256 * half_norm(point) + 255 - i % 256);
         entries_.push_back(entry);
       }
     }
   }
 
-  /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <= fixed_limit.
-  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes, Isa isa = best_isa()) const noexcept {
+  /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <=
+  /// fixed_limit.
+  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
+              Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = detail::search_batch, dim = Book::dim;
     std::size_t i = 0;
     for (; i + batch <= codes.size(); i += batch) search_batch(fixed.data() + i * dim, codes.data() + i, isa);

@@ -38,9 +38,10 @@ class GridSearch {
  public:
   explicit GridSearch(const Book& book) : search_(book) {}
 
-  /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <= fixed_limit.
-  /// The codes are the same for every `isa`.
-  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes, Isa isa = best_isa()) const noexcept {
+  /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <=
+  /// fixed_limit. The codes are the same for every `isa`.
+  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
+              Isa isa = best_isa()) const noexcept {
     search_.encode(fixed, codes, isa);
   }
 

@@ -24,26 +24,30 @@ inline namespace v0 {
 
 namespace detail {
 
-/// The line from -reach to reach in buckets of 2^bits fixed-point values. A point's rank is its place in ascending
-/// order; a bucket holds the rank at its lower end and where in it the next rank begins (2^bits: nowhere).
+/// The line from -reach to reach in buckets of 2^bits fixed-point values. A point's rank is its place in
+/// ascending order; a bucket holds the rank at its lower end and where in it the next rank begins (2^bits:
+/// nowhere).
 struct LineTable {
   std::int32_t reach = 0;
   int bits = 0;
   std::vector<std::uint32_t> buckets;  // begin of the next rank << 16 | rank
 };
 
-/// The same for int8 points, whose borders are at least 2^7 apart: 256 buckets of 2^7, bucket b at place b mod 256.
+/// The same for int8 points, whose borders are at least 2^7 apart: 256 buckets of 2^7, bucket b at place b
+/// mod 256.
 struct LineBytes {
   alignas(64) std::array<std::uint8_t, 256> begin, rank, order;
 };
 
 namespace portable {
 template <class Index>
-void search_line(const LineTable& table, const Index* order, const float* fixed, Index* codes, std::size_t count) noexcept {
+void search_line(const LineTable& table, const Index* order, const float* fixed, Index* codes,
+                 std::size_t count) noexcept {
   const auto low = static_cast<float>(-table.reach), high = static_cast<float>(table.reach - 1);
   const std::uint32_t inside = (1u << table.bits) - 1u;
   for (std::size_t i = 0; i < count; ++i) {
-    const auto y = static_cast<std::uint32_t>(static_cast<std::int32_t>(std::clamp(fixed[i], low, high)) + table.reach);
+    const auto y =
+        static_cast<std::uint32_t>(static_cast<std::int32_t>(std::clamp(fixed[i], low, high)) + table.reach);
     const std::uint32_t bucket = table.buckets[y >> table.bits];
     codes[i] = order[(bucket & 0xffffu) + ((y & inside) >= bucket >> 16)];
   }
@@ -91,7 +95,8 @@ inline void store_codes(__m512i rank, const ByteTable<Size>& order, std::uint8_t
 
 /// int8 points, a multiple of 64 inputs.
 template <int Size>
-inline void search_line(const LineBytes& table, const float* fixed, std::uint8_t* codes, std::size_t count) noexcept {
+inline void search_line(const LineBytes& table, const float* fixed, std::uint8_t* codes,
+                        std::size_t count) noexcept {
   const ByteTable<256> begins(table.begin.data()), ranks(table.rank.data());
   const ByteTable<Size> order(table.order.data());
   const __m512i low = _mm512_set1_epi16(-(1 << 14)), inside = _mm512_set1_epi16(127);
@@ -112,8 +117,8 @@ inline void search_line(const LineBytes& table, const float* fixed, std::uint8_t
 
 /// int16 points, at most 256 of them, a multiple of 64 inputs.
 template <int Size>
-inline void search_line(const LineTable& table, const LineBytes& bytes, const float* fixed, std::uint8_t* codes,
-                        std::size_t count) noexcept {
+inline void search_line(const LineTable& table, const LineBytes& bytes, const float* fixed,
+                        std::uint8_t* codes, std::size_t count) noexcept {
   const ByteTable<Size> order(bytes.order.data());
   const __m512 low = _mm512_set1_ps(static_cast<float>(-table.reach));
   const __m512 high = _mm512_set1_ps(static_cast<float>(table.reach - 1));
@@ -131,8 +136,9 @@ inline void search_line(const LineTable& table, const LineBytes& bytes, const fl
       const __m512i lower = _mm512_and_si512(bucket, _mm512_set1_epi32(0xffff));
       rank[j] = _mm512_mask_add_epi32(lower, above, lower, _mm512_set1_epi32(1));
     }
-    store_codes(_mm512_packus_epi16(_mm512_packus_epi32(rank[0], rank[1]), _mm512_packus_epi32(rank[2], rank[3])),
-                order, codes + i);
+    store_codes(
+        _mm512_packus_epi16(_mm512_packus_epi32(rank[0], rank[1]), _mm512_packus_epi32(rank[2], rank[3])),
+        order, codes + i);
   }
 }
 }  // namespace avx512
@@ -159,7 +165,8 @@ class LineSearch {
       if (i == 0) continue;
       // The border between a < b lies at (a + b) / 2, and on it the lower index wins.
       const std::int32_t middle = (points[i - 1].first + points[i].first) * (1 << (fraction_bits<Book> - 1));
-      begins.push_back(static_cast<std::uint32_t>(middle + reach + (points[i].second > points[i - 1].second)));
+      begins.push_back(
+          static_cast<std::uint32_t>(middle + reach + (points[i].second > points[i - 1].second)));
     }
     // Borders between distinct integers never share a step, so some width always leaves one to a bucket.
     int bits = 15;
@@ -177,7 +184,8 @@ class LineSearch {
   }
 
   /// codes[i] = nearest(book, fixed[i]). `fixed` holds integers, |fixed| <= fixed_limit.
-  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes, Isa isa = best_isa()) const noexcept {
+  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
+              Isa isa = best_isa()) const noexcept {
     const float* y = fixed.data();
     Index* out = codes.data();
     std::size_t count = codes.size();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest points in the plane: a table of cells says which few points can be nearest, integers say which one is.
+// Nearest points in the plane: a table of cells names the few points that can be nearest, integers pick one.
 #pragma once
 
 #include <higgs/core/concepts.hpp>
@@ -25,8 +25,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// 64 x 64 cells, 2^9 fixed-point values wide, cover the range of int8 points, [-2^14, 2^14)^2. The cells on the rim
-/// reach out to +-far: as far as y - 64 c fits int16.
+/// 64 x 64 cells, 2^9 fixed-point values wide, cover the range of int8 points, [-2^14, 2^14)^2. The cells on
+/// the rim reach out to +-far: as far as y - 64 c fits int16.
 struct PlaneTable {
   static constexpr int side = 64;
   static constexpr int cell_bits = 9;
@@ -34,8 +34,8 @@ struct PlaneTable {
   /// What a cell of more than four points holds; in every other cell byte 0 is no less than byte 1.
   static constexpr std::uint32_t crowded = 0x0000ff00;
 
-  /// Cell (x, y) at y * side + x: four points that include the nearest of each input in the cell, the lowest index
-  /// in byte 3, the highest in byte 0.
+  /// Cell (x, y) at y * side + x: four points that include the nearest of each input in the cell, the lowest
+  /// index in byte 3, the highest in byte 0.
   std::vector<std::uint32_t> cells = std::vector<std::uint32_t>(side * side);
   /// The points themselves, the one of byte 0 first: 256 x in the lower int16, 256 y in the upper.
   std::vector<std::array<std::uint32_t, 4>> points = std::vector<std::array<std::uint32_t, 4>>(side * side);
@@ -45,9 +45,9 @@ struct PlaneTable {
   static constexpr std::ptrdiff_t center = side / 2 * side + side / 2;
 };
 
-// Each search_plane() writes the nearest points of search_batch vectors, and returns false if one of them lies too far
-// out or in a crowded cell. The score of c is 256 (y c - 64 c^2) = (y - 64 c) * 256 c, which leaves low bits for
-// the place in the cell: the maximum finds the nearest and the lowest of equals.
+// Each search_plane() encodes search_batch vectors, or returns false if one of them lies too far out or in a
+// crowded cell. The score of c, y c - 64 c^2, is taken 256-fold as (y - 64 c) * 256 c. This leaves low bits for
+// the place in the cell: one maximum finds the nearest and the lowest of equals.
 
 namespace portable {
 inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8_t* codes) noexcept {
@@ -89,8 +89,9 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
     const __m256i xy = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i)),
                                           _mm256_cvtps_epi32(_mm256_loadu_ps(fixed + 2 * i + 8)));
     // Doubling saturates, which clamps to the rim.
-    const __m256i cell = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
-                                           _mm256_set1_epi32(PlaneTable::side << 16 | 1));
+    const __m256i cell =
+        _mm256_madd_epi16(_mm256_srai_epi16(_mm256_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
+                          _mm256_set1_epi32(PlaneTable::side << 16 | 1));
     const __m256i near = _mm256_i32gather_epi32(cells, cell, 4);
     bad = _mm256_or_si256(bad, _mm256_cmpeq_epi32(near, _mm256_set1_epi32(PlaneTable::crowded)));
     bad = _mm256_or_si256(bad, _mm256_subs_epu16(_mm256_abs_epi16(xy), _mm256_set1_epi16(PlaneTable::far)));
@@ -128,8 +129,9 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
   const ByteTable<Size> xs(table.x.data()), ys(table.y.data());
   const std::uint32_t* cells = table.cells.data() + PlaneTable::center;
   const __m512i high_bytes = _mm512_set1_epi16(static_cast<short>(0xff00));
-  // Packing works within 128 bits: vectors 0, 1, 8, 9 | 2, 3, 10, 11 | ...; this takes their low bytes in order.
-  alignas(16) static constexpr std::uint8_t bytes[16] = {0, 4, 16, 20, 32, 36, 48, 52, 8, 12, 24, 28, 40, 44, 56, 60};
+  // Packing works within 128 bits: vectors 0, 1, 8, 9 | 2, 3, 10, 11 | ...; this puts their low bytes in order.
+  alignas(16) static constexpr std::uint8_t bytes[16] = {0, 4,  16, 20, 32, 36, 48, 52,
+                                                         8, 12, 24, 28, 40, 44, 56, 60};
   const __m512i order = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
   unsigned bad = 0;
   for (int i = 0; i < search_batch; i += 16) {
@@ -137,13 +139,14 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
                                           _mm512_cvtps_epi32(_mm512_loadu_ps(fixed + 2 * i + 16)));
     const __m512i yx = _mm512_rol_epi32(xy, 16);
     // Doubling saturates, which clamps to the rim.
-    const __m512i cell = _mm512_madd_epi16(_mm512_srai_epi16(_mm512_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
-                                           _mm512_set1_epi32(PlaneTable::side << 16 | 1));
+    const __m512i cell =
+        _mm512_madd_epi16(_mm512_srai_epi16(_mm512_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
+                          _mm512_set1_epi32(PlaneTable::side << 16 | 1));
     const __m512i near = _mm512_i32gather_epi32(cell, cells, 4);
     bad |= _mm512_cmpeq_epi32_mask(near, _mm512_set1_epi32(PlaneTable::crowded)) |
            _mm512_cmpgt_epu16_mask(_mm512_abs_epi16(xy), _mm512_set1_epi16(PlaneTable::far));
-    // The coordinates of all four points, x of 2, 3, 0, 1 and y of 0, 1, 2, 3; blended to x2 x3 y2 y3 and y0 y1 x0 x1,
-    // whose odd bytes are a point times 256, and whose even bytes become one when shifted.
+    // The coordinates of all four points: x of 2, 3, 0, 1 and y of 0, 1, 2, 3. Blended to x2 x3 y2 y3 and
+    // y0 y1 x0 x1, their odd bytes are a point times 256, and their even bytes become one when shifted.
     const __m512i x = xs[_mm512_rol_epi32(near, 16)], y = ys[near];
     const __m512i upper = _mm512_mask_blend_epi16(0xaaaaaaaa, x, y);
     const __m512i lower = _mm512_mask_blend_epi16(0xaaaaaaaa, y, x);
@@ -152,8 +155,9 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
     __m512i score[4];
     HIGGS_UNROLL
     for (int place = 0; place < 4; ++place)
-      score[place] = _mm512_dpwssd_epi32(_mm512_set1_epi32(place),
-                                         _mm512_sub_epi16(place < 2 ? yx : xy, _mm512_srai_epi16(c[place], 2)), c[place]);
+      score[place] = _mm512_dpwssd_epi32(
+          _mm512_set1_epi32(place), _mm512_sub_epi16(place < 2 ? yx : xy, _mm512_srai_epi16(c[place], 2)),
+          c[place]);
     const __m512i best =
         _mm512_max_epi32(_mm512_max_epi32(score[0], score[1]), _mm512_max_epi32(score[2], score[3]));
     const __m512i shift = _mm512_slli_epi32(_mm512_and_si512(best, _mm512_set1_epi32(3)), 3);
@@ -168,8 +172,8 @@ HIGGS_TARGET_END
 
 }  // namespace detail
 
-/// nearest() in the plane for up to 256 points: one lookup and four candidates for any number of them. Falls back to
-/// the exhaustive search for vectors far outside of the points, and in cells of more than four.
+/// nearest() in the plane for up to 256 points: one lookup and four candidates for any number of them. Falls
+/// back to the exhaustive search for vectors far outside of the points, and in cells of more than four.
 template <Codebook Book>
   requires(Book::dim == 2 && Book::size <= 256 && sizeof(typename Book::Element) == 1)
 class PlaneSearch {
@@ -186,21 +190,30 @@ class PlaneSearch {
   }
 
   /// codes[i] = nearest(book, fixed[2 i, 2 i + 1]). `fixed` holds integers, |fixed| <= fixed_limit.
-  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes, Isa isa = best_isa()) const noexcept {
+  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
+              Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = detail::search_batch;
+    isa = std::min(isa, best_isa());
     std::size_t i = 0;
-    for (; i + batch <= codes.size(); i += batch)
-      if (!search_batch(fixed.data() + 2 * i, codes.data() + i, isa))
-        exhaustive_.encode(fixed.subspan(2 * i, 2 * batch), codes.subspan(i, batch), isa);
-    exhaustive_.encode(fixed.subspan(2 * i), codes.subspan(i), isa);
+    for (; i + batch <= codes.size(); i += batch) encode_batch(fixed.data() + 2 * i, codes.data() + i, isa);
+    if (i == codes.size()) return;
+    std::array<float, 2 * batch> rest{};
+    std::array<Index, batch> found;
+    std::copy_n(fixed.data() + 2 * i, 2 * (codes.size() - i), rest.data());
+    encode_batch(rest.data(), found.data(), isa);
+    std::copy_n(found.data(), codes.size() - i, codes.data() + i);
   }
 
  private:
   using Index = typename Book::Index;
   using Table = detail::PlaneTable;
 
-  bool search_batch(const float* fixed, Index* codes, Isa isa) const noexcept {
-    isa = std::min(isa, best_isa());
+  void encode_batch(const float* fixed, Index* codes, Isa isa) const noexcept {
+    constexpr std::size_t batch = detail::search_batch;
+    if (!search_cells(fixed, codes, isa))
+      exhaustive_.encode(std::span(fixed, 2 * batch), std::span(codes, batch), isa);
+  }
+  bool search_cells(const float* fixed, Index* codes, Isa isa) const noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
     if (isa == Isa::Avx512) return detail::avx512::search_plane<Book::size>(table_, fixed, codes);
     if (isa == Isa::Avx2) return detail::avx2::search_plane(table_, fixed, codes);
@@ -209,8 +222,8 @@ class PlaneSearch {
     return detail::portable::search_plane(table_, fixed, codes);
   }
 
-  // Fills the square of cells from (x, y), given all points that can be nearest in it, in ascending order. A point
-  // that another one beats in each corner is beaten everywhere between, as scores are linear.
+  // Fills the square of cells from (x, y), given all points that can be nearest in it, in ascending order. A
+  // point that another one beats in each corner is beaten everywhere between, as scores are linear.
   void divide(int x, int y, int side, std::span<const std::size_t> candidates) {
     using Corners = std::array<std::int32_t, 4>;
     const std::array<std::int32_t, 2> xs = ends(x, side), ys = ends(y, side);
@@ -231,7 +244,8 @@ class PlaneSearch {
           }))
         kept.push_back(candidates[i]);
     if (side > 1) {
-      for (int part = 0; part < 4; ++part) divide(x + part % 2 * side / 2, y + part / 2 * side / 2, side / 2, kept);
+      for (int part = 0; part < 4; ++part)
+        divide(x + part % 2 * side / 2, y + part / 2 * side / 2, side / 2, kept);
       return;
     }
     const auto cell = static_cast<std::size_t>(y * Table::side + x);
