@@ -29,18 +29,21 @@ std::span<const double> bit_widths(std::int64_t options) {
   return options == 8 ? std::span<const double>(eight) : twelve;
 }
 
-KnapsackProblem<> layers(std::int64_t count, std::int64_t options, std::int64_t kind, double bits, std::uint64_t seed) {
+KnapsackProblem<> layers(std::int64_t count, std::int64_t options, std::int64_t kind, double bits,
+                         std::uint64_t seed) {
   constexpr std::int64_t shapes[] = {16, 4, 4, 16, 56, 56, 56};
   KnapsackProblem<> problem;
   std::uint64_t counter = 0;
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto size = kind == 0 ? shapes[i % 7] : static_cast<std::int64_t>(1 + random_bits(seed, counter++) % 4096);
+    const auto size =
+        kind == 0 ? shapes[i % 7] : static_cast<std::int64_t>(1 + random_bits(seed, counter++) % 4096);
     const double alpha = std::exp(random_normal(seed, counter++)) * std::sqrt(static_cast<double>(size));
     std::vector<KnapsackOption<>> added;
     for (const double width : bit_widths(options)) {
       const double noise = 1 + 0.02 * random_normal(seed, counter++);
-      added.push_back({static_cast<std::int64_t>(4 * width) * size, alpha * 1.8 * std::pow(4, -width) * noise, 0});
+      added.push_back(
+          {static_cast<std::int64_t>(4 * width) * size, alpha * 1.8 * std::pow(4, -width) * noise, 0});
     }
     problem.add_class(added);
     total += 4 * size;
@@ -56,7 +59,8 @@ double plain_table(const KnapsackProblem<>& problem) {
     std::fill(next.begin(), next.end(), std::numeric_limits<double>::infinity());
     for (std::size_t k = problem.begin[i]; k < problem.begin[i + 1]; ++k) {
       const auto weight = static_cast<std::size_t>(problem.options[k].weight);
-      for (std::size_t x = weight; x < size; ++x) next[x] = std::min(next[x], least[x - weight] + problem.options[k].cost);
+      for (std::size_t x = weight; x < size; ++x)
+        next[x] = std::min(next[x], least[x - weight] + problem.options[k].cost);
     }
     std::swap(least, next);
   }
@@ -67,7 +71,10 @@ void baseline_table(benchmark::State& state) {
   const auto problem = layers(state.range(0), state.range(1), 0, 3.25, 1);
   for (auto _ : state) benchmark::DoNotOptimize(plain_table(problem));
 }
-BENCHMARK(baseline_table)->Name("allocate/knapsack/cpu/table")->Args({224, 12})->Unit(benchmark::kMillisecond);
+BENCHMARK(baseline_table)
+    ->Name("allocate/knapsack/cpu/table")
+    ->Args({224, 12})
+    ->Unit(benchmark::kMillisecond);
 
 void solve(benchmark::State& state) {
   std::vector<KnapsackProblem<>> problems;

@@ -29,6 +29,7 @@ void for_pieces(const ModelTensor& tensor, Work&& work) {
     values.resize(static_cast<std::size_t>(count * tensor.cols()));
     tensor.read_rows(first, count, values);
     work(first, MatrixView<const float>(values.data(), count, tensor.cols()));
+    release_pages(tensor.stored->data);
   }
 }
 
@@ -41,6 +42,7 @@ DType kept_dtype(const ModelTensor& tensor) {
 void copy_tensor(const ModelTensor& tensor, CheckpointWriter& writer) {
   if (dtype_name(kept_dtype(tensor)) == tensor.stored->dtype && tensor.interleaved == 0) {
     writer.write_tensor(tensor.name, 0, tensor.stored->data);
+    release_pages(tensor.stored->data);
   } else {
     for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(piece.data);

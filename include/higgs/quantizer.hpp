@@ -277,13 +277,12 @@ class RowQuantizer {
   void load(MatrixView<T> w, std::span<float> row) const noexcept {
     const float half = std::ldexp(1.0f, -(exponent_ / 2));
     const float rest = std::ldexp(1.0f, exponent_ / 2 - exponent_);
-    std::int64_t c = 0;
-    if (w.col_stride == 1) {
+    if (w.col_stride == 1)
       detail::scale_twice(w.data, w.cols, half, rest, row.data(), best_isa());
-      c = w.cols;
-    }
-    for (; c < w.cols; ++c) row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
-    std::fill(row.begin() + static_cast<std::ptrdiff_t>(c), row.end(), 0.0f);
+    else
+      for (std::int64_t c = 0; c < w.cols; ++c)
+        row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
   }
 
   // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.

@@ -21,15 +21,20 @@ using Exact = KnapsackProblem<std::int64_t, std::int64_t>;
 
 Exact random_problem(std::uint64_t seed, std::int64_t weight_unit = 1) {
   std::uint64_t counter = 0;
-  const auto dice = [&](std::uint64_t faces) { return static_cast<std::int64_t>(random_bits(seed, counter++) % faces); };
+  const auto dice = [&](std::uint64_t faces) {
+    return static_cast<std::int64_t>(random_bits(seed, counter++) % faces);
+  };
   Exact problem;
   const std::int64_t classes = 1 + dice(6), count = 1 + dice(5);
   for (std::int64_t i = 0; i < classes; ++i) {
     std::vector<Exact::Option> options;
-    for (std::int64_t j = 0; j < count; ++j) options.push_back({(dice(20) - 5) * weight_unit, dice(60) - 10, 0});
+    for (std::int64_t j = 0; j < count; ++j)
+      options.push_back({(dice(20) - 5) * weight_unit, dice(60) - 10, 0});
     problem.add_class(options);
   }
-  const auto any = [&](std::int64_t n) { return static_cast<std::size_t>(dice(static_cast<std::uint64_t>(n))); };
+  const auto any = [&](std::int64_t n) {
+    return static_cast<std::size_t>(dice(static_cast<std::uint64_t>(n)));
+  };
   if (dice(2)) problem.tie(any(classes), any(classes));
   if (dice(2)) problem.forbid(any(classes), any(count));
   problem.budget = (dice(100) - 10) * weight_unit;
@@ -37,7 +42,8 @@ Exact random_problem(std::uint64_t seed, std::int64_t weight_unit = 1) {
 }
 
 template <class Weight, class Cost>
-void check_point(const KnapsackProblem<Weight, Cost>& problem, const KnapsackFront<Weight, Cost>& front, std::size_t k) {
+void check_point(const KnapsackProblem<Weight, Cost>& problem, const KnapsackFront<Weight, Cost>& front,
+                 std::size_t k) {
   const auto choice = front.choice(k);
   REQUIRE(choice.size() == problem.classes());
   Weight weight{};
@@ -52,7 +58,8 @@ void check_point(const KnapsackProblem<Weight, Cost>& problem, const KnapsackFro
   }
   REQUIRE(weight == front.points()[k].weight);
   const double rounding = static_cast<double>(problem.classes()) * front.cost_step();
-  REQUIRE(std::abs(static_cast<double>(cost - front.points()[k].cost)) <= rounding + 1e-15 * std::abs(static_cast<double>(cost)));
+  REQUIRE(std::abs(static_cast<double>(cost - front.points()[k].cost)) <=
+          rounding + 1e-15 * std::abs(static_cast<double>(cost)));
 }
 
 KnapsackProblem<> layers(std::size_t count) {
@@ -63,7 +70,8 @@ KnapsackProblem<> layers(std::size_t count) {
     const double alpha = std::exp(random_normal(1, i));
     std::vector<KnapsackOption<>> options;
     for (const double width : widths) {
-      options.push_back({static_cast<std::int64_t>(4 * width) * sizes[i % 7], alpha * std::pow(4, -width), 0});
+      options.push_back(
+          {static_cast<std::int64_t>(4 * width) * sizes[i % 7], alpha * std::pow(4, -width), 0});
       problem.budget += options.back().weight;
     }
     problem.add_class(options);
@@ -163,7 +171,7 @@ TEST_CASE("the ends of a front", "[allocate][knapsack_front]") {
   CHECK_FALSE(KnapsackFront<std::int64_t, std::int64_t>(problem).find(-1));
   problem.budget = -1;
   CHECK(KnapsackFront<std::int64_t, std::int64_t>(problem).points().empty());
-  problem.add_class(std::vector<Exact::Option>{{-4, 7, 0}});
+  problem.add_class({{-4, 7, 0}});
   const KnapsackFront<std::int64_t, std::int64_t> front(problem);
   REQUIRE(front.points().size() == 1);
   CHECK(front.points()[0].weight == -4);

@@ -16,13 +16,12 @@ using higgs::KnapsackProblem;
 namespace {
 
 using Exact = KnapsackProblem<std::int64_t, std::int64_t>;
-using ExactClass = std::vector<Exact::Option>;
 using Choice = std::vector<std::uint32_t>;
 
 Exact small_problem() {
   Exact problem;
-  problem.add_class(ExactClass{{1, 10, 0}, {2, 6, 3}, {4, 1, 1}});
-  problem.add_class(ExactClass{{1, 9, 0}, {3, 2, 2}, {5, 1, 9}});
+  problem.add_class({{1, 10, 0}, {2, 6, 3}, {4, 1, 1}});
+  problem.add_class({{1, 9, 0}, {3, 2, 2}, {5, 1, 9}});
   problem.budget = 6;
   return problem;
 }
@@ -64,17 +63,19 @@ TEST_CASE("the reference keeps a second budget, bans, pins and ties", "[allocate
   CHECK_FALSE(knapsack_reference(problem));
 }
 
-TEST_CASE("among equal costs the reference takes less weight, then the first choice", "[allocate][knapsack_problem]") {
+TEST_CASE("among equal costs the reference takes less weight, then the first choice",
+          "[allocate][knapsack_problem]") {
   Exact problem;
-  problem.add_class(ExactClass{{3, 1, 0}, {2, 1, 0}, {2, 1, 0}});
+  problem.add_class({{3, 1, 0}, {2, 1, 0}, {2, 1, 0}});
   problem.budget = 9;
   CHECK(knapsack_reference(problem)->choice == Choice{1});
 }
 
 TEST_CASE("ties are transitive and do not depend on their order", "[allocate][knapsack_problem]") {
-  for (const auto& pairs : {std::vector<std::pair<int, int>>{{0, 3}, {3, 1}}, {{1, 3}, {1, 0}}, {{3, 0}, {0, 1}}}) {
+  for (const auto& pairs :
+       {std::vector<std::pair<int, int>>{{0, 3}, {3, 1}}, {{1, 3}, {1, 0}}, {{3, 0}, {0, 1}}}) {
     Exact problem;
-    for (int i = 0; i < 4; ++i) problem.add_class(ExactClass{{0, 5, 0}, {1, 0, 0}});
+    for (int i = 0; i < 4; ++i) problem.add_class({{0, 5, 0}, {1, 0, 0}});
     problem.budget = 3;
     for (const auto& [a, b] : pairs) problem.tie(static_cast<std::size_t>(a), static_cast<std::size_t>(b));
     CHECK(knapsack_reference(problem)->choice == Choice{1, 1, 0, 1});
@@ -110,7 +111,7 @@ TEST_CASE("a damaged problem is refused", "[allocate][knapsack_problem]") {
   problem.leader = {1, 1};
   CHECK_THROWS_AS(check(problem), InvalidArgument);
   problem = small_problem();
-  problem.add_class(ExactClass{{1, 1, 1}});
+  problem.add_class({{1, 1, 1}});
   problem.tie(0, 2);
   CHECK_THROWS_AS(check(problem), InvalidArgument);
   CHECK_THROWS_AS(problem.forbid(0, 3), InvalidArgument);
@@ -124,7 +125,7 @@ TEST_CASE("numbers that cannot be summed are refused", "[allocate][knapsack_prob
                    nan = std::numeric_limits<double>::quiet_NaN();
   for (const double bad : {nan, inf, -inf}) {
     KnapsackProblem<double> problem;
-    problem.add_class(std::vector<KnapsackOption<double>>{{1, 1, 1}, {2, 0.5, 1}});
+    problem.add_class({{1, 1, 1}, {2, 0.5, 1}});
     problem.budget = 2;
     CHECK_NOTHROW(check(problem));
     problem.options[1].second = bad;
@@ -137,14 +138,14 @@ TEST_CASE("numbers that cannot be summed are refused", "[allocate][knapsack_prob
     CHECK_THROWS_AS(check(problem), InvalidArgument);
   }
   KnapsackProblem<double> floating;
-  floating.add_class(std::vector<KnapsackOption<double>>{{1, 1, 1}});
+  floating.add_class({{1, 1, 1}});
   floating.budget = nan;
   CHECK_THROWS_AS(check(floating), InvalidArgument);
   floating.budget = inf;
   CHECK_NOTHROW(check(floating));
   floating.options[0].cost = -huge;
   CHECK_NOTHROW(check(floating));
-  floating.add_class(std::vector<KnapsackOption<double>>{{1, huge, 1}});
+  floating.add_class({{1, huge, 1}});
   CHECK_THROWS_AS(check(floating), InvalidArgument);
 
   constexpr std::int64_t most = std::int64_t{1} << 60;
@@ -157,7 +158,8 @@ TEST_CASE("numbers that cannot be summed are refused", "[allocate][knapsack_prob
     problem.options[0] = {1, size + size / 4, 0};
     CHECK_THROWS_AS(check(problem), InvalidArgument);
   }
-  for (const std::int64_t worst : {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
+  for (const std::int64_t worst :
+       {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
     Exact problem = small_problem();
     problem.budget = worst;
     CHECK_NOTHROW(check(problem));
@@ -165,11 +167,12 @@ TEST_CASE("numbers that cannot be summed are refused", "[allocate][knapsack_prob
     CHECK_THROWS_AS(check(problem), InvalidArgument);
   }
   KnapsackProblem<std::uint64_t, std::uint64_t> natural;
-  natural.add_class(std::vector<KnapsackOption<std::uint64_t, std::uint64_t>>{{1, ~std::uint64_t{0}, 0}});
+  natural.add_class({{1, ~std::uint64_t{0}, 0}});
   CHECK_THROWS_AS(check(natural), InvalidArgument);
 }
 
-TEST_CASE("fixed point rounds up by less than a step and keeps whole numbers", "[allocate][knapsack_problem]") {
+TEST_CASE("fixed point rounds up by less than a step and keeps whole numbers",
+          "[allocate][knapsack_problem]") {
   for (const double unit : {1.0, 1e-285, 1e-30, 0.1, 1.0 / 3, 1e30, 1e300}) {
     higgs::detail::FixedRange range;
     std::vector<double> values;

@@ -47,11 +47,14 @@ KnapsackProblem<Weight, Cost> random_problem(std::uint64_t seed, unsigned constr
   const std::int64_t options = dice(1, 4), heaviest = dice(0, 9), dearest = dice(0, 1) ? 9 : 200;
   const std::int64_t low = constraints & signs ? -5 : 0;
   KnapsackProblem<Weight, Cost> problem;
-  const auto weight = [&](std::int64_t units) { return static_cast<Weight>(static_cast<Weight>(units) * weight_unit); };
+  const auto weight = [&](std::int64_t units) {
+    return static_cast<Weight>(static_cast<Weight>(units) * weight_unit);
+  };
   for (std::size_t i = 0; i < classes; ++i) {
     std::vector<KnapsackOption<Weight, Cost>> added;
     for (std::int64_t j = constraints & ties ? options : dice(1, options); j > 0; --j) {
-      added.push_back({weight(dice(low, heaviest)), static_cast<Cost>(static_cast<Cost>(dice(low, dearest)) * cost_unit),
+      added.push_back({weight(dice(low, heaviest)),
+                       static_cast<Cost>(static_cast<Cost>(dice(low, dearest)) * cost_unit),
                        weight(dice(low, 6))});
     }
     problem.add_class(added);
@@ -60,13 +63,16 @@ KnapsackProblem<Weight, Cost> random_problem(std::uint64_t seed, unsigned constr
   problem.budget = weight(dice(std::min<std::int64_t>(low * n, 0), heaviest * n));
   if (constraints & second) problem.second_budget = weight(dice(low * n, 5 * n));
   const auto any_class = [&] { return static_cast<std::size_t>(dice(0, n - 1)); };
-  for (std::size_t i = any_class(), j = any_class(); constraints & ties && dice(0, 3); i = any_class(), j = any_class()) {
+  for (std::size_t i = any_class(), j = any_class(); constraints & ties && dice(0, 3);
+       i = any_class(), j = any_class()) {
     problem.tie(i, j);
   }
   const auto any_option = [&](std::size_t i) {
-    return static_cast<std::size_t>(dice(0, static_cast<std::int64_t>(problem.begin[i + 1] - problem.begin[i]) - 1));
+    return static_cast<std::size_t>(
+        dice(0, static_cast<std::int64_t>(problem.begin[i + 1] - problem.begin[i]) - 1));
   };
-  for (std::size_t i = any_class(); constraints & bans && dice(0, 2); i = any_class()) problem.forbid(i, any_option(i));
+  for (std::size_t i = any_class(); constraints & bans && dice(0, 2); i = any_class())
+    problem.forbid(i, any_option(i));
   if (const std::size_t i = any_class(); constraints & pins) problem.pin(i, any_option(i));
   return problem;
 }
@@ -85,8 +91,9 @@ bool is_honest(const KnapsackProblem<Weight, Cost>& problem, const KnapsackSolut
     weight = static_cast<Weight>(weight + problem.options[at].weight);
     taken = static_cast<Weight>(taken + problem.options[at].second);
   }
-  return cost == solution.cost && weight == solution.weight && weight <= problem.budget && taken == solution.second &&
-         (!problem.second_budget || taken <= *problem.second_budget) && solution.lower_bound <= cost;
+  return cost == solution.cost && weight == solution.weight && weight <= problem.budget &&
+         taken == solution.second && (!problem.second_budget || taken <= *problem.second_budget) &&
+         solution.lower_bound <= cost;
 }
 
 /// Layers of a model: bit widths for options, errors that fall by 4 with every bit.
@@ -101,7 +108,8 @@ KnapsackProblem<> layers(std::size_t count, double bits, std::uint64_t seed, dou
     std::vector<KnapsackOption<>> options;
     for (const double width : widths) {
       options.push_back({static_cast<std::int64_t>(4 * width) * size,
-                         alpha * 1.8 * std::pow(4, -width) * (1 + noise * random_normal(seed, counter++)), 0});
+                         alpha * 1.8 * std::pow(4, -width) * (1 + noise * random_normal(seed, counter++)),
+                         0});
     }
     problem.add_class(options);
     total += 4 * size;
@@ -112,7 +120,8 @@ KnapsackProblem<> layers(std::size_t count, double bits, std::uint64_t seed, dou
 
 }  // namespace
 
-TEST_CASE("whole numbers: the cost, and among equals the weight, are those of the definition", "[allocate][knapsack]") {
+TEST_CASE("whole numbers: the cost, and among equals the weight, are those of the definition",
+          "[allocate][knapsack]") {
   for (const unsigned constraints : {0u, +bans, +pins, +ties, +signs, +second, bans | pins | ties | signs,
                                      ties | second | signs, bans | pins | ties | second | signs}) {
     for (std::uint64_t seed = 0; seed < 1500; ++seed) {
@@ -232,7 +241,8 @@ TEST_CASE("more budget never costs more, and no uniform choice is better", "[all
   }
 }
 
-TEST_CASE("the dual price certifies: cost + lambda * weight is least in every class", "[allocate][knapsack]") {
+TEST_CASE("the dual price certifies: cost + lambda * weight is least in every class",
+          "[allocate][knapsack]") {
   const KnapsackProblem<> problem = layers(500, 3.25, 3);
   const auto found = solve_knapsack(problem);
   REQUIRE(found);
@@ -240,7 +250,8 @@ TEST_CASE("the dual price certifies: cost + lambda * weight is least in every cl
   for (std::size_t i = 0; i < problem.classes(); ++i) {
     double least = std::numeric_limits<double>::max();
     for (std::size_t k = problem.begin[i]; k < problem.begin[i + 1]; ++k) {
-      least = std::min(least, problem.options[k].cost + found->lambda * static_cast<double>(problem.options[k].weight));
+      least = std::min(
+          least, problem.options[k].cost + found->lambda * static_cast<double>(problem.options[k].weight));
     }
     bound += least;
   }
@@ -287,8 +298,9 @@ TEST_CASE("the ends: no class, one class, one option, the least budget, duplicat
   problem.budget = -1;
   CHECK_FALSE(solve_knapsack(problem));
 
-  problem.add_class(std::vector<Exact::Option>{{5, 3, 0}, {5, 3, 0}, {7, 1, 0}, {6, 4, 0}});
-  for (const auto& [budget, choice] : std::vector<std::pair<int, std::uint32_t>>{{5, 0}, {6, 0}, {7, 2}, {900, 2}}) {
+  problem.add_class({{5, 3, 0}, {5, 3, 0}, {7, 1, 0}, {6, 4, 0}});
+  for (const auto& [budget, choice] :
+       std::vector<std::pair<int, std::uint32_t>>{{5, 0}, {6, 0}, {7, 2}, {900, 2}}) {
     problem.budget = budget;
     CHECK(solve_knapsack(problem)->choice == std::vector<std::uint32_t>{choice});
   }
@@ -296,7 +308,7 @@ TEST_CASE("the ends: no class, one class, one option, the least budget, duplicat
   CHECK_FALSE(solve_knapsack(problem));
 
   Exact single;
-  for (int i = 0; i < 50; ++i) single.add_class(std::vector<Exact::Option>{{i, -i, 0}});
+  for (int i = 0; i < 50; ++i) single.add_class({{i, -i, 0}});
   single.budget = 49 * 25;
   CHECK(solve_knapsack(single)->cost == -49 * 25);
   --single.budget;
@@ -314,8 +326,8 @@ TEST_CASE("ten thousand equal classes are solved at once", "[allocate][knapsack]
   Exact whole;
   KnapsackProblem<double> fractions;
   for (int i = 0; i < 10000; ++i) {
-    whole.add_class(std::vector<Exact::Option>{{4, 90, 0}, {6, 40, 0}, {10, 10, 0}});
-    fractions.add_class(std::vector<KnapsackOption<double>>{{0.4, 0.9, 0}, {0.6, 0.4, 0}, {1.0, 0.1, 0}});
+    whole.add_class({{4, 90, 0}, {6, 40, 0}, {10, 10, 0}});
+    fractions.add_class({{0.4, 0.9, 0}, {0.6, 0.4, 0}, {1.0, 0.1, 0}});
   }
   whole.budget = 50001;
   const auto a = solve_knapsack(whole);
@@ -339,7 +351,8 @@ TEST_CASE("equal slopes in classes of all sizes are no trap", "[allocate][knapsa
     for (std::size_t i = 0; i < classes; ++i) {
       const auto size = static_cast<std::int64_t>(1 + random_bits(classes, i) % 4096);
       std::vector<KnapsackOption<>> options;
-      for (const int bits : {2, 3, 4, 8}) options.push_back({bits * size, static_cast<double>(size) * std::pow(4, -bits) / 3, 0});
+      for (const int bits : {2, 3, 4, 8})
+        options.push_back({bits * size, static_cast<double>(size) * std::pow(4, -bits) / 3, 0});
       problem.add_class(options);
       total += size;
     }
@@ -427,10 +440,11 @@ TEST_CASE("the numbers may be as large or as small as doubles go", "[allocate][k
   }
   constexpr std::int64_t huge = std::int64_t{1} << 58;
   Exact problem;
-  problem.add_class(std::vector<Exact::Option>{{-huge, huge, 0}, {huge, -huge, 0}, {1, 0, 0}});
-  problem.add_class(std::vector<Exact::Option>{{-huge, huge - 1, 0}, {huge, -huge, 0}, {0, 1, 0}});
-  problem.add_class(std::vector<Exact::Option>{{-3, 2, 0}, {2, 1, 0}, {0, 0, 0}});
-  for (const std::int64_t budget : {-2 * huge - 3, -2 * huge, -huge, std::int64_t{0}, huge, 2 * huge, 3 * huge}) {
+  problem.add_class({{-huge, huge, 0}, {huge, -huge, 0}, {1, 0, 0}});
+  problem.add_class({{-huge, huge - 1, 0}, {huge, -huge, 0}, {0, 1, 0}});
+  problem.add_class({{-3, 2, 0}, {2, 1, 0}, {0, 0, 0}});
+  for (const std::int64_t budget :
+       {-2 * huge - 3, -2 * huge, -huge, std::int64_t{0}, huge, 2 * huge, 3 * huge}) {
     problem.budget = budget;
     CAPTURE(budget);
     const auto found = solve_knapsack(problem), expected = knapsack_reference(problem);
@@ -450,7 +464,8 @@ TEST_CASE("the break step is the one that sorting by slope finds", "[allocate][k
       total += steps.back().weight;
     }
     auto sorted = steps;
-    std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.slope() > b.slope(); });
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [](const auto& a, const auto& b) { return a.slope() > b.slope(); });
     const std::int64_t budget = dice(0, total - 1);
     std::int64_t left = budget;
     std::size_t at = 0;

@@ -36,6 +36,17 @@ TEST_CASE("bit k of code i is bit i * b + k of the row, for every width", "[pack
     }
 }
 
+TEST_CASE("codes that are bytes pack like wider ones", "[pack][bits]") {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (std::size_t count = 0; count <= 70; ++count) {
+      const auto codes = random_codes(count, bits, count);
+      const std::vector<std::uint8_t> narrow(codes.begin(), codes.end());
+      std::vector<std::uint8_t> bytes(higgs::packed_bytes(count, bits), 0xff);
+      higgs::pack_bits(std::span<const std::uint8_t>(narrow), bits, std::span<std::uint8_t>(bytes));
+      REQUIRE(bytes == pack(codes, bits));
+    }
+}
+
 TEST_CASE("any run of codes comes back", "[pack][bits]") {
   for (int bits = 1; bits <= 16; ++bits) {
     const auto codes = random_codes(70, bits, 99);

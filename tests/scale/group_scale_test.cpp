@@ -58,6 +58,22 @@ TEST_CASE("sums do not depend on how the compiler fuses them", "[scale][group_sc
   }
 }
 
+TEST_CASE("dot products are the same bits on every instruction set", "[scale][group_scale]") {
+  for (std::size_t size = 0; size <= 70; ++size) {
+    const Case c = random_case(size, size, 1);
+    const std::vector<std::int16_t> wide(c.q.begin(), c.q.end());
+    const auto same = [&](const auto& a, const auto& b) {
+      const double portable = higgs::exact_dot(std::span(a), std::span(b), higgs::Isa::Portable);
+      return portable == higgs::exact_dot(std::span(a), std::span(b));
+    };
+    REQUIRE(same(c.x, c.x));
+    REQUIRE(same(c.x, c.q));
+    REQUIRE(same(c.x, wide));
+    REQUIRE(same(c.q, c.q));
+    REQUIRE(same(wide, wide));
+  }
+}
+
 TEST_CASE("groups without a direction get scale zero, huge ones the largest finite scale", "[scale][group_scale]") {
   const std::vector<float> zero(8, 0.0f), large(8, 3e38f);
   const std::vector<std::int8_t> ones(8, 1), against(8, -1), none(8, 0);

@@ -23,6 +23,17 @@ using higgs::IoError;
 using higgs::Leftover;
 using higgs::MappedFile;
 
+TEST_CASE("released bytes stay readable", "[store][mapped_file]") {
+  const TemporaryFolder folder;
+  const std::string content(100000, 'x');
+  write_file(folder / "file", content);
+  const higgs::MappedFile file(folder / "file");
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, content.size()}) {
+    higgs::release_pages(file.bytes().first(size));
+    CHECK(std::string(file.bytes().begin(), file.bytes().end()) == content);
+  }
+}
+
 TEST_CASE("a mapped file is the file, aligned to 64 bytes", "[store][mapped_file]") {
   const TemporaryFolder folder;
   std::string content;

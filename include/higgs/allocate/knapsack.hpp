@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Solves the multiple-choice knapsack, with a proof.
 //
-//   KnapsackProblem<> problem;                       // int64 weights, double costs
-//   problem.add_class({{{2, 9.0}, {3, 4.0}}});       // {weight, cost}: options 0 and 1 of class 0
+//   KnapsackProblem<> problem;                    // int64 weights, double costs
+//   problem.add_class({{2, 9.0}, {3, 4.0}});      // {weight, cost}: options 0 and 1 of class 0
 //   problem.budget = 3;
 //   if (auto best = solve_knapsack(problem)) use(best->choice);
 //
-// Method. Dyer's and Zemel's LP relaxation, found by partitioning in linear time, then Pisinger's core: dynamic programming
-// that admits classes in the order of how little it costs to leave the LP's option, until nothing outside can
-// improve (D. Pisinger, EJOR 83, 1995). Memory beside the problem: at most 16 bytes an option and 64 a class,
-// 80 for every option in the core, and 92 times KnapsackLimits::max_states.
+// Method. The LP relaxation of Dyer and Zemel, found by partitioning in linear time, then the core of Pisinger
+// (EJOR 83, 1995): dynamic programming that admits classes in the order of how little it costs to leave the LP's
+// option, and ends when no class outside can improve. Memory beside the problem: at most 48 bytes an option, 60 a
+// class, 80 more for every option and class that may improve on the LP, and 92 (with two budgets 150) times
+// KnapsackLimits::max_states.
 #pragma once
 
 #include <higgs/allocate/knapsack_problem.hpp>
@@ -67,7 +68,8 @@ inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPr
     const std::int64_t here = price(entry);
     if (here >= least) continue;
     HullStep step{entry.weight - weight, least - here};
-    for (; steps.size() > first && (step.weight == 0 || step.slope() >= steps.back().slope()); steps.pop_back()) {
+    for (; steps.size() > first && (step.weight == 0 || step.slope() >= steps.back().slope());
+         steps.pop_back()) {
       step = {step.weight + steps.back().weight, step.cost + steps.back().cost};
     }
     if (step.weight > 0) steps.push_back(step);
@@ -76,9 +78,9 @@ inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPr
   }
 }
 
-/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not. Partitions by the
-/// bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes equal but for the last 16 bits
-/// count as one: `steps` is left holding these, and the answer is their sum.
+/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not. Partitions
+/// by the bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes equal but for the
+/// last 16 bits count as one: `steps` is left holding these, and the answer is their sum.
 inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
   std::int64_t total = 0;
   for (const HullStep& step : steps) total += step.weight;
@@ -94,25 +96,25 @@ inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
     while (weight_of[top] <= budget) budget -= weight_of[top--];
     std::erase_if(steps, [&](const HullStep& step) { return digit(step) != top; });
   }
-  return std::accumulate(steps.begin(), steps.end(), HullStep{0, 0}, [](const HullStep& sum, const HullStep& step) {
-    return HullStep{sum.weight + step.weight, sum.cost + step.cost};
-  });
+  return std::accumulate(steps.begin(), steps.end(), HullStep{0, 0},
+                         [](const HullStep& sum, const HullStep& step) {
+                           return HullStep{sum.weight + step.weight, sum.cost + step.cost};
+                         });
 }
 
 struct KnapsackOutcome {
   std::vector<KnapsackEntry> picked;  // one for each merged class
-  std::int64_t value = 0;             // the sum of the prices
   std::int64_t cost = 0, weight = 0, second = 0;
-  std::int64_t bound = 0;             // of the value; with two budgets, of the cost
+  std::int64_t bound = 0;  // of the sum of prices; with two budgets, of the cost
   bool proven = false;
-  HullStep rate{1, 0};                // the dual price of weight is cost / weight
+  HullStep rate{1, 0};  // the dual price of weight is cost / weight
   std::size_t states = 0;
 };
 
 enum class Budgets { One, Two };
 
-/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, below that of
-/// a `known` choice, and uses the price for its bounds.
+/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, below
+/// that of a `known` choice, and uses the price for its bounds.
 template <Budgets budgets>
 class CoreSearch {
  public:
@@ -129,8 +131,10 @@ class CoreSearch {
     const bool tied = budgets == Budgets::One && (tied_slopes_ || slack_ < 0);
     if (tied) fill();
     reach_ += toll_reach;
-    if (known) adopt(*known);
-    else if (slack_ < 0) adopt(lightest());
+    if (known)
+      adopt(*known);
+    else if (slack_ < 0)
+      adopt(lightest());
     out_.proven = budgets == Budgets::One && rate_.cost == 0;
     if (!out_.proven) {
       const std::size_t few = 4096;  // of many classes a few serve to narrow the gap before all are searched
@@ -191,7 +195,8 @@ class CoreSearch {
       for (const KnapsackEntry& entry : problem_[i]) {
         if (entry.weight > problem_.budget) break;
         const Wide value = reduced(price_(entry), entry.weight);
-        if (least && (value > least_reduced || (value == least_reduced && entry.weight >= least->weight))) continue;
+        if (least && (value > least_reduced || (value == least_reduced && entry.weight >= least->weight)))
+          continue;
         least = &entry;
         least_reduced = value;
       }
@@ -218,9 +223,10 @@ class CoreSearch {
     KnapsackOutcome light;
     for (std::size_t i = 0; i < problem_.classes(); ++i) {
       const auto entries = problem_[i];
-      light.picked.push_back(*std::min_element(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
-        return a.weight != b.weight ? a.weight < b.weight : price_(a) < price_(b);
-      }));
+      light.picked.push_back(
+          *std::min_element(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
+            return a.weight != b.weight ? a.weight < b.weight : price_(a) < price_(b);
+          }));
     }
     return light;
   }
@@ -251,7 +257,7 @@ class CoreSearch {
   /// options may then miss the least reduced price, by `excess_` in all.
   void fill() {
     const std::size_t count = problem_.classes();
-    std::size_t stride = count / 2 + count / 8;  // scatters what is moved, so that any few classes can go either way
+    std::size_t stride = count / 2 + count / 8;  // scatters the moved, so that any few classes go either way
     while (std::gcd(stride, count) != 1) ++stride;
     std::vector<bool> moved(count);
     for (const bool lighter : {true, false}) {
@@ -281,8 +287,13 @@ class CoreSearch {
       std::uint32_t index = 0;
       for (const KnapsackEntry& entry : problem_[i]) {
         if (entry.weight > problem_.budget) break;
-        Move move{entry.weight - base.weight, objective(entry) - objective(base), entry.second - base.second,
-                  price_(entry) - price_(base), 0, static_cast<std::uint32_t>(i), index++};
+        Move move{entry.weight - base.weight,
+                  objective(entry) - objective(base),
+                  entry.second - base.second,
+                  price_(entry) - price_(base),
+                  0,
+                  static_cast<std::uint32_t>(i),
+                  index++};
         if (budgets == Budgets::One) move.second = 0;
         if (move.weight >= 0 && move.cost >= 0 && move.second >= 0) continue;
         move.reduced = reduced(move.price, move.weight);
@@ -323,7 +334,8 @@ class CoreSearch {
       next = i + 1 == classes.size() ? classes[i].nearest : std::min(next, classes[i].nearest);
       for (std::size_t k = classes[i].first; k < classes[i].last; ++k) {
         const HullStep step{std::abs(moves_[k].weight), std::abs(moves_[k].price)};
-        if (moves_[k].weight < 0 && Wide{step.cost} * saving.weight < Wide{saving.cost} * step.weight) saving = step;
+        if (moves_[k].weight < 0 && Wide{step.cost} * saving.weight < Wide{saving.cost} * step.weight)
+          saving = step;
         if (moves_[k].weight > 0 && moves_[k].price < 0 &&
             Wide{step.cost} * gain.weight > Wide{gain.cost} * step.weight) {
           gain = step;
@@ -332,8 +344,8 @@ class CoreSearch {
     }
   }
 
-  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is left of
-  /// the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to give back.
+  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is left
+  /// of the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to give back.
   bool hopeful(const State& state, const MoveClass& after, Wide limit) const {
     if (reduced(state.price, state.weight) + after.next > limit) return false;
     if (excess_ > 0) return true;
@@ -370,8 +382,8 @@ class CoreSearch {
     return true;
   }
 
-  /// One class of the dynamic programming: every state stays or makes one of the moves. The states are sorted by
-  /// weight, and so is each list of moved states, so they merge; dominated and hopeless ones drop out.
+  /// One class of the dynamic programming: every state stays or makes one of the moves. The states are sorted
+  /// by weight, and so is each list of moved states, so they merge; dominated and hopeless ones drop out.
   /// Returns false when the states exceed their limit.
   bool merge(const MoveClass& move_class, std::size_t max_states, const std::vector<State>& states,
              std::vector<State>& next) {
@@ -401,7 +413,8 @@ class CoreSearch {
         state.second += move->second;
         state.price += move->price;
       }
-      if (++heads_[chosen].first == states.size()) heads_.erase(heads_.begin() + static_cast<std::ptrdiff_t>(chosen));
+      if (++heads_[chosen].first == states.size())
+        heads_.erase(heads_.begin() + static_cast<std::ptrdiff_t>(chosen));
 
       if constexpr (budgets == Budgets::One) {
         if (state.cost >= least_cost) continue;
@@ -447,7 +460,6 @@ class CoreSearch {
       out_.picked[nodes_[node].of_class] = problem_[nodes_[node].of_class][nodes_[node].entry];
     }
     for (const KnapsackEntry& entry : out_.picked) {
-      out_.value += price_(entry);
       out_.cost += entry.cost;
       out_.weight += entry.weight;
       out_.second += entry.second;
@@ -461,11 +473,11 @@ class CoreSearch {
   std::int64_t least_gain_, rounding_;  // of the sum that is minimized
   KnapsackOutcome out_;                 // `picked` is the base until finish()
   HullStep rate_{1, 0};
-  bool tied_slopes_ = false;            // of several classes, at the break
-  Wide excess_ = 0;                     // of the base's reduced price over the least
-  std::int64_t slack_ = 0;              // what the base leaves of the budget
-  std::int64_t second_slack_ = 0;       // and of the second
-  std::int64_t reach_ = 0;              // the tolls that the base leaves
+  bool tied_slopes_ = false;       // of several classes, at the break
+  Wide excess_ = 0;                // of the base's reduced price over the least
+  std::int64_t slack_ = 0;         // what the base leaves of the budget
+  std::int64_t second_slack_ = 0;  // and of the second
+  std::int64_t reach_ = 0;         // the tolls that the base leaves
   Best best_{0, 0, 0};
   std::vector<KnapsackEntry> fallback_;
   std::vector<Move> moves_;
@@ -475,10 +487,12 @@ class CoreSearch {
 };
 
 /// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
-/// choices just within and just over the second budget cost the same; the search over both closes what gap is left.
+/// choices just within and just over the second budget cost the same; a search over both closes the gap left.
 inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
                                                  double& best_toll) {
-  const auto solve = [&](KnapsackPrice price) { return CoreSearch<Budgets::One>(problem, price, max_states).run(); };
+  const auto solve = [&](KnapsackPrice price) {
+    return CoreSearch<Budgets::One>(problem, price, max_states).run();
+  };
   KnapsackOutcome over = solve({});
   if (over.second <= problem.second_budget) return over;
   KnapsackOutcome within = solve({0, true});
@@ -493,7 +507,7 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
   std::size_t states = over.states + within.states;
   while (within.cost > over.cost) {
     const double toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
-                                      static_cast<double>(over.second - within.second));
+                                                   static_cast<double>(over.second - within.second));
     KnapsackOutcome middle = solve({toll});
     states += middle.states;
     if (middle.bound - reach(toll) > bound) {
@@ -502,12 +516,13 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
     }
     const bool fits = middle.second <= problem.second_budget;
     if (fits && middle.cost < best.cost) best = middle;
-    if (middle.second <= within.second || middle.second >= over.second) break;
+    if (!middle.proven || middle.second <= within.second || middle.second >= over.second) break;
     (fits ? within : over) = std::move(middle);
   }
   best.proven = best.cost - problem.least_gain < bound;
   best.bound = best.cost - problem.rounding;
-  if (!best.proven) best = CoreSearch<Budgets::Two>(problem, {best_toll}, max_states).run(reach(best_toll), &best);
+  if (!best.proven)
+    best = CoreSearch<Budgets::Two>(problem, {best_toll}, max_states).run(reach(best_toll), &best);
   best.bound = std::max(best.bound, bound);
   best.states += states;
   return best;

@@ -6,20 +6,22 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace higgs {
 inline namespace v0 {
 
-/// The choices that no other beats in weight and cost, up to the problem's budget; second weights are not looked at.
-/// Exact by dynamic programming over the weights (in units of their greatest common divisor) when that takes at most
-/// `max_cells` bytes; otherwise the choices on the lower convex hull, in O(n log n).
+/// The choices that no other beats in weight and cost, up to the problem's budget. Exact by dynamic programming
+/// over the weights (in units of their greatest common divisor) when that takes at most `max_cells` bytes;
+/// otherwise the choices on the lower convex hull, in O(n log n). One budget, rounding as in knapsack_problem.hpp.
 template <class Weight = std::int64_t, class Cost = double>
 class KnapsackFront {
  public:
@@ -28,7 +30,8 @@ class KnapsackFront {
     Cost cost;
   };
 
-  explicit KnapsackFront(const KnapsackProblem<Weight, Cost>& problem, std::size_t max_cells = std::size_t{1} << 26)
+  explicit KnapsackFront(const KnapsackProblem<Weight, Cost>& problem,
+                         std::size_t max_cells = std::size_t{1} << 26)
       : classes_(problem.classes()) {
     expects(!problem.second_budget, "higgs::KnapsackFront: one budget only");
     const detail::FixedProblem fixed(problem);
@@ -37,8 +40,10 @@ class KnapsackFront {
     std::iota(identity.begin(), identity.end(), std::uint32_t{0});
     merged_ = fixed.spread(std::move(identity));
     exact_ = build_rows(fixed, max_cells);
-    if (exact_) fill_rows(fixed);
-    else follow_hull(fixed);
+    if (exact_)
+      fill_rows(fixed);
+    else
+      follow_hull(fixed);
   }
 
   /// Weights rise, costs fall. Empty when the budget is below every choice.
@@ -52,8 +57,9 @@ class KnapsackFront {
 
   /// The best point within a budget.
   std::optional<std::size_t> find(Weight budget) const {
-    const auto after = std::upper_bound(points_.begin(), points_.end(), budget,
-                                        [](Weight limit, const Point& point) { return limit < point.weight; });
+    const auto after =
+        std::upper_bound(points_.begin(), points_.end(), budget,
+                         [](Weight limit, const Point& point) { return limit < point.weight; });
     if (after == points_.begin()) return std::nullopt;
     return static_cast<std::size_t>(after - points_.begin()) - 1;
   }
@@ -84,7 +90,7 @@ class KnapsackFront {
     std::int64_t weight, cost;
     std::uint32_t option;
   };
-  struct Row {  // of the dynamic programming: a class and those before it
+  struct Row {                          // of the dynamic programming: a class and those before it
     std::size_t of_class, first, last;  // its items are [first, last), weights rising from 0, costs falling
     std::size_t first_cell, cells;
   };
@@ -96,10 +102,13 @@ class KnapsackFront {
 
   Point point(const detail::FixedProblem& fixed, std::int64_t weight, std::int64_t cost) const {
     const auto number = []<class T>(T, std::int64_t value, const detail::FixedScale& scale) {
-      if constexpr (std::is_integral_v<T>) return static_cast<T>(value);
-      else return static_cast<T>(scale.undo(value));
+      if constexpr (std::is_integral_v<T>)
+        return static_cast<T>(value);
+      else
+        return static_cast<T>(scale.undo(value));
     };
-    return {number(Weight{}, fixed.lightest + weight, fixed.weight_scale), number(Cost{}, cost, fixed.cost_scale)};
+    return {number(Weight{}, fixed.lightest + weight, fixed.weight_scale),
+            number(Cost{}, cost, fixed.cost_scale)};
   }
 
   /// Lays out the table; false when it would be too large.
@@ -117,7 +126,8 @@ class KnapsackFront {
     unit_ = std::max<std::int64_t>(unit, 1);
     // Narrow classes first keep the early rows short.
     const auto range = [this](const Row& row) { return items_[row.last - 1].weight; };
-    std::stable_sort(rows_.begin(), rows_.end(), [&](const Row& a, const Row& b) { return range(a) < range(b); });
+    std::stable_sort(rows_.begin(), rows_.end(),
+                     [&](const Row& a, const Row& b) { return range(a) < range(b); });
     std::int64_t reach = 0;
     std::size_t cells = 0;
     for (Row& row : rows_) {
@@ -177,8 +187,8 @@ class KnapsackFront {
     }
   }
 
-  static void relax(const std::vector<double>& from, std::vector<double>& to, std::size_t begin, std::size_t end,
-                    std::size_t weight, double add) {
+  static void relax(const std::vector<double>& from, std::vector<double>& to, std::size_t begin,
+                    std::size_t end, std::size_t weight, double add) {
     const double* in = from.data();
     double* out = to.data() + weight;
     const std::size_t last = end > weight ? end - weight : 0;
@@ -201,10 +211,12 @@ class KnapsackFront {
       for (const detail::HullStep& step : hull) {
         const std::int64_t to = entry->weight + step.weight;
         entry = std::find_if(entry, entries.end(), [to](const auto& e) { return e.weight == to; });
-        steps_.push_back({step.slope(), step.weight, step.cost, static_cast<std::uint32_t>(i), entry->option});
+        steps_.push_back(
+            {step.slope(), step.weight, step.cost, static_cast<std::uint32_t>(i), entry->option});
       }
     }
-    std::stable_sort(steps_.begin(), steps_.end(), [](const Step& a, const Step& b) { return a.slope > b.slope; });
+    std::stable_sort(steps_.begin(), steps_.end(),
+                     [](const Step& a, const Step& b) { return a.slope > b.slope; });
     cost_step_ = fixed.cost_scale.step();
     points_.push_back(point(fixed, 0, cost));
     for (const Step& step : steps_) {
@@ -223,9 +235,9 @@ class KnapsackFront {
   std::vector<std::uint32_t> merged_, base_;  // the merged class of each class; the lightest option of each
   std::vector<Item> items_;
   std::vector<Row> rows_;
-  std::vector<std::uint8_t> choices_;   // the item taken in each cell of each row
-  std::vector<std::size_t> cells_of_;   // of each point, in the last row
-  std::vector<Step> steps_;             // of the hull, the steepest first
+  std::vector<std::uint8_t> choices_;  // the item taken in each cell of each row
+  std::vector<std::size_t> cells_of_;  // of each point, in the last row
+  std::vector<Step> steps_;            // of the hull, the steepest first
 };
 
 }  // namespace v0

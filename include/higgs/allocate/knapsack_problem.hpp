@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The multiple-choice knapsack: exactly one option from every class, the least total cost, a budget of weight.
 //
-// Numbers. Weights and costs of any sign are taken, NaN and infinities are refused. All search happens in 64-bit fixed
-// point. Integers, and floating-point numbers that are all whole, are exact. Other floating-point numbers are rounded
-// up to a multiple of a step, 2^-59 or less of the sum over the classes of the largest magnitude. For whole weights
-// and costs, `proven` means optimal: no feasible choice costs less, and none of the same cost weighs less. With rounded
-// costs no feasible choice is cheaper by more than 2 * classes * cost_step. With rounded weights the answer still keeps
-// the budget in exact arithmetic, and competes with the choices that leave classes * weight_step of it unused.
-// Of the choices equal in cost and weight one is returned that depends on the problem alone, not on the machine.
+// Numbers. Weights and costs of any sign are taken, NaN and infinities are refused. All search happens in 64-bit
+// fixed point. Integers, and floating-point numbers that are all whole, are exact. Others are rounded up to a
+// multiple of a step: 2^-59 (costs under two budgets: 2^-49) or less of the sum over the classes of the largest
+// magnitude, where that sum exceeds 2^-960.
+//
+// Guarantee. With whole weights and costs `proven` means optimal: no feasible choice costs less, and under one
+// budget none of the same cost weighs less. With rounded costs no feasible choice is cheaper by more than
+// 2 * classes * cost_step. With rounded weights the answer still keeps the budget in exact arithmetic, and competes
+// with the choices that leave classes * weight_step of it unused. Of the choices equal in cost and weight one is
+// returned that depends on the problem alone, not on the machine.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -17,6 +20,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <optional>
@@ -43,20 +47,21 @@ struct KnapsackProblem {
   static_assert(std::is_arithmetic_v<Weight> && std::is_arithmetic_v<Cost>, "weights and costs are numbers");
   using Option = KnapsackOption<Weight, Cost>;
 
-  std::vector<Option> options;           // class after class
-  std::vector<std::size_t> begin{0};     // class i owns options [begin[i], begin[i + 1])
-  Weight budget{};                       // for the sum of the weights
-  std::optional<Weight> second_budget;   // for the sum of the second weights
-  std::vector<std::uint8_t> forbidden;   // nonzero: this option may not be taken; may be shorter than options
-  std::vector<std::size_t> leader;       // leader[i] <= i: class i takes the same option index; may be shorter
+  std::vector<Option> options;          // class after class
+  std::vector<std::size_t> begin{0};    // class i owns options [begin[i], begin[i + 1])
+  Weight budget{};                      // for the sum of the weights
+  std::optional<Weight> second_budget;  // for the sum of the second weights
+  std::vector<std::uint8_t> forbidden;  // nonzero: this option may not be taken; may be shorter than options
+  std::vector<std::size_t> leader;      // leader[i] <= i: class i takes the same option index; may be shorter
 
-  std::size_t classes() const noexcept { return begin.size() - 1; }
+  std::size_t classes() const noexcept { return begin.empty() ? 0 : begin.size() - 1; }
 
   /// Appends a class.
   void add_class(std::span<const Option> added) {
     options.insert(options.end(), added.begin(), added.end());
     begin.push_back(options.size());
   }
+  void add_class(std::initializer_list<Option> added) { add_class(std::span(added.begin(), added.size())); }
 
   /// Rules out one option of a class.
   void forbid(std::size_t of_class, std::size_t option) {
@@ -80,7 +85,12 @@ struct KnapsackProblem {
     expects(a < classes() && b < classes(), "higgs::KnapsackProblem::tie: no such class");
     for (std::size_t i = leader.size(); i < classes(); ++i) leader.push_back(i);
     const auto root = [this](std::size_t i) {
-      while (leader[i] != i) i = leader[i] = leader[leader[i]];
+      while (leader[i] != i) {
+        const std::size_t up = leader[i];
+        expects(up < i, "higgs::KnapsackProblem::tie: leader[i] must not exceed i");
+        leader[i] = leader[up];  // halves the path of later calls
+        i = up;
+      }
       return i;
     };
     std::tie(a, b) = std::minmax({root(a), root(b)});
@@ -150,7 +160,7 @@ class FixedRange {
   double sum() const noexcept { return sum_; }
   template <class T>
   FixedScale scale(int bits, const char* message) const {
-    expects(finite_ && sum_ <= std::numeric_limits<double>::max(), message);
+    expects(finite_ && sum_ <= static_cast<double>(std::numeric_limits<T>::max()), message);
     if (whole_ && sum_ <= std::ldexp(1.0, bits)) return {};
     expects(std::is_floating_point_v<T>, message);
     return {std::ldexp(1.0, std::min(bits - std::ilogb(sum_) - 1, 1023)), false, 0};
@@ -166,8 +176,10 @@ template <class T>
 std::int64_t fixed_budget(T budget, const FixedScale& scale) {
   constexpr std::int64_t reach = std::int64_t{1} << 61;
   if constexpr (std::is_integral_v<T>) {
-    if constexpr (std::is_unsigned_v<T>) return static_cast<std::int64_t>(std::min<std::uint64_t>(budget, reach));
-    else return std::clamp<std::int64_t>(budget, -reach, reach);
+    if constexpr (std::is_unsigned_v<T>)
+      return static_cast<std::int64_t>(std::min<std::uint64_t>(budget, reach));
+    else
+      return std::clamp<std::int64_t>(budget, -reach, reach);
   } else {
     expects(budget == budget, "higgs::solve_knapsack: the budget is NaN");
     const auto scaled = std::floor(std::common_type_t<T, double>{budget} * scale.factor);
@@ -175,8 +187,8 @@ std::int64_t fixed_budget(T budget, const FixedScale& scale) {
   }
 }
 
-/// A checked problem in fixed point: classes that are tied merged into one, forbidden options left out, and with one
-/// budget the dominated ones; the rest sorted by weight, then cost.
+/// A checked problem in fixed point: tied classes merged into one, forbidden options left out, under one budget
+/// also the dominated ones; the rest sorted by weight, then cost.
 class FixedProblem {
  public:
   template <class Weight, class Cost>
@@ -252,8 +264,9 @@ class FixedProblem {
             "higgs::solve_knapsack: more marks than options or classes");
     expects(problem.classes() < most, "higgs::solve_knapsack: too many classes");
     for (std::size_t i = 0; i < problem.classes(); ++i) {
-      expects(begin[i] < begin[i + 1] && begin[i + 1] <= problem.options.size() && begin[i + 1] - begin[i] < most,
-              "higgs::solve_knapsack: a class must hold an option, and fewer than 2^32");
+      expects(
+          begin[i] < begin[i + 1] && begin[i + 1] <= problem.options.size() && begin[i + 1] - begin[i] < most,
+          "higgs::solve_knapsack: a class must hold an option, and fewer than 2^32");
     }
     for (std::size_t i = 0; i < problem.leader.size(); ++i) {
       const std::size_t head = problem.leader[i];
@@ -276,12 +289,14 @@ class FixedProblem {
       costs.close_class();
       seconds.close_class();
     }
-    weight_scale = weights.scale<Weight>(60, "higgs::solve_knapsack: weights must be finite, their sums below 2^60");
-    second_scale = seconds.scale<Weight>(60, "higgs::solve_knapsack: weights must be finite, their sums below 2^60");
+    constexpr auto* heavy = "higgs::solve_knapsack: weights are finite, their sums fit the type and 2^60";
+    constexpr auto* dear =
+        "higgs::solve_knapsack: costs are finite, their sums fit the type and 2^60 (two budgets: 2^50)";
+    weight_scale = weights.scale<Weight>(60, heavy);
+    second_scale = seconds.scale<Weight>(60, heavy);
     // With a second budget ten bits are left for its tolls, which may exceed the costs, and whole costs are spread
     // over the other fifty, because tolls are rounded.
-    cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60,
-                                   "higgs::solve_knapsack: costs must be finite, their sums below 2^60 (two budgets: 2^50)");
+    cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60, dear);
     if (problem.second_budget && cost_scale.exact) {
       cost_scale.whole_factor = std::int64_t{1} << (49 - std::min(49, std::ilogb(costs.sum() + 1)));
       cost_scale.factor = static_cast<double>(cost_scale.whole_factor);
@@ -304,7 +319,8 @@ class FixedProblem {
   /// Moves what is left of a class to `to` and takes its least weights out; returns the end.
   std::size_t settle(std::size_t first, std::size_t last, std::size_t to, bool two) {
     const auto at = [this](std::size_t k) { return entries_.begin() + static_cast<std::ptrdiff_t>(k); };
-    const auto end = std::remove_if(at(first), at(last), [](const auto& entry) { return entry.option == forbidden; });
+    const auto end =
+        std::remove_if(at(first), at(last), [](const auto& entry) { return entry.option == forbidden; });
     if (end == at(first)) return to;
     const auto lighter = [](const KnapsackEntry& a, const KnapsackEntry& b) {
       return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
@@ -329,16 +345,17 @@ class FixedProblem {
   }
 
   std::vector<KnapsackEntry> entries_;
-  std::vector<std::size_t> begin_{0};   // merged class i owns entries [begin[i], begin[i + 1])
-  std::vector<std::uint32_t> merged_;   // of each class; empty when none are tied
+  std::vector<std::size_t> begin_{0};  // merged class i owns entries [begin[i], begin[i + 1])
+  std::vector<std::uint32_t> merged_;  // of each class; empty when none are tied
 };
 
 }  // namespace detail
 
-/// The definition: dynamic programming over every pair of weights that can be reached. For small problems; a budget
-/// buys the least cost, then the least weight, then the first choice in lexicographic order.
+/// The definition: dynamic programming over every pair of weights that can be reached, for small problems.
+/// A budget buys the least cost, then the least weight, then the first choice in lexicographic order.
 template <class Weight, class Cost>
-std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(const KnapsackProblem<Weight, Cost>& problem) {
+std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(
+    const KnapsackProblem<Weight, Cost>& problem) {
   const detail::FixedProblem checked(problem);
   struct Best {
     Cost cost;
@@ -383,12 +400,14 @@ std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(const KnapsackP
   }
   std::optional<KnapsackSolution<Weight, Cost>> solution;
   for (const auto& [weights, best] : table) {
-    if (weights.first > problem.budget || (problem.second_budget && weights.second > *problem.second_budget)) continue;
+    if (weights.first > problem.budget || (problem.second_budget && weights.second > *problem.second_budget))
+      continue;
     if (solution && std::tie(solution->cost, solution->weight, solution->choice) <=
                         std::tie(best.cost, weights.first, best.choice)) {
       continue;
     }
-    solution = KnapsackSolution<Weight, Cost>{best.choice, best.cost, weights.first, weights.second, best.cost, true};
+    solution = KnapsackSolution<Weight, Cost>{best.choice,    best.cost, weights.first,
+                                              weights.second, best.cost, true};
   }
   return solution;
 }

@@ -125,6 +125,19 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+/// Tells the system that bytes of a mapping are not needed soon, so that streaming through a file of any size keeps
+/// little of it in memory. They stay readable.
+inline void release_pages(std::span<const std::uint8_t> bytes) noexcept {
+#if HIGGS_POSIX_FILES && defined(MADV_PAGEOUT)
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(bytes.data()) + bytes.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
 namespace detail {
 
 /// A file open for writing at any offset; one process at a time. Every failure throws IoError.
