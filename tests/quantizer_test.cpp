@@ -201,6 +201,11 @@ TEST_CASE("NaN and infinite weights are refused by row and column", "[quantizer]
     Normals w(70, 200, 10);
     w.view(65, 123) = bad;
     CHECK_THROWS_WITH((higgs::Quantizer<2, 256>{}.quantize(w.view)), Catch::Contains("row 65, column 123"));
+    Normals<higgs::BFloat16> brain(3, 37, 10);
+    brain.view(2, 36) = static_cast<higgs::BFloat16>(bad);
+    CHECK_THROWS_WITH((higgs::Quantizer<2, 256>{}.quantize(brain.view)), Catch::Contains("row 2, column 36"));
+    CHECK_THROWS_WITH((higgs::Quantizer<2, 256>{}.quantize(brain.view.transposed())),
+                      Catch::Contains("row 36, column 2"));
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The instances: layers of random sensitivity, options by bit width. kind 0 has the layer shapes of an 8B model,
-// kind 1 random sizes. The baseline is the plain table over every budget.
+// The instances: layers of random sensitivity, options by bit width. kind 0 has the layer shapes of an 8B
+// model, kind 1 random sizes. The baseline is the plain table over every budget.
 #include <higgs/allocate/knapsack_front.hpp>
 #include <higgs/core/random.hpp>
 
@@ -120,7 +120,8 @@ BENCHMARK(experts)
     ->Args({25000, 12})
     ->Unit(benchmark::kMillisecond);
 
-// A second weight that grows more slowly than the first, such as a latency, halfway between its least and free use.
+// A second weight that grows more slowly than the first, such as a latency, halfway between its least and
+// free use.
 void two_budgets(benchmark::State& state) {
   auto problem = layers(state.range(0), state.range(1), 0, 3.25, 5);
   const auto free = solve_knapsack(problem);

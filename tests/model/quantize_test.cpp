@@ -81,7 +81,7 @@ TEST_CASE("a killed quantization goes on and ends with the same bytes", "[model]
   write_folder(folder / "model", tiny_config(Architecture::Llama));
   const ModelSource source(folder / "model");
   quantize_model(source, folder / "whole", {});
-  for (int stop = 1; stop <= 14; ++stop) {
+  for (const int stop : {1, 6, 14}) {
     const auto out = folder / ("out" + std::to_string(stop));
     int pieces = 0;
     QuantizeRequest request;

@@ -6,11 +6,11 @@
 //   problem.budget = 3;
 //   if (auto best = solve_knapsack(problem)) use(best->choice);
 //
-// Method. The LP relaxation of Dyer and Zemel, found by partitioning in linear time, then the core of Pisinger
-// (EJOR 83, 1995): dynamic programming that admits classes in the order of how little it costs to leave the LP's
-// option, and ends when no class outside can improve. Memory beside the problem: at most 48 bytes an option, 60 a
-// class, 80 more for every option and class that may improve on the LP, and 92 (with two budgets 150) times
-// KnapsackLimits::max_states.
+// Method. The LP relaxation of Dyer and Zemel, found by partitioning in linear time, then the core of
+// Pisinger (EJOR 83, 1995): dynamic programming that admits classes in the order of how little it costs to
+// leave the LP's option, and ends when no class outside can improve. Memory beside the problem: at most 48
+// bytes an option, 60 a class, 80 more for every option and class that may improve on the LP, and 92 (with
+// two budgets 150) times KnapsackLimits::max_states.
 #pragma once
 
 #include <higgs/allocate/knapsack_problem.hpp>
@@ -78,9 +78,9 @@ inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPr
   }
 }
 
-/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not. Partitions
-/// by the bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes equal but for the
-/// last 16 bits count as one: `steps` is left holding these, and the answer is their sum.
+/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not.
+/// Partitions by the bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes
+/// equal but for the last 16 bits count as one: `steps` is left holding these, and the answer is their sum.
 inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
   std::int64_t total = 0;
   for (const HullStep& step : steps) total += step.weight;
@@ -113,8 +113,8 @@ struct KnapsackOutcome {
 
 enum class Budgets { One, Two };
 
-/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, below
-/// that of a `known` choice, and uses the price for its bounds.
+/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs,
+/// below that of a `known` choice, and uses the price for its bounds.
 template <Budgets budgets>
 class CoreSearch {
  public:
@@ -125,7 +125,8 @@ class CoreSearch {
     rounding_ = of_costs ? problem.rounding : 0;
   }
 
-  /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two only.
+  /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two
+  /// only.
   KnapsackOutcome run(std::int64_t toll_reach = 0, const KnapsackOutcome* known = nullptr) {
     relax();
     const bool tied = budgets == Budgets::One && (tied_slopes_ || slack_ < 0);
@@ -253,8 +254,8 @@ class CoreSearch {
     return cost < best_.cost || (cost == best_.cost && weight < best_.weight);
   }
 
-  /// Many classes break at the same slope, up to rounding: moves the base along it until the budget is used. Its
-  /// options may then miss the least reduced price, by `excess_` in all.
+  /// Many classes break at the same slope, up to rounding: moves the base along it until the budget is
+  /// used. Its options may then miss the least reduced price, by `excess_` in all.
   void fill() {
     const std::size_t count = problem_.classes();
     std::size_t stride = count / 2 + count / 8;  // scatters the moved, so that any few classes go either way
@@ -307,7 +308,8 @@ class CoreSearch {
     }
   }
 
-  /// The moves that are left change the weight by multiples of their common divisor: cuts the budget to match.
+  /// The moves that are left change the weight by multiples of their common divisor: cuts the budget to
+  /// match.
   void narrow() {
     for (std::int64_t before = slack_ + 1; before != slack_;) {
       before = slack_;
@@ -344,8 +346,9 @@ class CoreSearch {
     }
   }
 
-  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is left
-  /// of the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to give back.
+  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is
+  /// left of the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to
+  /// give back.
   bool hopeful(const State& state, const MoveClass& after, Wide limit) const {
     if (reduced(state.price, state.weight) + after.next > limit) return false;
     if (excess_ > 0) return true;

@@ -19,9 +19,10 @@
 namespace higgs {
 inline namespace v0 {
 
-/// The choices that no other beats in weight and cost, up to the problem's budget. Exact by dynamic programming
-/// over the weights (in units of their greatest common divisor) when that takes at most `max_cells` bytes;
-/// otherwise the choices on the lower convex hull, in O(n log n). One budget, rounding as in knapsack_problem.hpp.
+/// The choices that no other beats in weight and cost, up to the problem's budget. Exact by dynamic
+/// programming over the weights (in units of their greatest common divisor) when that takes at most
+/// `max_cells` bytes; otherwise the choices on the lower convex hull, in O(n log n). One budget, rounding
+/// as in knapsack_problem.hpp.
 template <class Weight = std::int64_t, class Cost = double>
 class KnapsackFront {
  public:
@@ -142,8 +143,8 @@ class KnapsackFront {
     return true;
   }
 
-  /// A value is the number 2^52 + (cost << bits) + item, a double: its last bits name the item, and an ordinary
-  /// minimum prefers the cheaper, then the lighter. All sums are exact.
+  /// A value is the number 2^52 + (cost << bits) + item, a double: its last bits name the item, and an
+  /// ordinary minimum prefers the cheaper, then the lighter. All sums are exact.
   void fill_rows(const detail::FixedProblem& fixed) {
     std::size_t widest = 1;
     std::int64_t least_cost = 0, cost_range = 0;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The multiple-choice knapsack: exactly one option from every class, the least total cost, a budget of weight.
+// The multiple-choice knapsack: exactly one option from every class, the least total cost, a budget of
+// weight.
 //
-// Numbers. Weights and costs of any sign are taken, NaN and infinities are refused. All search happens in 64-bit
-// fixed point. Integers, and floating-point numbers that are all whole, are exact. Others are rounded up to a
-// multiple of a step: 2^-59 (costs under two budgets: 2^-49) or less of the sum over the classes of the largest
-// magnitude, where that sum exceeds 2^-960.
+// Numbers. Weights and costs of any sign are taken, NaN and infinities are refused. All search happens in
+// 64-bit fixed point. Integers, and floating-point numbers that are all whole, are exact. Others are
+// rounded up to a multiple of a step: 2^-59 (costs under two budgets: 2^-49) or less of the sum over the
+// classes of the largest magnitude, where that sum exceeds 2^-960.
 //
-// Guarantee. With whole weights and costs `proven` means optimal: no feasible choice costs less, and under one
-// budget none of the same cost weighs less. With rounded costs no feasible choice is cheaper by more than
-// 2 * classes * cost_step. With rounded weights the answer still keeps the budget in exact arithmetic, and competes
-// with the choices that leave classes * weight_step of it unused. Of the choices equal in cost and weight one is
-// returned that depends on the problem alone, not on the machine.
+// Guarantee. With whole weights and costs `proven` means optimal: no feasible choice costs less, and under
+// one budget none of the same cost weighs less. With rounded costs no feasible choice is cheaper by more
+// than 2 * classes * cost_step. With rounded weights the answer still keeps the budget in exact arithmetic,
+// and competes with the choices that leave classes * weight_step of it unused. Of the choices equal in cost
+// and weight one is returned that depends on the problem alone, not on the machine.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -187,8 +188,8 @@ std::int64_t fixed_budget(T budget, const FixedScale& scale) {
   }
 }
 
-/// A checked problem in fixed point: tied classes merged into one, forbidden options left out, under one budget
-/// also the dominated ones; the rest sorted by weight, then cost.
+/// A checked problem in fixed point: tied classes merged into one, forbidden options left out, under one
+/// budget also the dominated ones; the rest sorted by weight, then cost.
 class FixedProblem {
  public:
   template <class Weight, class Cost>
@@ -294,8 +295,8 @@ class FixedProblem {
         "higgs::solve_knapsack: costs are finite, their sums fit the type and 2^60 (two budgets: 2^50)";
     weight_scale = weights.scale<Weight>(60, heavy);
     second_scale = seconds.scale<Weight>(60, heavy);
-    // With a second budget ten bits are left for its tolls, which may exceed the costs, and whole costs are spread
-    // over the other fifty, because tolls are rounded.
+    // With a second budget ten bits are left for its tolls, which may exceed the costs, and whole costs are
+    // spread over the other fifty, because tolls are rounded.
     cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60, dear);
     if (problem.second_budget && cost_scale.exact) {
       cost_scale.whole_factor = std::int64_t{1} << (49 - std::min(49, std::ilogb(costs.sum() + 1)));

@@ -167,8 +167,10 @@ class GridFitter {
       }
       report("round", 0, turn, 2 * options_.rotations, unrounded);
     }
-    const auto better = [](const auto& a, const auto& b) { return a.loss < b.loss; };
-    std::stable_sort(trials.begin(), trials.end(), better);
+    const auto better = [](const auto& a, const auto& b) {
+      return std::pair(a.loss, a.step) < std::pair(b.loss, b.step);
+    };
+    std::sort(trials.begin(), trials.end(), better);
     trials.resize(Dim == 2 ? 4 : 1);  // in the plane an improvement is quick
     for (RoundedGrid<Dim>& trial : trials) improve(trial, limit);
     const RoundedGrid<Dim> best = *std::min_element(trials.begin(), trials.end(), better);
@@ -379,7 +381,9 @@ class GridFitter {
       }
       if (best.gain > 0) moves.push_back(best);
     }
-    std::stable_sort(moves.begin(), moves.end(), [](const Move& a, const Move& b) { return a.gain > b.gain; });
+    std::sort(moves.begin(), moves.end(), [](const Move& a, const Move& b) {
+      return a.gain != b.gain ? a.gain > b.gain : a.center < b.center;
+    });
     return moves;
   }
 
