@@ -26,8 +26,8 @@ struct Options : CommonOptions {
 
 std::string table_line(const ComparisonRow& row) {
   char line[160];
-  std::snprintf(line, sizeof line, "%-14s %7.4f  %9.6f  %10.4f  %9.6f\n", row.method.c_str(), row.bits, row.t2,
-                row.perplexity, row.kl);
+  std::snprintf(line, sizeof line, "%-14s %7.4f  %9.6f  %10.4f  %9.6f\n", row.method.c_str(), row.bits,
+                row.t2, row.perplexity, row.kl);
   return line;
 }
 
@@ -59,7 +59,11 @@ void compare(const Options& options) {
     row.perplexity = result.perplexity();
     row.kl = result.kl.value();
     out << table_line(row) << std::flush;
-    json.push_back({{"method", row.method}, {"bits", row.bits}, {"t2", row.t2}, {"ppl", row.perplexity}, {"kl", row.kl}});
+    json.push_back({{"method", row.method},
+                    {"bits", row.bits},
+                    {"t2", row.t2},
+                    {"ppl", row.perplexity},
+                    {"kl", row.kl}});
     rows.push_back(row);
   }
   options.write({{"tokens", evaluator.tokens()}, {"reference_ppl", reference.perplexity}, {"rows", json}});

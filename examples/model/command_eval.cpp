@@ -61,7 +61,7 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
   command->add_option("--tokens", options->tokens, "use the first so many tokens of the text (0: all)")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
   options->add_to(*command);
   command->callback([options] { eval(*options); });
 }

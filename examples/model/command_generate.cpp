@@ -77,17 +77,18 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompt", options->prompt, "text to continue")->required()->type_name("TEXT");
   command->add_option("--tokens", options->tokens, "write at most so many tokens")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0.0, 1000.0));
   command->add_option("--top-k", options->sampling.top_k, "choose among so many tokens (0: all)")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 30));
   command
       ->add_option("--top-p", options->sampling.top_p,
                    "choose among tokens that together have this probability")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", options->sampling.seed, "of the choices")->capture_default_str();
   command->add_flag("--chat", options->chat, "the prompt is a question to a chat model (ChatML)");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");

@@ -4,8 +4,10 @@
 #include "quantize.hpp"
 
 #include <higgs/codebook/shipped.hpp>
+#include <higgs/rotate/hadamard.hpp>
 #include <higgs/store/checkpoint.hpp>
 
+#include <charconv>
 #include <iomanip>
 #include <iostream>
 #include <memory>
@@ -30,6 +32,17 @@ std::regex parse_regex(const std::string& text) {
   } catch (const std::regex_error& error) {
     throw CLI::ValidationError("--skip", error.what());
   }
+}
+
+// What is wrong with --block; nothing if it is 0 or the order of a Hadamard transform.
+std::string check_block(const std::string& text) {
+  std::int64_t block = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), block);
+  const bool number = error == std::errc{} && end == text.data() + text.size();
+  return number && (block == 0 || is_hadamard_order(block))
+             ? ""
+             : text + " is not 0 and no order of a transform: 64, 96, 128 and many more up to " +
+                   std::to_string(max_hadamard_order) + " are";
 }
 
 // What the written file says about itself.
@@ -100,10 +113,10 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(check_block);
   command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")

@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error);
+    return app.exit(error) == 0 ? 0 : 2;  // 2: wrong usage
   } catch (const std::bad_alloc&) {
     std::cerr << "higgs-model: out of memory\n";
     return 1;

@@ -155,10 +155,10 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
   if (source.checkpoint()) throw InvalidArgument(name + ": is quantized already");
   const std::vector<const ModelTensor*> matrices = quantizable(source, request.skip);
   if (matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
-  std::filesystem::create_directories(folder);
-  const auto source_folder =
-      std::filesystem::is_directory(source.path()) ? source.path() : source.path().parent_path();
-  if (std::filesystem::equivalent(folder, source_folder.empty() ? "." : source_folder))
+  auto source_folder = source.path();
+  if (!std::filesystem::is_directory(source_folder)) source_folder = source_folder.parent_path();
+  if (source_folder.empty()) source_folder = ".";
+  if (std::filesystem::exists(folder) && std::filesystem::equivalent(folder, source_folder))
     throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
 
   std::string note;
@@ -177,6 +177,7 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
     for (const ModelTensor& tensor : source.tensors())
       if (!is_layer(tensor)) contents.add_tensor({tensor.name, kept_dtype(tensor), tensor.stored->shape});
 
+    std::filesystem::create_directories(folder);
     CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
     for (const ModelTensor& tensor : source.tensors())
       if (!is_layer(tensor) && !writer.finished(tensor.name)) copy_tensor(tensor, writer);

@@ -345,7 +345,7 @@ TEST_CASE("ten thousand equal classes are solved at once", "[allocate][knapsack]
 
 TEST_CASE("equal slopes in classes of all sizes are no trap", "[allocate][knapsack]") {
   // Equal sensitivities: the cost is in proportion to the size, and so is the weight.
-  for (const std::size_t classes : {100, 1000, 20000}) {
+  for (const std::size_t classes : {100u, 1000u, 20000u}) {
     KnapsackProblem<> problem;
     std::int64_t total = 0;
     for (std::size_t i = 0; i < classes; ++i) {
@@ -381,7 +381,7 @@ TEST_CASE("when the states run out the answer stays feasible and its bound true"
   const auto best = solve_knapsack(problem);
   REQUIRE(best);
   CHECK(best->proven);
-  for (const std::size_t states : {0, 10, 100, 1000}) {
+  for (const std::size_t states : {0u, 10u, 100u, 1000u}) {
     const auto rough = solve_knapsack(problem, KnapsackLimits{states});
     REQUIRE(rough);
     CHECK(is_honest(problem, *rough));
@@ -391,7 +391,7 @@ TEST_CASE("when the states run out the answer stays feasible and its bound true"
     if (states == 0) CHECK_FALSE(rough->proven);
   }
   problem.second_budget = 60 * 40;
-  for (const std::size_t states : {0, 100, 10000}) {
+  for (const std::size_t states : {0u, 100u, 10000u}) {
     const auto rough = solve_knapsack(problem, KnapsackLimits{states});
     REQUIRE(rough);
     CHECK(is_honest(problem, *rough));

@@ -156,6 +156,11 @@ TEST_CASE("a model is neither quantized twice nor over itself", "[model][quantiz
   CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model" / "model.safetensors"), folder / "model", {}),
                   higgs::InvalidArgument);
   CHECK(read_file(folder / "model" / "model.safetensors") == before);
+  QuantizeRequest request;
+  request.options.block = 7;  // no order of a Hadamard transform
+  CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model"), folder / "bad", request),
+                  higgs::InvalidArgument);
+  CHECK_FALSE(std::filesystem::exists(folder / "bad"));
   quantize_model(ModelSource(folder / "model"), folder / "out", {});
   CHECK_THROWS_AS(quantize_model(ModelSource(folder / "out"), folder / "again", {}), higgs::InvalidArgument);
 }

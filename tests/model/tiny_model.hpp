@@ -75,8 +75,7 @@ inline std::vector<TinyTensor> tiny_tensors(const higgs::model::ModelConfig& con
     if (bias) add(name + ".bias", {rows});
   };
   const bool llama = config.architecture == higgs::model::ModelConfig::Architecture::Llama;
-  add(config.tied_embeddings ? "lm_head.weight" : "model.embed_tokens.weight", {config.vocabulary, config.width});
-  out.back().name = "model.embed_tokens.weight";  // tied, it holds what the output layer would
+  add("model.embed_tokens.weight", {config.vocabulary, config.width});
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const std::string block = "model.layers." + std::to_string(i) + ".";
     add(block + "input_layernorm.weight", {config.width});

@@ -44,6 +44,7 @@ struct FitOptions {
   double heat = 0.5;      ///< first random displacement, in units of the root mean squared error
   int log2_samples = 20;  ///< integration points of a polishing step, 12 ... 24; a step of a run uses a sixteenth
   int rotations = 8;      ///< orientations in which rounding to integers is tried
+  int rounds = 40;        ///< times that moves of single coordinates improve the integers
   int limit = 0;          ///< greatest integer; 0: 127, or where Element has 16 bits 2047 (exact in fp16), past 256 points 32767
   MeasureOptions measure = {};
   std::function<void(const FitProgress&)> progress = {};
@@ -292,9 +293,8 @@ class GridFitter {
   void improve(RoundedGrid<Dim>& grid, int limit) {
     const double unrounded = error(grid.points, clouds_.size());
     grid.loss = error(grid.centers(), clouds_.size()) - unrounded;
-    constexpr int rounds = 40;
     std::size_t at_once = size_;
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0; round < options_.rounds; ++round) {
       const std::vector<Move> moves = gainful_moves(grid, limit);
       bool better = false;
       at_once = std::min(2 * at_once, moves.size());
@@ -306,7 +306,7 @@ class GridFitter {
         better = next.loss < grid.loss - 1e-6 * unrounded;
         if (better) grid = std::move(next);
       }
-      report("round", 0, rounds + round, 2 * rounds, unrounded + grid.loss);
+      report("round", 0, options_.rounds + round, 2 * options_.rounds, unrounded + grid.loss);
       if (!better) break;
       at_once *= 2;
     }
@@ -401,8 +401,9 @@ class GridFitter {
 template <int Dim, int Size>
 FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executor = default_executor()) {
   using Element = typename GridCodebook<Dim, Size>::Element;
-  expects(options.starts >= 1 && options.steps >= 1 && options.polish_steps >= 0 && options.rotations >= 1,
-          "higgs::fit_grid: starts, steps and rotations must be positive");
+  expects(options.starts >= 1 && options.steps >= 1 && options.polish_steps >= 0 && options.rotations >= 1 &&
+              options.rounds >= 0,
+          "higgs::fit_grid: starts, steps and rotations must be positive, polish_steps and rounds not negative");
   expects(options.log2_samples >= 12 && options.log2_samples <= 24, "higgs::fit_grid: log2_samples must lie in [12, 24]");
   expects(options.heat >= 0 && options.heat <= 10, "higgs::fit_grid: heat must lie in [0, 10]");
   const int greatest = std::numeric_limits<Element>::max();
