@@ -8,9 +8,11 @@
 #include <higgs/store/checkpoint_writer.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -33,22 +35,32 @@ void for_pieces(const ModelTensor& tensor, Work&& work) {
   }
 }
 
-// The type that a tensor is kept in: its own where safetensors has it.
+// The type that a tensor is kept in: its own where safetensors has it. GGUF's blocks of few bits become F16, whose
+// rounding is far below theirs, unless a weight is too large for it.
 DType kept_dtype(const ModelTensor& tensor) {
-  const auto own = dtype_named(tensor.stored->dtype);
-  return own && tensor.interleaved == 0 ? *own : DType::F32;
+  if (const auto own = dtype_named(tensor.stored->dtype)) return tensor.interleaved == 0 ? *own : DType::F32;
+  float most = 0;
+  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
+    for (std::int64_t i = 0; i < piece.size(); ++i) most = std::max(most, std::fabs(piece.data[i]));
+  });
+  return most <= 65504 ? DType::F16 : DType::F32;
 }
 
-void copy_tensor(const ModelTensor& tensor, CheckpointWriter& writer) {
-  if (dtype_name(kept_dtype(tensor)) == tensor.stored->dtype && tensor.interleaved == 0) {
+void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& writer) {
+  const auto write = [&](std::int64_t first_row, const auto* values, std::int64_t count) {
+    const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(*values);
+    writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first_row) * row_bytes,
+                        {reinterpret_cast<const std::uint8_t*>(values), static_cast<std::size_t>(count) * sizeof(*values)});
+  };
+  if (dtype_name(dtype) == tensor.stored->dtype && tensor.interleaved == 0) {
     writer.write_tensor(tensor.name, 0, tensor.stored->data);
     release_pages(tensor.stored->data);
   } else {
     for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
-      const auto* bytes = reinterpret_cast<const std::uint8_t*>(piece.data);
-      const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(float);
-      writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first) * row_bytes,
-                          {bytes, static_cast<std::size_t>(piece.size()) * sizeof(float)});
+      if (dtype == DType::F32) return write(first, piece.data, piece.size());
+      std::vector<Half> narrow;
+      for (std::int64_t i = 0; i < piece.size(); ++i) narrow.emplace_back(piece.data[i]);
+      write(first, narrow.data(), piece.size());
     });
   }
   writer.finish_tensor(tensor.name);
@@ -182,13 +194,17 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
     const auto is_layer = [&](const ModelTensor& tensor) {
       return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
     };
-    for (const ModelTensor& tensor : source.tensors())
-      if (!is_layer(tensor)) contents.add_tensor({tensor.name, kept_dtype(tensor), tensor.stored->shape});
+    std::vector<std::pair<const ModelTensor*, DType>> kept;
+    for (const ModelTensor& tensor : source.tensors()) {
+      if (is_layer(tensor)) continue;
+      kept.emplace_back(&tensor, kept_dtype(tensor));
+      contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
+    }
 
     std::filesystem::create_directories(folder);
     CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
-    for (const ModelTensor& tensor : source.tensors())
-      if (!is_layer(tensor) && !writer.finished(tensor.name)) copy_tensor(tensor, writer);
+    for (const auto& [tensor, dtype] : kept)
+      if (!writer.finished(tensor->name)) copy_tensor(*tensor, dtype, writer);
     for (const ModelTensor* tensor : matrices) {
       const auto advance = [&](std::int64_t weights) {
         done += weights;
