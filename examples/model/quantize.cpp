@@ -130,12 +130,6 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   return out;
 }
 
-void write_file(const std::filesystem::path& path, const std::string& text) {
-  FileWriter file(path, text.size());
-  file.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
-  file.commit();
-}
-
 // Brings configuration and tokenizer to `folder`.
 std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
   if (source.folder()) {
@@ -143,13 +137,13 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
                              "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                              "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
       if (const auto file = *source.folder() / name; std::filesystem::exists(file))
-        write_file(folder / name, read_text(file));
+        write_text(folder / name, read_text(file));
     return "";
   }
   if (!source.config()) return "";
-  write_file(folder / "config.json", write_config(*source.config()));
+  write_text(folder / "config.json", write_config(*source.config()));
   try {
-    write_file(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
+    write_text(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
   } catch (const FormatError& error) {
     return std::string("the tokenizer was left out: ") + error.what();
   }

@@ -49,6 +49,16 @@ class Transformer {
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
                Executor& executor = default_executor()) const;
 
+  /// The steps of forward(), for callers that want the states between blocks: x (tokens, width) is what the
+  /// first block sees of the tokens,
+  void embed(std::span<const TokenId> tokens, MatrixView<float> x) const;
+  /// what blocks [first, last) make of it, after the tokens in `cache`, to which they add no token,
+  void run_blocks(std::size_t first, std::size_t last, MatrixView<float> x, KvCache& cache,
+                  Executor& executor = default_executor()) const;
+  /// and what the output layer sees.
+  void finish(MatrixView<const float> x, MatrixView<float> hidden,
+              Executor& executor = default_executor()) const;
+
   /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass
   /// a few at a time, so that memory stays bounded.
   void logits(MatrixView<const float> hidden, MatrixView<float> logits,

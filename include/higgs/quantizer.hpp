@@ -294,6 +294,20 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
   return out;
 }
 
+/// What each shipped codebook makes of a matrix of that shape: what allocate() chooses from.
+inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
+                                           const QuantizeOptions& options = {}) {
+  std::vector<Format> formats;
+  const auto add = [&]<class Book>(std::type_identity<Book>) {
+    const CodeLayout layout = make_layout(rows, cols, Book::dim, options);
+    const std::int64_t row_bytes =
+        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * std::int64_t{sizeof(Half)};
+    formats.push_back({Book::name(), Book{}.mse(), rows * row_bytes});
+  };
+  for (const std::string& name : shipped_codebook_names()) with_shipped_codebook(name, add);
+  return formats;
+}
+
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.
 template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
 class Quantizer {
