@@ -69,7 +69,7 @@ void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& write
 // `advance` is called with the weights of each piece done.
 template <class Book, class Advance>
 void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
-                     CheckpointWriter& writer, Executor& executor, Advance&& advance) {
+                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor, Advance&& advance) {
   const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
   ColumnStatistics columns(tensor.cols());
   for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
@@ -82,7 +82,7 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
   std::vector<Half> input_scales;
   double most = columns.max_magnitude();
   if (layout.input_scales) {
-    input_scales = columns.input_scales();
+    input_scales = columns.input_scales(input_squares);
     most = columns.max_magnitude(input_scales);
     writer.write_input_scales(tensor.name, input_scales);
   }
@@ -110,6 +110,10 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
                     std::to_string(options.group) + " " +
                     (options.seed ? std::to_string(*options.seed) : "none") +
                     (options.input_scales ? " input scales" : "");
+  for (const auto& [name, squares] : request.input_squares) {
+    out.append("\n").append(name);
+    out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));
+  }
   const auto add = [&](const std::filesystem::path& file) {
     const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
     out.append("\n")
@@ -195,6 +199,10 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
       contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
     }
 
+    const auto squares_of = [&](const ModelTensor& tensor) {
+      const auto found = request.input_squares.find(tensor.name);
+      return found == request.input_squares.end() ? std::span<const double>() : std::span(found->second);
+    };
     std::filesystem::create_directories(folder);
     CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
     for (const auto& [tensor, dtype] : kept)
@@ -207,7 +215,7 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
       if (writer.finished(tensor->name))
         advance(tensor->rows() * tensor->cols());
       else
-        quantize_tensor<Book>(*tensor, name, request.options, writer, executor, advance);
+        quantize_tensor<Book>(*tensor, name, request.options, squares_of(*tensor), writer, executor, advance);
     }
     note = write_companions(source, folder);
     writer.commit();

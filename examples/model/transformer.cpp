@@ -7,6 +7,7 @@
 #include <higgs/matmul/dense.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -150,6 +151,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
   const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
                           mixed = scratch.mixed.view(), normal = scratch.normal.view();
   normalize_rows(x, block.attention_norm, config_.rms_epsilon, normal, executor);
+  observe(std::array{Part::Q, Part::K, Part::V}, normal);
   block[Part::Q].apply(normal, q, executor);
   block[Part::K].apply(normal, k, executor);
   block[Part::V].apply(normal, v, executor);
@@ -193,6 +195,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
     const MatrixView<const float> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
     matmul(scores, head_values, mixed.row_range(first, rows).col_range(head * width, width), here);
   });
+  observe(std::array{Part::O}, mixed);
   block[Part::O].apply(mixed, scratch.sum.view(), executor);
   add_to(x, scratch.sum.view());
 }
@@ -202,11 +205,13 @@ void Transformer::feed_forward(const Block& block, MatrixView<float> x, Scratch&
                                Executor& executor) const {
   const MatrixView<float> normal = scratch.normal.view(), gate = scratch.gate.view(), up = scratch.up.view();
   normalize_rows(x, block.ffn_norm, config_.rms_epsilon, normal, executor);
+  observe(std::array{Part::Gate, Part::Up}, normal);
   block[Part::Gate].apply(normal, gate, executor);
   block[Part::Up].apply(normal, up, executor);
   parallel_for(executor, x.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
     swiglu(gate.row(begin), up.row(begin), (end - begin) * gate.cols);
   });
+  observe(std::array{Part::Down}, gate);
   block[Part::Down].apply(gate, scratch.sum.view(), executor);
   add_to(x, scratch.sum.view());
 }

@@ -10,6 +10,7 @@
 #include <higgs/core/matrix_view.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -67,11 +68,16 @@ class Transformer {
   const ModelConfig& config() const noexcept { return config_; }
 
   Weights weights;
+  /// Called with what linear layers read, where set: once for Q, K and V, which read the same, and once for Gate and Up.
+  std::function<void(std::span<const Part> parts, MatrixView<const float> x)> observer;
 
  private:
   struct Scratch;
   void attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
               Executor& executor) const;
+  void observe(std::span<const Part> parts, MatrixView<const float> x) const {
+    if (observer) observer(parts, x);
+  }
   void feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const;
 
   ModelConfig config_;
