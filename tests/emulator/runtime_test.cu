@@ -61,8 +61,8 @@ TEST_CASE("a kernel with barriers and dynamic shared memory gives what its sourc
   CHECK(counters.sectors_read == 13);
   CHECK(counters.sectors_written == 13);
   CHECK(counters.shared_passes == counters.shared_passes_ideal);
-  CHECK(counters[emulator::Class::shared_store] == 4);
-  CHECK(counters[emulator::Class::mma] == 0);
+  CHECK(counters[emulator::Class::SharedStore] == 4);
+  CHECK(counters[emulator::Class::Mma] == 0);
 }
 
 TEST_CASE("a captured graph runs when launched, as often as launched", "[emulator][runtime]") {
