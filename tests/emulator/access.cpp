@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ld, st, atom, red and fences.
 #include <cstring>
+#include <optional>
 
 #include "elementwise.hpp"
 #include "instructions.hpp"
@@ -8,15 +9,34 @@
 namespace emulator {
 namespace {
 
+// What to add to every active lane's address, where one look shows all of them to be aligned and in bounds; otherwise
+// each lane is to be looked at.
+std::optional<u64> common_base(Warp& w, Space s, const u64* a, u32 bytes) {
+  u64 low = ~u64{0}, high = 0, all = 0;
+  for_lanes(w.active, [&](int l) {
+    low = std::min(low, a[l]);
+    high = std::max(high, a[l]);
+    all |= a[l];
+  });
+  const Range* range = w.block->last_range;
+  if ((all & (bytes - 1)) != 0) return std::nullopt;
+  if (s == Space::Shared && high + bytes <= w.block->shared.size())
+    return reinterpret_cast<u64>(w.block->shared.data());
+  if (s == Space::Global && range != nullptr && low >= range->begin && high + bytes <= range->end) return 0;
+  return std::nullopt;
+}
+
 // Calls f(lane, bytes) for every active lane's address, and counts the request.
 template <class F>
 void each_address(Warp& w, const Instruction& i, const Operand& where, u32 bytes, Access kind, F f) {
-  u64 a[warp_size];
+  u64 a[warp_size] = {};
   if (i.space != Space::Generic) {
-    for_lanes(w.active, [&](int l) {
-      a[l] = address(w, where, l);
-      f(l, locate(w, i, i.space, a[l], bytes, l));
-    });
+    for_lanes(w.active, [&](int l) { a[l] = address(w, where, l); });
+    if (const auto base = common_base(w, i.space, a, bytes)) {
+      for_lanes(w.active, [&](int l) { f(l, reinterpret_cast<u8*>(*base + a[l])); });
+    } else {
+      for_lanes(w.active, [&](int l) { f(l, locate(w, i, i.space, a[l], bytes, l)); });
+    }
     account(w, i, i.space, a, w.active, bytes, kind);
     return;
   }
@@ -54,15 +74,16 @@ void load(Warp& w, const Instruction& i) {
   const u32 bytes = size_of(i.type), count = i.size[0];
   const Operand* to = &i.x[0];
   const bool words = bytes == 4 && !to->wide;
-  each_address(w, i, i[1], bytes * count, i.flag ? Access::Atomic : Access::Read, [&](int l, const u8* from) {
-    for (u32 k = 0; k < count; ++k, from += bytes) {
-      if (words && to[k].kind == Operand::Kind::Reg) {
-        std::memcpy(w.registers + to[k].offset + 4 * l, from, 4);
-      } else {
-        set(w, to[k], l, read(from, bytes, is_signed(i.type)));
-      }
-    }
-  });
+  each_address(w, i, i[1], bytes * count, i.flag ? Access::AtomicRead : Access::Read,
+               [&](int l, const u8* from) {
+                 for (u32 k = 0; k < count; ++k, from += bytes) {
+                   if (words && to[k].kind == Operand::Kind::Reg) {
+                     std::memcpy(w.registers + to[k].offset + 4 * l, from, 4);
+                   } else {
+                     set(w, to[k], l, read(from, bytes, is_signed(i.type)));
+                   }
+                 }
+               });
   if (!i.flag) return;
   each_global(w, i[1], [&](u64 a) { w.block->grid->shadow.acquire(w.clock, a); });
   if (i.flag2) w.clock.fence();
@@ -72,7 +93,7 @@ void store(Warp& w, const Instruction& i) {
   const Operand* from = &i[1];
   if (i.flag2) w.clock.fence();
   if (i.flag) each_global(w, i[0], [&](u64 a) { w.block->grid->shadow.release(w.clock, a); });
-  each_address(w, i, i[0], bytes * count, i.flag ? Access::Atomic : Access::Write, [&](int l, u8* to) {
+  each_address(w, i, i[0], bytes * count, i.flag ? Access::AtomicWrite : Access::Write, [&](int l, u8* to) {
     for (u32 k = 0; k < count; ++k, to += bytes) {
       const u64 v = get(w, from[k], l);
       std::memcpy(to, &v, bytes);
@@ -160,7 +181,7 @@ void atomic(Warp& w, const Instruction& i) {
     w.block->grid->shadow.release(w.clock, a);
   });
   if (i.flag) w.clock.fence();
-  each_address(w, i, i[where], bytes * count, Access::Atomic, [&](int l, u8* at) {
+  each_address(w, i, i[where], bytes * count, Access::AtomicWrite, [&](int l, u8* at) {
     for (u32 k = 0; k < count; ++k, at += bytes) {
       u64 old = 0;
       std::memcpy(&old, at, bytes);

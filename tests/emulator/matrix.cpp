@@ -50,16 +50,18 @@ void transpose(Warp& w, const Instruction& i) {  // movmatrix
   for (int l = 0; l < warp_size; ++l) d[l] = u32{m[l % 4 * 2 + 1][l / 4]} << 16 | m[l % 4 * 2][l / 4];
 }
 
-double element(Type t, u32 bits) {
+// Calls f(a function that reads one element of a register) for the type.
+template <class F>
+void with_reader(Type t, F f) {
   switch (t) {
     case Type::F16:
-      return half_to_float(static_cast<u16>(bits));
+      return f([](u32 bits) -> double { return half_to_float(static_cast<u16>(bits)); });
     case Type::Bf16:
-      return bfloat16_to_float(static_cast<u16>(bits));
+      return f([](u32 bits) -> double { return bfloat16_to_float(static_cast<u16>(bits)); });
     case Type::S8:
-      return static_cast<s8>(bits);
+      return f([](u32 bits) -> double { return static_cast<s8>(bits); });
     default:
-      return static_cast<u8>(bits);
+      return f([](u32 bits) -> double { return static_cast<u8>(bits); });
   }
 }
 
@@ -122,22 +124,24 @@ void multiply(Warp& w, const Instruction& i) {
   static Tile t;
   const int bits = i.mode2, per_register = 32 / bits;
   const bool integer = bits == 8;
-  const u32 ones = (1u << bits) - 1;
-  for (int k = 0; k < i.size[1]; ++k) {
-    const u32* a = lanes<u32>(w, (&i[1])[k]);
-    for (int l = 0; l < warp_size; ++l) {
-      double* to = &t.a[l / 4 + 8 * (k & 1)][((k >> 1) * 4 + l % 4) * per_register];
-      for (int j = 0; j < per_register; ++j) to[j] = element(i.first_type, a[l] >> (bits * j) & ones);
-    }
-  }
-  for (int k = 0; k < i.size[2]; ++k) {
-    const u32* b = lanes<u32>(w, (&i[2])[k]);
-    for (int l = 0; l < warp_size; ++l) {
-      for (int j = 0; j < per_register; ++j) {
-        t.b[(k * 4 + l % 4) * per_register + j][l / 4] = element(i.type, b[l] >> (bits * j) & ones);
+  with_reader(i.first_type, [&](auto read) {
+    for (int k = 0; k < i.size[1]; ++k) {
+      const u32* a = lanes<u32>(w, (&i[1])[k]);
+      for (int l = 0; l < warp_size; ++l) {
+        double* to = &t.a[l / 4 + 8 * (k & 1)][((k >> 1) * 4 + l % 4) * per_register];
+        for (int j = 0; j < per_register; ++j) to[j] = read(a[l] >> (bits * j));
       }
     }
-  }
+  });
+  with_reader(i.type, [&](auto read) {
+    for (int k = 0; k < i.size[2]; ++k) {
+      const u32* b = lanes<u32>(w, (&i[2])[k]);
+      for (int l = 0; l < warp_size; ++l) {
+        for (int j = 0; j < per_register; ++j)
+          t.b[(k * 4 + l % 4) * per_register + j][l / 4] = read(b[l] >> (bits * j));
+      }
+    }
+  });
   const auto c_at = [](int l, int k) -> double& { return t.c[l / 4 + 8 * (k >> 1)][l % 4 * 2 + (k & 1)]; };
   for (int k = 0; k < 4; ++k) {
     const u32* c = lanes<u32>(w, (&i[3])[i.flag2 ? k >> 1 : k]);

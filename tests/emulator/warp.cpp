@@ -20,38 +20,48 @@ u32 count_sectors(const u64* addresses, u32 mask) {
   return static_cast<u32>(std::unique(sectors, sectors + count) - sectors);
 }
 
+u32 most_words_of_a_bank(const u64* addresses, u32 members, u32 words) {
+  u32 word_of[32][8], count[32] = {}, most = 1;
+  for (u32 m = members; m != 0; m &= m - 1) {
+    const u32 word = static_cast<u32>(addresses[std::countr_zero(m)] / 4);
+    for (u32 k = word; k < word + words; ++k) {
+      const u32 bank = k % 32, known = std::min(count[bank], 8u);
+      if (std::find(word_of[bank], word_of[bank] + known, k) != word_of[bank] + known) continue;
+      if (count[bank] < 8) word_of[bank][count[bank]] = k;
+      most = std::max(most, ++count[bank]);
+    }
+  }
+  return most;
+}
+
 struct Passes {
   u32 taken = 0, ideal = 0;
 };
 // Shared memory has 32 banks of 4 bytes. Accesses of 8 bytes go by half warps, of 16 by quarters; the same word of a
 // bank is read once.
 Passes count_passes(const u64* addresses, u32 mask, u32 bytes) {
-  const int group = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   const u32 words = std::max(1u, bytes / 4);
+  const int group = warp_size / static_cast<int>(words);
   Passes sum;
   for (int first = 0; first < warp_size; first += group) {
     const u32 members = (group == 32 ? ~0u : ((1u << group) - 1) << first) & mask;
     if (members == 0) continue;
-    u32 word_of[32][8], count[32] = {}, most = 1;
-    for (u32 m = members; m != 0; m &= m - 1) {
-      const u32 word = static_cast<u32>(addresses[std::countr_zero(m)] / 4);
-      for (u32 k = word; k < word + words; ++k) {
-        const u32 bank = k % 32, known = std::min(count[bank], 8u);
-        if (std::find(word_of[bank], word_of[bank] + known, k) != word_of[bank] + known) continue;
-        if (count[bank] < 8) word_of[bank][count[bank]] = k;
-        most = std::max(most, ++count[bank]);
-      }
-    }
-    sum.taken += most;
     ++sum.ideal;
+    u32 used = 0, twice = 0;  // the places of `words` banks
+    for_lanes(members, [&](int l) {
+      const u32 place = 1u << (addresses[l] / (4 * words) & static_cast<u32>(group - 1));
+      twice |= used & place;
+      used |= place;
+    });
+    sum.taken += twice == 0 ? 1 : most_words_of_a_bank(addresses, members, words);
   }
   return sum;
 }
-
 void note_races(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 mask, u32 bytes,
                 Access access) {
   Block& b = *w.block;
-  const bool writes = access != Access::Read, atomic = access == Access::Atomic;
+  const bool writes = access == Access::Write || access == Access::AtomicWrite;
+  const bool atomic = access == Access::AtomicRead || access == Access::AtomicWrite;
   Race found = Race::None;
   for_lanes(mask, [&](int l) {
     Race race = Race::None;
@@ -133,7 +143,8 @@ void account(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 m
       t.sectors += sectors;
       t.bytes += u64{bytes} * static_cast<u32>(std::popcount(mask));
       if (Range* range = w.block->last_range) {
-        (access == Access::Read ? range->sectors_read : range->sectors_written) += sectors;
+        const bool reads = access == Access::Read || access == Access::AtomicRead;
+        (reads ? range->sectors_read : range->sectors_written) += sectors;
       }
     }
   }

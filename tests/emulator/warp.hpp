@@ -212,7 +212,7 @@ inline u64 address(Warp& w, const Operand& o, int lane) {
 Space resolve(Space s, u64& address);
 /// Checks bounds and alignment; returns where the bytes are.
 u8* locate(Warp& w, const Instruction& i, Space s, u64 address, u32 bytes, int lane);
-enum class Access : u8 { Read, Write, Atomic };
+enum class Access : u8 { Read, Write, AtomicRead, AtomicWrite };
 /// Counts one request of the lanes in `mask`, `bytes` bytes each, and checks it for races.
 void account(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 mask, u32 bytes,
              Access access);
