@@ -89,7 +89,7 @@ void quantize(Options& options) {
     const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
     ProgressBar bar("calibrate", "blocks");
     options.request.input_squares =
-        measure_inputs(source, tokens, std::min<std::int64_t>(512, source.require_config().context), *executor,
+        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context), *executor,
                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
   std::string note;
