@@ -345,7 +345,7 @@ TEST_CASE("a codebook may be named at run time", "[quantizer]") {
 
 TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]") {
   for (const auto& [rows, cols, group] :
-       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
+       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {130, 64, 64}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
     std::vector<float> weights(static_cast<std::size_t>(rows * cols), 0.5f);
     higgs::QuantizeOptions options;
     options.group = group;
@@ -356,7 +356,8 @@ TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]
       CAPTURE(rows, cols, group, format.name);
       std::visit(
           [&](const auto& m) {
-            CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes()));
+            CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes() +
+                                                           m.input_scales.size_bytes()));
             CHECK(format.t2 == m.book.mse());
           },
           matrix);

@@ -41,7 +41,7 @@ concept Codebook = requires(const B& book, typename B::Index index) {
 struct Format {
   std::string name;        // of the codebook
   double t2 = 0;
-  std::int64_t bytes = 0;  // of codes and scales, padding included
+  std::int64_t bytes = 0;  // of codes and all scales, padding included
   std::int64_t second = 0; // what it takes of a second resource, in any unit: time, fast memory
 };
 
