@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Hadamard transform on the device: same matrices, same order of float operations, same bits as hadamard.hpp.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+#include <higgs/rotate/hadamard.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// Butterflies among the values that a lane holds: strides `First`, 2 `First`, ... below `Count`.
+template <int First, int Count>
+__device__ inline void butterflies(float (&v)[Count]) {
+  HIGGS_UNROLL
+  for (int stride = First; stride < Count; stride *= 2)
+    HIGGS_UNROLL
+    for (int i = 0; i < Count; ++i)
+      if ((i & stride) == 0) {
+        const float a = v[i], b = v[i + stride];
+        v[i] = a + b;
+        v[i + stride] = a - b;
+      }
+}
+
+/// The unscaled transform of order n of values that one warp holds, without shared memory; all 32 lanes call it.
+/// Value 8 c + i of lane l is element 256 c + 8 l + i. n is 32 * Count, or any power of two up to 256 if Count is 8:
+/// then the warp holds 256 / n blocks in a row.
+template <int Count>
+__device__ inline void hadamard_warp(float (&v)[Count], int n = 32 * Count) {
+  static_assert(Count == 8 || Count == 16 || Count == 32, "hadamard_warp: a lane holds 8, 16 or 32 values");
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  HIGGS_UNROLL
+  for (int stride = 1; stride < 8; stride *= 2)
+    if (Count > 8 || stride < n)
+      HIGGS_UNROLL
+      for (int i = 0; i < Count; ++i)
+        if ((i & stride) == 0) {
+          const float a = v[i], b = v[i + stride];
+          v[i] = a + b;
+          v[i + stride] = a - b;
+        }
+  HIGGS_UNROLL
+  for (int by = 1; by < 32; by *= 2)
+    if (Count > 8 || 8 * by < n) {
+      const float sign = (lane & by) != 0 ? -1.0f : 1.0f;
+      HIGGS_UNROLL
+      for (int i = 0; i < Count; ++i) v[i] = fmaf(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], by));
+    }
+  butterflies<8>(v);
+}
+
+/// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of 32.
+__device__ constexpr int swizzled(int i) { return i ^ (i >> 5 & 31); }
+
+namespace detail {
+/// One pass: strides `low` to `low << Bits`, 2^Bits values in registers.
+template <int Bits>
+__device__ inline void hadamard_pass(float* x, int n, int low) {
+  constexpr int count = 1 << Bits;
+  for (int i = static_cast<int>(threadIdx.x); i < n / count; i += static_cast<int>(blockDim.x)) {
+    const int first = i / low * low * count + i % low;
+    float v[count];
+    HIGGS_UNROLL
+    for (int j = 0; j < count; ++j) v[j] = x[swizzled(first + j * low)];
+    butterflies<1>(v);
+    HIGGS_UNROLL
+    for (int j = 0; j < count; ++j) x[swizzled(first + j * low)] = v[j];
+  }
+  __syncthreads();
+}
+}  // namespace detail
+
+/// The unscaled transforms of order `run` = 2^a of each run of n floats, by all threads of the block. Element i lies at
+/// x[swizzled(i)]. Ends with a barrier; the caller needs one between its writes and the call.
+__device__ inline void hadamard_block(float* x, int n, int run) {
+  int low = 1;
+  for (; low * 32 <= run; low *= 32) detail::hadamard_pass<5>(x, n, low);
+  switch (run / low) {
+    case 2: return detail::hadamard_pass<1>(x, n, low);
+    case 4: return detail::hadamard_pass<2>(x, n, low);
+    case 8: return detail::hadamard_pass<3>(x, n, low);
+    case 16: return detail::hadamard_pass<4>(x, n, low);
+    default: return;
+  }
+}
+
+/// What a rotation of rows needs beside the rows; all pointers are to device memory.
+struct Rotation {
+  std::int64_t cols = 0;                  // inputs of a row; zeros fill the last block
+  std::int64_t block = 1;                 // order of the transform
+  const std::uint32_t* signs = nullptr;   // as sign_words() makes them; none: no signs
+  const Half* input_scales = nullptr;     // (cols): inputs are multiplied by it first; none: by one
+  std::int64_t group = 1;                 // runs of `group` results are written `padded_group` apart
+  std::int64_t padded_group = 1;
+};
+
+/// Words that a launch sets to zero beside its work, for the kernel after it.
+struct Cleared {
+  std::uint32_t* data = nullptr;
+  std::int64_t size = 0;
+};
+
+/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32, bit 31 - i
+/// is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
+inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols) {
+  std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
+  for (std::size_t w = 0; w < words.size(); ++w) {
+    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, static_cast<std::int64_t>(w) * 32));
+    for (int i = 0; i < 16; ++i)
+      words[w] |= (bits >> 2 * i & 1u) << (15 - i) | (bits >> (2 * i + 1) & 1u) << (31 - i);
+  }
+  return words;
+}
+
+namespace detail {
+
+__device__ inline void clear(const Cleared& words) {
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words.size; i += std::int64_t{gridDim.x} * blockDim.x)
+    words.data[i] = 0;
+}
+
+/// Columns [col, col + 8) of a row as floats, with scales and signs, zeros beyond the row. col is a multiple of 8.
+template <class In>
+__device__ inline void load_rotation(const Rotation& r, const In* row, std::int64_t col, bool aligned, float* v) {
+  std::uint32_t signs = 0;
+  if (r.signs != nullptr && col < r.cols) signs = r.signs[col / 32] << (col % 32 / 2);
+  if (aligned && col + 8 <= r.cols) {
+    if constexpr (sizeof(In) == 2) {
+      const uint4 pairs = *reinterpret_cast<const uint4*>(row + col);
+      const std::uint32_t words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+      HIGGS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float2 two = to_floats<In>(words[i] ^ (signs << i & 0x80008000u));
+        v[2 * i] = two.x;
+        v[2 * i + 1] = two.y;
+      }
+    } else {
+      HIGGS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float2 two = *reinterpret_cast<const float2*>(row + col + 2 * i);
+        v[2 * i] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(two.x) ^ (signs << (16 + i) & 0x80000000u));
+        v[2 * i + 1] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(two.y) ^ (signs << i & 0x80000000u));
+      }
+    }
+  } else {
+    HIGGS_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const float value = col + i < r.cols ? to_float(row[col + i]) : 0.0f;
+      const std::uint32_t sign = (i % 2 == 0 ? signs << (16 + i / 2) : signs << i / 2) & 0x80000000u;
+      v[i] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ sign);
+    }
+  }
+  if (r.input_scales != nullptr)
+    HIGGS_UNROLL
+    for (int i = 0; i < 8; ++i)
+      if (col + i < r.cols) v[i] *= to_float(r.input_scales[col + i]);
+}
+
+template <class Out>
+__device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t col, std::int64_t end, bool aligned,
+                                      const float* v) {
+  if (aligned && col + 8 <= end) {
+    Out* to = row + (r.group == r.padded_group ? col : col / r.group * r.padded_group + col % r.group);
+    if constexpr (sizeof(Out) == 2) {
+      *reinterpret_cast<uint4*>(to) = uint4{round_pair<Out>(v[0], v[1]), round_pair<Out>(v[2], v[3]),
+                                            round_pair<Out>(v[4], v[5]), round_pair<Out>(v[6], v[7])};
+    } else {
+      *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
+      *reinterpret_cast<float4*>(to + 4) = float4{v[4], v[5], v[6], v[7]};
+    }
+    return;
+  }
+  for (int i = 0; i < 8; ++i) {
+    const std::int64_t c = col + i;
+    if (c < end) row[c / r.group * r.padded_group + c % r.group] = from_float<Out>(v[i]);
+  }
+}
+
+/// Orders up to 1024: a warp takes 32 * Count neighbouring inputs of a row.
+template <class In, class Out, int Count>
+__global__ void __launch_bounds__(128) rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
+                                                          float scale, std::int64_t runs, bool aligned_in,
+                                                          bool aligned_out, Cleared cleared) {
+  clear(cleared);
+  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, row = warp / runs;
+  if (row >= x.rows) return;
+  const std::int64_t first = warp % runs * (32 * Count) + threadIdx.x % 32 * 8;
+  const std::int64_t end = ceil_div(r.cols, r.block) * r.block;
+  float v[Count];
+  HIGGS_UNROLL
+  for (int c = 0; c < Count; c += 8) load_rotation(r, x.row(row), first + 32 * c, aligned_in, v + c);
+  hadamard_warp(v, static_cast<int>(Count == 8 ? r.block : 32 * Count));
+  HIGGS_UNROLL
+  for (int c = 0; c < Count; c += 8) {
+    HIGGS_UNROLL
+    for (int i = 0; i < 8; ++i) v[c + i] *= scale;
+    store_rotation(r, y.row(row), first + 32 * c, end, aligned_out, v + c);
+  }
+}
+
+/// Paley's matrix as a kernel parameter: hadamard.hpp's codes, (base, base / 4).
+struct HadamardBase {
+  int base = 1;
+  std::uint8_t codes[100 * 100 / 4] = {};
+};
+
+/// Any order, one block of threads for each transform. `scratch` stands in where shared memory is too small.
+template <class In, class Out>
+__global__ void __launch_bounds__(512)
+    rotate_block_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
+                        __grid_constant__ const HadamardBase base, float* scratch, Cleared cleared) {
+  clear(cleared);
+  extern __shared__ __align__(16) float space[];
+  const auto n = static_cast<int>(r.block), run = n / base.base;
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  float* values = scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : space;
+  const std::int64_t blocks = ceil_div(r.cols, r.block);
+  for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
+    const In* row = x.row(item / blocks);
+    const std::int64_t start = item % blocks * n;
+    for (int i = thread; i < n; i += threads) {
+      const std::int64_t col = start + i;
+      float value = 0;
+      if (col < r.cols) {
+        value = to_float(row[col]);
+        if (r.input_scales != nullptr) value *= to_float(r.input_scales[col]);
+        const int place = static_cast<int>(col % 32);
+        if (r.signs != nullptr && (r.signs[col / 32] >> ((place % 2 == 0 ? 15 : 31) - place / 2) & 1u) != 0) value = -value;
+      }
+      values[swizzled(i)] = value;
+    }
+    __syncthreads();
+    hadamard_block(values, n, run);
+    Out* out = y.row(item / blocks);
+    for (int i = thread; i < n; i += threads) {
+      float sum = values[swizzled(i)];
+      if (base.base > 1) {
+        const int col = i % run, quads = base.base / 4;
+        const std::uint8_t* code = base.codes + i / run * quads;
+        for (int k = 0; k < quads; ++k) {
+          const int first = 4 * k * run + col;
+          const float a = values[swizzled(first)], b = values[swizzled(first + run)];
+          const float c = values[swizzled(first + 2 * run)], d = values[swizzled(first + 3 * run)];
+          const unsigned bits = code[k];
+          // s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)); bit 0 is s0 s1, bit 1 s0 s2, bit 2 s0 s3, bit 3 s0.
+          const float left = fmaf(bits & 1u ? -1.0f : 1.0f, b, a);
+          const float right = fmaf((bits >> 1 ^ bits >> 2) & 1u ? -1.0f : 1.0f, d, c);
+          const float quad = fmaf(bits & 2u ? -1.0f : 1.0f, right, left);
+          sum = k == 0 ? quad : fmaf(bits & 8u ? -1.0f : 1.0f, quad, sum);
+        }
+      }
+      const std::int64_t c = start + i;
+      out[c / r.group * r.padded_group + c % r.group] = from_float<Out>(sum * scale);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace detail
+
+/// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its shared memory.
+inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const Device& device) {
+  const std::int64_t padded = ceil_div(r.block, 32) * 32;
+  if (padded * 4 <= device.shared_bytes) return 0;
+  return padded * std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
+}
+
+/// y = rows of x: times input scales, signs, then each block times H / sqrt(block), rounded once. Equals rotate_row bit
+/// for bit before that rounding. x (M, cols), y (M, padded); values of y between groups are not written. `cleared`, in
+/// device memory, becomes zeros.
+template <class In, class Out, class Archs = BuiltFor>
+void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, const Device& device,
+                  cudaStream_t stream, float* scratch = nullptr, std::span<std::uint32_t> cleared = {}) {
+  expects(is_hadamard_order(r.block), "higgs::gpu::rotate_async: block must be a Hadamard order");
+  expects(x.cols == r.cols && y.rows == x.rows, "higgs::gpu::rotate_async: x must be (M, cols), y have M rows");
+  if (x.rows == 0) return;
+  const Cleared words{cleared.data(), static_cast<std::int64_t>(cleared.size())};
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(r.block)));
+  if (r.block <= 1024 && std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
+    const auto aligned = [](const auto& view) {
+      return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.row_stride * sizeof(*view.data) % 16 == 0;
+    };
+    const bool in = aligned(x), out = aligned(y) && r.group % 8 == 0 && r.padded_group % 8 == 0;
+    const std::int64_t each = std::max<std::int64_t>(r.block, 256);
+    const std::int64_t runs = ceil_div(ceil_div(r.cols, r.block) * r.block, each);
+    const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
+    const auto go = [&](auto kernel) { launch(kernel, grid, 128, 0, stream, r, x, y, scale, runs, in, out, words); };
+    if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
+    if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
+    if (each == 1024) go(detail::rotate_warp_kernel<In, Out, 32>);
+    return;
+  }
+  detail::HadamardBase base;
+  const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(r.block);
+  base.base = static_cast<int>(shape.base);
+  if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
+  std::int64_t items = x.rows * ceil_div(r.cols, r.block);
+  std::size_t shared = static_cast<std::size_t>(ceil_div(r.block, 32)) * 128;
+  if (rotate_scratch(r, x.rows, device) != 0) {
+    expects(scratch != nullptr, "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
+    items = std::min<std::int64_t>(items, 2 * device.multiprocessors);
+    shared = 0;
+  } else {
+    scratch = nullptr;
+  }
+  const int threads = r.block >= 8192 ? 512 : r.block >= 2048 ? 256 : 128;
+  launch(detail::rotate_block_kernel<In, Out>, dim3(static_cast<unsigned>(items)), threads, shared, stream, r, x, y,
+         scale, base, scratch, words);
+}
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs
