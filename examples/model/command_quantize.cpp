@@ -23,6 +23,7 @@ struct Options : CommonOptions {
   std::string model, out, skip;
   QuantizeRequest request;
   std::uint64_t seed = 0;
+  bool no_input_scales = false;
   bool no_signs = false;
 };
 
@@ -71,6 +72,7 @@ ordered_json describe(const std::string& folder) {
 void quantize(Options& options) {
   if (!options.skip.empty()) options.request.skip = parse_regex(options.skip);
   options.request.options.seed = options.seed;
+  options.request.options.input_scales = !options.no_input_scales;
   if (options.no_signs) options.request.options.seed.reset();
   const auto executor = options.executor();
   const ModelSource source(options.model);
@@ -119,6 +121,7 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
+  command->add_flag("--no-input-scales", options->no_input_scales, "leave the columns of a matrix as they are");
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
   options->add_to(*command);

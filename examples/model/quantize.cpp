@@ -59,16 +59,23 @@ template <class Book, class Advance>
 void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
                      CheckpointWriter& writer, Executor& executor, Advance&& advance) {
   const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
-  float most = 0;
-  for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+  ColumnStatistics columns(tensor.cols());
+  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
     try {
-      most = std::max(most, max_magnitude(piece, executor, first));
+      columns.add(piece, executor);
     } catch (const InvalidArgument& error) {
       throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
     }
   });
+  std::vector<Half> input_scales;
+  double most = columns.max_magnitude();
+  if (layout.input_scales) {
+    input_scales = columns.input_scales();
+    most = columns.max_magnitude(input_scales);
+    writer.write_input_scales(tensor.name, input_scales);
+  }
   const int exponent = scale_exponent(most, layout);
-  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent);
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales);
   typename RowQuantizer<Book>::Error error;
   std::vector<std::uint8_t> codes;
   std::vector<Half> scales;
@@ -89,7 +96,8 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   const QuantizeOptions& options = request.options;
   std::string out = request.codebook + " " + std::to_string(options.block) + " " +
                     std::to_string(options.group) + " " +
-                    (options.seed ? std::to_string(*options.seed) : "none");
+                    (options.seed ? std::to_string(*options.seed) : "none") +
+                    (options.input_scales ? " input scales" : "");
   const auto add = [&](const std::filesystem::path& file) {
     const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
     out.append("\n")

@@ -34,11 +34,14 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y, st
   expects(bias.empty() || static_cast<std::int64_t>(bias.size()) == w.rows(), "higgs::matmul: bias must hold rows values");
   const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
 
+  std::vector<float> input_scales;  // (cols) or empty
+  for (const Half scale : w.input_scales) input_scales.push_back(static_cast<float>(scale));
   std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
   parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
       const std::span<float> row(rotated.data() + m * padded, static_cast<std::size_t>(padded));
       for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
+      for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
       rotate_row(row, w.layout.block, w.seed);
     }
   });
