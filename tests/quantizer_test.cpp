@@ -275,3 +275,24 @@ TEST_CASE("a codebook may be named at run time", "[quantizer]") {
   CHECK(same_bytes(std::get<Matrix>(any), higgs::Quantizer<2, 256>{}.quantize(w.view)));
   CHECK_THROWS_WITH(higgs::quantize(w.view, "2x255"), Catch::Contains("2x255") && Catch::Contains("2x256"));
 }
+
+TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]") {
+  for (const auto& [rows, cols, group] :
+       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
+    std::vector<float> weights(static_cast<std::size_t>(rows * cols), 0.5f);
+    higgs::QuantizeOptions options;
+    options.group = group;
+    const std::vector<higgs::Format> formats = higgs::shipped_formats(rows, cols, options);
+    REQUIRE(formats.size() == higgs::shipped_codebook_names().size());
+    for (const higgs::Format& format : formats) {
+      const auto matrix = higgs::quantize(higgs::MatrixView<const float>(weights.data(), rows, cols), format.name, options);
+      CAPTURE(rows, cols, group, format.name);
+      std::visit(
+          [&](const auto& m) {
+            CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes()));
+            CHECK(format.t2 == m.book.mse());
+          },
+          matrix);
+    }
+  }
+}

@@ -73,6 +73,10 @@ std::string weight_name(std::int64_t block, Part part);
 /// a norm, nor the output layer.
 bool is_block_linear(std::string_view name) noexcept;
 
+/// Loads block `index` of a model, dense weights as floats. Throws as load_weights() does.
+Block load_block(const ModelSource& source, std::int64_t index, Executor& executor = default_executor());
+/// Divisors of the rotary frequencies, or empty.
+std::vector<float> load_rope_factors(const ModelSource& source, Executor& executor = default_executor());
 /// Loads the weights of a model, dense ones as floats. Throws FormatError, which names the tensor that is
 /// missing or of the wrong shape.
 Weights load_weights(const ModelSource& source, Executor& executor = default_executor());

@@ -66,3 +66,5 @@
 #include <higgs/allocate/knapsack.hpp>
 #include <higgs/allocate/knapsack_front.hpp>
 #include <higgs/allocate/knapsack_problem.hpp>
+#include <higgs/allocate/plan.hpp>
+#include <higgs/allocate/sensitivity.hpp>

@@ -46,7 +46,8 @@ struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
   std::int64_t group = 1024;  ///< at most so many inputs share a scale
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
-  bool input_scales = true;  ///< bring columns to equal RMS first (scale/input_scale.hpp), where that costs few bits
+  bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
+  std::span<const double> input_squares{};  ///< mean square of each input on some text, if known: better input scales
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
@@ -267,7 +268,7 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   ColumnStatistics columns(w.cols);
   columns.add(w, executor);
   if (out.layout.input_scales) {
-    out.input_scales = storage->input_scales = columns.input_scales();
+    out.input_scales = storage->input_scales = columns.input_scales(options.input_squares);
     out.exponent = scale_exponent(columns.max_magnitude(out.input_scales), out.layout);
   } else {
     out.exponent = scale_exponent(columns.max_magnitude(), out.layout);
@@ -292,6 +293,21 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
     out = quantize(w, Book{}, options, executor);
   });
   return out;
+}
+
+/// What each shipped codebook makes of a matrix of that shape: what allocate() chooses from.
+inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
+                                           const QuantizeOptions& options = {}) {
+  std::vector<Format> formats;
+  const auto add = [&]<class Book>(std::type_identity<Book>) {
+    const CodeLayout layout = make_layout(rows, cols, Book::dim, options);
+    const std::int64_t row_bytes =
+        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * std::int64_t{sizeof(Half)};
+    const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
+    formats.push_back({Book::name(), Book{}.mse(), rows * row_bytes + input_bytes});
+  };
+  for (const std::string& name : shipped_codebook_names()) with_shipped_codebook(name, add);
+  return formats;
 }
 
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.

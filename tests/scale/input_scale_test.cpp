@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/core/random.hpp>
 #include <higgs/scale/input_scale.hpp>
 
 #include <catch2/catch.hpp>
@@ -85,6 +86,51 @@ TEST_CASE("columns of zeros get 0, tiny ones never do, and powers of two change 
   nothing.add(MatrixView<const float>(zeros.data(), 2, 5));
   CHECK(nothing.input_scales() == std::vector<Half>(5));
   CHECK(nothing.max_magnitude() == 0);
+}
+
+TEST_CASE("no scales give less error than those balanced against the inputs", "[scale][input_scale]") {
+  Normals w(200, 64, 3);
+  std::vector<double> inputs(64), squares(64);
+  for (std::size_t c = 0; c < 64; ++c) {
+    inputs[c] = std::exp2(static_cast<double>(higgs::random_bits(4, c) % 1000) / 100.0);
+    for (std::int64_t r = 0; r < 200; ++r) {
+      float& value = w.view(r, static_cast<std::int64_t>(c));
+      value *= static_cast<float>(c % 7 + 1);
+      squares[c] += static_cast<double>(value) * static_cast<double>(value);
+    }
+  }
+  ColumnStatistics statistics(64);
+  statistics.add(w.view);
+  const auto error_of = [&](const std::vector<Half>& scales, double factor, std::size_t changed) {
+    double loud = 0, even = 0;
+    for (std::size_t c = 0; c < 64; ++c) {
+      const double scale = static_cast<double>(static_cast<float>(scales[c])) * (c == changed ? factor : 1.0);
+      loud += inputs[c] * scale * scale;
+      even += squares[c] / (scale * scale);
+    }
+    return loud * even;
+  };
+  const std::vector<Half> balanced = statistics.input_scales(inputs);
+  const double least = error_of(balanced, 1, 0);
+  CHECK(least < error_of(statistics.input_scales(), 1, 0));
+  double bound = 0;  // Cauchy and Schwarz; fp16 moves each scale by 2^-11 at most
+  for (std::size_t c = 0; c < 64; ++c) bound += std::sqrt(inputs[c] * squares[c]);
+  CHECK(least == Approx(bound * bound).epsilon(1e-5));
+  for (std::size_t c = 0; c < 64; ++c)
+    for (const double factor : {0.9, 1.1}) CHECK(error_of(balanced, factor, c) > least);
+
+  // The unit of the inputs does not matter, silent inputs are no trouble, and equal ones leave the square root.
+  std::vector<double> louder(inputs);
+  for (double& each : louder) each *= 0x1p-60;
+  CHECK(statistics.input_scales(louder) == balanced);
+  CHECK(statistics.input_scales(std::vector<double>(64)) == statistics.input_scales());
+  inputs[5] = 0;
+  for (const Half each : statistics.input_scales(inputs)) CHECK((each.bits > 0 && each.bits < 0x7c00));
+  for (const double bad : {-1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    inputs[5] = bad;
+    CHECK_THROWS_AS(statistics.input_scales(inputs), higgs::InvalidArgument);
+  }
+  CHECK_THROWS_AS(statistics.input_scales(std::vector<double>(63)), higgs::InvalidArgument);
 }
 
 TEST_CASE("the largest magnitude is known before and after division", "[scale][input_scale]") {

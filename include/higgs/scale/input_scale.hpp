@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// One factor per input: columns are brought to equal RMS before they are rotated, and the activations are multiplied
-// by what the columns were divided by.
+// One factor per input: columns are divided by it before they are rotated, and the activations are multiplied by it.
 //
-//     W * x = (W / s) * (s * x)        s[c] = RMS of column c, in fp16, over the RMS of all of W
+//     W * x = (W / s) * (s * x)
 //
-// Rotation spreads a row's error evenly over a block. Without s, a column of small weights gets as much of it as one of
-// large weights, and in trained models small weights meet large activations. With s the error of a column is in
-// proportion to its weights, as in a format that is not rotated, at the same t^2.
+// Rotation spreads a row's error evenly over a block, so the error of column c ends up in proportion to s[c]. With c[k]
+// the sum of squares of column k and h[k] the mean square of input k, the expected error of the product is in proportion
+// to (sum h s^2) (sum c / s^2). It is least for s = (c / h)^(1/4) (Cauchy and Schwarz). Where nothing is known about h,
+// s is the RMS of the column, which is best if h is in inverse proportion to c: trained models put small weights where
+// activations are large. t^2 of the columns so divided is what it would be without.
 #pragma once
 
 #include <higgs/core/concepts.hpp>
@@ -64,19 +65,31 @@ class ColumnStatistics {
     return std::bit_cast<float>(*std::max_element(largest_.begin(), largest_.end()));
   }
 
-  /// The input scales (cols): column RMS over 2^e, where 2^e <= RMS of the whole matrix < 2^(e+1), in [2^-14, 65504];
-  /// 0 for a column of zeros.
-  std::vector<Half> input_scales() const {
-    const double count = static_cast<double>(rows_);
-    double total = 0;
-    for (const double each : squares_) total += each;
-    const double mean = total / (count * static_cast<double>(squares_.size()));
-    const int exponent = mean > 0 ? std::ilogb(mean) >> 1 : 0;
-    std::vector<Half> scales(squares_.size());
-    for (std::size_t c = 0; c < scales.size(); ++c) {
-      const double rms = std::ldexp(std::sqrt(squares_[c] / count), -exponent);
-      if (rms > 0) scales[c] = Half(static_cast<float>(std::clamp(rms, 0x1p-14, 65504.0)));
+  /// The input scales (cols) for inputs of these mean squares (cols, in any unit), or for inputs that nothing is known
+  /// about. In [2^-14, 65504] with a mean square in [1, 4) before that is enforced; 0 for a column of zeros. Throws
+  /// InvalidArgument for mean squares that are negative or not finite.
+  std::vector<Half> input_scales(std::span<const double> input_squares = {}) const {
+    expects(input_squares.empty() || input_squares.size() == squares_.size(),
+            "higgs::ColumnStatistics::input_scales: one mean square for each input, or none");
+    double loudest = 0;
+    for (const double each : input_squares) {
+      expects(each >= 0 && std::isfinite(each),
+              "higgs::ColumnStatistics::input_scales: mean squares must be finite and not negative");
+      loudest = std::max(loudest, each);
     }
+    std::vector<double> raw(squares_.size());
+    double total = 0;
+    for (std::size_t c = 0; c < raw.size(); ++c) {
+      raw[c] = std::sqrt(squares_[c] / static_cast<double>(std::max<std::int64_t>(rows_, 1)));
+      // Inputs that were silent may yet speak.
+      if (loudest > 0) raw[c] = std::sqrt(raw[c] / std::sqrt(std::max(input_squares[c] / loudest, 0x1p-40)));
+      total += raw[c] * raw[c];
+    }
+    const double mean = total / static_cast<double>(raw.size());
+    const int exponent = mean > 0 ? std::ilogb(mean) >> 1 : 0;
+    std::vector<Half> scales(raw.size());
+    for (std::size_t c = 0; c < scales.size(); ++c)
+      if (raw[c] > 0) scales[c] = Half(static_cast<float>(std::clamp(std::ldexp(raw[c], -exponent), 0x1p-14, 65504.0)));
     return scales;
   }
 
