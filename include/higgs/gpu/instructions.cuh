@@ -105,10 +105,13 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
   return out;
 }
 
-/// cp.async: 16 bytes from global to shared memory, both aligned to 16, past the first-level cache; zeros, and no read,
-/// unless `exists`.
+/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past the first-level
+/// cache; zeros, and no read, unless `exists`.
+template <int SharedOffset, int GlobalOffset>
 __device__ inline void copy_async_128(std::uint32_t shared, const void* global, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(exists ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0+%1], [%2+%3], 16, %4;" ::"r"(shared), "n"(SharedOffset), "l"(global),
+               "n"(GlobalOffset), "r"(exists ? 16 : 0)
+               : "memory");
 }
 /// cp.async.commit_group: the copies issued since the last call become one group.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -67,19 +67,20 @@ class DeviceMatrix {
   std::int64_t cols() const noexcept { return view_.rotation.cols; }
   /// Device memory it holds.
   std::size_t size_bytes() const noexcept {
-    return tiles_.size_bytes() + scales_.size_bytes() + table_.size_bytes() + signs_.size_bytes();
+    return tiles_.size_bytes() + scales_.size_bytes() + table_.size_bytes() + signs_.size_bytes() +
+           factors_.size_bytes();
   }
 
  private:
   template <class Matrix, class Archs>
   DeviceMatrix(const Matrix& w, const std::vector<std::int16_t>& table, cudaStream_t stream, Archs)
-      : table_(std::span(table)) {
+      : table_(std::span(table)), factors_(std::span<const float>(floats_of(w.input_scales))) {
     using Book = typename Matrix::CodebookType;
     view_.order = {code_bits<Book> / Book::dim, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
     tiles_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.order.code_loads()));
     scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.order.scale_count()));
     if (w.seed) signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*w.seed, w.cols())));
-    view_.rotation = {w.cols(), w.layout.block, signs_.data(), nullptr, w.layout.group, view_.order.padded_group()};
+    view_.rotation = {w.cols(), w.layout.block, signs_.data(), factors_.data(), w.layout.group, view_.order.padded_group()};
     view_.exponent = w.exponent;
     view_.tiles = tiles_.data();
     view_.scales = scales_.data();
@@ -90,9 +91,16 @@ class DeviceMatrix {
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
   }
 
+  static std::vector<float> floats_of(std::span<const Half> halves) {
+    std::vector<float> out;
+    for (const Half half : halves) out.push_back(static_cast<float>(half));
+    return out;
+  }
+
   DeviceBuffer<uint4> tiles_;
   DeviceBuffer<Half> scales_;
   DeviceBuffer<std::int16_t> table_;
+  DeviceBuffer<float> factors_;
   DeviceBuffer<std::uint32_t> signs_;
   TiledMatrix view_;
 };

@@ -18,10 +18,16 @@
 #include <cstdint>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 namespace higgs {
 inline namespace v0 {
 namespace gpu {
+
+/// The bits of a weight that a call to matmul_async compiles kernels for: all, unless the caller names fewer.
+template <int... Bits>
+using MatmulBits = std::integer_sequence<int, Bits...>;
+using AnyBits = MatmulBits<2, 3, 4, 8>;
 
 /// How the work on one matrix is cut. It never depends on M: a row of y has the same bits in every batch.
 struct MatmulPlan {
@@ -40,15 +46,17 @@ inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums
   plan.row_warps = order.row_slabs() > 2 ? 4 : 2;
   const std::int64_t work = ceil_div(order.row_slabs(), plan.row_warps) * order.slabs();
   const std::int64_t blocks = sums == Sums::FixedEverywhere ? 128 : device.multiprocessors;
-  const std::int64_t least = 2 * detail::stream_warps / plan.row_warps;  // slabs that are worth a block
+  const std::int64_t least = 2 * detail::stream_warps / plan.row_warps;  // slabs of a row block that are worth a block
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
   return plan;
 }
 
 namespace detail {
 
-/// Rows of x that one block multiplies: 8, 16 or 32.
-constexpr std::int64_t batch_tile(std::int64_t batch) noexcept { return batch <= 8 ? 8 : batch <= 16 ? 16 : 32; }
+/// Rows of x that one block multiplies at a time: 8, 16, 32 or 64.
+constexpr std::int64_t batch_tile(std::int64_t batch) noexcept {
+  return batch <= 8 ? 8 : batch <= 16 ? 16 : batch <= 32 ? 32 : 64;
+}
 
 /// The parts of a workspace, each a multiple of 256 bytes.
 struct MatmulWorkspace {
@@ -65,20 +73,16 @@ struct MatmulWorkspace {
   std::size_t size() const noexcept { return arrivals + sums + x + scratch; }
 };
 
-template <class T, int ColumnTiles>
-void launch_stream(const MatmulTask& task, const MatmulPlan& plan, cudaStream_t stream) {
+template <class T, int ColumnTiles, int... Bits>
+void launch_stream(const MatmulTask& task, const MatmulPlan& plan, cudaStream_t stream,
+                   std::integer_sequence<int, Bits...>) {
   const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(ceil_div(task.batch, 8 * ColumnTiles)));
-  const auto go = [&](auto kernel) { launch(kernel, grid, stream_threads, stream_shared, stream, task); };
-  switch (task.w.order.bits) {
-#define HIGGS_STREAM_BITS(bits) \
-  case bits: go(stream_kernel<bits, T, ColumnTiles>); break
-    HIGGS_STREAM_BITS(2);
-    HIGGS_STREAM_BITS(3);
-    HIGGS_STREAM_BITS(4);
-    HIGGS_STREAM_BITS(8);
-#undef HIGGS_STREAM_BITS
-    default: expects(false, "higgs::gpu::matmul_async: bits must be 2, 3, 4 or 8");
-  }
+  const auto go = [&](auto kernel) {
+    launch(kernel, grid, stream_threads, stream_shared, stream, task);
+    return true;
+  };
+  const bool known = ((task.w.order.bits == Bits && go(stream_kernel<Bits, T, ColumnTiles>)) || ...);
+  expects(known, "higgs::gpu::matmul_async: no kernel was compiled for the bits of w (see MatmulBits)");
 }
 
 }  // namespace detail
@@ -99,10 +103,44 @@ struct Epilogue {
   const Y* residual = nullptr;  // (M, N), rows as far apart as y's; may be y itself
 };
 
+namespace detail {
+
+template <class Bits, class T, class Y>
+void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y, const MatmulPlan& plan,
+                    std::uint32_t* arrivals, float* sums, cudaStream_t stream, const Epilogue<Y>& epilogue) {
+  MatmulTask task;
+  task.w = w;
+  task.x = x;
+  task.x_stride = w.order.depth();
+  task.batch = batch;
+  task.y = {y.data,
+            std::is_same_v<Y, float>  ? OutputType::Float
+            : std::is_same_v<Y, Half> ? OutputType::Half
+                                      : OutputType::BFloat16,
+            y.row_stride, epilogue.bias, epilogue.residual};
+  task.arrivals = arrivals;
+  task.sums = sums;
+  task.row_warps = plan.row_warps;
+  task.unit = std::ldexp(1.0f, w.exponent);
+  switch (batch_tile(batch)) {
+    case 8: return launch_stream<T, 1>(task, plan, stream, Bits{});
+    case 16: return launch_stream<T, 2>(task, plan, stream, Bits{});
+    case 32: return launch_stream<T, 4>(task, plan, stream, Bits{});
+    default: return launch_stream<T, 8>(task, plan, stream, Bits{});
+  }
+}
+
+inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspace& parts) {
+  expects(workspace.size() >= parts.size() && reinterpret_cast<std::uintptr_t>(workspace.data()) % 256 == 0,
+          "higgs::gpu::matmul_async: workspace must hold matmul_workspace() bytes from a multiple of 256");
+}
+
+}  // namespace detail
+
 /// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is), products
 /// with the integer coordinates are exact, sums are float. Deterministic; `workspace` must not be in use by another
 /// call at the same time, and begin at a multiple of 256.
-template <class X, class Y, class Archs = BuiltFor>
+template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
 void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y, std::span<std::byte> workspace,
                   const MatmulPlan& plan, const Device& device, cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   using In = std::remove_const_t<X>;
@@ -112,36 +150,34 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
   expects(can_matmul(device), "higgs::gpu::matmul_async: the device lacks shared memory (see can_matmul)");
   if (x.rows == 0 || y.cols == 0) return;
   const detail::MatmulWorkspace parts(w, x.rows, plan, device);
-  expects(workspace.size() >= parts.size() && reinterpret_cast<std::uintptr_t>(workspace.data()) % 256 == 0,
-          "higgs::gpu::matmul_async: workspace must hold matmul_workspace() bytes from a multiple of 256");
-
-  detail::MatmulTask task;
+  detail::check_workspace(workspace, parts);
   std::byte* at = workspace.data();
-  task.arrivals = reinterpret_cast<std::uint32_t*>(at);
-  task.sums = reinterpret_cast<float*>(at += parts.arrivals);
-  T* rotated = reinterpret_cast<T*>(at += parts.sums);
-  float* scratch = reinterpret_cast<float*>(at += parts.x);
-  task.w = w;
-  task.x = rotated;
-  task.x_stride = w.order.depth();
-  task.batch = x.rows;
-  task.y = {y.data,
-            std::is_same_v<Y, float>  ? OutputType::Float
-            : std::is_same_v<Y, Half> ? OutputType::Half
-                                      : OutputType::BFloat16,
-            y.row_stride, epilogue.bias, epilogue.residual};
-  task.row_warps = plan.row_warps;
-  task.unit = std::ldexp(1.0f, w.exponent);
-
+  auto* arrivals = reinterpret_cast<std::uint32_t*>(at);
+  auto* sums = reinterpret_cast<float*>(at += parts.arrivals);
+  auto* rotated = reinterpret_cast<T*>(at += parts.sums);
+  auto* scratch = reinterpret_cast<float*>(at += parts.x);
   if (w.rotation.group != w.rotation.padded_group)
     check(cudaMemsetAsync(rotated, 0, parts.x, stream), "higgs::gpu::matmul_async");
   rotate_async<In, T, Archs>(w.rotation, x, DeviceMatrixView<T>(rotated, x.rows, w.order.depth()), device, stream, scratch,
-                             std::span(task.arrivals, parts.arrivals / 4));
-  switch (detail::batch_tile(x.rows)) {
-    case 8: return detail::launch_stream<T, 1>(task, plan, stream);
-    case 16: return detail::launch_stream<T, 2>(task, plan, stream);
-    default: return detail::launch_stream<T, 4>(task, plan, stream);
-  }
+                             std::span(arrivals, parts.arrivals / 4));
+  detail::multiply_async<Bits>(rotated, x.rows, w, y, plan, arrivals, sums, stream, epilogue);
+}
+
+/// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x (M, depth)
+/// without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between them (see Rotation).
+template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
+void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+                          std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device, cudaStream_t stream,
+                          const Epilogue<Y>& epilogue = {}) {
+  expects(x.cols == w.order.depth() && x.row_stride == x.cols && y.rows == x.rows && y.cols == w.order.rows,
+          "higgs::gpu::matmul_rotated_async: x must be (M, depth) and y (M, rows) of w");
+  expects(can_matmul(device), "higgs::gpu::matmul_rotated_async: the device lacks shared memory (see can_matmul)");
+  if (x.rows == 0 || y.cols == 0) return;
+  const detail::MatmulWorkspace parts(w, x.rows, plan, device);
+  detail::check_workspace(workspace, parts);
+  check(cudaMemsetAsync(workspace.data(), 0, parts.arrivals, stream), "higgs::gpu::matmul_rotated_async");
+  detail::multiply_async<Bits>(x.data, x.rows, w, y, plan, reinterpret_cast<std::uint32_t*>(workspace.data()),
+                               reinterpret_cast<float*>(workspace.data() + parts.arrivals), stream, epilogue);
 }
 
 }  // namespace gpu

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x * W^T for few rows of x: weights stream from memory through registers into the tensor cores, once.
+// y = x * W^T, up to 64 rows of x at a time: weights stream from memory through registers into the tensor cores, once.
 //
-// A block of 256 threads owns a run of slabs of W. Its 8 warps are row_warps * k_warps: a warp takes 64 rows and every
-// k_warps-th slab of them, with its loads of the next slabs under way. A byte of the tiles becomes a pair of 16-bit
-// coordinates in two instructions: a byte permutation makes the address 256 * byte + 4 * lane, a load reads there. The
-// table lies in shared memory once for each lane, in the first 128 bytes of 256 lines, so that lanes never share a
-// bank; activations lie in the second 128 bytes. Sums of integer coordinates times activations are the tensor core's;
+// A block of 4 warps owns a run of slabs of W. They are row_warps * k_warps: a warp takes 64 rows and every
+// k_warps-th slab of them, with its loads of the next slabs under way. fragments.cuh makes them the tensor cores' operands;
+// activations lie between the lines of its table. Sums of integer coordinates times activations are the tensor core's;
 // the group scale meets the sums, not the weights: at the end of a group they are multiplied by old / new scale.
 //
 // Blocks own equal runs of slabs, so several may work on the same rows. Each leaves its fp32 sums in the workspace and
@@ -16,6 +14,7 @@
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/matmul/device_matrix.cuh>
+#include <higgs/matmul/fragments.cuh>
 #include <higgs/pack/tiles.cuh>
 
 #include <cuda_runtime.h>
@@ -56,9 +55,8 @@ struct MatmulTask {
   float unit = 1;  // 2^exponent
 };
 
-inline constexpr int stream_warps = 8, stream_threads = 32 * stream_warps;
-inline constexpr int table_begin = 1024;  // as an absolute address: nothing of ours lies below it on any architecture
-inline constexpr int stream_shared = table_begin + 256 * 256 + 16;
+inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
+inline constexpr int stream_shared = table_end + 16;
 
 /// Slabs of activations in one of the two buffers: together they fill the second halves of the lines.
 template <int ColumnTiles>
@@ -70,87 +68,6 @@ struct StreamSplit {
   __device__ int begin(int block) const { return static_cast<int>(std::int64_t{total} * block / grid); }
   __device__ int owner(int item) const { return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total); }
 };
-
-/// Fills the lines of the table: entry by entry, a copy for each lane (16 for entries of 8 bytes).
-template <int Bits, class T>
-__device__ inline void fill_table(const std::int16_t* table) {
-  constexpr int width = weights_per_byte(Bits);
-  const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) / 32 * 32;
-  const std::int16_t* from = table + (first + lane) * width;
-  std::uint32_t low, high = 0;
-  if constexpr (width == 1) {
-    low = round_pair<T>(from[0], from[0]);
-  } else if constexpr (width == 2) {
-    low = round_pair<T>(from[0], from[1]);
-  } else {
-    low = round_pair<T>(from[0], from[1]);
-    high = round_pair<T>(from[2], from[3]);
-  }
-  // Eight lanes write a line, four lines at a time.
-  const std::uint32_t to = static_cast<std::uint32_t>(table_begin + (first + lane / 8) * 256 + lane % 8 * 16);
-  HIGGS_UNROLL
-  for (int line = 0; line < 32; line += 4) {
-    const std::uint32_t a = __shfl_sync(0xffffffffu, low, line + lane / 8);
-    std::uint32_t b = a;
-    if constexpr (width == 4) b = __shfl_sync(0xffffffffu, high, line + lane / 8);
-    store_shared_128(to + static_cast<std::uint32_t>(line) * 256, uint4{a, b, a, b});
-  }
-}
-
-/// The line of byte J of `word`, as an address that still lacks table_begin.
-template <int J>
-__device__ inline std::uint32_t line_of(std::uint32_t word, std::uint32_t lane_place) {
-  return select_bytes<0x5504u | J << 4>(word, lane_place);
-}
-
-/// The A fragment of a tile from its bytes: `low` holds bytes 0 to 3, `high` bytes 4 to 7 of 8-bit tiles. Part is the
-/// half of `low` that a 2-bit tile uses.
-template <int Bits, int Part>
-__device__ inline void decode_tile(std::uint32_t (&a)[4], std::uint32_t low, std::uint32_t high, std::uint32_t place) {
-  if constexpr (Bits == 2) {
-    const uint2 top = load_shared_64<table_begin>(line_of<2 * Part>(low, place));
-    const uint2 bottom = load_shared_64<table_begin>(line_of<2 * Part + 1>(low, place));
-    a[0] = top.x;
-    a[1] = bottom.x;
-    a[2] = top.y;
-    a[3] = bottom.y;
-  } else if constexpr (Bits == 8) {
-    const auto pair = [&](std::uint32_t first, std::uint32_t second) {
-      return select_bytes<0x5410>(load_shared_32<table_begin>(first), load_shared_32<table_begin>(second));
-    };
-    a[0] = pair(line_of<0>(low, place), line_of<1>(low, place));
-    a[1] = pair(line_of<0>(high, place), line_of<1>(high, place));
-    a[2] = pair(line_of<2>(low, place), line_of<3>(low, place));
-    a[3] = pair(line_of<2>(high, place), line_of<3>(high, place));
-  } else {
-    a[0] = load_shared_32<table_begin>(line_of<0>(low, place));
-    a[1] = load_shared_32<table_begin>(line_of<1>(low, place));
-    a[2] = load_shared_32<table_begin>(line_of<2>(low, place));
-    a[3] = load_shared_32<table_begin>(line_of<3>(low, place));
-  }
-}
-
-__device__ inline std::uint32_t word_of(uint4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
-/// The A fragment of tile (I, S) of the slab whose loads are `slab_words`.
-template <int Bits, int I, int S>
-__device__ inline void decode_tile_of(std::uint32_t (&a)[4], const uint4 (&loads)[Bits], std::uint32_t place) {
-  if constexpr (Bits == 2) {
-    decode_tile<2, S % 2>(a, word_of(loads[S / 2], I), 0, place);
-  } else if constexpr (Bits == 4) {
-    decode_tile<4, 0>(a, word_of(loads[S], I), 0, place);
-  } else if constexpr (Bits == 8) {
-    const uint4 load = loads[2 * S + I / 2];
-    decode_tile<8, 0>(a, word_of(load, I % 2 * 2), word_of(load, I % 2 * 2 + 1), place);
-  } else if constexpr (I < 3) {
-    decode_tile<3, 0>(a, word_of(loads[I], S), 0, place);
-  } else {
-    // The table repeats every 64 lines, so the bits above the six of a code may be anything.
-    const std::uint32_t two = word_of(loads[0], S) >> 6;
-    const std::uint32_t four = select_bits<0x0c0c0c0cu>(word_of(loads[1], S) >> 4, two);
-    decode_tile<3, 0>(a, select_bits<0xf0f0f0f0u>(word_of(loads[2], S) >> 2, four), 0, place);
-  }
-}
 
 /// A scale that may be divided by: zero becomes so small that what it multiplies is lost beside any other scale.
 __device__ inline float divisible(float scale) { return scale == 0.0f ? 0x1p-50f : scale; }
@@ -188,7 +105,7 @@ __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 
     const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
       const auto tile = [&]<int Row>(std::integral_constant<int, Row>) {
         std::uint32_t a[4];
-        decode_tile_of<Bits, Row, S>(a, loads, place);
+        decode_fragment<Bits, Row, S>(a, loads, place);
         HIGGS_UNROLL
         for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a, b[c]);
       };
@@ -216,9 +133,10 @@ __device__ inline void scale_sums(StreamSums<ColumnTiles>& sums, const Factor& f
 }
 
 template <int Bits, class T, int ColumnTiles>
-__global__ void __launch_bounds__(stream_threads, ColumnTiles <= 2 ? 2 : 1) stream_kernel(__grid_constant__ const MatmulTask task) {
+__global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_constant__ const MatmulTask task) {
   constexpr int chunk = stream_chunk<ColumnTiles>, columns = 8 * ColumnTiles;
-  constexpr int ring = Bits == 8 || ColumnTiles > 2 ? 1 : 8 / Bits;  // slabs whose loads are under way
+  // Slabs whose loads are under way: what registers hold beside the sums.
+  constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
   constexpr std::uint32_t slab_bytes = 2048 * ColumnTiles;           // of activations, with the gaps
   const TileOrder& order = task.w.order;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -234,8 +152,10 @@ __global__ void __launch_bounds__(stream_threads, ColumnTiles <= 2 ? 2 : 1) stre
   // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two is kept.
   const int kept = ColumnTiles > 1 ? columns : batch == 1 ? 1 : batch == 2 ? 2 : batch <= 4 ? 4 : 8;
 
+  extern __shared__ std::byte stream_space[];
+  if (shared_address(stream_space) > table_begin) __trap();  // CUDA keeps more for itself than any architecture did so far
   const std::uint64_t policy = evict_first_policy();
-  const std::uint32_t place = static_cast<std::uint32_t>(Bits == 2 ? lane % 16 * 8 : lane * 4);
+  const std::uint32_t place = table_place<Bits>();
   const int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
   const std::uint32_t x_place = static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + lane % 4 * 8);
   const T* x = static_cast<const T*>(task.x) + first_batch * task.x_stride;
@@ -246,17 +166,20 @@ __global__ void __launch_bounds__(stream_threads, ColumnTiles <= 2 ? 2 : 1) stre
     item += s1 - s0;
     const int row_slab = block * row_warps + row_warp;
     const int steps = row_slab < row_slabs ? (s1 - s0 - k_warp + k_warps - 1) / k_warps : 0;  // of this warp
-    const int all_steps = (s1 - s0 + k_warps - 1) / k_warps;
 
+    // A thread copies pieces of 16 bytes: half of the 16 inputs that one row of x has in a step. Eight pieces fill a line.
     const auto copy_chunk = [&](int c) {
-      for (int i = opaque(static_cast<int>(threadIdx.x)); i < 8 * columns * chunk; i += stream_threads) {
-        const int half = i % 2, row = i / 2 % 8, tile = i / 16 % ColumnTiles, step = i / 16 / ColumnTiles;
-        const int m = tile * 8 + row, s = s0 + c * chunk + step / 4;
-        if (m >= kept || s >= s1) continue;
-        const int to = table_begin + 128 + c % 2 * 32768 + (step * ColumnTiles + tile) * 512 + row / 4 * 256 + row % 4 * 32 + half * 16;
-        const T* from = x + min(m, batch - 1) * task.x_stride + (s * slab + step % 4 * 16 + half * 8);
-        copy_async_128(static_cast<std::uint32_t>(to), from, m < batch);
-      }
+      const int thread = opaque(static_cast<int>(threadIdx.x)), m = thread / 16 % ColumnTiles * 8 + thread / 2 % 8;
+      const int step = thread / 16 / ColumnTiles, steps_left = (s1 - s0 - c * chunk) * 4;
+      constexpr int round = stream_threads / 16 / ColumnTiles;  // steps that all threads copy at a time
+      const int to = table_begin + 128 + c % 2 * 32768 + thread / 8 * 256 + thread % 8 * 16;
+      const T* from = x + min(m, batch - 1) * task.x_stride + ((s0 + c * chunk) * 4 + step) * 16 + thread % 2 * 8;
+      const auto copy = [&]<int... I>(std::integer_sequence<int, I...>) {
+        const auto at = static_cast<std::uint32_t>(to);
+        ((step + I * round < steps_left ? copy_async_128<I * 32 * stream_threads, I * 32 * round>(at, from, m < batch) : void()),
+         ...);
+      };
+      if (m < kept) copy(std::make_integer_sequence<int, 1024 / stream_threads>{});
       commit_copies();
     };
 
@@ -271,59 +194,58 @@ __global__ void __launch_bounds__(stream_threads, ColumnTiles <= 2 ? 2 : 1) stre
     fetch += ring * stride;
 
     copy_chunk(0);
-    if (!table_ready) fill_table<Bits, T>(task.w.table);
+    if (!table_ready) fill_byte_table<Bits, T>(task.w.table);
     table_ready = true;
 
     // A change of group is seen one group ahead, so that its scales have arrived. A lane needs eight: of rows g,
     // g + 8, g + 16, ...
     const Half* scales = task.w.scales + row_slab * (order.groups * slab) + lane / 4 * 8;
     uint4 scale = {}, coming = {}, seen = {};  // seen: zero where all scales were
-    int change = all_steps;                    // the step of this warp with the first slab of another group
+    int change = 0;                            // the step of this warp with the first slab of another group
     const auto look_ahead = [&](int from) {
       const int next = ((s0 + k_warp + from * k_warps) / group_slabs + 1) * group_slabs;
       change = (next - s0 - k_warp + k_warps - 1) / k_warps;
       if (change < steps) coming = load_128(scales + (s0 + k_warp + change * k_warps) / group_slabs * slab);
     };
     if (steps > 0) {
-      seen = scale = load_128(scales + (s0 + k_warp) / group_slabs * slab);
+      scale = load_128(scales + (s0 + k_warp) / group_slabs * slab);
       look_ahead(0);
     }
 
     StreamSums<ColumnTiles> sums = {};
-    for (int first = 0; first < all_steps; first += ring) {
-      HIGGS_UNROLL
-      for (int r = 0; r < ring; ++r) {
-        const int step = first + r;
-        if (step >= all_steps) break;
-        const int offset = step * k_warps;  // of the warps' slabs together
-        if (offset % chunk == 0) {
-          wait_copies<0>();
-          __syncthreads();
-          copy_chunk(offset / chunk + 1);
+    const auto change_group = [&](int step) {
+      scale_sums<ColumnTiles>(sums, [&](int i) {
+        const float2 from = to_floats<Half>(word_of(scale, i)), to = to_floats<Half>(word_of(coming, i));
+        return float2{divisible(from.x) / divisible(to.x), divisible(from.y) / divisible(to.y)};
+      });
+      seen = uint4{seen.x | scale.x, seen.y | scale.y, seen.z | scale.z, seen.w | scale.w};
+      scale = coming;
+      look_ahead(step);
+    };
+    for (int c = 0; c * chunk < s1 - s0; ++c) {
+      wait_copies<0>();
+      __syncthreads();
+      if ((c + 1) * chunk < s1 - s0) copy_chunk(c + 1);
+      std::uint32_t at = x_place + static_cast<std::uint32_t>(c % 2 * chunk + k_warp) * slab_bytes;
+      const int stop = min(steps, (c + 1) * chunk / k_warps);
+      for (int first = c * chunk / k_warps; first < stop; first += ring) {  // a chunk has whole rounds
+        HIGGS_UNROLL
+        for (int r = 0; r < ring; ++r) {
+          if (first + r >= stop) break;
+          if (first + r == change) change_group(first + r);
+          multiply_slab<Bits, T, ColumnTiles>(sums, loads[r], at, place);
+          if (first + r + ring < steps)
+            HIGGS_UNROLL
+            for (int i = 0; i < Bits; ++i) loads[r][i] = load_streaming_128(fetch + 32 * i, policy);
+          fetch += stride;
+          at += static_cast<std::uint32_t>(k_warps) * slab_bytes;
         }
-        if (step >= steps) continue;
-        if (step == change) {
-          scale_sums<ColumnTiles>(sums, [&](int i) {
-            const float2 from = to_floats<Half>(word_of(scale, i)), to = to_floats<Half>(word_of(coming, i));
-            return float2{divisible(from.x) / divisible(to.x), divisible(from.y) / divisible(to.y)};
-          });
-          scale = coming;
-          seen = uint4{seen.x | scale.x, seen.y | scale.y, seen.z | scale.z, seen.w | scale.w};
-          look_ahead(step);
-        }
-        const std::uint32_t at = x_place + static_cast<std::uint32_t>(offset / chunk % 2) * 32768 +
-                                 static_cast<std::uint32_t>(offset % chunk + k_warp) * slab_bytes;
-        multiply_slab<Bits, T, ColumnTiles>(sums, loads[r], at, place);
-        if (step + ring < steps)
-          HIGGS_UNROLL
-          for (int i = 0; i < Bits; ++i) loads[r][i] = load_streaming_128(fetch + 32 * i, policy);
-        fetch += stride;
       }
     }
-    wait_copies<0>();
     scale_sums<ColumnTiles>(sums, [&](int i) {
-      const float2 last = to_floats<Half>(word_of(scale, i)), any = to_floats<Half>(word_of(seen, i));
-      return float2{any.x == 0.0f ? 0.0f : divisible(last.x), any.y == 0.0f ? 0.0f : divisible(last.y)};
+      const std::uint32_t any = word_of(scale, i) | word_of(seen, i);
+      const float2 last = to_floats<Half>(word_of(scale, i));
+      return float2{any & 0x7fffu ? divisible(last.x) : 0.0f, any & 0x7fff0000u ? divisible(last.y) : 0.0f};
     });
 
     // The warps of the same rows add up in the order of k_warp; sums pass through the lines' second halves.
@@ -363,48 +285,46 @@ __global__ void __launch_bounds__(stream_threads, ColumnTiles <= 2 ? 2 : 1) stre
       }
     }
 
-    const bool whole = s1 - s0 == slabs;
-    const std::int64_t sum_size = columns * block_rows, tile_sums = std::int64_t{blockIdx.y} * gridDim.x * 2;
-    const auto sums_of = [&](int owner) {  // of this row block
-      return task.sums + (tile_sums + 2 * owner + (split.begin(owner) / slabs != block)) * sum_size;
-    };
+    // Each block leaves its sums (batch, block_rows) in the workspace. The last of those that share these rows adds them
+    // in the order of the inputs.
+    const std::int64_t sum_size = columns * block_rows;
+    float* const block_sums = task.sums + std::int64_t{blockIdx.y} * gridDim.x * 2 * sum_size;
     if (k_warp == 0 && row_slab < row_slabs) {
-      float* to = sums_of(me);
+      float* to = block_sums + (2 * me + (begin < block * slabs)) * sum_size;
+      to += lane % 4 * 2 * block_rows + row_warp * slab + lane / 4;
       HIGGS_UNROLL
-      for (int i = 0; i < 4; ++i)
+      for (int c = 0; c < ColumnTiles; ++c)
         HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c)
-          HIGGS_UNROLL
-          for (int v = 0; v < 4; ++v) {
-            const int m = 8 * c + lane % 4 * 2 + v % 2, n = row_warp * slab + 16 * i + v / 2 * 8 + lane / 4;
-            if (m >= batch) continue;
-            if (!whole)
-              to[m * block_rows + n] = sums[i][c][v];
-            else if (std::int64_t{block} * block_rows + n < order.rows)
-              store_output(task.y, first_batch + m, std::int64_t{block} * block_rows + n, sums[i][c][v] * task.unit);
-          }
+        for (int odd = 0; odd < 2; ++odd) {
+          if (8 * c + lane % 4 * 2 + odd < batch)
+            HIGGS_UNROLL
+            for (int i = 0; i < 8; ++i) to[8 * i] = sums[i / 2][c][i % 2 * 2 + odd];
+          to += odd == 0 ? block_rows : 7 * block_rows;
+        }
     }
-    __syncthreads();
-    if (whole) continue;
-
-    // The last of the blocks that share these rows adds their sums in the order of the inputs.
     const int first_owner = split.owner(block * slabs), last_owner = split.owner((block + 1) * slabs - 1);
-    constexpr std::uint32_t flag = table_begin + 256 * 256;
-    if (threadIdx.x == 0) {
-      std::uint32_t* arrived = task.arrivals + blockIdx.y * row_blocks + block;
+    if (first_owner != last_owner) {
+      constexpr std::uint32_t flag = table_end;
       __threadfence();
-      const std::uint32_t before = atomicAdd(arrived, 1u);
-      const bool last = before == static_cast<std::uint32_t>(last_owner - first_owner);
-      __threadfence();
-      store_shared_128(flag, uint4{last, 0, 0, 0});
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        const std::uint32_t before = atomicAdd(task.arrivals + blockIdx.y * row_blocks + block, 1u);
+        __threadfence();
+        store_shared_128(flag, uint4{before == static_cast<std::uint32_t>(last_owner - first_owner), 0, 0, 0});
+      }
+      __syncthreads();
+      if (load_shared_32<0>(flag) == 0) continue;
+    } else {
+      __syncthreads();
     }
-    __syncthreads();
-    if (load_shared_32<0>(flag) == 0) continue;
+    const float* first_sums = block_sums + (2 * first_owner + (split.begin(first_owner) < block * slabs)) * sum_size;
+    const float* other_sums = block_sums + 2 * (first_owner + 1) * sum_size;
     for (int i = static_cast<int>(threadIdx.x); i < batch * block_rows; i += stream_threads) {
       const std::int64_t m = i / block_rows, n = std::int64_t{block} * block_rows + i % block_rows;
       if (n >= order.rows) continue;
-      float sum = 0;
-      for (int owner = first_owner; owner <= last_owner; ++owner) sum += __ldcg(sums_of(owner) + i);
+      float sum = __ldcg(first_sums + i);
+      const float* next = other_sums + i;
+      for (int owner = first_owner; owner < last_owner; ++owner, next += 2 * sum_size) sum += __ldcg(next);
       store_output(task.y, first_batch + m, n, sum * task.unit);
     }
   }

@@ -83,6 +83,21 @@ __device__ inline std::uint32_t table_byte(const TileOrder& order, const std::ui
   return out;
 }
 
+__device__ inline std::uint32_t word_of(uint4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+/// Byte j of tile (i, s) of a slab, from what one lane loaded.
+template <int Bits>
+__device__ inline std::uint32_t tile_byte(const uint4 (&loads)[Bits], int i, int s, int j) {
+  const auto byte = [&](int load, int word, int which) { return word_of(loads[load], word) >> 8 * which & 255u; };
+  if constexpr (Bits == 2) return byte(s / 2, i, s % 2 * 2 + j);
+  if constexpr (Bits == 4) return byte(s, i, j);
+  if constexpr (Bits == 8) return byte(2 * s + i / 2, i % 2 * 2 + j / 4, j % 4);
+  if constexpr (Bits == 3) {
+    if (i < 3) return byte(i, s, j) & 63u;
+    return byte(0, s, j) >> 6 | byte(1, s, j) >> 6 << 2 | byte(2, s, j) >> 6 << 4;
+  }
+}
+
 /// One thread for each lane of each slab.
 template <int Bits>
 __global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4* out) {
