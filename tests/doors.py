@@ -26,7 +26,7 @@ def errors_of(root):
 
     # Code outside include/ that has tests: the application, and the emulator that runs the kernels.
     model = {f"model/{p.name}" for p in (root / "examples" / "model").glob("*.hpp")}
-    emulator = {f"emulator/{p.stem}.hpp" for p in (root / "tests" / "emulator").glob("*.cpp")}
+    emulator = {f"emulator/{p.stem}.hpp" for p in (root / "tests" / "emulator").glob("*.?pp")}
     for top, ending in (("tests", "_test"), ("bench", "_bench")):
         for path in sorted((root / top).rglob(f"*{ending}.c*")):
             stem = path.relative_to(root / top).with_suffix("").as_posix().removesuffix(ending)

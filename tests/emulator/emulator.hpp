@@ -19,23 +19,23 @@ inline constexpr bool in_use = false;
 
 /// The classes in which executed warp instructions are counted.
 enum class Class {
-  mma,
-  matrix_move,  // ldmatrix, stmatrix, movmatrix
-  shared_load,
-  shared_store,
-  async_copy,
-  global_load,
-  global_store,
-  atomic,
-  shuffle,  // also vote, match, redux
-  integer,  // also logic
-  floating,
-  convert,  // between number formats, where a float takes part
-  branch,
-  sync,  // barriers, fences, waits
-  local_memory,
-  move,       // mov, cvta: mostly gone after ptxas
-  parameter,  // ld.param, ld.const, st.param
+  Mma,
+  MatrixMove,  // ldmatrix, stmatrix, movmatrix
+  SharedLoad,
+  SharedStore,
+  AsyncCopy,
+  GlobalLoad,
+  GlobalStore,
+  Atomic,
+  Shuffle,  // also vote, match, redux
+  Integer,  // also logic
+  Floating,
+  Convert,  // between number formats, where a float takes part
+  Branch,
+  Sync,  // barriers, fences, waits
+  LocalMemory,
+  Move,       // mov, cvta: mostly gone after ptxas
+  Parameter,  // ld.param, ld.const, st.param
 };
 inline constexpr std::size_t class_count = 17;
 const char* name_of(Class c);
@@ -54,7 +54,7 @@ struct Counters {
     return sum;
   }
   /// Instructions without those that ptxas removes or that only fetch parameters.
-  std::uint64_t work() const { return instructions() - (*this)[Class::move] - (*this)[Class::parameter]; }
+  std::uint64_t work() const { return instructions() - (*this)[Class::Move] - (*this)[Class::Parameter]; }
 };
 
 /// One kernel launch, in the order of the program.
@@ -63,25 +63,45 @@ struct Launch {
   std::array<unsigned, 3> grid{}, block{};
   std::size_t shared_bytes = 0;  // static and dynamic
   Counters counters;
+
+  /// Sectors of one allocation, named by its first byte.
+  struct Traffic {
+    const void* allocation;
+    std::uint64_t sectors_read, sectors_written;
+  };
+  std::vector<Traffic> traffic;
+  std::uint64_t sectors_read(const void* allocation) const {
+    for (const Traffic& t : traffic) {
+      if (t.allocation == allocation) return t.sectors_read;
+    }
+    return 0;
+  }
+};
+
+/// One instruction that asked for memory: requests of global memory, and of shared memory with the passes they took.
+struct Line {
+  int source_line;
+  std::string text;
+  std::uint64_t requests, sectors, bytes, shared_requests, passes, passes_ideal;
 };
 
 /// How products of mma are summed.
 enum class MmaRounding {
-  exact,   // in double, one rounding to the destination
-  ampere,  // 24 fraction bits kept, truncated, as published for sm_80 to sm_89
-  hopper,  // 25 fraction bits, for sm_90 and later
+  Exact,   // in double, one rounding to the destination
+  Ampere,  // 24 fraction bits kept, truncated, as published for sm_80 to sm_89
+  Hopper,  // 25 fraction bits, for sm_90 and later
 };
 
 /// How later launches run, and what the device claims to be.
 struct Options {
   int sm_count = 108;
   int compute_capability = 80;
-  std::uint32_t seed = 0;        // not 0: warps in random order, lanes of a warp run apart
-  bool check_races = false;      // a launch with a race fails
-  bool count = true;             // fill Launch::counters
-  std::uint64_t max_steps = 0;   // warp instructions of a block before the launch fails; 0: no limit
-  unsigned resident_blocks = 1;  // blocks that run interleaved
-  MmaRounding mma = MmaRounding::exact;
+  std::uint32_t seed = 0;              // not 0: warps in random order, lanes of a warp run apart
+  bool check_races = false;            // a launch with a race fails
+  bool count = true;                   // fill Launch::counters
+  std::uint64_t max_steps = 1u << 30;  // warp instructions of a block before the launch fails; 0: no limit
+  unsigned resident_blocks = 1;        // blocks that run interleaved
+  MmaRounding mma = MmaRounding::Exact;
 };
 
 #ifdef HIGGS_EMULATED
@@ -89,8 +109,12 @@ Options& options();
 /// All launches since the program began or since clear_launches().
 const std::vector<Launch>& launches();
 void clear_launches();
+/// The memory instructions of the last launch.
+std::vector<Line> last_lines();
 /// Why the last failed launch failed: kernel, PTX line, source line, block, warp, lane.
 const std::string& last_failure();
+/// A failed launch breaks the context, as on a GPU; this mends it.
+void forget_failure();
 #else
 inline Options& options() {
   static Options unused;
@@ -101,10 +125,12 @@ inline const std::vector<Launch>& launches() {
   return none;
 }
 inline void clear_launches() {}
+inline std::vector<Line> last_lines() { return {}; }
 inline const std::string& last_failure() {
   static const std::string none;
   return none;
 }
+inline void forget_failure() {}
 #endif
 
 }  // namespace emulator

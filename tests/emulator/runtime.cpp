@@ -11,12 +11,16 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "emulator.hpp"
-#include "interpreter.hpp"
+#include "launch.hpp"
+#include "module.hpp"
+#include "report.hpp"
 
 namespace {
 
@@ -34,7 +38,7 @@ struct Event {
 
 struct Image {  // one fat binary; it registers before main, so its PTX is parsed at first use
   std::map<unsigned, std::string> text_of;  // compute capability * 10 -> PTX
-  std::unique_ptr<ptx::Module> module;
+  std::unique_ptr<emulator::Module> module;
 };
 struct Symbol {
   Image* image = nullptr;
@@ -45,7 +49,7 @@ struct Symbol {
 struct Machine {
   std::vector<std::unique_ptr<Image>> images;
   std::map<const void*, Symbol> kernels, variables;
-  std::map<std::uintptr_t, std::size_t> allocations;
+  emulator::Memory memory;
   std::vector<std::unique_ptr<Graph>> open_graphs;
   struct Configuration {
     dim3 grid, block;
@@ -59,6 +63,7 @@ struct Machine {
   bool broken = false;  // a kernel failed: as on a GPU, every later call says so
   emulator::Options options;
   std::vector<emulator::Launch> launches;
+  std::optional<emulator::Grid> last_grid;
   std::string failure;
 };
 Machine& machine() {
@@ -88,63 +93,40 @@ cudaError_t unless_capturing(const Work& work) {
   return machine().captures > 0 ? failed(cudaErrorStreamCaptureUnsupported) : work();
 }
 
-ptx::Module& module_of(Image& image) {
+emulator::Module& module_of(Image& image) {
   if (!image.module) {
     const auto limit = static_cast<unsigned>(machine().options.compute_capability);
     auto text = image.text_of.upper_bound(limit);
-    if (text == image.text_of.begin()) ptx::fail("no PTX for compute capability %u or below", limit);
-    image.module = std::make_unique<ptx::Module>((--text)->second);
-    for (auto [address, bytes] : machine().allocations) {
-      image.module->memory.add(reinterpret_cast<void*>(address), bytes);
-    }
+    if (text == image.text_of.begin())
+      emulator::fail("no PTX for compute capability " + std::to_string(limit));
+    image.module = std::make_unique<emulator::Module>((--text)->second, machine().memory);
   }
   return *image.module;
 }
+emulator::Program& program_of(const Symbol& kernel) { return module_of(*kernel.image).kernel(kernel.name); }
 
 std::size_t shared_limit() {  // bytes a block may ask for
   const int cc = machine().options.compute_capability;
   return (cc == 80 ? 163u : cc == 90 || cc == 100 ? 227u : 99u) * 1024u;
 }
 
-emulator::Class class_of(const std::string& opcode) {
-  using enum emulator::Class;
-  const auto starts = [&](const char* p) { return opcode.rfind(p, 0) == 0; };
-  const auto has = [&](const char* p) { return opcode.find(p) != std::string::npos; };
-  if (starts("mma")) return mma;
-  if (starts("ldmatrix") || starts("stmatrix") || starts("movmatrix")) return matrix_move;
-  if (starts("ld.param") || starts("ld.const") || starts("st.param")) return parameter;
-  if (starts("ld.local") || starts("st.local")) return local_memory;
-  if (starts("ld")) return has(".shared") ? shared_load : global_load;
-  if (starts("st.")) return has(".shared") ? shared_store : global_store;
-  if (starts("cp.async.c") && has(".shared")) return async_copy;
-  if (starts("atom") || starts("red.")) return atomic;
-  if (starts("shfl") || starts("vote") || starts("match") || starts("redux")) return shuffle;
-  for (const char* p : {"bar", "cp.async", "fence", "membar", "createpolicy", "griddep", "nanosleep"}) {
-    if (starts(p)) return sync;
+void record_launch(const emulator::Grid& grid) {
+  emulator::Launch record{.kernel = grid.program->name,
+                          .grid = {grid.grid.x, grid.grid.y, grid.grid.z},
+                          .block = {grid.block.x, grid.block.y, grid.block.z},
+                          .shared_bytes = grid.program->static_shared_bytes + grid.dynamic_shared_bytes,
+                          .counters = emulator::counters_of(grid),
+                          .traffic = {}};
+  for (const auto& [address, range] : machine().memory.ranges()) {
+    if (range.sectors_read + range.sectors_written == 0) continue;
+    record.traffic.push_back(
+        {reinterpret_cast<const void*>(address), range.sectors_read, range.sectors_written});
   }
-  for (const char* p : {"bra", "brx", "ret", "exit", "call", "trap"}) {
-    if (starts(p)) return branch;
+  machine().launches.push_back(std::move(record));
+  static const bool report = std::getenv("HIGGS_EMULATOR_REPORT") != nullptr;
+  if (report) {
+    std::fputs(emulator::report_of(machine().launches.back(), emulator::lines_of(grid)).c_str(), stderr);
   }
-  if (starts("mov") || starts("cvta")) return move;
-  for (const char* p : {".f16", ".bf16", ".f32", ".f64", "e4m3", "e5m2"}) {
-    if (has(p)) return starts("cvt") ? convert : floating;
-  }
-  return integer;
-}
-
-emulator::Counters counters_of(const ptx::Module& module) {
-  emulator::Counters sum;
-  for (std::size_t i = 0; i < module.stats.size() && i < module.code.size(); ++i) {
-    const ptx::Stat& s = module.stats[i];
-    const emulator::Class c = class_of(module.code[i].opcode);
-    const bool writes = c == emulator::Class::global_store || c == emulator::Class::atomic;
-    sum.executed[static_cast<std::size_t>(c)] += s.exec;
-    (writes ? sum.sectors_written : sum.sectors_read) += s.sectors;
-    (writes ? sum.bytes_written : sum.bytes_read) += s.bytes;
-    sum.shared_passes += s.waves;
-    sum.shared_passes_ideal += s.wavesIdeal;
-  }
-  return sum;
 }
 
 cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vector<const void*>& arguments,
@@ -152,30 +134,29 @@ cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vect
   Machine& m = machine();
   if (m.broken) return cudaErrorLaunchFailure;
   try {
-    ptx::Module& module = module_of(*kernel.image);
-    if (shared > kernel.dynamic_shared_limit ||
-        shared + module.entry(kernel.name).sharedBytes > shared_limit()) {
+    emulator::Program& program = program_of(kernel);
+    emulator::Grid g{.program = &program,
+                     .options = &m.options,
+                     .memory = &m.memory,
+                     .grid = {grid.x, grid.y, grid.z},
+                     .block = {block.x, block.y, block.z},
+                     .dynamic_shared_bytes = static_cast<unsigned>(shared),
+                     .tallies = {},
+                     .races = {},
+                     .shadow = {}};
+    const std::uint64_t threads = g.block.count();
+    if (threads == 0 || threads > program.max_threads || g.grid.count() == 0 || grid.y > 65535 ||
+        grid.z > 65535) {
+      return cudaErrorInvalidConfiguration;
+    }
+    if (shared > kernel.dynamic_shared_limit || shared + program.static_shared_bytes > shared_limit()) {
       return cudaErrorInvalidValue;
     }
-    ptx::Options o;
-    o.mma = static_cast<ptx::MmaMode>(m.options.mma);
-    o.profile = m.options.count;
-    o.racecheck = m.options.check_races;
-    o.maxSteps = m.options.max_steps;
-    o.resident = m.options.resident_blocks > 1 ? m.options.resident_blocks : 0;
-    o.seed = m.options.seed;
-    module.stats.clear();
-    module.races.clear();
-    module.launch(kernel.name, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
-                  static_cast<unsigned>(shared), arguments, o);
-    emulator::Launch record;
-    record.kernel = kernel.name;
-    record.grid = {grid.x, grid.y, grid.z};
-    record.block = {block.x, block.y, block.z};
-    record.shared_bytes = shared + module.entry(kernel.name).sharedBytes;
-    record.counters = counters_of(module);
-    m.launches.push_back(record);
-    if (!module.races.empty()) throw std::runtime_error("race: " + module.races.begin()->first);
+    for (auto& [address, range] : m.memory.ranges()) range.sectors_read = range.sectors_written = 0;
+    emulator::run_grid(g, program, arguments);
+    record_launch(g);
+    m.last_grid = std::move(g);
+    if (!m.last_grid->races.empty()) throw std::runtime_error("race: " + m.last_grid->races.begin()->first);
   } catch (const std::exception& x) {
     m.failure = kernel.name + ": " + x.what();
     m.broken = true;
@@ -191,9 +172,15 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
   if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
   const Symbol& kernel = found->second;
   std::vector<std::vector<std::byte>> values;
-  for (const ptx::Param& p : module_of(*kernel.image).entry(kernel.name).params) {
-    const auto* from = static_cast<const std::byte*>(arguments[values.size()]);
-    values.emplace_back(from, from + p.size);
+  try {
+    for (const emulator::Parameter& p : program_of(kernel).parameters) {
+      const auto* from = static_cast<const std::byte*>(arguments[values.size()]);
+      values.emplace_back(from, from + p.bytes);
+    }
+  } catch (const std::exception& x) {
+    machine().failure = kernel.name + ": " + x.what();
+    std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
+    return failed(cudaErrorInvalidDeviceFunction);
   }
   return submit(stream, [&kernel, grid, block, shared, values = std::move(values)] {
     std::vector<const void*> pointers;
@@ -227,17 +214,17 @@ constexpr std::uint16_t ptx_kind = 1;
 
 namespace emulator {
 
-const char* name_of(Class c) {
-  static constexpr std::array<const char*, class_count> names{
-      "mma",          "matrix move", "shared load",  "shared store", "async copy", "global load",
-      "global store", "atomic",      "shuffle",      "integer",      "floating",   "convert",
-      "branch",       "sync",        "local memory", "move",         "parameter"};
-  return names[static_cast<std::size_t>(c)];
-}
 Options& options() { return machine().options; }
 const std::vector<Launch>& launches() { return machine().launches; }
 void clear_launches() { machine().launches.clear(); }
 const std::string& last_failure() { return machine().failure; }
+std::vector<Line> last_lines() {
+  return machine().last_grid ? lines_of(*machine().last_grid) : std::vector<Line>{};
+}
+void forget_failure() {
+  machine().broken = false;
+  machine().last = cudaSuccess;
+}
 
 }  // namespace emulator
 
@@ -320,21 +307,14 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
     if (bytes == 0) return cudaSuccess;
     if (*p == nullptr) return failed(cudaErrorMemoryAllocation);
     std::memset(*p, 0xff, bytes);
-    machine().allocations[reinterpret_cast<std::uintptr_t>(*p)] = bytes;
-    for (auto& image : machine().images) {
-      if (image->module) image->module->memory.add(*p, bytes);
-    }
+    machine().memory.add(*p, bytes);
     return cudaSuccess;
   });
 }
 cudaError_t cudaFree(void* p) {
   return unless_capturing([=] {
     if (p == nullptr) return cudaSuccess;
-    if (machine().allocations.erase(reinterpret_cast<std::uintptr_t>(p)) == 0)
-      return failed(cudaErrorInvalidValue);
-    for (auto& image : machine().images) {
-      if (image->module) image->module->memory.remove(p);
-    }
+    if (!machine().memory.remove(p)) return failed(cudaErrorInvalidValue);
     std::free(p);
     return cudaSuccess;
   });
@@ -364,7 +344,7 @@ cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
 cudaError_t cudaGetSymbolAddress(void** p, const void* symbol) {
   const auto found = machine().variables.find(symbol);
   if (found == machine().variables.end()) return failed(cudaErrorInvalidSymbol);
-  *p = reinterpret_cast<void*>(module_of(*found->second.image).globals.at(found->second.name).value);
+  *p = module_of(*found->second.image).variable(found->second.name);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, std::size_t bytes, std::size_t offset,
@@ -565,7 +545,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
   const auto found = machine().kernels.find(f);
   if (found == machine().kernels.end() || threads <= 0) return failed(cudaErrorInvalidValue);
   const Symbol& kernel = found->second;
-  const std::size_t bytes = shared + module_of(*kernel.image).entry(kernel.name).sharedBytes + 1024;
+  const std::size_t bytes = shared + program_of(kernel).static_shared_bytes + 1024;
   const std::size_t by_threads =
       (shared_limit() > 100 * 1024 ? 2048u : 1536u) / static_cast<unsigned>(threads);
   *blocks = static_cast<int>(std::min(by_threads, (shared_limit() + 1024) / bytes));

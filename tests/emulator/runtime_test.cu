@@ -2,10 +2,10 @@
 #include <cuda_runtime.h>
 
 #include <catch2/catch.hpp>
-#include <cstdint>
 #include <numeric>
 #include <vector>
 
+#include "device_array.cuh"
 #include "emulator.hpp"
 
 namespace {
@@ -22,22 +22,7 @@ __global__ void reverse_kernel(const int* in, int* out, int count) {
 
 __global__ void add_one_kernel(int* values) { ++values[threadIdx.x]; }
 
-struct Buffer {  // ints on the device
-  explicit Buffer(const std::vector<int>& host) : count(host.size()) {
-    REQUIRE(cudaMalloc(&data, count * sizeof(int)) == cudaSuccess);
-    REQUIRE(cudaMemcpy(data, host.data(), count * sizeof(int), cudaMemcpyHostToDevice) == cudaSuccess);
-  }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { cudaFree(data); }
-  std::vector<int> host() const {
-    std::vector<int> v(count);
-    REQUIRE(cudaMemcpy(v.data(), data, count * sizeof(int), cudaMemcpyDeviceToHost) == cudaSuccess);
-    return v;
-  }
-  int* data = nullptr;
-  std::size_t count;
-};
+using Buffer = emulator::DeviceArray<int>;
 
 }  // namespace
 
@@ -47,7 +32,7 @@ TEST_CASE("a kernel with barriers and dynamic shared memory gives what its sourc
   std::iota(numbers.begin(), numbers.end(), 0);
   const Buffer in(numbers), out(std::vector<int>(100, 0));
   emulator::clear_launches();
-  reverse_kernel<<<2, 64, 64 * sizeof(int)>>>(in.data, out.data, 100);
+  reverse_kernel<<<2, 64, 64 * sizeof(int)>>>(in.data(), out.data(), 100);
   REQUIRE(cudaGetLastError() == cudaSuccess);
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   const std::vector<int> result = out.host();
@@ -61,8 +46,8 @@ TEST_CASE("a kernel with barriers and dynamic shared memory gives what its sourc
   CHECK(counters.sectors_read == 13);
   CHECK(counters.sectors_written == 13);
   CHECK(counters.shared_passes == counters.shared_passes_ideal);
-  CHECK(counters[emulator::Class::shared_store] == 4);
-  CHECK(counters[emulator::Class::mma] == 0);
+  CHECK(counters[emulator::Class::SharedStore] == 4);
+  CHECK(counters[emulator::Class::Mma] == 0);
 }
 
 TEST_CASE("a captured graph runs when launched, as often as launched", "[emulator][runtime]") {
@@ -72,8 +57,8 @@ TEST_CASE("a captured graph runs when launched, as often as launched", "[emulato
   cudaGraphExec_t executable = nullptr;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-  add_one_kernel<<<1, 32, 0, stream>>>(values.data);
-  add_one_kernel<<<1, 32, 0, stream>>>(values.data);
+  add_one_kernel<<<1, 32, 0, stream>>>(values.data());
+  add_one_kernel<<<1, 32, 0, stream>>>(values.data());
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   CHECK(values.host() == std::vector<int>(32, 5));
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
