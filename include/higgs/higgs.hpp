@@ -75,3 +75,19 @@
 #include <higgs/allocate/knapsack_problem.hpp>
 #include <higgs/allocate/plan.hpp>
 #include <higgs/allocate/sensitivity.hpp>
+
+// The CUDA half, in the same order.
+#if defined(__CUDACC__)
+#  include <higgs/gpu/error.cuh>
+#  include <higgs/gpu/instructions.cuh>
+#  include <higgs/gpu/launch.cuh>
+#  include <higgs/gpu/matrix.cuh>
+#  include <higgs/matmul/decode.cuh>
+#  include <higgs/matmul/device_matrix.cuh>
+#  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/matmul.cuh>
+#  include <higgs/matmul/stream_kernel.cuh>
+#  include <higgs/pack/tiles.cuh>
+#  include <higgs/quantizer.cuh>
+#  include <higgs/rotate/hadamard.cuh>
+#endif
