@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: Apache-2.0
+// One strip of tiles times some rows of activations: the integer kernels, one set for each kind of machine.
+//
+// All of them compute, for each row of x and each row n of the strip, over runs and planes in their order:
+//     sum = fma(float(S) * step, scale * 256^plane, sum),  S = sum over the run of q * coordinate, exact in 32 bits,
+// so their results are equal bit for bit. Codebooks of 16-bit coordinates have two planes, coordinate =
+// plane 0 + 256 * plane 1, both int8; all others have one.
+#pragma once
+
+#include <higgs/config.hpp>
+#include <higgs/core/cpu.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/matmul/activations.hpp>
+#include <higgs/pack/tiles.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(HIGGS_TARGET_BEGIN)
+#  include <immintrin.h>
+#endif
+
+namespace higgs {
+inline namespace v0 {
+namespace detail {
+
+/// Which kernel reads the tiles: how units are stored, and what one stands for.
+enum class UnitKind {
+  Nibble1,  // 16 points in one dimension
+  Nibble2,  // 16 in two: also two codes of 2 bits
+  Six2,     // 64 in two: also two codes of 3 bits
+  Byte1,    // the coordinate itself, 128 added
+  Byte2,    // 256 in two dimensions
+  Byte4,    // 256 in four
+  Wide1,    // 256 of 16-bit coordinates in one
+};
+
+/// What units decode to.
+struct UnitTables {
+  UnitKind kind = UnitKind::Byte1;
+  int unit_bits = 8;
+  int dim = 1;
+  int planes = 1;
+  // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
+  // 256 apart.
+  alignas(64) std::uint8_t bytes[4][256] = {};
+  // The same without 128, (planes, 256, dim).
+  std::int16_t words[4 * 256] = {};
+};
+
+/// A strip, and the sums that it adds to.
+struct StripProduct {
+  const TileLayout* layout;
+  const UnitTables* tables;
+  const RunShape* runs;
+  const std::uint8_t* strip;
+
+  std::int64_t steps_per_run() const noexcept { return runs->run / (layout->units_per_step() * tables->dim); }
+};
+
+/// Decoded int16 coordinates of a run of 16 rows.
+inline constexpr std::int64_t max_run_words = 512 * 16;
+
+namespace portable {
+
+/// Decodes steps of rows [16 * half, 16 * half + 16) of a plane: out (inputs / 2, 16 rows, 2).
+inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps, int half,
+                       int plane, std::int16_t* out) noexcept {
+  const int bits = p.tables->unit_bits, dim = p.tables->dim;
+  const std::int16_t* table = p.tables->words + plane * 256 * dim;
+  const std::int64_t step_bytes = p.layout->step_bytes(), units = p.layout->units_per_step();
+  for (std::int64_t s = 0; s < steps; ++s, out += units * dim * 16) {
+    const std::uint8_t* lane = codes + s * step_bytes + half * (step_bytes / 2);
+    for (int row = 0; row < 16; ++row, lane += 4) {
+      for (std::int64_t u = 0; u < units; ++u) {
+        unsigned unit = lane[u % 4];
+        if (bits == 4) unit = u < 4 ? unit & 15u : unit >> 4;
+        if (bits == 6)
+          unit = u < 12 ? lane[64 * (u / 4) + u % 4] & 63u
+                        : static_cast<unsigned>(lane[u % 4] >> 6 | lane[64 + u % 4] >> 6 << 2 |
+                                                lane[128 + u % 4] >> 6 << 4);
+        for (int d = 0; d < dim; ++d) {
+          const std::int64_t k = u * dim + d;
+          out[(k / 2 * 16 + row) * 2 + k % 2] =
+              table[unit * static_cast<unsigned>(dim) + static_cast<unsigned>(d)];
+        }
+      }
+    }
+  }
+}
+
+/// sums[m][0 ... 15] of a run: pairs (inputs / 2, rows of the panel), words (inputs / 2, 16, 2).
+inline void dot_run(const std::uint8_t* pairs, int rows, const std::int16_t* words, std::int64_t inputs,
+                    std::int32_t* sums) noexcept {
+  for (int m = 0; m < rows; ++m, sums += 16) {
+    std::fill(sums, sums + 16, 0);
+    for (std::int64_t k = 0; k < inputs / 2; ++k) {
+      std::int16_t q[2];
+      std::memcpy(q, pairs + (k * rows + m) * 4, 4);
+      const std::int16_t* w = words + k * 32;
+      for (int row = 0; row < 16; ++row) sums[row] += q[0] * w[2 * row] + q[1] * w[2 * row + 1];
+    }
+  }
+}
+
+}  // namespace portable
+
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
+namespace avx2 {
+
+template <int Rows>
+inline void dot_rows(const std::uint8_t* pairs, const std::int16_t* words, std::int64_t inputs,
+                     std::int32_t* sums) noexcept {
+  __m256i total[Rows][2];
+  HIGGS_UNROLL
+  for (int m = 0; m < Rows; ++m) total[m][0] = total[m][1] = _mm256_setzero_si256();
+  for (std::int64_t k = 0; k < inputs / 2; ++k, words += 32, pairs += 4 * Rows) {
+    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 16));
+    HIGGS_UNROLL
+    for (int m = 0; m < Rows; ++m) {
+      int pair;
+      std::memcpy(&pair, pairs + 4 * m, 4);
+      const __m256i q = _mm256_set1_epi32(pair);
+      total[m][0] = _mm256_add_epi32(total[m][0], _mm256_madd_epi16(w0, q));
+      total[m][1] = _mm256_add_epi32(total[m][1], _mm256_madd_epi16(w1, q));
+    }
+  }
+  HIGGS_UNROLL
+  for (int m = 0; m < Rows; ++m) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16 * m), total[m][0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16 * m + 8), total[m][1]);
+  }
+}
+
+inline void dot_run(const std::uint8_t* pairs, int rows, const std::int16_t* words, std::int64_t inputs,
+                    std::int32_t* sums) noexcept {
+  switch (rows) {
+    case 1:
+      return dot_rows<1>(pairs, words, inputs, sums);
+    case 2:
+      return dot_rows<2>(pairs, words, inputs, sums);
+    case 3:
+      return dot_rows<3>(pairs, words, inputs, sums);
+    default:
+      return dot_rows<4>(pairs, words, inputs, sums);
+  }
+}
+
+}  // namespace avx2
+HIGGS_TARGET_END
+#endif
+
+/// Rows of x that share a panel of words.
+inline constexpr int word_panel_rows = 4;
+
+/// sums (all rows of the panels, 32) += the strip's products, with 16-bit words.
+inline void strip_product_words(const StripProduct& p, const Panel* panels, std::int64_t panel_count,
+                                float* sums, Isa isa) noexcept {
+  alignas(64) std::int16_t words[max_run_words];
+  std::int32_t dots[word_panel_rows * 16];
+  const std::int64_t step_inputs = p.layout->units_per_step() * p.tables->dim;
+  std::int64_t run = 0;
+  for (std::int64_t g = 0; g < p.layout->groups; ++g) {
+    const std::uint8_t* group = p.strip + g * p.layout->group_bytes();
+    float scales[strip_rows];
+    for (int i = 0; i < strip_rows; ++i) {
+      Half scale;
+      std::memcpy(&scale, group + 2 * i, 2);
+      scales[i] = static_cast<float>(scale);
+    }
+    const std::uint8_t* codes = group + p.layout->scale_bytes();
+    for (std::int64_t first = 0; first < p.layout->steps_per_group(); first += p.steps_per_run(), ++run) {
+      const std::int64_t steps = std::min(p.steps_per_run(), p.layout->steps_per_group() - first);
+      const std::int64_t at = g * p.runs->padded_group + first * step_inputs;
+      for (int half = 0; half < 2; ++half) {
+        float factor = 1.0f;
+        for (int plane = 0; plane < p.tables->planes; ++plane, factor *= 256.0f) {
+          portable::decode_run(p, codes + first * p.layout->step_bytes(), steps, half, plane, words);
+          float* y = sums + 16 * half;
+          for (std::int64_t i = 0; i < panel_count; ++i) {
+            const Panel& panel = panels[i];
+            const std::uint8_t* pairs = panel.quads + at / 2 * panel.rows * 4;
+#if defined(HIGGS_TARGET_BEGIN)
+            if (isa != Isa::Portable)
+              avx2::dot_run(pairs, panel.rows, words, steps * step_inputs, dots);
+            else
+#endif
+              portable::dot_run(pairs, panel.rows, words, steps * step_inputs, dots);
+            for (int m = 0; m < panel.rows; ++m, y += strip_rows) {
+              const float step = panel.steps[run * panel.rows + m];
+              for (int row = 0; row < 16; ++row)
+                y[row] = std::fma(static_cast<float>(dots[m * 16 + row]) * step,
+                                  scales[16 * half + row] * factor, y[row]);
+            }
+          }
+        }
+      }
+    }
+  }
+  static_cast<void>(isa);
+}
+
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+namespace avx512 {
+
+/// Kinds as constants.
+template <UnitKind Kind>
+struct Unit {
+  static constexpr int bits = Kind == UnitKind::Six2 ? 6 : Kind <= UnitKind::Nibble2 ? 4 : 8;
+  static constexpr int dim = Kind == UnitKind::Byte4 ? 4
+                             : Kind == UnitKind::Nibble2 || Kind == UnitKind::Six2 || Kind == UnitKind::Byte2
+                                 ? 2
+                                 : 1;
+  static constexpr int planes = Kind == UnitKind::Wide1 ? 2 : 1;
+  static constexpr int coordinates = dim * planes;
+  static constexpr int loads = bits == 6 ? 3 : 1;                                    // vectors of half a step
+  static constexpr int vectors = bits == 8 ? 1 : bits == 4 ? 2 : 4;                  // of units in them
+  static constexpr int registers = Kind == UnitKind::Byte1 ? 0 : bits == 8 ? 4 : 1;  // of a table
+  static constexpr int quads = vectors * dim;  // of activations in a step
+};
+
+template <UnitKind Kind>
+struct Tables {
+  __m512i table[Unit<Kind>::coordinates][Unit<Kind>::registers == 0 ? 1 : Unit<Kind>::registers];
+};
+
+template <UnitKind Kind>
+[[gnu::always_inline]] inline Tables<Kind> load_tables(const UnitTables& from) {
+  Tables<Kind> out;
+  HIGGS_UNROLL
+  for (int c = 0; c < Unit<Kind>::coordinates; ++c) HIGGS_UNROLL
+  for (int r = 0; r < Unit<Kind>::registers; ++r)
+    out.table[c][r] = _mm512_loadu_si512(from.bytes[c] + 64 * r);
+  return out;
+}
+
+/// The units of half a step, 4 for each of 16 rows in a vector. Bits above those of a unit are left as they come:
+/// permutes ignore bits 6 and 7, and tables of 4 bits are repeated.
+template <UnitKind Kind>
+[[gnu::always_inline]] inline void load_units(const std::uint8_t* codes, __m512i* unit) {
+  unit[0] = _mm512_loadu_si512(codes);
+  if constexpr (Unit<Kind>::bits == 4) unit[1] = _mm512_srli_epi16(unit[0], 4);
+  if constexpr (Unit<Kind>::bits == 6) {
+    unit[1] = _mm512_loadu_si512(codes + 64);
+    unit[2] = _mm512_loadu_si512(codes + 128);
+    const __m512i b = _mm512_srli_epi16(unit[1], 4), c = _mm512_srli_epi16(unit[2], 2);
+    // Bitwise select, 0xca: where the mask is set the second operand, else the third.
+    const __m512i bc = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x0c), b, c, 0xca);
+    unit[3] = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x03), _mm512_srli_epi16(unit[0], 6), bc, 0xca);
+  }
+}
+
+/// One coordinate of 64 units, 128 added.
+template <UnitKind Kind>
+[[gnu::always_inline]] inline __m512i decode(const Tables<Kind>& tables, int c, __m512i unit) {
+  if constexpr (Kind == UnitKind::Byte1) return unit;
+  if constexpr (Unit<Kind>::bits < 8) return _mm512_permutexvar_epi8(unit, tables.table[c][0]);
+  // Two tables of 128 entries. Each lookup replaces the units that are its own and leaves the others: no blend.
+  if constexpr (Unit<Kind>::bits == 8 && Kind != UnitKind::Byte1) {
+    const __mmask64 high = _mm512_movepi8_mask(unit);
+    const __m512i low =
+        _mm512_mask2_permutex2var_epi8(tables.table[c][0], unit, _knot_mask64(high), tables.table[c][1]);
+    return _mm512_mask2_permutex2var_epi8(tables.table[c][2], low, high, tables.table[c][3]);
+  }
+}
+
+/// The factors of a group's rows.
+[[gnu::always_inline]] inline void load_scales(const std::uint8_t* group, __m512* scales) {
+  scales[0] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group)));
+  scales[1] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 32)));
+}
+
+/// The sum over a run from the accumulators of its planes; by value, since g++ keeps arrays whose address is taken in
+/// memory. One plane passes itself twice.
+template <int Planes>
+[[gnu::always_inline]] inline __m512i join_planes(__m512i high, __m512i low) {
+  if constexpr (Planes == 1) return high;
+  return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+
+/// Adds a run to the sums of one row of x.
+[[gnu::always_inline]] inline void add_run(__m512i sum, float step, std::int32_t correction, __m512 scale,
+                                           float* y) {
+  sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(correction));
+  const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(step));
+  _mm512_storeu_ps(y, _mm512_fmadd_ps(scaled, scale, _mm512_loadu_ps(y)));
+}
+
+[[gnu::always_inline]] inline __m512i broadcast_quad(const std::uint8_t* quad) {
+  int value;
+  std::memcpy(&value, quad, 4);
+  return _mm512_set1_epi32(value);
+}
+
+/// total + dot products of each lane's 4 bytes. The empty statement ties the result to the register of the sum:
+/// g++ 12 otherwise keeps every sum twice and spills half of them.
+[[gnu::always_inline]] inline __m512i add_dot(__m512i total, __m512i weights, __m512i x) {
+  total = _mm512_dpbusd_epi32(total, weights, x);
+  asm("" : "+v"(total));
+  return total;
+}
+
+/// Few rows of x: codes go from memory to registers to the dot product. sums (Rows, 32) +=.
+template <UnitKind Kind, int Rows, int Planes>
+inline void stream_strip(const StripProduct& p, const Panel& panel, float* sums) noexcept {
+  using U = Unit<Kind>;
+  constexpr int columns = Rows * Planes;
+  constexpr std::int64_t step_bytes = 128 * U::loads, act_bytes = 4 * columns * U::quads;
+  const Tables<Kind> tables = load_tables<Kind>(*p.tables);
+  const std::int64_t steps = p.layout->steps_per_group(), run_steps = p.steps_per_run();
+  const std::uint8_t* codes = p.strip;
+  const std::uint8_t* quads = panel.quads;
+  const float* step = panel.steps;
+  const std::int32_t* correction = panel.corrections;
+  for (std::int64_t g = 0; g < p.layout->groups; ++g) {
+    __m512 scales[2];
+    load_scales(codes, scales);
+    codes += 2 * strip_rows;
+    for (std::int64_t first = 0; first < steps; first += run_steps) {
+      __m512i total[2][U::planes][columns];
+      HIGGS_UNROLL
+      for (int i = 0; i < U::planes * columns; ++i)
+        total[0][i / columns][i % columns] = total[1][i / columns][i % columns] = _mm512_setzero_si512();
+      for (std::int64_t s = std::min(run_steps, steps - first); s > 0;
+           --s, codes += step_bytes, quads += act_bytes) {
+        HIGGS_UNROLL
+        for (int i = 0; i < 2 * U::loads; ++i)
+          _mm_prefetch(reinterpret_cast<const char*>(codes + 4096 + 64 * i), _MM_HINT_T0);
+        __m512i unit[2][4];
+        load_units<Kind>(codes, unit[0]);
+        load_units<Kind>(codes + step_bytes / 2, unit[1]);
+        HIGGS_UNROLL
+        for (int v = 0; v < U::vectors; ++v) {
+          HIGGS_UNROLL
+          for (int d = 0; d < U::dim; ++d) {
+            __m512i w[2][U::planes];
+            HIGGS_UNROLL
+            for (int plane = 0; plane < U::planes; ++plane) {
+              w[0][plane] = decode<Kind>(tables, plane + d, unit[0][v]);
+              w[1][plane] = decode<Kind>(tables, plane + d, unit[1][v]);
+            }
+            HIGGS_UNROLL
+            for (int c = 0; c < columns; ++c) {
+              const __m512i x = broadcast_quad(quads + 4 * ((v * U::dim + d) * columns + c));
+              HIGGS_UNROLL
+              for (int plane = 0; plane < U::planes; ++plane) {
+                total[0][plane][c] = add_dot(total[0][plane][c], w[0][plane], x);
+                total[1][plane][c] = add_dot(total[1][plane][c], w[1][plane], x);
+              }
+            }
+          }
+        }
+      }
+      HIGGS_UNROLL
+      for (int plane = 0; plane < U::planes; ++plane) {
+        const __m512 factor = _mm512_set1_ps(plane == 0 ? 1.0f : 256.0f);
+        HIGGS_UNROLL
+        for (int i = 0; i < 2 * Rows; ++i)
+          add_run(join_planes<Planes>(total[i % 2][plane][i / 2 * Planes],
+                                      total[i % 2][plane][i / 2 * Planes + Planes - 1]),
+                  step[i / 2], correction[i / 2], _mm512_mul_ps(scales[i % 2], factor),
+                  sums + i / 2 * strip_rows + i % 2 * 16);
+      }
+      step += Rows;
+      correction += Rows;
+    }
+  }
+}
+
+/// Decodes steps into a plane of coordinates for each: out[plane] (quads, 32 rows, 4), 128 added.
+template <UnitKind Kind>
+inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps,
+                       std::uint8_t* out, std::int64_t plane_bytes) noexcept {
+  using U = Unit<Kind>;
+  const Tables<Kind> tables = load_tables<Kind>(*p.tables);
+  for (; steps > 0; --steps, codes += 128 * U::loads, out += 128 * U::quads) {
+    HIGGS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      __m512i unit[4];
+      load_units<Kind>(codes + half * 64 * U::loads, unit);
+      HIGGS_UNROLL
+      for (int v = 0; v < U::vectors; ++v) HIGGS_UNROLL
+      for (int c = 0; c < U::coordinates; ++c)
+        _mm512_store_si512(out + (U::planes == 2 ? c * plane_bytes : (v * U::dim + c) * 128) + half * 64,
+                           decode<Kind>(tables, c, unit[v]));
+    }
+  }
+}
+
+/// A decoded run times a panel: columns = rows * planes of it. sums (rows, 32) +=.
+template <int Columns, int Planes>
+inline void dot_run(const std::uint8_t* weights, const std::uint8_t* quads, std::int64_t count,
+                    const float* step, const std::int32_t* correction, const __m512* scales,
+                    float* sums) noexcept {
+  __m512i total[2][Columns];
+  HIGGS_UNROLL
+  for (int c = 0; c < Columns; ++c) total[0][c] = total[1][c] = _mm512_setzero_si512();
+  for (; count > 0; --count, weights += 128, quads += 4 * Columns) {
+    const __m512i w0 = _mm512_load_si512(weights), w1 = _mm512_load_si512(weights + 64);
+    HIGGS_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      const __m512i x = broadcast_quad(quads + 4 * c);
+      total[0][c] = add_dot(total[0][c], w0, x);
+      total[1][c] = add_dot(total[1][c], w1, x);
+    }
+  }
+  HIGGS_UNROLL
+  for (int c = 0; c < Columns; c += Planes) {
+    const int row = c / Planes;
+    const int last = c + Planes - 1;
+    add_run(join_planes<Planes>(total[0][c], total[0][last]), step[row], correction[row], scales[0],
+            sums + row * strip_rows);
+    add_run(join_planes<Planes>(total[1][c], total[1][last]), step[row], correction[row], scales[1],
+            sums + row * strip_rows + 16);
+  }
+}
+
+using DotRun = void (*)(const std::uint8_t*, const std::uint8_t*, std::int64_t, const float*,
+                        const std::int32_t*, const __m512*, float*) noexcept;
+/// By rows of a panel.
+template <int Planes>
+inline constexpr DotRun dot_runs[13] = {};
+template <>
+inline constexpr DotRun dot_runs<2>[13] = {nullptr,       dot_run<2, 2>,  dot_run<4, 2>, dot_run<6, 2>,
+                                           dot_run<8, 2>, dot_run<10, 2>, dot_run<12, 2>};
+template <>
+inline constexpr DotRun dot_runs<1>[13] = {
+    nullptr,       dot_run<1, 1>, dot_run<2, 1>, dot_run<3, 1>,  dot_run<4, 1>,  dot_run<5, 1>, dot_run<6, 1>,
+    dot_run<7, 1>, dot_run<8, 1>, dot_run<9, 1>, dot_run<10, 1>, dot_run<11, 1>, dot_run<12, 1>};
+
+/// Many rows of x: a run of the strip is decoded into the first cache once, then multiplied with all panels.
+template <UnitKind Kind>
+inline void decoded_strip(const StripProduct& p, const Panel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  using U = Unit<Kind>;
+  constexpr std::int64_t plane_bytes = 512 * strip_rows;
+  alignas(64) std::uint8_t weights[U::planes * plane_bytes];
+  const int planes = p.runs->planes;
+  const std::int64_t steps = p.layout->steps_per_group(), run_steps = p.steps_per_run();
+  std::int64_t run = 0, first_quad = 0;
+  const std::uint8_t* codes = p.strip;
+  for (std::int64_t g = 0; g < p.layout->groups; ++g) {
+    __m512 scales[2][2];
+    load_scales(codes, scales[0]);
+    scales[1][0] = _mm512_mul_ps(scales[0][0], _mm512_set1_ps(256.0f));
+    scales[1][1] = _mm512_mul_ps(scales[0][1], _mm512_set1_ps(256.0f));
+    codes += 2 * strip_rows;
+    for (std::int64_t first = 0; first < steps; first += run_steps, ++run) {
+      const std::int64_t count = std::min(run_steps, steps - first), quads = count * U::quads;
+      decode_run<Kind>(p, codes, count, weights, plane_bytes);
+      float* y = sums;
+      for (std::int64_t i = 0; i < panel_count; ++i) {
+        const Panel& panel = panels[i];
+        const DotRun dot = planes == 2 ? dot_runs<2>[panel.rows] : dot_runs<1>[panel.rows];
+        for (int plane = 0; plane < U::planes; ++plane)
+          dot(weights + plane * plane_bytes, panel.quads + first_quad * 4 * panel.rows * planes, quads,
+              panel.steps + run * panel.rows, panel.corrections + run * panel.rows, scales[plane], y);
+        y += panel.rows * strip_rows;
+      }
+      first_quad += quads;
+      codes += count * 128 * U::loads;
+    }
+  }
+}
+
+/// Rows of x up to which codes are decoded in registers.
+inline constexpr int max_stream_rows = 4;
+
+template <UnitKind Kind>
+inline void strip_product(const StripProduct& p, const Panel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  if (panel_count > 1) return decoded_strip<Kind>(p, panels, panel_count, sums);
+  if (p.runs->planes == 2) switch (panels->rows) {
+      case 1:
+        return stream_strip<Kind, 1, 2>(p, *panels, sums);
+      case 2:
+        return stream_strip<Kind, 2, 2>(p, *panels, sums);
+      default:
+        return decoded_strip<Kind>(p, panels, 1, sums);
+    }
+  switch (panels->rows) {
+    case 1:
+      return stream_strip<Kind, 1, 1>(p, *panels, sums);
+    case 2:
+      return stream_strip<Kind, 2, 1>(p, *panels, sums);
+    default:
+      return decoded_strip<Kind>(p, panels, 1, sums);
+  }
+}
+
+inline void strip_product(const StripProduct& p, const Panel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  switch (p.tables->kind) {
+    case UnitKind::Nibble1:
+      return strip_product<UnitKind::Nibble1>(p, panels, panel_count, sums);
+    case UnitKind::Nibble2:
+      return strip_product<UnitKind::Nibble2>(p, panels, panel_count, sums);
+    case UnitKind::Six2:
+      return strip_product<UnitKind::Six2>(p, panels, panel_count, sums);
+    case UnitKind::Byte1:
+      return strip_product<UnitKind::Byte1>(p, panels, panel_count, sums);
+    case UnitKind::Byte2:
+      return strip_product<UnitKind::Byte2>(p, panels, panel_count, sums);
+    case UnitKind::Byte4:
+      return strip_product<UnitKind::Byte4>(p, panels, panel_count, sums);
+    case UnitKind::Wide1:
+      return strip_product<UnitKind::Wide1>(p, panels, panel_count, sums);
+  }
+}
+
+}  // namespace avx512
+HIGGS_TARGET_END
+#endif
+
+/// How panels are laid out for an instruction set, and how many rows share one.
+inline QuadOrder quad_order(Isa isa) noexcept {
+  return isa == Isa::Avx512 ? QuadOrder::Bytes : QuadOrder::Words;
+}
+inline int panel_rows(Isa isa, Activations kind) noexcept {
+  return isa != Isa::Avx512 ? word_panel_rows : kind == Activations::Int16 ? 6 : 12;
+}
+
+/// sums (all rows of the panels, 32) += activations times the strip's weights, without 2^exponent.
+inline void strip_product(const StripProduct& p, const Panel* panels, std::int64_t panel_count, float* sums,
+                          Isa isa) noexcept {
+#if defined(HIGGS_TARGET_BEGIN)
+  if (isa == Isa::Avx512) return avx512::strip_product(p, panels, panel_count, sums);
+#endif
+  strip_product_words(p, panels, panel_count, sums, isa);
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// A quantized matrix made ready for many products: what an engine keeps.
+#pragma once
+
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/matmul/strip_product.hpp>
+#include <higgs/pack/tiles.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <span>
+#include <variant>
+
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
+
+namespace higgs {
+inline namespace v0 {
+
+namespace detail {
+
+/// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
+inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
+  constexpr std::size_t huge = std::size_t{1} << 21;
+  const auto alignment = std::align_val_t{bytes >= huge ? huge : std::size_t{64}};
+  std::shared_ptr<std::uint8_t[]> out(static_cast<std::uint8_t*>(::operator new(bytes, alignment)),
+                                      [alignment](std::uint8_t* p) { ::operator delete(p, alignment); });
+#if defined(__linux__)
+  if (bytes >= huge) ::madvise(out.get(), bytes, MADV_HUGEPAGE);  // a hint: its failure costs speed only
+#endif
+  return out;
+}
+
+/// Two codes of 2 or 3 bits make a unit.
+template <Codebook Book>
+inline constexpr bool pairs_codes = Book::dim == 1 && code_bits<Book> <= 3;
+
+template <Codebook Book>
+constexpr UnitKind unit_kind() {
+  constexpr int bits = code_bits<Book> * (pairs_codes<Book> ? 2 : 1),
+                dim = Book::dim * (pairs_codes<Book> ? 2 : 1);
+  constexpr bool wide = sizeof(typename Book::Element) == 2;
+  constexpr bool known = wide        ? bits <= 8 && dim == 1
+                         : bits <= 4 ? dim <= 2
+                         : bits <= 6 ? dim == 2
+                                     : bits <= 8 && (dim == 2 || dim == 4);
+  static_assert(
+      known || std::is_same_v<Book, UniformCodebook8>,
+      "TiledMatrix has no kernel for this codebook; matmul(x, QuantizedMatrix) works for all of them");
+  if constexpr (std::is_same_v<Book, UniformCodebook8>) return UnitKind::Byte1;
+  if constexpr (wide) return UnitKind::Wide1;
+  if constexpr (bits <= 4) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
+  if constexpr (bits <= 6) return UnitKind::Six2;
+  return dim == 2 ? UnitKind::Byte2 : UnitKind::Byte4;
+}
+
+template <Codebook Book>
+UnitTables make_unit_tables(const Book& book) {
+  constexpr int width = pairs_codes<Book> ? 2 : 1;  // codes of a unit
+  UnitTables out;
+  out.kind = unit_kind<Book>();
+  out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
+  out.dim = Book::dim * width;
+  out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
+  for (int unit = 0; unit < 1 << out.unit_bits; ++unit) {
+    int code = unit;
+    for (int i = 0; i < width; ++i, code >>= code_bits<Book>) {
+      const auto index =
+          static_cast<typename Book::Index>(std::min(code % (1 << (width == 1 ? 8 : code_bits<Book>)),
+                                                     Book::size - 1));  // codes beyond the last do not occur
+      const typename Book::Point point = book.decode(index);
+      for (int d = 0; d < Book::dim; ++d) {
+        const int value = point[static_cast<std::size_t>(d)], c = i * Book::dim + d;
+        expects(value <= 127 * 256 + 127, "higgs::TiledMatrix: coordinates must not exceed 32639");
+        const int high = out.planes == 2 ? (value + 128) >> 8 : 0, low = value - 256 * high;
+        const int parts[2] = {low, high};
+        for (int plane = 0; plane < out.planes; ++plane) {
+          out.words[(plane * 256 + unit) * out.dim + c] = static_cast<std::int16_t>(parts[plane]);
+          for (int copy = unit; copy < (out.unit_bits == 8 ? 256 : 64); copy += 1 << out.unit_bits)
+            out.bytes[plane + c][copy] = static_cast<std::uint8_t>(parts[plane] + 128);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace detail
+
+/// The weights of one linear layer in tile order. A value: copies share the bytes. It needs the matrix that it was made
+/// from no longer.
+class TiledMatrix {
+ public:
+  TiledMatrix() = default;
+
+  /// Repacks `w`, about as fast as memory copies.
+  template <Codebook Book>
+  explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor())
+      : layout_(w.layout),
+        seed_(w.seed),
+        exponent_(w.exponent),
+        tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book))) {
+    tiles_ = {.rows = w.rows(),
+              .groups = w.layout.groups(),
+              .codes_per_group = w.layout.codes_per_group(Book::dim),
+              .code_bits = code_bits<Book>,
+              .unit_bits = tables_->unit_bits,
+              .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
+    const auto bytes = static_cast<std::size_t>(tiles_.bytes());
+    const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
+    pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
+    data_ = memory;
+  }
+  explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor())
+      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor); }, w)) {}
+
+  std::int64_t rows() const noexcept { return layout_.rows; }
+  std::int64_t cols() const noexcept { return layout_.cols; }
+  const CodeLayout& layout() const noexcept { return layout_; }
+  std::optional<std::uint64_t> seed() const noexcept { return seed_; }
+  int exponent() const noexcept { return exponent_; }
+  /// Codes and scales as a product reads them.
+  std::span<const std::uint8_t> bytes() const noexcept {
+    return {data_.get(), static_cast<std::size_t>(tiles_.bytes())};
+  }
+
+  const TileLayout& tiles() const noexcept { return tiles_; }
+  const detail::UnitTables& tables() const noexcept { return *tables_; }
+
+ private:
+  CodeLayout layout_;
+  std::optional<std::uint64_t> seed_;
+  int exponent_ = 0;
+  TileLayout tiles_;
+  std::shared_ptr<const detail::UnitTables> tables_;
+  std::shared_ptr<const std::uint8_t[]> data_;
+};
+
+}  // namespace v0
+}  // namespace higgs
