@@ -7,7 +7,7 @@
 #include <higgs/core/executor.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/quantizer.hpp>
+#include <higgs/scale/input_scale.hpp>
 
 #include <algorithm>
 #include <array>
@@ -332,7 +332,9 @@ inline double bits_per_weight(const Baseline& format, std::int64_t rows, std::in
 /// cut in groups. Throws InvalidArgument for NaN and infinite weights.
 inline double round_to(const Baseline& format, MatrixView<float> w, Executor& executor = default_executor()) {
   const double bits = bits_per_weight(format, w.rows, w.cols);
-  const float largest = max_magnitude(w, executor);
+  ColumnStatistics columns(w.cols);
+  columns.add(w, executor);
+  const float largest = columns.max_magnitude();
   const std::int64_t grain = std::max<std::int64_t>(1, 65536 / w.cols);
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> row(static_cast<std::size_t>(w.cols));

@@ -24,9 +24,11 @@ struct Options : CommonOptions {
   std::vector<std::string> methods = default_methods();
 };
 
+constexpr std::int64_t calibrate_tokens = 4096;
+
 std::string table_line(const ComparisonRow& row) {
   char line[160];
-  std::snprintf(line, sizeof line, "%-14s %7.4f  %9.6f  %10.4f  %9.6f\n", row.method.c_str(), row.bits,
+  std::snprintf(line, sizeof line, "%-18s %7.4f  %9.6f  %10.4f  %9.6f\n", row.method.c_str(), row.bits,
                 row.t2, row.perplexity, row.kl);
   return line;
 }
@@ -47,14 +49,18 @@ void compare(const Options& options) {
   };
   ComparisonRow reference{.method = "reference", .bits = 32};
   reference.perplexity = evaluator.set_reference(model, progress).perplexity();
-  out << "method            bits         t^2  perplexity         KL\n" << table_line(reference) << std::flush;
+  out << "method                bits         t^2  perplexity         KL\n" << table_line(reference) << std::flush;
 
+  InputSquares input_squares;  // on random tokens; measured if a method wants them
   std::vector<ComparisonRow> rows;
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const std::string& method : options.methods) {
     ++finished;
     ComparisonRow row;
-    const Transformer candidate = with_method(model, method, row, *executor);
+    if (wants_input_squares(method) && input_squares.empty())
+      input_squares = measure_inputs(source, calibration_tokens(source, "random", calibrate_tokens),
+                                     options.window, *executor);
+    const Transformer candidate = with_method(model, method, input_squares, row, *executor);
     const Evaluation result = evaluator.evaluate(candidate, progress);
     row.perplexity = result.perplexity();
     row.kl = result.kl.value();
@@ -86,7 +92,7 @@ void add_compare(CLI::App& app) {
   command->add_option("--tokens", options->tokens, "use the first so many tokens of the text (0: all)")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--methods", options->methods, "formats: \"higgs CODEBOOK\" or a baseline's name")
+  command->add_option("--methods", options->methods, "formats: \"higgs CODEBOOK\", with \" random\" if calibrated by random tokens, or a baseline's name")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")

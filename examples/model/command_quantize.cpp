@@ -20,9 +20,11 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options : CommonOptions {
-  std::string model, out, skip;
+  std::string model, out, skip, calibrate;
+  std::int64_t calibrate_tokens = 4096;
   QuantizeRequest request;
   std::uint64_t seed = 0;
+  bool no_input_scales = false;
   bool no_signs = false;
 };
 
@@ -71,9 +73,17 @@ ordered_json describe(const std::string& folder) {
 void quantize(Options& options) {
   if (!options.skip.empty()) options.request.skip = parse_regex(options.skip);
   options.request.options.seed = options.seed;
+  options.request.options.input_scales = !options.no_input_scales;
   if (options.no_signs) options.request.options.seed.reset();
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  if (!options.calibrate.empty()) {
+    const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
+    ProgressBar bar("calibrate", "blocks");
+    options.request.input_squares =
+        measure_inputs(source, tokens, std::min<std::int64_t>(512, source.require_config().context), *executor,
+                       [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  }
   std::string note;
   {
     ProgressBar bar("quantize", "weights");
@@ -119,6 +129,15 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
+  command->add_flag("--no-input-scales", options->no_input_scales, "leave the columns of a matrix as they are");
+  command
+      ->add_option("--calibrate", options->calibrate,
+                   "measure the inputs of each layer first: \"random\" (random tokens, no data needed) or a text file")
+      ->type_name("random|FILE")
+      ->excludes("--no-input-scales");
+  command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
   options->add_to(*command);

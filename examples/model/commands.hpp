@@ -54,6 +54,7 @@ void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
+void add_sensitivity(CLI::App& app);
 void add_generate(CLI::App& app);
 
 }  // namespace higgs::model

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compare.hpp"
 
+#include <higgs/matmul/decode.hpp>
 #include <higgs/quantizer.hpp>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <optional>
+#include <span>
 #include <utility>
 #include <variant>
 
@@ -17,7 +19,7 @@ namespace higgs::model {
 
 namespace {
 
-constexpr std::string_view higgs_prefix = "higgs ";
+constexpr std::string_view higgs_prefix = "higgs ", random_suffix = " random";
 
 double relative_error(MatrixView<const float> rounded, MatrixView<const float> exact) {
   double error = 0, norm = 0;
@@ -32,17 +34,26 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
 
 /// One layer's weights in the format, its bits a weight and its t^2.
 struct Converted {
-  std::variant<DenseMatrix, AnyQuantizedMatrix> weight;
+  std::variant<DenseMatrix, TiledMatrix> weight;
   double bits = 0;
   double t2 = 0;
 };
 
-Converted convert(const DenseMatrix& dense, std::string_view method, Executor& executor) {
+Converted convert(const DenseMatrix& dense, std::string_view method, std::span<const double> input_squares,
+                  Executor& executor) {
   if (method.starts_with(higgs_prefix)) {
-    AnyQuantizedMatrix quantized = quantize(dense.view(), method.substr(higgs_prefix.size()), {}, executor);
-    const auto [bits, t2] =
-        std::visit([](const auto& w) { return std::pair(w.bits_per_weight(), w.t2); }, quantized);
-    return {std::move(quantized), bits, t2};
+    std::string_view codebook = method.substr(higgs_prefix.size());
+    QuantizeOptions options;
+    if (wants_input_squares(method)) {
+      codebook.remove_suffix(random_suffix.size());
+      options.input_squares = input_squares;
+    }
+    AnyQuantizedMatrix quantized = quantize(dense.view(), codebook, options, executor);
+    std::vector<float> values(dense.values->size());
+    const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
+    dequantize(quantized, rounded, executor);
+    const double bits = std::visit([](const auto& w) { return w.bits_per_weight(); }, quantized);
+    return {TiledMatrix(quantized, executor), bits, relative_error(rounded, dense.view())};
   }
   std::vector<float> values(*dense.values);
   const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
@@ -137,21 +148,33 @@ class Plot {
 }  // namespace
 
 std::vector<std::string> default_methods() {
-  return {"higgs 1x16", "higgs 2x256", "nf4-64",  "nf4-1024",   "af4-64",      "af4-1024",    "int4-64",  "hqq4-64",
-          "higgs 1x8",  "higgs 2x64",  "int3-64", "hqq3-64",    "higgs 1x4",   "higgs 2x16",  "higgs 4x256", "int2-64",
-          "hqq2-64"};
+  return {"higgs 1x16", "higgs 2x256",        "higgs 2x256 random", "nf4-64",     "nf4-1024",          "af4-64",
+          "af4-1024",   "int4-64",            "hqq4-64",            "higgs 1x8",  "higgs 2x64",        "higgs 2x64 random",
+          "int3-64",    "hqq3-64",            "higgs 1x4",          "higgs 2x16", "higgs 2x16 random", "higgs 4x256",
+          "higgs 4x256 random", "int2-64",    "hqq2-64"};
 }
 
-Transformer with_method(const Transformer& model, std::string_view method, ComparisonRow& row, Executor& executor) {
+bool wants_input_squares(std::string_view method) noexcept {
+  return method.starts_with(higgs_prefix) && method.ends_with(random_suffix);
+}
+
+Transformer with_method(const Transformer& model, std::string_view method, const InputSquares& input_squares,
+                        ComparisonRow& row, Executor& executor) {
   Transformer out = model;
   row.method = method;
   row.bits = row.t2 = 0;
   double weights = 0;
-  for (Block& block : out.weights.blocks)
-    for (Linear& linear : block.linear) {
+  for (std::size_t index = 0; index < out.weights.blocks.size(); ++index)
+    for (const Part part : all_parts) {
+      Linear& linear = out.weights.blocks[index][part];
+      const auto squares = input_squares.find(weight_name(static_cast<std::int64_t>(index), part));
+      expects(!wants_input_squares(method) || squares != input_squares.end(),
+              "higgs::model::with_method: the method wants input squares of every layer");
       const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
       expects(dense != nullptr, "higgs::model::with_method: the model is quantized; it must be dense");
-      Converted converted = convert(*dense, method, executor);
+      Converted converted = convert(*dense, method,
+                                    squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(),
+                                    executor);
       const double count = static_cast<double>(linear.rows()) * static_cast<double>(linear.cols());
       row.bits += converted.bits * count;
       row.t2 += converted.t2 * count;

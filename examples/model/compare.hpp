@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "calibrate.hpp"
 #include "evaluate.hpp"
 #include "transformer.hpp"
 
@@ -26,11 +27,14 @@ struct ComparisonRow {
 /// The formats that `compare` runs when it is not told which.
 std::vector<std::string> default_methods();
 
-/// `model` with every linear layer of its blocks in the format `method` ("higgs CODEBOOK" or a baseline's name): run
-/// from its codes by HIGGS, from rounded floats otherwise. Fills all of `row` but perplexity and kl. Throws
-/// InvalidArgument if there is no such format.
-Transformer with_method(const Transformer& model, std::string_view method, ComparisonRow& row,
-                        Executor& executor = default_executor());
+/// Whether a method is calibrated with random tokens: "higgs 2x256 random".
+bool wants_input_squares(std::string_view method) noexcept;
+
+/// `model` with every linear layer of its blocks in the format `method` ("higgs CODEBOOK", "higgs CODEBOOK random" or a
+/// baseline's name): run from its codes by HIGGS, from rounded floats otherwise. Fills all of `row` but perplexity and
+/// kl. Throws InvalidArgument if there is no such format, or it wants input squares that are missing.
+Transformer with_method(const Transformer& model, std::string_view method, const InputSquares& input_squares,
+                        ComparisonRow& row, Executor& executor = default_executor());
 
 /// A page with the table and a picture of KL over bits. `title` and the methods may hold any characters.
 std::string comparison_page(const std::string& title, const ComparisonRow& reference,

@@ -5,8 +5,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <charconv>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace higgs::model {
 
@@ -26,6 +29,15 @@ auto parse_json(std::string_view text, const std::string& source, Read&& read) {
   } catch (const nlohmann::json::exception& error) {
     throw FormatError(source + ": " + error.what());
   }
+}
+
+/// A whole number below 2^64 in decimal digits; throws FormatError, which names `source`, for other text.
+inline std::uint64_t parse_decimal(std::string_view digits, const std::string& source) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc{} || end != digits.data() + digits.size())
+    throw FormatError(source + ": \"" + std::string(digits) + "\" is no number below 2^64");
+  return value;
 }
 
 }  // namespace higgs::model

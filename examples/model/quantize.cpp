@@ -8,9 +8,11 @@
 #include <higgs/store/checkpoint_writer.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -33,22 +35,32 @@ void for_pieces(const ModelTensor& tensor, Work&& work) {
   }
 }
 
-// The type that a tensor is kept in: its own where safetensors has it.
+// The type that a tensor is kept in: its own where safetensors has it. GGUF's blocks of few bits become F16, whose
+// rounding is far below theirs, unless a weight is too large for it.
 DType kept_dtype(const ModelTensor& tensor) {
-  const auto own = dtype_named(tensor.stored->dtype);
-  return own && tensor.interleaved == 0 ? *own : DType::F32;
+  if (const auto own = dtype_named(tensor.stored->dtype)) return tensor.interleaved == 0 ? *own : DType::F32;
+  float most = 0;
+  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
+    for (std::int64_t i = 0; i < piece.size(); ++i) most = std::max(most, std::fabs(piece.data[i]));
+  });
+  return most <= 65504 ? DType::F16 : DType::F32;
 }
 
-void copy_tensor(const ModelTensor& tensor, CheckpointWriter& writer) {
-  if (dtype_name(kept_dtype(tensor)) == tensor.stored->dtype && tensor.interleaved == 0) {
+void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& writer) {
+  const auto write = [&](std::int64_t first_row, const auto* values, std::int64_t count) {
+    const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(*values);
+    writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first_row) * row_bytes,
+                        {reinterpret_cast<const std::uint8_t*>(values), static_cast<std::size_t>(count) * sizeof(*values)});
+  };
+  if (dtype_name(dtype) == tensor.stored->dtype && tensor.interleaved == 0) {
     writer.write_tensor(tensor.name, 0, tensor.stored->data);
     release_pages(tensor.stored->data);
   } else {
     for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
-      const auto* bytes = reinterpret_cast<const std::uint8_t*>(piece.data);
-      const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(float);
-      writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first) * row_bytes,
-                          {bytes, static_cast<std::size_t>(piece.size()) * sizeof(float)});
+      if (dtype == DType::F32) return write(first, piece.data, piece.size());
+      std::vector<Half> narrow;
+      for (std::int64_t i = 0; i < piece.size(); ++i) narrow.emplace_back(piece.data[i]);
+      write(first, narrow.data(), piece.size());
     });
   }
   writer.finish_tensor(tensor.name);
@@ -57,18 +69,25 @@ void copy_tensor(const ModelTensor& tensor, CheckpointWriter& writer) {
 // `advance` is called with the weights of each piece done.
 template <class Book, class Advance>
 void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
-                     CheckpointWriter& writer, Executor& executor, Advance&& advance) {
+                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor, Advance&& advance) {
   const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
-  float most = 0;
-  for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+  ColumnStatistics columns(tensor.cols());
+  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
     try {
-      most = std::max(most, max_magnitude(piece, executor, first));
+      columns.add(piece, executor);
     } catch (const InvalidArgument& error) {
       throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
     }
   });
+  std::vector<Half> input_scales;
+  double most = columns.max_magnitude();
+  if (layout.input_scales) {
+    input_scales = columns.input_scales(input_squares);
+    most = columns.max_magnitude(input_scales);
+    writer.write_input_scales(tensor.name, input_scales);
+  }
   const int exponent = scale_exponent(most, layout);
-  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent);
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales);
   typename RowQuantizer<Book>::Error error;
   std::vector<std::uint8_t> codes;
   std::vector<Half> scales;
@@ -89,7 +108,12 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   const QuantizeOptions& options = request.options;
   std::string out = request.codebook + " " + std::to_string(options.block) + " " +
                     std::to_string(options.group) + " " +
-                    (options.seed ? std::to_string(*options.seed) : "none");
+                    (options.seed ? std::to_string(*options.seed) : "none") +
+                    (options.input_scales ? " input scales" : "");
+  for (const auto& [name, squares] : request.input_squares) {
+    out.append("\n").append(name);
+    out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));
+  }
   const auto add = [&](const std::filesystem::path& file) {
     const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
     out.append("\n")
@@ -110,12 +134,6 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   return out;
 }
 
-void write_file(const std::filesystem::path& path, const std::string& text) {
-  FileWriter file(path, text.size());
-  file.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
-  file.commit();
-}
-
 // Brings configuration and tokenizer to `folder`.
 std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
   if (source.folder()) {
@@ -123,13 +141,13 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
                              "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                              "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
       if (const auto file = *source.folder() / name; std::filesystem::exists(file))
-        write_file(folder / name, read_text(file));
+        write_text(folder / name, read_text(file));
     return "";
   }
   if (!source.config()) return "";
-  write_file(folder / "config.json", write_config(*source.config()));
+  write_text(folder / "config.json", write_config(*source.config()));
   try {
-    write_file(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
+    write_text(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
   } catch (const FormatError& error) {
     return std::string("the tokenizer was left out: ") + error.what();
   }
@@ -174,13 +192,21 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
     const auto is_layer = [&](const ModelTensor& tensor) {
       return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
     };
-    for (const ModelTensor& tensor : source.tensors())
-      if (!is_layer(tensor)) contents.add_tensor({tensor.name, kept_dtype(tensor), tensor.stored->shape});
+    std::vector<std::pair<const ModelTensor*, DType>> kept;
+    for (const ModelTensor& tensor : source.tensors()) {
+      if (is_layer(tensor)) continue;
+      kept.emplace_back(&tensor, kept_dtype(tensor));
+      contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
+    }
 
+    const auto squares_of = [&](const ModelTensor& tensor) {
+      const auto found = request.input_squares.find(tensor.name);
+      return found == request.input_squares.end() ? std::span<const double>() : std::span(found->second);
+    };
     std::filesystem::create_directories(folder);
     CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
-    for (const ModelTensor& tensor : source.tensors())
-      if (!is_layer(tensor) && !writer.finished(tensor.name)) copy_tensor(tensor, writer);
+    for (const auto& [tensor, dtype] : kept)
+      if (!writer.finished(tensor->name)) copy_tensor(*tensor, dtype, writer);
     for (const ModelTensor* tensor : matrices) {
       const auto advance = [&](std::int64_t weights) {
         done += weights;
@@ -189,7 +215,7 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
       if (writer.finished(tensor->name))
         advance(tensor->rows() * tensor->cols());
       else
-        quantize_tensor<Book>(*tensor, name, request.options, writer, executor, advance);
+        quantize_tensor<Book>(*tensor, name, request.options, squares_of(*tensor), writer, executor, advance);
     }
     note = write_companions(source, folder);
     writer.commit();

@@ -2,6 +2,7 @@
 // Quantizes a whole model to a folder that can be run, in bounded memory, and goes on after a kill.
 #pragma once
 
+#include "calibrate.hpp"
 #include "source.hpp"
 
 #include <higgs/core/executor.hpp>
@@ -20,6 +21,7 @@ namespace higgs::model {
 struct QuantizeRequest {
   std::string codebook = "2x256";  ///< one of shipped_codebook_names()
   QuantizeOptions options{};
+  InputSquares input_squares{};  ///< for better input scales, where known; see measure_inputs()
   std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are
   /// Called as work proceeds with the weights done, those to do, and the matrix in work.
   std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress{};

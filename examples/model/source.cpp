@@ -50,6 +50,12 @@ std::string read_text(const std::filesystem::path& path) {
   return {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()};
 }
 
+void write_text(const std::filesystem::path& path, const std::string& text) {
+  FileWriter file(path, text.size());
+  file.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+  file.commit();
+}
+
 Vocabulary read_vocabulary(const GgufFile& file, const std::string& source) {
   const auto refuse = [&](const std::string& what) { throw FormatError(source + ": " + what); };
   const auto array = [&](std::string_view key) -> const GgufArray& {

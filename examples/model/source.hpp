@@ -83,5 +83,7 @@ Vocabulary read_vocabulary(const GgufFile& file, const std::string& source);
 std::string hugging_face_name(std::string_view gguf_name);
 /// The whole of a file. Throws IoError if it cannot be read.
 std::string read_text(const std::filesystem::path& path);
+/// Replaces a file, as a whole or not at all. Throws IoError if it cannot be written.
+void write_text(const std::filesystem::path& path, const std::string& text);
 
 }  // namespace higgs::model

@@ -7,6 +7,7 @@
 #include <higgs/matmul/dense.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -101,17 +102,31 @@ void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, Matri
   const auto count = static_cast<std::int64_t>(tokens.size());
   expects(hidden.rows == count && hidden.cols == config_.width && hidden.col_stride == 1,
           "higgs::model::Transformer::forward: hidden must be (tokens, width)");
-  expects(count <= cache.capacity_ - cache.size_, "higgs::model::Transformer::forward: the cache is full");
   if (count == 0) return;
-
   Buffer residual(count, config_.width);
-  const MatrixView<float> x = residual.view();
-  Scratch scratch(config_, count);
-  for (std::int64_t t = 0; t < count; ++t) {
-    const TokenId id = tokens[static_cast<std::size_t>(t)];
+  embed(tokens, residual.view());
+  run_blocks(0, weights.blocks.size(), residual.view(), cache, executor);
+  cache.size_ += count;
+  finish(residual.view(), hidden, executor);
+}
+
+void Transformer::embed(std::span<const TokenId> tokens, MatrixView<float> x) const {
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    const TokenId id = tokens[t];
     expects(id >= 0 && id < config_.vocabulary,
             "higgs::model::Transformer::forward: an id lies outside the vocabulary");
-    std::copy_n(weights.embedding.view().row(id), config_.width, x.row(t));
+    std::copy_n(weights.embedding.view().row(id), config_.width, x.row(static_cast<std::int64_t>(t)));
+  }
+}
+
+void Transformer::run_blocks(std::size_t first, std::size_t last, MatrixView<float> x, KvCache& cache,
+                             Executor& executor) const {
+  expects(first <= last && last <= weights.blocks.size() && x.cols == config_.width,
+          "higgs::model::Transformer::run_blocks: x must be (tokens, width), the blocks those of the model");
+  expects(x.rows <= cache.capacity_ - cache.size_,
+          "higgs::model::Transformer::forward: the cache is full");
+  Scratch scratch(config_, x.rows);
+  for (std::int64_t t = 0; t < x.rows; ++t) {
     const auto position = static_cast<float>(cache.size_ + t);
     for (std::size_t i = 0; i < frequencies_.size(); ++i) {
       const float angle = position * frequencies_[i];  // rounded to float as in training
@@ -119,11 +134,13 @@ void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, Matri
       scratch.sines.view()(t, static_cast<std::int64_t>(i)) = std::sin(angle);
     }
   }
-  for (std::size_t layer = 0; layer < weights.blocks.size(); ++layer) {
+  for (std::size_t layer = first; layer < last; ++layer) {
     attend(weights.blocks[layer], cache, layer, x, scratch, executor);
     feed_forward(weights.blocks[layer], x, scratch, executor);
   }
-  cache.size_ += count;
+}
+
+void Transformer::finish(MatrixView<const float> x, MatrixView<float> hidden, Executor& executor) const {
   normalize_rows(x, weights.norm, config_.rms_epsilon, hidden, executor);
 }
 
@@ -134,6 +151,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
   const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
                           mixed = scratch.mixed.view(), normal = scratch.normal.view();
   normalize_rows(x, block.attention_norm, config_.rms_epsilon, normal, executor);
+  observe(std::array{Part::Q, Part::K, Part::V}, normal);
   block[Part::Q].apply(normal, q, executor);
   block[Part::K].apply(normal, k, executor);
   block[Part::V].apply(normal, v, executor);
@@ -177,6 +195,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
     const MatrixView<const float> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
     matmul(scores, head_values, mixed.row_range(first, rows).col_range(head * width, width), here);
   });
+  observe(std::array{Part::O}, mixed);
   block[Part::O].apply(mixed, scratch.sum.view(), executor);
   add_to(x, scratch.sum.view());
 }
@@ -186,11 +205,13 @@ void Transformer::feed_forward(const Block& block, MatrixView<float> x, Scratch&
                                Executor& executor) const {
   const MatrixView<float> normal = scratch.normal.view(), gate = scratch.gate.view(), up = scratch.up.view();
   normalize_rows(x, block.ffn_norm, config_.rms_epsilon, normal, executor);
+  observe(std::array{Part::Gate, Part::Up}, normal);
   block[Part::Gate].apply(normal, gate, executor);
   block[Part::Up].apply(normal, up, executor);
   parallel_for(executor, x.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
     swiglu(gate.row(begin), up.row(begin), (end - begin) * gate.cols);
   });
+  observe(std::array{Part::Down}, gate);
   block[Part::Down].apply(gate, scratch.sum.view(), executor);
   add_to(x, scratch.sum.view());
 }

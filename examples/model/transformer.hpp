@@ -10,6 +10,7 @@
 #include <higgs/core/matrix_view.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -49,6 +50,16 @@ class Transformer {
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
                Executor& executor = default_executor()) const;
 
+  /// The steps of forward(), for callers that want the states between blocks: x (tokens, width) is what the
+  /// first block sees of the tokens,
+  void embed(std::span<const TokenId> tokens, MatrixView<float> x) const;
+  /// what blocks [first, last) make of it, after the tokens in `cache`, to which they add no token,
+  void run_blocks(std::size_t first, std::size_t last, MatrixView<float> x, KvCache& cache,
+                  Executor& executor = default_executor()) const;
+  /// and what the output layer sees.
+  void finish(MatrixView<const float> x, MatrixView<float> hidden,
+              Executor& executor = default_executor()) const;
+
   /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass
   /// a few at a time, so that memory stays bounded.
   void logits(MatrixView<const float> hidden, MatrixView<float> logits,
@@ -57,11 +68,16 @@ class Transformer {
   const ModelConfig& config() const noexcept { return config_; }
 
   Weights weights;
+  /// Called with what linear layers read, where set: once for Q, K and V, which read the same, and once for Gate and Up.
+  std::function<void(std::span<const Part> parts, MatrixView<const float> x)> observer;
 
  private:
   struct Scratch;
   void attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
               Executor& executor) const;
+  void observe(std::span<const Part> parts, MatrixView<const float> x) const {
+    if (observer) observer(parts, x);
+  }
   void feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const;
 
   ModelConfig config_;

@@ -40,7 +40,7 @@ class Loader {
     Linear out;
     const std::string weight = prefix + ".weight";
     if (const Checkpoint* checkpoint = source_.checkpoint(); checkpoint && checkpoint->find_layer(weight)) {
-      out.weight = checkpoint->load(weight);
+      out.weight = TiledMatrix(checkpoint->load(weight), executor_);
       if (out.rows() != rows || out.cols() != cols)
         refuse("layer \"" + weight + "\": has not the shape that the configuration asks for");
     } else {
@@ -86,16 +86,16 @@ class Loader {
 
 std::int64_t Linear::rows() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->rows;
-  return std::visit([](const auto& matrix) { return matrix.rows(); }, std::get<AnyQuantizedMatrix>(weight));
+  return std::get<TiledMatrix>(weight).rows();
 }
 
 std::int64_t Linear::cols() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->cols;
-  return std::visit([](const auto& matrix) { return matrix.cols(); }, std::get<AnyQuantizedMatrix>(weight));
+  return std::get<TiledMatrix>(weight).cols();
 }
 
 void Linear::apply(MatrixView<const float> x, MatrixView<float> y, Executor& executor) const {
-  if (const auto* quantized = std::get_if<AnyQuantizedMatrix>(&weight)) {
+  if (const auto* quantized = std::get_if<TiledMatrix>(&weight)) {
     matmul(x, *quantized, y, bias, executor);
     return;
   }
@@ -114,41 +114,49 @@ bool is_block_linear(std::string_view name) noexcept {
          });
 }
 
-Weights load_weights(const ModelSource& source, Executor& executor) {
+Block load_block(const ModelSource& source, std::int64_t index, Executor& executor) {
   const ModelConfig& config = source.require_config();
   const Loader load(source, executor);
   using Bias = Loader::Bias;
   const Bias attention_bias = config.attention_bias ? Bias::Required : Bias::IfThere;
+  const std::string prefix = block_prefix(index);
+  const auto linear = [&](Part part, std::int64_t rows, std::int64_t cols, Bias bias) {
+    return load.linear(part_prefix(index, part), rows, cols, bias);
+  };
+  Block block;
+  block.attention_norm = load.vector(prefix + "input_layernorm.weight", config.width);
+  block.ffn_norm = load.vector(prefix + "post_attention_layernorm.weight", config.width);
+  if (config.head_norms()) {
+    block.q_norm = load.vector(prefix + "self_attn.q_norm.weight", config.head_width);
+    block.k_norm = load.vector(prefix + "self_attn.k_norm.weight", config.head_width);
+  }
+  block[Part::Q] = linear(Part::Q, config.query_width(), config.width, attention_bias);
+  block[Part::K] = linear(Part::K, config.kv_width(), config.width, attention_bias);
+  block[Part::V] = linear(Part::V, config.kv_width(), config.width, attention_bias);
+  block[Part::O] = linear(Part::O, config.width, config.query_width(), Bias::IfThere);
+  block[Part::Gate] = linear(Part::Gate, config.ffn_width, config.width, Bias::IfThere);
+  block[Part::Up] = linear(Part::Up, config.ffn_width, config.width, Bias::IfThere);
+  block[Part::Down] = linear(Part::Down, config.width, config.ffn_width, Bias::IfThere);
+  return block;
+}
+
+std::vector<float> load_rope_factors(const ModelSource& source, Executor& executor) {
+  if (!source.find("rope_freqs.weight")) return {};
+  return Loader(source, executor).vector("rope_freqs.weight", source.require_config().head_width / 2);
+}
+
+Weights load_weights(const ModelSource& source, Executor& executor) {
+  const ModelConfig& config = source.require_config();
+  const Loader load(source, executor);
   Weights out;
   out.embedding = load.matrix("model.embed_tokens.weight", config.vocabulary, config.width);
-  for (std::int64_t i = 0; i < config.layers; ++i) {
-    const std::string prefix = block_prefix(i);
-    const auto linear = [&](Part part, std::int64_t rows, std::int64_t cols, Bias bias) {
-      return load.linear(part_prefix(i, part), rows, cols, bias);
-    };
-    Block block;
-    block.attention_norm = load.vector(prefix + "input_layernorm.weight", config.width);
-    block.ffn_norm = load.vector(prefix + "post_attention_layernorm.weight", config.width);
-    if (config.head_norms()) {
-      block.q_norm = load.vector(prefix + "self_attn.q_norm.weight", config.head_width);
-      block.k_norm = load.vector(prefix + "self_attn.k_norm.weight", config.head_width);
-    }
-    block[Part::Q] = linear(Part::Q, config.query_width(), config.width, attention_bias);
-    block[Part::K] = linear(Part::K, config.kv_width(), config.width, attention_bias);
-    block[Part::V] = linear(Part::V, config.kv_width(), config.width, attention_bias);
-    block[Part::O] = linear(Part::O, config.width, config.query_width(), Bias::IfThere);
-    block[Part::Gate] = linear(Part::Gate, config.ffn_width, config.width, Bias::IfThere);
-    block[Part::Up] = linear(Part::Up, config.ffn_width, config.width, Bias::IfThere);
-    block[Part::Down] = linear(Part::Down, config.width, config.ffn_width, Bias::IfThere);
-    out.blocks.push_back(std::move(block));
-  }
+  for (std::int64_t i = 0; i < config.layers; ++i) out.blocks.push_back(load_block(source, i, executor));
   out.norm = load.vector("model.norm.weight", config.width);
   if (config.tied_embeddings)
     out.output.weight = out.embedding;
   else
-    out.output = load.linear("lm_head", config.vocabulary, config.width, Bias::IfThere);
-  if (source.find("rope_freqs.weight"))
-    out.rope_factors = load.vector("rope_freqs.weight", config.head_width / 2);
+    out.output = load.linear("lm_head", config.vocabulary, config.width, Loader::Bias::IfThere);
+  out.rope_factors = load_rope_factors(source, executor);
   return out;
 }
 

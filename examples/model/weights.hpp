@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights of a model in memory: dense floats, or quantized matrices as they lie in their file.
+// The weights of a model in memory: dense floats, or quantized matrices in the order that products read.
 #pragma once
 
 #include "source.hpp"
 
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +34,7 @@ struct DenseMatrix {
 
 /// y = x * weight^T + bias.
 struct Linear {
-  std::variant<DenseMatrix, AnyQuantizedMatrix> weight;
+  std::variant<DenseMatrix, TiledMatrix> weight;
   std::vector<float> bias;  // (rows), or empty
 
   std::int64_t rows() const noexcept;
@@ -73,6 +73,10 @@ std::string weight_name(std::int64_t block, Part part);
 /// a norm, nor the output layer.
 bool is_block_linear(std::string_view name) noexcept;
 
+/// Loads block `index` of a model, dense weights as floats. Throws as load_weights() does.
+Block load_block(const ModelSource& source, std::int64_t index, Executor& executor = default_executor());
+/// Divisors of the rotary frequencies, or empty.
+std::vector<float> load_rope_factors(const ModelSource& source, Executor& executor = default_executor());
 /// Loads the weights of a model, dense ones as floats. Throws FormatError, which names the tensor that is
 /// missing or of the wrong shape.
 Weights load_weights(const ModelSource& source, Executor& executor = default_executor());

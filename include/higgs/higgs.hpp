@@ -6,6 +6,7 @@
 
 // Words every stage speaks.
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
@@ -19,6 +20,7 @@
 
 // scale: groups of unit variance.
 #include <higgs/scale/group_scale.hpp>
+#include <higgs/scale/input_scale.hpp>
 
 // encode: each vector to the nearest point of a codebook.
 #include <higgs/codebook/fit_grid.hpp>
@@ -68,3 +70,5 @@
 #include <higgs/allocate/knapsack.hpp>
 #include <higgs/allocate/knapsack_front.hpp>
 #include <higgs/allocate/knapsack_problem.hpp>
+#include <higgs/allocate/plan.hpp>
+#include <higgs/allocate/sensitivity.hpp>

@@ -5,6 +5,7 @@
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
@@ -15,6 +16,7 @@
 #include <higgs/rotate/hadamard.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
 #include <higgs/scale/group_scale.hpp>
+#include <higgs/scale/input_scale.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
 #include <algorithm>
@@ -44,7 +46,12 @@ struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
   std::int64_t group = 1024;  ///< at most so many inputs share a scale
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
+  bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
+  std::span<const double> input_squares{};  ///< mean square of each input on some text, if known: better input scales
 };
+
+/// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
+inline constexpr std::int64_t min_rows_for_input_scales = 128;
 
 /// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is no
 /// larger than asked, and a multiple of `dim` where there is one. Throws InvalidArgument for a block that is no
@@ -52,7 +59,8 @@ struct QuantizeOptions {
 inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, const QuantizeOptions& options = {}) {
   expects(rows >= 0 && cols >= 1, "higgs::make_layout: a matrix has at least one column");
   expects(options.group >= 1, "higgs::make_layout: group must be positive");
-  CodeLayout layout{rows, cols, options.block != 0 ? options.block : choose_block(cols), 1};
+  CodeLayout layout{rows, cols, options.block != 0 ? options.block : choose_block(cols), 1,
+                    options.input_scales && rows >= min_rows_for_input_scales};
   expects(is_hadamard_order(layout.block), "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
   bool whole = false;
   for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
@@ -63,9 +71,10 @@ inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, con
   return layout;
 }
 
-/// The exponent that brings the scales of a matrix with this largest magnitude into fp16's range: no group's RMS passes
-/// 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times smaller keep full precision.
-inline int scale_exponent(float max_magnitude, const CodeLayout& layout) noexcept {
+/// The exponent that brings the scales of a matrix with this largest magnitude (after division by input scales) into
+/// fp16's range: no group's RMS passes 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times
+/// smaller keep full precision.
+inline int scale_exponent(double max_magnitude, const CodeLayout& layout) noexcept {
   if (!(max_magnitude > 0)) return 0;
   const auto ratio = static_cast<std::uint64_t>(layout.block / layout.group);
   return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2;
@@ -73,31 +82,6 @@ inline int scale_exponent(float max_magnitude, const CodeLayout& layout) noexcep
 
 namespace detail {
 
-/// Elements that loops over rows take at a time: the length is known to the compiler, so it uses vector registers.
-inline constexpr std::int64_t row_chunk = 32;
-
-/// The largest magnitude in a row; infinite or NaN if the row holds such a value.
-template <class T>
-float largest_magnitude(MatrixView<T> row) noexcept {
-  // Without the sign, bits sort like the values they are, infinity and NaN last.
-  using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int16_t>;
-  const auto magnitude = [](T value) {
-    return static_cast<Bits>(std::bit_cast<Bits>(value) & std::numeric_limits<Bits>::max());
-  };
-  Bits most[row_chunk] = {};
-  std::int64_t c = 0;
-  if (row.col_stride == 1)
-    for (; c + row_chunk <= row.cols; c += row_chunk)
-      for (std::int64_t i = 0; i < row_chunk; ++i) most[i] = std::max(most[i], magnitude(row.data[c + i]));
-  for (; c < row.cols; ++c) most[0] = std::max(most[0], magnitude(row(0, c)));
-  return static_cast<float>(std::bit_cast<std::remove_const_t<T>>(*std::max_element(most, most + row_chunk)));
-}
-
-/// out[i] = x[i] * first * second.
-template <class T>
-void scale_twice_portable(const T* x, std::int64_t count, float first, float second, float* out) noexcept {
-  for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(x[i]) * first * second;
-}
 /// out[i] = x[i] * factor, clamped to +-limit, rounded to an integer, ties to even.
 inline void round_clamped_portable(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
   constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds
@@ -106,23 +90,6 @@ inline void round_clamped_portable(const float* x, std::int64_t count, float fac
 
 #if defined(HIGGS_TARGET_BEGIN)
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
-inline __m256 load_floats(const float* x) noexcept { return _mm256_loadu_ps(x); }
-inline __m256 load_floats(const Half* x) noexcept {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
-}
-inline __m256 load_floats(const BFloat16* x) noexcept {
-  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-}
-template <class T>
-inline void scale_twice_avx2(const T* x, std::int64_t count, float first, float second, float* out) noexcept {
-  std::int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m256 once = _mm256_mul_ps(load_floats(x + i), _mm256_set1_ps(first));
-    _mm256_storeu_ps(out + i, _mm256_mul_ps(once, _mm256_set1_ps(second)));
-  }
-  scale_twice_portable(x + i, count - i, first, second, out + i);
-}
 inline void round_clamped_avx2(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
   const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
   std::int64_t i = 0;
@@ -136,14 +103,6 @@ inline void round_clamped_avx2(const float* x, std::int64_t count, float factor,
 HIGGS_TARGET_END
 #endif
 
-template <class T>
-void scale_twice(const T* x, std::int64_t count, float first, float second, float* out, Isa isa) noexcept {
-#if defined(HIGGS_TARGET_BEGIN)
-  if (isa >= Isa::Avx2) return scale_twice_avx2(x, count, first, second, out);
-#endif
-  static_cast<void>(isa);
-  scale_twice_portable(x, count, first, second, out);
-}
 inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out, Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa >= Isa::Avx2) return round_clamped_avx2(x, count, factor, limit, out);
@@ -154,43 +113,28 @@ inline void round_clamped(const float* x, std::int64_t count, float factor, floa
 
 }  // namespace detail
 
-/// The largest magnitude in `w`; throws InvalidArgument naming the first element that is NaN or infinite.
-/// `first_row` is added to the row it names.
-template <class T>
-  requires Scalar<std::remove_const_t<T>>
-float max_magnitude(MatrixView<T> w, Executor& executor = default_executor(), std::int64_t first_row = 0) {
-  const std::int64_t grain = 64;
-  std::vector<float> largest(static_cast<std::size_t>((w.rows + grain - 1) / grain), 0.0f);
-  parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    float most = 0;
-    for (std::int64_t r = begin; r < end; ++r) {
-      const float largest_of_row = detail::largest_magnitude(w.row_range(r, 1));
-      most = std::max(most, largest_of_row);
-      if (std::isfinite(largest_of_row)) continue;
-      for (std::int64_t c = 0; c < w.cols; ++c)
-        if (!std::isfinite(static_cast<float>(w(r, c))))
-          throw InvalidArgument("higgs::quantize: the weight at row " + std::to_string(first_row + r) + ", column " +
-                                std::to_string(c) + " is NaN or infinite");
-    }
-    largest[static_cast<std::size_t>(begin / grain)] = most;
-  });
-  return largest.empty() ? 0.0f : *std::max_element(largest.begin(), largest.end());
-}
-
 /// Quantizes rows of one matrix, a few or all at a time, so that a matrix may stream through bounded memory. What it
-/// writes depends on the row alone: bit-identical on every machine, for any split and number of threads.
+/// writes depends on the row and the arguments alone: bit-identical on every machine, for any split and number of
+/// threads. Input scales and exponent come from a first pass (ColumnStatistics), or from the caller: layers that share
+/// their input, such as q, k and v, may share input scales.
 template <Codebook Book>
 class RowQuantizer {
  public:
-  /// Sums over rows in row order; their ratio is t^2 = ||W' - W||^2 / ||W||^2.
+  /// Sums over rows in row order; their ratio is t^2 = ||W' - W||^2 / ||W||^2, of W divided by the input scales.
   struct Error {
     double squared_error = 0;
     double squared_norm = 0;
     double t2() const noexcept { return squared_norm > 0 ? squared_error / squared_norm : 0; }
   };
 
-  RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent)
-      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent) {}
+  /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
+  RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
+               std::span<const Half> input_scales = {})
+      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent) {
+    expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
+            "higgs::RowQuantizer: input_scales must hold cols values if the layout has them, else none");
+    for (const Half scale : input_scales) factors_.push_back(input_factor(scale));
+  }
 
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
   template <class T>
@@ -272,16 +216,18 @@ class RowQuantizer {
     }
   }
 
-  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), then zeros.
+  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), divided by the input
+  // scales, then zeros.
   template <class T>
   void load(MatrixView<T> w, std::span<float> row) const noexcept {
     const float half = std::ldexp(1.0f, -(exponent_ / 2));
     const float rest = std::ldexp(1.0f, exponent_ / 2 - exponent_);
     if (w.col_stride == 1)
-      detail::scale_twice(w.data, w.cols, half, rest, row.data(), best_isa());
+      to_floats(w.data, w.cols, row.data());
     else
-      for (std::int64_t c = 0; c < w.cols; ++c)
-        row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c)) * half * rest;
+      for (std::int64_t c = 0; c < w.cols; ++c) row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
+    for (float& value : row) value = value * half * rest;
+    for (std::size_t c = 0; c < factors_.size(); ++c) row[c] *= factors_[c];
     std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
   }
 
@@ -300,6 +246,7 @@ class RowQuantizer {
   CodeLayout layout_;
   std::optional<std::uint64_t> seed_;
   int exponent_;
+  std::vector<float> factors_;  // (cols), or empty
 };
 
 /// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) with any codebook. Throws InvalidArgument
@@ -311,16 +258,24 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
+    std::vector<Half> input_scales;
   };
   QuantizedMatrix<Book> out;
   out.layout = make_layout(w.rows, w.cols, Book::dim, options);
   out.seed = options.seed;
-  out.exponent = scale_exponent(max_magnitude(w, executor), out.layout);
   out.book = book;
   auto storage = std::make_shared<Storage>();
+  ColumnStatistics columns(w.cols);
+  columns.add(w, executor);
+  if (out.layout.input_scales) {
+    out.input_scales = storage->input_scales = columns.input_scales(options.input_squares);
+    out.exponent = scale_exponent(columns.max_magnitude(out.input_scales), out.layout);
+  } else {
+    out.exponent = scale_exponent(columns.max_magnitude(), out.layout);
+  }
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
-  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent);
+  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales);
   out.t2 = quantizer.quantize_rows(w, storage->codes, storage->scales, executor).t2();
   out.codes = storage->codes;
   out.scales = storage->scales;
@@ -338,6 +293,21 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
     out = quantize(w, Book{}, options, executor);
   });
   return out;
+}
+
+/// What each shipped codebook makes of a matrix of that shape: what allocate() chooses from.
+inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
+                                           const QuantizeOptions& options = {}) {
+  std::vector<Format> formats;
+  const auto add = [&]<class Book>(std::type_identity<Book>) {
+    const CodeLayout layout = make_layout(rows, cols, Book::dim, options);
+    const std::int64_t row_bytes =
+        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * std::int64_t{sizeof(Half)};
+    const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
+    formats.push_back({Book::name(), Book{}.mse(), rows * row_bytes + input_bytes});
+  };
+  for (const std::string& name : shipped_codebook_names()) with_shipped_codebook(name, add);
+  return formats;
 }
 
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.

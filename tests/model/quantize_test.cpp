@@ -130,6 +130,45 @@ TEST_CASE("every matrix of a lone file is quantized", "[model][quantize]") {
   CHECK(ModelSource(folder / "out").find("vector") != nullptr);
 }
 
+TEST_CASE("a matrix with enough rows gets the input scales that the library gives it", "[model][quantize]") {
+  const TemporaryFolder folder;
+  const TinyTensor tensor = tiny_tensor("w", {130, 40});
+  write_safetensors(folder / "some.safetensors", {tensor});
+  quantize_model(ModelSource(folder / "some.safetensors"), folder / "out", {.codebook = "2x256"});
+  const auto any = ModelSource(folder / "out").checkpoint()->load("w");
+  const auto& stored = std::get<higgs::QuantizedMatrix<higgs::GridCodebook<2, 256>>>(any);
+  const auto expected =
+      higgs::Quantizer<2, 256>{}.quantize(higgs::MatrixView<const float>(tensor.values.data(), 130, 40));
+  REQUIRE(stored.input_scales.size() == 40);
+  CHECK(std::ranges::equal(stored.input_scales, expected.input_scales));
+  CHECK(std::ranges::equal(stored.codes, expected.codes));
+  QuantizeRequest request;
+  request.options.input_scales = false;
+  quantize_model(ModelSource(folder / "some.safetensors"), folder / "plain", request);
+  CHECK_FALSE(ModelSource(folder / "plain").checkpoint()->layers()[0].layout.input_scales);
+}
+
+TEST_CASE("tensors of few bits that are kept become F16, or F32 where they do not fit", "[model][quantize]") {
+  const TemporaryFolder folder;
+  GgufBuilder gguf = tiny_gguf(tiny_config(Architecture::Qwen2));
+  std::string codes;
+  for (int i = 0; i < 32; ++i) codes += static_cast<char>(4 * i - 64);
+  gguf.add_tensor("small", {32}, 8, raw(higgs::Half(0.125f).bits) + codes);  // 8: Q8_0
+  gguf.add_tensor("large", {32}, 8, raw(higgs::Half(60000.0f).bits) + codes);
+  write_file(folder / "model.gguf", gguf.build());
+  quantize_model(ModelSource(folder / "model.gguf"), folder / "out", {});
+  const ModelSource out(folder / "out");
+  const ModelTensor *small = out.find("small"), *large = out.find("large");
+  REQUIRE((small && large));
+  CHECK(small->stored->dtype == "F16");
+  CHECK(large->stored->dtype == "F32");
+  std::vector<float> values(32);
+  small->read_rows(0, 1, values);
+  CHECK(values[3] == 0.125f * (4 * 3 - 64));
+  large->read_rows(0, 1, values);
+  CHECK(values[31] == static_cast<float>(higgs::Half(60000.0f)) * 60);
+}
+
 TEST_CASE("weights that are no numbers are named by tensor, row and column", "[model][quantize]") {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {

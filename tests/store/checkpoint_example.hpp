@@ -19,7 +19,7 @@ higgs::QuantizedMatrix<Book> example_matrix(const higgs::CodeLayout& layout,
                                             double t2 = 0.0078125, const Book& book = Book{}) {
   struct Storage {
     std::vector<std::uint8_t> codes;
-    std::vector<higgs::Half> scales;
+    std::vector<higgs::Half> scales, input_scales;
   };
   auto storage = std::make_shared<Storage>();
   higgs::QuantizedMatrix<Book> out;
@@ -36,6 +36,10 @@ higgs::QuantizedMatrix<Book> example_matrix(const higgs::CodeLayout& layout,
   for (std::size_t i = 0; i < storage->scales.size(); ++i)
     storage->scales[i] =
         higgs::Half::from_bits(static_cast<std::uint16_t>(higgs::random_bits(key + 1, i) % 0x7c00));
+  if (layout.input_scales)
+    for (std::int64_t c = 0; c < layout.cols; ++c)
+      storage->input_scales.push_back(higgs::Half(0.5f + static_cast<float>(c)));
+  out.input_scales = storage->input_scales;
   out.codes = storage->codes;
   out.scales = storage->scales;
   out.owner = std::move(storage);
@@ -54,5 +58,6 @@ bool same(const higgs::QuantizedMatrix<Book>& a, const higgs::QuantizedMatrix<Bo
   return points && t2 && a.layout == b.layout && a.seed == b.seed && a.exponent == b.exponent &&
          a.book.step() == b.book.step() && a.book.mse() == b.book.mse() &&
          std::equal(a.codes.begin(), a.codes.end(), b.codes.begin(), b.codes.end()) &&
-         std::equal(a.scales.begin(), a.scales.end(), b.scales.begin(), b.scales.end());
+         std::equal(a.scales.begin(), a.scales.end(), b.scales.begin(), b.scales.end()) &&
+         std::equal(a.input_scales.begin(), a.input_scales.end(), b.input_scales.begin(), b.input_scales.end());
 }

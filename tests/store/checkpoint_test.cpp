@@ -211,6 +211,41 @@ TEST_CASE("scales that are not finite are refused when the layer is loaded", "[s
         }).empty());
 }
 
+TEST_CASE("input scales are read where the record has them, and refused where they do not fit", "[store][checkpoint]") {
+  const auto with = [](Parts& parts) {
+    std::string bytes;
+    for (int c = 0; c < 60; ++c) bytes += raw(higgs::Half(0.5f + static_cast<float>(c)).bits);
+    parts.record["input_scales"] = "true";
+    parts.set("w.input_scales", DType::F16, {60}, bytes);
+  };
+  CHECK(refusal(with).empty());
+  const TemporaryFolder folder;
+  Parts parts;
+  with(parts);
+  parts.write(folder / "a");
+  const auto any = Checkpoint::open(folder / "a").load("w");
+  auto expected = example_matrix<Book>({3, 60, 32, 16, true}, 7, -3, 0.25);
+  expected.book = std::get<higgs::QuantizedMatrix<Book>>(any).book;
+  CHECK(same(std::get<higgs::QuantizedMatrix<Book>>(any), expected));
+
+  const auto spoiled = [&](const std::function<void(Parts&)>& spoil) {
+    return refusal([&](Parts& all) {
+      with(all);
+      spoil(all);
+    });
+  };
+  CHECK(names_layer(spoiled([](Parts& all) { all.tensors.erase("w.input_scales"); })));
+  CHECK(names_layer(spoiled([](Parts& all) { all.tensors["w.input_scales"].first.shape = {30, 2}; })));
+  CHECK(names_layer(spoiled([](Parts& all) { all.tensors["w.input_scales"].first.dtype = DType::BF16; })));
+  CHECK(names_layer(spoiled([](Parts& all) { all.record["input_scales"] = "1"; })));
+  const auto infinite = [](Parts& all) {
+    all.tensors["w.input_scales"].second.replace(4, 2, raw<std::uint16_t>(0x7c00));
+  };
+  CHECK(spoiled(infinite).find("an input scale is infinite or NaN") != std::string::npos);
+  // Without the word in the record it is a tensor like any other.
+  CHECK(spoiled([](Parts& all) { all.record["input_scales"] = "false"; }).empty());
+}
+
 TEST_CASE("points that kernels cannot hold are refused", "[store][checkpoint]") {
   CHECK(names_layer(
       refusal([](Parts& parts) { parts.tensors["w.codebook"].second[5] = static_cast<char>(-128); })));

@@ -133,6 +133,29 @@ TEST_CASE("a caller's own table travels with the layer", "[store][checkpoint_wri
   CHECK(same(std::get<higgs::QuantizedMatrix<Book>>(any), example_matrix<Book>(layout, 3, 0, 0.5, mine)));
 }
 
+TEST_CASE("input scales travel with the layer, whole and finite", "[store][checkpoint_writer]") {
+  const TemporaryFolder folder;
+  const CodeLayout scaled{5, 100, 64, 32, true};
+  CheckpointContents contents;
+  contents.add_layer<Grid>("w", scaled, 3, "F16");
+  contents.add_layer<Grid>("plain", layout, 3, "F16");
+  CheckpointWriter writer(folder / "a", contents);
+  const auto matrix = example_matrix<Grid>(scaled, 3);
+  writer.write_rows("w", 0, matrix.codes, matrix.scales);
+  CHECK_THROWS_AS(writer.finish_layer("w", 0, 0.5), InvalidArgument);
+  CHECK_THROWS_AS(writer.write_input_scales("w", matrix.input_scales.first(99)), InvalidArgument);
+  CHECK_THROWS_AS(writer.write_input_scales("plain", matrix.input_scales), InvalidArgument);
+  std::vector<higgs::Half> infinite(matrix.input_scales.begin(), matrix.input_scales.end());
+  infinite[50] = higgs::Half::from_bits(0x7c00);
+  CHECK_THROWS_AS(writer.write_input_scales("w", infinite), InvalidArgument);
+  writer.write_input_scales("w", matrix.input_scales);
+  writer.finish_layer("w", matrix.exponent, matrix.t2);
+  writer.write_layer("plain", example_matrix<Grid>(layout, 3));
+  writer.commit();
+  const auto any = Checkpoint::open(folder / "a").load("w");
+  CHECK(same(std::get<higgs::QuantizedMatrix<Grid>>(any), matrix));
+}
+
 TEST_CASE("the bytes do not depend on the order, the pieces or the threads", "[store][checkpoint_writer]") {
   const TemporaryFolder folder;
   CheckpointWriter whole(folder / "whole", example_contents());

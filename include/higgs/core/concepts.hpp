@@ -36,6 +36,14 @@ concept Codebook = requires(const B& book, typename B::Index index) {
   { B::name() } -> std::same_as<std::string>;
 };
 
+/// One way to store a matrix: its t^2 = ||W' - W||^2 / ||W||^2 is expected, its bytes are exact.
+struct Format {
+  std::string name;        // of the codebook
+  double t2 = 0;
+  std::int64_t bytes = 0;  // of codes and scales, padding included
+  std::int64_t second = 0; // what it takes of a second resource, in any unit: time, fast memory
+};
+
 /// Whole bits that hold one code of `B`.
 template <class B>
 inline constexpr int code_bits = std::bit_width(static_cast<unsigned>(B::size) - 1u);

@@ -73,6 +73,7 @@ void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out, Executor&
     for (std::int64_t r = begin; r < end; ++r) {
       decode_groups(w, points, r, 0, w.layout.groups(), row, codes);
       unrotate_row(row, w.layout.block, w.seed);
+      for (std::size_t c = 0; c < w.input_scales.size(); ++c) row[c] *= static_cast<float>(w.input_scales[c]);
       for (std::int64_t c = 0; c < out.cols; ++c) out(r, c) = row[static_cast<std::size_t>(c)];
     }
   });

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
@@ -73,8 +74,12 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
   parallel_for(executor, batch, 2, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
       auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(m) * floats);
-      for (std::int64_t k = 0; k < x.cols; ++k) row[k] = static_cast<float>(x(m, k));
+      if (x.col_stride == 1)
+        to_floats(x.row(m), x.cols, row, options.isa);
+      else
+        for (std::int64_t k = 0; k < x.cols; ++k) row[k] = static_cast<float>(x(m, k));
       std::fill(row + x.cols, row + padded, 0.0f);
+      for (std::size_t k = 0; k < w.input_scales().size(); ++k) row[k] *= w.input_scales()[k];
       rotate_row({row, padded}, layout.block, w.seed(), 0, options.isa);
       quantize_row(row, shape, options.activations, order, panels[m / most], static_cast<int>(m % most),
                    options.isa);
@@ -131,12 +136,15 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
           "higgs::matmul: bias must hold rows values");
   const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
 
+  std::vector<float> input_scales;  // (cols) or empty
+  for (const Half scale : w.input_scales) input_scales.push_back(static_cast<float>(scale));
   std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
   parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
       const std::span<float> row(rotated.data() + m * padded, static_cast<std::size_t>(padded));
       for (std::int64_t k = 0; k < x.cols; ++k)
         row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
+      for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
       rotate_row(row, w.layout.block, w.seed);
     }
   });

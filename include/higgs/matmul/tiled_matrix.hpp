@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/matmul/strip_product.hpp>
@@ -17,7 +18,10 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #if defined(__linux__)
 #  include <sys/mman.h>
@@ -100,8 +104,6 @@ UnitTables make_unit_tables(const Book& book) {
 /// from no longer.
 class TiledMatrix {
  public:
-  TiledMatrix() = default;
-
   /// Repacks `w`, about as fast as memory copies.
   template <Codebook Book>
   explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor())
@@ -119,6 +121,9 @@ class TiledMatrix {
     const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
     pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
     data_ = memory;
+    std::vector<float> input_scales(w.input_scales.size());
+    to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
+    input_scales_ = std::make_shared<const std::vector<float>>(std::move(input_scales));
   }
   explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor())
       : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor); }, w)) {}
@@ -128,6 +133,8 @@ class TiledMatrix {
   const CodeLayout& layout() const noexcept { return layout_; }
   std::optional<std::uint64_t> seed() const noexcept { return seed_; }
   int exponent() const noexcept { return exponent_; }
+  /// Factors of the activations, (cols) or empty.
+  std::span<const float> input_scales() const noexcept { return *input_scales_; }
   /// Codes and scales as a product reads them.
   std::span<const std::uint8_t> bytes() const noexcept {
     return {data_.get(), static_cast<std::size_t>(tiles_.bytes())};
@@ -142,6 +149,7 @@ class TiledMatrix {
   int exponent_ = 0;
   TileLayout tiles_;
   std::shared_ptr<const detail::UnitTables> tables_;
+  std::shared_ptr<const std::vector<float>> input_scales_;
   std::shared_ptr<const std::uint8_t[]> data_;
 };
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A higgs checkpoint: safetensors with three tensors for each quantized layer, and a line of metadata that
-// says how they were cut. Untouched tensors keep their names.
+// A higgs checkpoint: safetensors with three or four tensors for each quantized layer, and a line of metadata
+// that says how they were cut. Untouched tensors keep their names.
 //
-//     NAME.codes     U8         (rows, row_bytes)     row-major codes, little-endian bits, see pack/bits.hpp
-//     NAME.scales    F16        (rows, groups)
-//     NAME.codebook  I8 or I16  (size, dim)           the points
-//     __metadata__   "format": "higgs", "higgs.version": "1", "higgs.layer.NAME":
-//     "{"codebook":"2x256","rows":8,
-//                    "cols":64,"block":64,"group":64,"seed":"7","exponent":0,"dtype":"BF16","t2":...}"
+//     NAME.codes         U8         (rows, row_bytes)  row-major codes, little-endian bits, see pack/bits.hpp
+//     NAME.scales        F16        (rows, groups)
+//     NAME.codebook      I8 or I16  (size, dim)        the points
+//     NAME.input_scales  F16        (cols)             only with "input_scales":true
+//     __metadata__       "format": "higgs", "higgs.version": "1", "higgs.layer.NAME": "{"codebook":"2x256",
+//                        "rows":256,"cols":64,"block":64,"group":64,"input_scales":true,"seed":"7",
+//                        "exponent":0,"dtype":"BF16","t2":...}"
 #pragma once
 
 #include <higgs/codebook/shipped.hpp>
@@ -65,6 +66,7 @@ inline std::string to_json(const CheckpointLayer& layer) {
   return "{\"codebook\":" + json_quote(layer.codebook) + ",\"rows\":" + number(layer.layout.rows) +
          ",\"cols\":" + number(layer.layout.cols) + ",\"block\":" + number(layer.layout.block) +
          ",\"group\":" + number(layer.layout.group) +
+         (layer.layout.input_scales ? ",\"input_scales\":true" : "") +
          ",\"seed\":" + (layer.seed ? json_quote(std::to_string(*layer.seed)) : "null") +
          ",\"exponent\":" + number(layer.exponent) + ",\"dtype\":" + json_quote(layer.dtype) +
          ",\"t2\":" + json_number(layer.t2) + ",\"step\":" + json_number(layer.step) +
@@ -103,6 +105,10 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
   layer.layout = {integer("rows", 0, max_extent), integer("cols", 1, max_extent),
                   integer("block", 1, max_extent), integer("group", 1, max_extent)};
   check(layer.layout.block % layer.layout.group == 0, "\"group\" must divide \"block\"");
+  if (const Json* value = json.find("input_scales")) {
+    check(value->boolean(), "\"input_scales\" must be true or false");
+    layer.layout.input_scales = *value->boolean();
+  }
   const Json* seed = json.find("seed");
   check(seed && (seed->is_null() || seed->string()), "\"seed\" must be a text or null");
   if (const std::string* digits = seed->string()) {
@@ -127,14 +133,16 @@ std::vector<typename Book::Element> points_of(const Book& book) {
   return out;
 }
 
-// The three tensors of a layer: codes, scales, codebook.
+// The tensors of a layer: codes, scales, codebook, and input scales if there are any.
 template <Codebook Book>
-std::array<TensorShape, 3> shapes_of(const std::string& name, const CodeLayout& layout) {
+std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& layout) {
   static_assert(Book::size == 1 << code_bits<Book>, "every code in a file must decode");
   const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
-  return {{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
-           {name + ".scales", DType::F16, {layout.rows, layout.groups()}},
-           {name + ".codebook", element, {Book::size, Book::dim}}}};
+  std::vector<TensorShape> out{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
+                               {name + ".scales", DType::F16, {layout.rows, layout.groups()}},
+                               {name + ".codebook", element, {Book::size, Book::dim}}};
+  if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
+  return out;
 }
 
 inline bool all_finite(std::span<const Half> scales) noexcept {
@@ -228,7 +236,6 @@ class Checkpoint {
   template <Codebook Book>
   QuantizedMatrix<Book> load_as(const CheckpointLayer& layer) const {
     const StoredTensor& codes = *file_.find(layer.name + ".codes");
-    const StoredTensor& scales = *file_.find(layer.name + ".scales");
     QuantizedMatrix<Book> out;
     out.layout = layer.layout;
     out.seed = layer.seed;
@@ -237,22 +244,30 @@ class Checkpoint {
     out.book = load_book<Book>(layer);
     out.codes = codes.data;
     out.owner = codes.owner;
-    const std::size_t count = scales.data.size() / sizeof(Half);
-    if (reinterpret_cast<std::uintptr_t>(scales.data.data()) % alignof(Half) == 0 &&
-        scales.owner == codes.owner) {
-      out.scales = {reinterpret_cast<const Half*>(scales.data.data()), count};
-    } else {  // a file that another program wrote
+    out.scales = load_scales(layer, "scales", out.owner);
+    if (layer.layout.input_scales) out.input_scales = load_scales(layer, "input_scales", out.owner);
+    return out;
+  }
+
+  // In the mapped file, or copied if another program wrote them to an odd address; `owner` keeps both alive.
+  std::span<const Half> load_scales(const CheckpointLayer& layer, const std::string& part,
+                                    std::shared_ptr<const void>& owner) const {
+    const StoredTensor& tensor = *file_.find(layer.name + "." + part);
+    std::span<const Half> scales(reinterpret_cast<const Half*>(tensor.data.data()), tensor.data.size() / sizeof(Half));
+    const bool in_place = reinterpret_cast<std::uintptr_t>(scales.data()) % alignof(Half) == 0;
+    if (!in_place || tensor.owner != owner) {
       struct Copy {
-        std::shared_ptr<const void> codes;
+        std::shared_ptr<const void> rest;
         std::vector<Half> scales;
       };
-      auto copy = std::make_shared<Copy>(Copy{codes.owner, std::vector<Half>(count)});
-      if (count != 0) std::memcpy(copy->scales.data(), scales.data.data(), scales.data.size());
-      out.scales = copy->scales;
-      out.owner = std::move(copy);
+      auto copy = std::make_shared<Copy>(Copy{owner, std::vector<Half>(scales.size())});
+      if (!scales.empty()) std::memcpy(copy->scales.data(), tensor.data.data(), tensor.data.size());
+      scales = copy->scales;
+      owner = std::move(copy);
     }
-    if (!detail::all_finite(out.scales)) fail(layer.name, "a scale is infinite or NaN");
-    return out;
+    if (!detail::all_finite(scales))
+      fail(layer.name, (part == "scales" ? "a scale" : "an input scale") + std::string(" is infinite or NaN"));
+    return scales;
   }
 
   template <Codebook Book>

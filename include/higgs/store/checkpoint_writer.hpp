@@ -140,6 +140,15 @@ class CheckpointWriter {
     file.write(item.tensors[0].name, first * row_bytes, codes);
     file.write(item.tensors[1].name, first * groups * sizeof(Half), detail::bytes_of(scales));
   }
+  /// Writes the input scales (cols) of a layer whose layout has them; they must be finite.
+  void write_input_scales(std::string_view name, std::span<const Half> input_scales) {
+    const Entry& at = unfinished(name);
+    const auto& item = contents_.items_[at.item];
+    expects(item.layer && item.layer->layout.input_scales && std::ssize(input_scales) == item.layer->layout.cols,
+            "higgs::CheckpointWriter::write_input_scales: the layer's layout must have them, one for each column");
+    expects(detail::all_finite(input_scales), "higgs::CheckpointWriter::write_input_scales: they must be finite");
+    shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
+  }
   /// Declares a layer complete, with what is known only by then. It will not be asked for again after a kill.
   void finish_layer(std::string_view name, int exponent, double t2) {
     expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent,
@@ -163,6 +172,7 @@ class CheckpointWriter {
                 std::equal(table.begin(), table.end(), item.table.begin(), item.table.end()),
             "higgs::CheckpointWriter::write_layer: codebook, layout and seed must be those declared");
     write_rows(name, 0, matrix.codes, matrix.scales);
+    if (matrix.layout.input_scales) write_input_scales(name, matrix.input_scales);
     finish_layer(name, matrix.exponent, matrix.t2);
   }
   void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {

@@ -25,8 +25,9 @@ inline namespace v0 {
 struct CodeLayout {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  std::int64_t block = 1;  // order of the Hadamard transform
-  std::int64_t group = 1;  // divides block
+  std::int64_t block = 1;     // order of the Hadamard transform
+  std::int64_t group = 1;     // divides block
+  bool input_scales = false;  // whether each input has a factor of its own (scale/input_scale.hpp)
 
   constexpr std::int64_t padded_cols() const noexcept { return (cols + block - 1) / block * block; }
   constexpr std::int64_t groups() const noexcept { return padded_cols() / group; }
@@ -39,7 +40,8 @@ struct CodeLayout {
 };
 
 /// A matrix in interchange order, the order of files: row-major codes, little-endian bits, nothing that depends on
-/// a machine. In the rotated basis, weight = 2^exponent * scale * coordinate. A value: copies share the bytes.
+/// a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column c is multiplied by
+/// input_scales[c], or, the same, the activation by it before it is rotated. A value: copies share the bytes.
 template <Codebook Book>
 struct QuantizedMatrix {
   using CodebookType = Book;
@@ -47,11 +49,13 @@ struct QuantizedMatrix {
   CodeLayout layout;
   std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
   int exponent = 0;                   // brings scales of any magnitude into fp16's range
-  double t2 = std::numeric_limits<double>::quiet_NaN();  // measured ||W' - W||^2 / ||W||^2 with padding, NaN if unknown
+  // Measured ||W' - W||^2 / ||W||^2 with padding and after division by the input scales, NaN if unknown.
+  double t2 = std::numeric_limits<double>::quiet_NaN();
   Book book{};
   std::span<const std::uint8_t> codes;  // (rows, row_bytes)
   std::span<const Half> scales;         // (rows, groups)
-  std::shared_ptr<const void> owner;    // keeps codes and scales alive: a buffer or a mapped file
+  std::span<const Half> input_scales;   // (cols), or empty
+  std::shared_ptr<const void> owner;    // keeps the spans alive: a buffer or a mapped file
 
   std::int64_t rows() const noexcept { return layout.rows; }
   std::int64_t cols() const noexcept { return layout.cols; }
@@ -63,9 +67,9 @@ struct QuantizedMatrix {
     return scales.subspan(static_cast<std::size_t>(row * layout.groups()),
                           static_cast<std::size_t>(layout.groups()));
   }
-  /// All bits stored for codes and scales, over rows * cols.
+  /// All bits stored for codes and scales of both kinds, over rows * cols.
   double bits_per_weight() const noexcept {
-    const double bytes = static_cast<double>(codes.size_bytes() + scales.size_bytes());
+    const auto bytes = static_cast<double>(codes.size_bytes() + scales.size_bytes() + input_scales.size_bytes());
     return bytes * 8.0 / (static_cast<double>(rows()) * static_cast<double>(cols()));
   }
 };

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calibrate.hpp"
+
+#include "evaluate.hpp"
+#include "probe.hpp"
+#include "transformer.hpp"
+#include "weights.hpp"
+
+#include <higgs/core/error.hpp>
+
+#include <algorithm>
+#include <utility>
+
+namespace higgs::model {
+
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file, std::int64_t count) {
+  if (random_or_file == "random") return random_tokens(count, source.require_config().vocabulary, 1);
+  return read_tokens(random_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+}
+
+InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
+                            Executor& executor, const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const ModelConfig& config = source.require_config();
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  expects(count > 0 && window > 0, "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
+  const ModelTensor* embedding = source.find("model.embed_tokens.weight");
+  if (!embedding || embedding->cols() != config.width)
+    throw FormatError(source.path().string() + ": tensor \"model.embed_tokens.weight\" is missing or misshapen");
+  std::vector<float> states(static_cast<std::size_t>(count * config.width));  // (tokens, width)
+  for (std::int64_t t = 0; t < count; ++t) {
+    const TokenId id = tokens[static_cast<std::size_t>(t)];
+    expects(id >= 0 && id < embedding->rows(), "higgs::model::measure_inputs: an id lies outside the vocabulary");
+    embedding->read_rows(id, 1, std::span(states).subspan(static_cast<std::size_t>(t * config.width),
+                                                          static_cast<std::size_t>(config.width)));
+  }
+
+  Weights frame;
+  frame.blocks.resize(static_cast<std::size_t>(config.layers));
+  frame.rope_factors = load_rope_factors(source, executor);
+  Transformer model(config, std::move(frame));
+  InputSquares out;
+  std::int64_t block = 0;
+  model.observer = [&](std::span<const Part> parts, MatrixView<const float> x) {
+    std::vector<double>& squares = out[weight_name(block, parts.front())];
+    squares.resize(static_cast<std::size_t>(x.cols));
+    for (std::int64_t r = 0; r < x.rows; ++r)
+      for (std::int64_t c = 0; c < x.cols; ++c) {
+        const auto value = static_cast<double>(x(r, c));
+        squares[static_cast<std::size_t>(c)] += value * value / static_cast<double>(count);
+      }
+    for (const Part part : parts.subspan(1)) out[weight_name(block, part)] = squares;
+  };
+  KvCache cache(config, std::min(window, count));  // one window at a time: a block leaves no tokens in it
+  for (; block < config.layers; ++block) {
+    const auto index = static_cast<std::size_t>(block);
+    model.weights.blocks[index] = load_block(source, block, executor);
+    for (std::int64_t first = 0; first < count; first += window)
+      model.run_blocks(index, index + 1,
+                       {states.data() + first * config.width, std::min(window, count - first), config.width}, cache,
+                       executor);
+    model.weights.blocks[index] = {};
+    if (progress) progress(block + 1, config.layers);
+  }
+  return out;
+}
+
+}  // namespace higgs::model

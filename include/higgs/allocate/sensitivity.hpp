@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// How much the error of each layer costs a model: the linearity theorem (HIGGS, NAACL 2025, eq. 4) says
+//
+//   metric(W') = metric(W) + sum over layers of alpha * t^2,      t^2 = ||W' - W||^2 / ||W||^2 of a layer
+//
+// for small t^2, with an alpha that depends on the layer and not on the quantizer. It is measured once, by
+// inserting noise into one layer at a time (the paper's algorithm 3), and serves every budget.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/core/matrix_view.hpp>
+#include <higgs/core/random.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// Where the theorem is trusted: t^2 up to 4^-2.625, a little below the error of a good 3-bit grid.
+inline constexpr double linear_t2 = 0.026278012976678578;
+
+/// `count` noise levels, evenly spaced up to `most`.
+inline std::vector<double> noise_levels(int count, double most = linear_t2) {
+  expects(count >= 1 && most > 0, "higgs::noise_levels: count and most must be positive");
+  std::vector<double> levels;
+  for (int i = 1; i <= count; ++i) levels.push_back(most * i / count);
+  return levels;
+}
+
+/// Writes a matrix with Gaussian noise of expected squared norm t2 * ||w||^2 (the paper's eq. 9); `out` may be
+/// `w`. The element at (r, c) gets normal r * cols + c of the seed, for any number of threads. Returns the t^2
+/// of this very noise.
+inline double insert_noise(MatrixView<const float> w, double t2, std::uint64_t seed, MatrixView<float> out,
+                           Executor& executor = default_executor()) {
+  expects(out.rows == w.rows && out.cols == w.cols, "higgs::insert_noise: out must have the shape of w");
+  expects(t2 >= 0 && t2 < 1e30, "higgs::insert_noise: t2 must be a number, not negative");
+  if (w.rows == 0 || w.cols == 0) return 0;
+  const auto rows = static_cast<std::size_t>(w.rows);
+  const auto sum = [](const std::vector<double>& values) {
+    double total = 0;
+    for (const double value : values) total += value;
+    return total;
+  };
+  std::vector<double> norms(rows), errors(rows);  // of rows, so that sums do not depend on threads
+  const auto square = [](float value) { return static_cast<double>(value) * static_cast<double>(value); };
+  parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r)
+      for (std::int64_t c = 0; c < w.cols; ++c) norms[static_cast<std::size_t>(r)] += square(w(r, c));
+  });
+  const double norm = sum(norms);
+  if (!(norm > 0)) expects(norm == 0, "higgs::insert_noise: weights must be finite");
+  const double deviation = std::sqrt(t2 * norm / (static_cast<double>(w.rows) * static_cast<double>(w.cols)));
+  parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      for (std::int64_t c = 0; c < w.cols; ++c) {
+        const double noise =
+            deviation * random_normal(seed, static_cast<std::uint64_t>(r) * static_cast<std::uint64_t>(w.cols) +
+                                                static_cast<std::uint64_t>(c));
+        const float before = w(r, c), after = static_cast<float>(static_cast<double>(before) + noise);
+        errors[static_cast<std::size_t>(r)] += square(after - before);
+        out(r, c) = after;
+      }
+    }
+  });
+  return norm > 0 ? sum(errors) / norm : 0;
+}
+
+/// What an error in one layer did to the metric: metric(W') - metric(W).
+struct NoisePoint {
+  double t2 = 0;
+  double change = 0;
+};
+
+/// A line through the origin, change = alpha * t^2, and how well it fits.
+struct Sensitivity {
+  double alpha = 0;
+  double standard_error = 0;  // of alpha; infinite with fewer than two points
+  double low = 0, high = 0;   // alpha lies between with 95 % confidence (Student's t)
+  double r_squared = 1;       // 1 - sum(residual^2) / sum(change^2)
+  double residual = 0;        // root mean square, in units of the metric
+};
+
+namespace detail {
+
+/// The t with P(|T| < t) = 0.95 for Student's distribution: exact for 1 and 2 degrees of freedom, then the
+/// expansion in their inverse (Abramowitz and Stegun 26.7.5), good to 1 % at 3 and better above.
+inline double student_95(std::size_t freedom) {
+  constexpr double pi = 3.14159265358979323846, p = 0.95;
+  if (freedom == 1) return std::tan(pi * p / 2);
+  if (freedom == 2) return p * std::sqrt(2 / (1 - p * p));
+  constexpr double z = 1.959963984540054, z2 = z * z;
+  const double v = 1 / static_cast<double>(freedom);
+  const double g1 = (z2 + 1) / 4, g2 = ((5 * z2 + 16) * z2 + 3) / 96,
+               g3 = (((3 * z2 + 19) * z2 + 17) * z2 - 15) / 384,
+               g4 = ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / 92160;
+  return z * (1 + v * (g1 + v * (g2 + v * (g3 + v * g4))));
+}
+
+}  // namespace detail
+
+/// Least squares through the origin: alpha = sum(change t^2) / sum(t^4). Alpha may come out negative where a
+/// layer hardly matters or the model is no minimum of the metric; plans count it as 0.
+inline Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
+  double xx = 0, xy = 0, yy = 0;
+  for (const NoisePoint& point : points) {
+    expects(std::isfinite(point.t2) && point.t2 >= 0 && std::isfinite(point.change),
+            "higgs::fit_sensitivity: points must be finite and t2 not negative");
+    xx += point.t2 * point.t2;
+    xy += point.t2 * point.change;
+    yy += point.change * point.change;
+  }
+  expects(xx > 0, "higgs::fit_sensitivity: a point with t2 > 0 is needed");
+  Sensitivity fit;
+  fit.alpha = xy / xx;
+  double squares = 0;
+  for (const NoisePoint& point : points) {
+    const double rest = point.change - fit.alpha * point.t2;
+    squares += rest * rest;
+  }
+  fit.r_squared = yy > 0 ? 1 - squares / yy : 1;
+  fit.residual = std::sqrt(squares / static_cast<double>(points.size()));
+  if (points.size() < 2) {
+    fit.standard_error = fit.high = HUGE_VAL;
+    fit.low = -HUGE_VAL;
+    return fit;
+  }
+  const std::size_t freedom = points.size() - 1;
+  fit.standard_error = std::sqrt(squares / static_cast<double>(freedom) / xx);
+  const double reach = detail::student_95(freedom) * fit.standard_error;
+  fit.low = fit.alpha - reach;
+  fit.high = fit.alpha + reach;
+  return fit;
+}
+
+/// A layer under measurement.
+struct ProbedLayer {
+  std::string name;
+  std::vector<NoisePoint> points{};  // empty: not measured yet
+};
+
+/// Measures every layer that has no points yet. `measure(i, levels)` inserts noise of each level in turn into
+/// layer i alone and returns the points; `save(i)` is called after it, so that a killed run can go on: keep the
+/// layers and call again.
+template <class Measure, class Save>
+void measure_sensitivities(std::span<ProbedLayer> layers, std::span<const double> levels, Measure&& measure,
+                           Save&& save) {
+  for (const double level : levels)
+    expects(level > 0 && std::isfinite(level), "higgs::measure_sensitivities: levels must be positive");
+  expects(!levels.empty(), "higgs::measure_sensitivities: a level is needed");
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (!layers[i].points.empty()) continue;
+    std::vector<NoisePoint> points = measure(i, levels);
+    expects(points.size() == levels.size(), "higgs::measure_sensitivities: measure returns a point a level");
+    layers[i].points = std::move(points);
+    save(i);
+  }
+}
+
+}  // namespace v0
+}  // namespace higgs
