@@ -11,6 +11,7 @@
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/matmul/activations.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 #include <higgs/pack/tiles.hpp>
 
 #include <algorithm>
@@ -26,30 +27,6 @@
 namespace higgs {
 inline namespace v0 {
 namespace detail {
-
-/// Which kernel reads the tiles: how units are stored, and what one stands for.
-enum class UnitKind {
-  Nibble1,  // 16 points in one dimension
-  Nibble2,  // 16 in two: also two codes of 2 bits
-  Six2,     // 64 in two: also two codes of 3 bits
-  Byte1,    // the coordinate itself, 128 added
-  Byte2,    // 256 in two dimensions
-  Byte4,    // 256 in four
-  Wide1,    // 256 of 16-bit coordinates in one
-};
-
-/// What units decode to.
-struct UnitTables {
-  UnitKind kind = UnitKind::Byte1;
-  int unit_bits = 8;
-  int dim = 1;
-  int planes = 1;
-  // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
-  // 256 apart.
-  alignas(64) std::uint8_t bytes[4][256] = {};
-  // The same without 128, (planes, 256, dim).
-  std::int16_t words[4 * 256] = {};
-};
 
 /// A strip, and the sums that it adds to.
 struct StripProduct {
@@ -67,28 +44,59 @@ inline constexpr std::int64_t max_run_words = 512 * 16;
 namespace portable {
 
 /// Decodes steps of rows [16 * half, 16 * half + 16) of a plane: out (inputs / 2, 16 rows, 2).
-inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps, int half,
-                       int plane, std::int16_t* out) noexcept {
-  const int bits = p.tables->unit_bits, dim = p.tables->dim;
-  const std::int16_t* table = p.tables->words + plane * 256 * dim;
-  const std::int64_t step_bytes = p.layout->step_bytes(), units = p.layout->units_per_step();
-  for (std::int64_t s = 0; s < steps; ++s, out += units * dim * 16) {
-    const std::uint8_t* lane = codes + s * step_bytes + half * (step_bytes / 2);
-    for (int row = 0; row < 16; ++row, lane += 4) {
-      for (std::int64_t u = 0; u < units; ++u) {
-        unsigned unit = lane[u % 4];
-        if (bits == 4) unit = u < 4 ? unit & 15u : unit >> 4;
-        if (bits == 6)
-          unit = u < 12 ? lane[64 * (u / 4) + u % 4] & 63u
-                        : static_cast<unsigned>(lane[u % 4] >> 6 | lane[64 + u % 4] >> 6 << 2 |
-                                                lane[128 + u % 4] >> 6 << 4);
-        for (int d = 0; d < dim; ++d) {
-          const std::int64_t k = u * dim + d;
-          out[(k / 2 * 16 + row) * 2 + k % 2] =
-              table[unit * static_cast<unsigned>(dim) + static_cast<unsigned>(d)];
+template <int Bits, int Dim>
+inline void decode_steps(const std::int16_t* table, const std::uint8_t* lanes, std::int64_t step_bytes,
+                         std::int64_t steps, std::int16_t* out) noexcept {
+  constexpr int units = Bits == 8 ? 4 : Bits == 4 ? 8 : 16;
+  for (; steps > 0; --steps, lanes += step_bytes, out += units * Dim * 16)
+    for (int row = 0; row < 16; ++row) {
+      const std::uint8_t* lane = lanes + 4 * row;
+      std::uint8_t unit[units];
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (Bits == 8) {
+          unit[j] = lane[j];
+        } else if constexpr (Bits == 4) {
+          unit[j] = lane[j] & 15;
+          unit[4 + j] = lane[j] >> 4;
+        } else {
+          const std::uint8_t a = lane[j], b = lane[64 + j], c = lane[128 + j];
+          unit[j] = a & 63;
+          unit[4 + j] = b & 63;
+          unit[8 + j] = c & 63;
+          unit[12 + j] = static_cast<std::uint8_t>(a >> 6 | b >> 6 << 2 | c >> 6 << 4);
+        }
+      }
+      for (int u = 0; u < units; ++u) {
+        const std::int16_t* point = table + unit[u] * Dim;
+        if constexpr (Dim == 1) {
+          out[(u / 2 * 16 + row) * 2 + u % 2] = *point;
+        } else {
+          for (int d = 0; d < Dim; d += 2)
+            std::memcpy(out + ((u * Dim + d) / 2 * 16 + row) * 2, point + d, 4);
         }
       }
     }
+}
+
+inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps, int half,
+                       int plane, std::int16_t* out) noexcept {
+  const int dim = p.tables->dim;
+  const std::int16_t* table = p.tables->words + plane * 256 * dim;
+  const std::int64_t step_bytes = p.layout->step_bytes();
+  codes += half * (step_bytes / 2);
+  switch (p.tables->unit_bits * 8 + dim) {
+    case 4 * 8 + 1:
+      return decode_steps<4, 1>(table, codes, step_bytes, steps, out);
+    case 4 * 8 + 2:
+      return decode_steps<4, 2>(table, codes, step_bytes, steps, out);
+    case 6 * 8 + 2:
+      return decode_steps<6, 2>(table, codes, step_bytes, steps, out);
+    case 8 * 8 + 1:
+      return decode_steps<8, 1>(table, codes, step_bytes, steps, out);
+    case 8 * 8 + 2:
+      return decode_steps<8, 2>(table, codes, step_bytes, steps, out);
+    default:
+      return decode_steps<8, 4>(table, codes, step_bytes, steps, out);
   }
 }
 
@@ -112,6 +120,102 @@ inline void dot_run(const std::uint8_t* pairs, int rows, const std::int16_t* wor
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 
+inline __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store(void* p, __m256i x) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+
+/// Byte j of each lane, as a number.
+template <int J>
+[[gnu::always_inline]] inline __m256i lane_byte(__m256i lanes) noexcept {
+  return _mm256_and_si256(_mm256_srli_epi32(lanes, 8 * J), _mm256_set1_epi32(255));
+}
+
+/// Signed coordinates, 4 in a lane, become two pairs of words: out (2, 16 rows).
+[[gnu::always_inline]] inline void widen(__m256i bytes, std::int16_t* out) noexcept {
+  const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1,
+                                         1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+  const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2,
+                                          -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+  store(out, _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, first), 8));
+  store(out + 32, _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, second), 8));
+}
+
+/// Four units of 8 rows, a byte each: out (2 * Dim, 16 rows, 2).
+template <int Dim>
+[[gnu::always_inline]] inline void look_up(const std::int16_t* table, __m256i units,
+                                           std::int16_t* out) noexcept {
+  const auto* pairs = reinterpret_cast<const int*>(table);
+  const __m256i unit[4] = {lane_byte<0>(units), lane_byte<1>(units), lane_byte<2>(units),
+                           lane_byte<3>(units)};
+  if constexpr (Dim == 1) {  // reads two words, of which the first counts
+    HIGGS_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const __m256i even = _mm256_i32gather_epi32(pairs, unit[2 * j], 2),
+                    odd = _mm256_i32gather_epi32(pairs, unit[2 * j + 1], 2);
+      store(out + 32 * j, _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa));
+    }
+  } else {
+    HIGGS_UNROLL
+    for (int j = 0; j < 4; ++j) HIGGS_UNROLL
+    for (int d = 0; d < Dim / 2; ++d)
+      store(out + 32 * (j * (Dim / 2) + d), _mm256_i32gather_epi32(pairs + d, unit[j], 2 * Dim));
+  }
+}
+
+/// As portable::decode_run.
+inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps, int half,
+                       int plane, std::int16_t* out) noexcept {
+  const UnitKind kind = p.tables->kind;
+  const int dim = p.tables->dim;
+  const std::int16_t* table = p.tables->words + plane * 256 * dim;
+  const std::int64_t step_bytes = p.layout->step_bytes(), quad_words = 2 * dim * 32;  // of four units
+  const __m256i low4 = _mm256_set1_epi8(15), low6 = _mm256_set1_epi8(63);
+  const __m256i nibbles = _mm256_xor_si256(  // the 16 points of one dimension
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.tables->bytes[0]))),
+      _mm256_set1_epi8(-128));
+  codes += half * (step_bytes / 2);
+  for (; steps > 0; --steps, codes += step_bytes, out += p.layout->units_per_step() / 4 * quad_words)
+    for (int rows = 0; rows < 2; ++rows) {  // eight
+      const std::uint8_t* lanes = codes + 32 * rows;
+      std::int16_t* to = out + 16 * rows;
+      const __m256i a = load(lanes);
+      switch (kind) {
+        case UnitKind::Byte1:
+          widen(_mm256_xor_si256(a, _mm256_set1_epi8(-128)), to);
+          break;
+        case UnitKind::Byte2:
+          look_up<2>(table, a, to);
+          break;
+        case UnitKind::Byte4:
+          look_up<4>(table, a, to);
+          break;
+        case UnitKind::Wide1:
+          look_up<1>(table, a, to);
+          break;
+        case UnitKind::Nibble1:
+          widen(_mm256_shuffle_epi8(nibbles, _mm256_and_si256(a, low4)), to);
+          widen(_mm256_shuffle_epi8(nibbles, _mm256_and_si256(_mm256_srli_epi16(a, 4), low4)),
+                to + quad_words);
+          break;
+        case UnitKind::Nibble2:
+          look_up<2>(table, _mm256_and_si256(a, low4), to);
+          look_up<2>(table, _mm256_and_si256(_mm256_srli_epi16(a, 4), low4), to + quad_words);
+          break;
+        case UnitKind::Six2: {
+          const __m256i b = load(lanes + 64), c = load(lanes + 128);
+          const __m256i last = _mm256_or_si256(
+              _mm256_and_si256(_mm256_srli_epi16(a, 6), _mm256_set1_epi8(3)),
+              _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(12)),
+                              _mm256_and_si256(_mm256_srli_epi16(c, 2), _mm256_set1_epi8(48))));
+          look_up<2>(table, _mm256_and_si256(a, low6), to);
+          look_up<2>(table, _mm256_and_si256(b, low6), to + quad_words);
+          look_up<2>(table, _mm256_and_si256(c, low6), to + 2 * quad_words);
+          look_up<2>(table, last, to + 3 * quad_words);
+          break;
+        }
+      }
+    }
+}
+
 template <int Rows>
 inline void dot_rows(const std::uint8_t* pairs, const std::int16_t* words, std::int64_t inputs,
                      std::int32_t* sums) noexcept {
@@ -119,8 +223,7 @@ inline void dot_rows(const std::uint8_t* pairs, const std::int16_t* words, std::
   HIGGS_UNROLL
   for (int m = 0; m < Rows; ++m) total[m][0] = total[m][1] = _mm256_setzero_si256();
   for (std::int64_t k = 0; k < inputs / 2; ++k, words += 32, pairs += 4 * Rows) {
-    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 16));
+    const __m256i w0 = load(words), w1 = load(words + 16);
     HIGGS_UNROLL
     for (int m = 0; m < Rows; ++m) {
       int pair;
@@ -132,8 +235,8 @@ inline void dot_rows(const std::uint8_t* pairs, const std::int16_t* words, std::
   }
   HIGGS_UNROLL
   for (int m = 0; m < Rows; ++m) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16 * m), total[m][0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16 * m + 8), total[m][1]);
+    store(sums + 16 * m, total[m][0]);
+    store(sums + 16 * m + 8, total[m][1]);
   }
 }
 
@@ -180,7 +283,13 @@ inline void strip_product_words(const StripProduct& p, const Panel* panels, std:
       for (int half = 0; half < 2; ++half) {
         float factor = 1.0f;
         for (int plane = 0; plane < p.tables->planes; ++plane, factor *= 256.0f) {
-          portable::decode_run(p, codes + first * p.layout->step_bytes(), steps, half, plane, words);
+          const std::uint8_t* from = codes + first * p.layout->step_bytes();
+#if defined(HIGGS_TARGET_BEGIN)
+          if (isa != Isa::Portable)
+            avx2::decode_run(p, from, steps, half, plane, words);
+          else
+#endif
+            portable::decode_run(p, from, steps, half, plane, words);
           float* y = sums + 16 * half;
           for (std::int64_t i = 0; i < panel_count; ++i) {
             const Panel& panel = panels[i];

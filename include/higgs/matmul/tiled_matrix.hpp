@@ -6,7 +6,6 @@
 #include <higgs/core/convert.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
-#include <higgs/matmul/strip_product.hpp>
 #include <higgs/pack/tiles.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -31,6 +30,30 @@ namespace higgs {
 inline namespace v0 {
 
 namespace detail {
+
+/// Which kernel reads the tiles: how units are stored, and what one stands for.
+enum class UnitKind {
+  Nibble1,  // 16 points in one dimension
+  Nibble2,  // 16 in two: also two codes of 2 bits
+  Six2,     // 64 in two: also two codes of 3 bits
+  Byte1,    // the coordinate itself, 128 added
+  Byte2,    // 256 in two dimensions
+  Byte4,    // 256 in four
+  Wide1,    // 256 of 16-bit coordinates in one
+};
+
+/// What units decode to.
+struct UnitTables {
+  UnitKind kind = UnitKind::Byte1;
+  int unit_bits = 8;
+  int dim = 1;
+  int planes = 1;
+  // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
+  // 256 apart.
+  alignas(64) std::uint8_t bytes[4][256] = {};
+  // The same without 128, (planes, 256, dim).
+  std::int16_t words[4 * 256] = {};
+};
 
 /// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
 inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
