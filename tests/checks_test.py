@@ -25,6 +25,8 @@ GOOD = {
     "tests/pack/bits_test.cpp": HEAD,
     "tests/pack/bits_test.cu": HEAD,
     "tests/model/tokenizer_test.cpp": HEAD,
+    "tests/emulator/runtime.cpp": HEAD,
+    "tests/emulator/runtime_test.cu": HEAD,
     "examples/model/tokenizer.hpp": HEAD,
     "bench/pack/bits_bench.cpp": HEAD,
     "bench/README.md": "See `bits_bench.cpp` in `bench/pack/` and [the tests](../tests/pack/bits_test.cpp).\n",

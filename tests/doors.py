@@ -24,11 +24,13 @@ def errors_of(root):
         if not in_folder(header, NO_TEST_FOLDERS) and not (root / test).exists():
             yield f"include/higgs/{header} has no {test}"
 
-    model = {f"model/{p.name}" for p in (root / "examples" / "model").glob("*.hpp")}  # tests/model tests these
+    # Code outside include/ that has tests: the application, and the emulator that runs the kernels.
+    model = {f"model/{p.name}" for p in (root / "examples" / "model").glob("*.hpp")}
+    emulator = {f"emulator/{p.stem}.hpp" for p in (root / "tests" / "emulator").glob("*.?pp")}
     for top, ending in (("tests", "_test"), ("bench", "_bench")):
         for path in sorted((root / top).rglob(f"*{ending}.c*")):
             stem = path.relative_to(root / top).with_suffix("").as_posix().removesuffix(ending)
-            if path.suffix in {".cpp", ".cu"} and not {stem + ".hpp", stem + ".cuh"} & (headers | model):
+            if path.suffix in {".cpp", ".cu"} and not {stem + ".hpp", stem + ".cuh"} & (headers | model | emulator):
                 yield f"{path.relative_to(root)} has no include/higgs/{stem}.hpp"
 
     umbrella = (include / "higgs.hpp").read_text() if "higgs.hpp" in headers else ""

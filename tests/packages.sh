@@ -26,3 +26,18 @@ need_packages() {
   echo "WARNING: could not install ${missing[*]}" >&2
   return 1
 }
+
+# need_nvcc FOLDER: where the machine has no nvcc, gets the compiler of CUDA 13.0 from PyPI into FOLDER, and names it in
+# CUDACXX.
+need_nvcc() {
+  [ -z "${CUDACXX:-}" ] && ! command -v nvcc >/dev/null || return 0
+  local toolkit=$1/nvidia/cu13 wheels=(nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime nvidia-cuda-cccl)
+  if [ ! -x "$toolkit/bin/nvcc" ]; then
+    need_packages python3-pip || return 1
+    echo "installing nvcc from PyPI into $1"
+    python3 -m pip install --quiet --no-deps --upgrade --target "$1" --root-user-action=ignore \
+      "${wheels[@]/%/==13.0.*}" || { echo "WARNING: could not install nvcc" >&2 && return 1; }
+    ln -sfn lib "$toolkit/lib64" # where nvcc looks
+  fi
+  export CUDACXX=$toolkit/bin/nvcc
+}

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/codebook/lattice.hpp>
+#include <higgs/codebook/uniform.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -58,6 +60,15 @@ TEST_CASE("t^2 of a Gaussian matrix is the codebook's MSE, for every shipped cod
     // 262,144 weights: s.e. 0.5 %, and a group's own scale gains up to 1 %; CH8's error lives in its few overloads.
     CHECK(quantized.t2 == Approx(book.mse()).epsilon(book.name() == "ch8" ? 0.1 : 0.025));
   });
+}
+
+TEMPLATE_TEST_CASE("a codebook that no file names goes the whole way too", "[quantizer]", higgs::NestedE8Codebook<2>,
+                   higgs::NestedE8Codebook<3>, higgs::NestedE8Codebook<4>, higgs::UniformCodebook<5>,
+                   (higgs::GridCodebook<3, 512>), (higgs::GridCodebook<8, 256>)) {
+  const Normals w(16, 1024, 2);
+  const auto quantized = higgs::quantize(w.view, TestType{});
+  CHECK(quantized.t2 == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
+  CHECK(quantized.t2 == Approx(TestType{}.mse()).epsilon(0.1));  // 16,384 weights
 }
 
 TEST_CASE("constant rows and single outliers quantize like Gaussian ones, thanks to the signs", "[quantizer]") {
@@ -278,7 +289,7 @@ TEST_CASE("a codebook may be named at run time", "[quantizer]") {
 
 TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]") {
   for (const auto& [rows, cols, group] :
-       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
+       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {130, 64, 64}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
     std::vector<float> weights(static_cast<std::size_t>(rows * cols), 0.5f);
     higgs::QuantizeOptions options;
     options.group = group;
@@ -289,7 +300,8 @@ TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]
       CAPTURE(rows, cols, group, format.name);
       std::visit(
           [&](const auto& m) {
-            CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes()));
+            CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes() +
+                                                           m.input_scales.size_bytes()));
             CHECK(format.t2 == m.book.mse());
           },
           matrix);

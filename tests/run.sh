@@ -52,10 +52,10 @@ else
   printf '\n=== no clang: its warnings are LEFT OUT\n'
   phase 'g++ with sanitizers: unit and long tests' asan '' '' ''
 fi
-if command -v nvcc >/dev/null || [ -n "${CUDACXX:-}" ]; then
+if need_nvcc "$PWD/build/cuda-toolkit"; then
   phase 'nvcc: CUDA headers and tests' cuda '-DCMAKE_CUDA_ARCHITECTURES=80;120' '--target higgs_cuda_tests' '-L gpu'
 else
-  printf '\n=== no nvcc: the CUDA half is LEFT OUT\n'
+  printf '\n=== no nvcc, and none to be had: the CUDA half is LEFT OUT\n'
 fi
 
 printf '\nall phases: %d s\n%d passed, %d failed\n' "$SECONDS" "$passed" "$failed"

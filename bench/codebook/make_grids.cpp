@@ -31,8 +31,8 @@ inline constexpr bool gaussian_table_ships = false;
 }  // namespace detail
 
 /// The Gaussian-optimal table of `Size` points in `Dim` dimensions: `points` with integer coordinates, `step` the size
-/// of one integer in standard deviations, `mse` the mean squared error per weight on N(0, 1). Tables of 4096 points are
-/// in headers of their own, codebook/grids/<Dim>x4096.hpp.
+/// of one integer in standard deviations, `mse` the mean squared error per weight on N(0, 1). Tables of 1024 points
+/// and more are in headers of their own, codebook/grids/<Dim>x<Size>.hpp.
 template <int Dim, int Size>
 struct GaussianGrid {
   static_assert(detail::gaussian_table_ships<Dim, Size>,
@@ -127,7 +127,6 @@ int main(int count, char** arguments) {
       Table<2, 16>{effort(24, 400)},
       Table<2, 64>{effort(16, 400)},
       Table<2, 256>{effort(6, 800)},
-      Table<2, 1024>{effort(2, 800)},
       Table<3, 64>{effort(16, 400)},
       Table<3, 512>{effort(2, 600)},
       Table<4, 16>{effort(16, 200)},
@@ -135,6 +134,8 @@ int main(int count, char** arguments) {
       Table<8, 256>{effort(1, 200)},
   };
   const std::tuple large{
+      Table<2, 1024>{effort(2, 800)},
+      Table<2, 4096>{large_effort(22, 30)},
       Table<3, 4096>{large_effort(22, 30)},
       Table<4, 4096>{large_effort(22, 15)},
       Table<6, 4096>{large_effort(20, 0)},

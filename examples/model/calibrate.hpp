@@ -19,6 +19,10 @@ namespace higgs::model {
 /// Mean squares of a layer's inputs (cols), by the name of its weight.
 using InputSquares = std::map<std::string, std::vector<double>, std::less<>>;
 
+/// Tokens in a window to calibrate with. The first of a text draws attention from all others, and products with what it
+/// carries must be right: short windows give it weight.
+inline constexpr std::int64_t calibration_window = 128;
+
 /// Tokens to calibrate with: random ones of the model's vocabulary, no data needed, or the first of a text file. Throws
 /// IoError if it cannot be read.
 std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file, std::int64_t count);

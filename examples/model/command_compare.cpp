@@ -59,7 +59,7 @@ void compare(const Options& options) {
     ComparisonRow row;
     if (wants_input_squares(method) && input_squares.empty())
       input_squares = measure_inputs(source, calibration_tokens(source, "random", calibrate_tokens),
-                                     options.window, *executor);
+                                     std::min(calibration_window, model.config().context), *executor);
     const Transformer candidate = with_method(model, method, input_squares, row, *executor);
     const Evaluation result = evaluator.evaluate(candidate, progress);
     row.perplexity = result.perplexity();

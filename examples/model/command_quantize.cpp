@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model quantize: writes a folder that runs on its own, from packed weights.
 #include "commands.hpp"
+#include "plan.hpp"
 #include "quantize.hpp"
 
 #include <higgs/codebook/shipped.hpp>
@@ -20,7 +21,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options : CommonOptions {
-  std::string model, out, skip, calibrate;
+  std::string model, out, skip, calibrate, plan;
   std::int64_t calibrate_tokens = 4096;
   QuantizeRequest request;
   std::uint64_t seed = 0;
@@ -74,6 +75,13 @@ void quantize(Options& options) {
   if (!options.skip.empty()) options.request.skip = parse_regex(options.skip);
   options.request.options.seed = options.seed;
   options.request.options.input_scales = !options.no_input_scales;
+  if (!options.plan.empty()) {
+    StoredPlan plan = read_plan(read_text(options.plan), options.plan);
+    options.request.codebooks = std::move(plan.codebooks);
+    options.request.options.block = plan.block;
+    options.request.options.group = plan.group;
+    options.request.options.input_scales = plan.input_scales;
+  }
   if (options.no_signs) options.request.options.seed.reset();
   const auto executor = options.executor();
   const ModelSource source(options.model);
@@ -81,7 +89,7 @@ void quantize(Options& options) {
     const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
     ProgressBar bar("calibrate", "blocks");
     options.request.input_squares =
-        measure_inputs(source, tokens, std::min<std::int64_t>(512, source.require_config().context), *executor,
+        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context), *executor,
                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
   std::string note;
@@ -120,6 +128,9 @@ void add_quantize(CLI::App& app) {
   command->add_option("--codebook", options->request.codebook, "points of the grid, DIMxSIZE")
       ->capture_default_str()
       ->check(CLI::IsMember(shipped_codebook_names()));
+  command
+      ->add_option("--plan", options->plan, "what allocate wrote: a codebook, block and group for every layer")
+      ->type_name("JSON");
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
       ->capture_default_str()

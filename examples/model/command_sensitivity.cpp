@@ -2,6 +2,7 @@
 // higgs-model sensitivity: how much the error of each layer costs the model.
 #include "commands.hpp"
 #include "evaluate.hpp"
+#include "fisher.hpp"
 #include "sensitivity.hpp"
 #include "source.hpp"
 
@@ -16,17 +17,21 @@ namespace {
 struct Options : CommonOptions {
   std::string model, text_file, out, metric = "kl";
   std::int64_t window = 256, tokens = 2048;
-  int levels = 3;
+  int levels = 3, gradients = 0;
   double most_t2 = linear_t2;
   std::uint64_t seed = 1;
+  bool no_input_scales = false;
 };
 
 void sensitivity(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   const Transformer model = Transformer::load(source, *executor);
-  ProbeProtocol protocol{.model = source.path().filename().string(), .text = "random tokens",
-                         .window = options.window, .seed = options.seed,
+  ProbeProtocol protocol{.model = source.path().filename().string(),
+                         .text = "random tokens",
+                         .window = options.window,
+                         .input_scales = !options.no_input_scales,
+                         .seed = options.seed,
                          .levels = noise_levels(options.levels, options.most_t2)};
   std::vector<TokenId> tokens;
   if (options.text_file.empty()) {
@@ -37,10 +42,18 @@ void sensitivity(const Options& options) {
     protocol.text = std::filesystem::path(options.text_file).filename().string();
   }
   const Metric metric = metric_named(options.metric);
-  ProgressBar bar("sensitivity", "layers");
-  const SensitivityFile file =
-      measure_model(model, std::move(tokens), protocol, metric, options.out,
-                    [&](std::int64_t done, std::int64_t total) { bar.update(done, total); }, *executor);
+  SensitivityFile file;
+  {
+    ProgressBar bar("sensitivity", options.gradients > 0 ? "windows" : "layers");
+    const auto progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
+    if (options.gradients > 0) {
+      protocol.levels.clear();
+      file = measure_fisher(model, std::move(tokens), protocol, options.gradients, progress, *executor);
+      write_text(options.out, write_sensitivities(file, metric));
+    } else {
+      file = measure_model(model, std::move(tokens), protocol, metric, options.out, progress, *executor);
+    }
+  }
 
   double sum = 0, worst = 1;
   const LayerProbe* dearest = nullptr;
@@ -54,8 +67,8 @@ void sensitivity(const Options& options) {
     layers.push_back({{"name", layer.name}, {"alpha", fit.alpha}, {"r2", fit.r_squared}});
   }
   char line[160];
-  std::snprintf(line, sizeof line, "%zu layers, sum of alpha %.4g (%s), least R^2 %.3f\n", file.layers.size(), sum,
-                options.metric.c_str(), worst);
+  std::snprintf(line, sizeof line, "%zu layers, sum of alpha %.4g (%s), least R^2 %.3f\n", file.layers.size(),
+                sum, options.metric.c_str(), worst);
   options.text() << options.out << ": " << line;
   if (dearest) options.text() << "dearest: " << dearest->name << " with alpha " << most << "\n";
   options.write({{"metric", options.metric}, {"sum", sum}, {"layers", std::move(layers)}});
@@ -87,7 +100,15 @@ void add_sensitivity(CLI::App& app) {
   command->add_option("--most", options->most_t2, "the largest t^2 of the noise")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option(
+          "--gradients", options->gradients,
+          "no noise: estimate from gradients, going back through the model so many times; far cheaper")
+      ->type_name("DRAWS")
+      ->check(CLI::Range(1, 100000));
   command->add_option("--seed", options->seed, "of the noise and of random tokens")->capture_default_str();
+  command->add_flag("--no-input-scales", options->no_input_scales,
+                    "spread noise evenly, for quantization without input scales");
   options->add_to(*command);
   command->callback([options] { sensitivity(*options); });
 }

@@ -55,6 +55,8 @@ void add_quantize(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_sensitivity(CLI::App& app);
+void add_allocate(CLI::App& app);
+void add_linearity(CLI::App& app);
 void add_generate(CLI::App& app);
 
 }  // namespace higgs::model

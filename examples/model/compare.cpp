@@ -14,6 +14,7 @@
 #include <variant>
 
 #include "baselines.hpp"
+#include "page.hpp"
 
 namespace higgs::model {
 
@@ -60,31 +61,6 @@ Converted convert(const DenseMatrix& dense, std::string_view method, std::span<c
   const double bits = round_to(baseline_named(method), rounded, executor);
   const double t2 = relative_error(rounded, dense.view());
   return {DenseMatrix(dense.rows, dense.cols, std::move(values)), bits, t2};
-}
-
-std::string fixed(double value, int digits) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&') out += "&amp;";
-    else if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '"') out += "&quot;";
-    else out += c;
-  }
-  return out;
-}
-
-template <class... Parts>
-std::string joined(const Parts&... parts) {
-  std::string out;
-  (out.append(parts), ...);
-  return out;
 }
 
 // KL (logarithmic) over bits. Lower and further left is better.

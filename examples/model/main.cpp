@@ -23,6 +23,8 @@ int main(int argc, char** argv) {
   higgs::model::add_eval(app);
   higgs::model::add_compare(app);
   higgs::model::add_sensitivity(app);
+  higgs::model::add_allocate(app);
+  higgs::model::add_linearity(app);
   higgs::model::add_generate(app);
   try {
     app.parse(argc, argv);

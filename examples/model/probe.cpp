@@ -3,7 +3,6 @@
 
 #include "math.hpp"
 
-#include <higgs/allocate/sensitivity.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
 
@@ -55,12 +54,13 @@ void NoiseProbe::go_to(std::size_t block) {
     block_ = 0;
   }
   for (std::int64_t i = 0; i < windows_; ++i)
-    model_.run_blocks(block_, block, {states_.data() + i * window_ * width, window_, width}, cache_, executor_);
+    model_.run_blocks(block_, block, {states_.data() + i * window_ * width, window_, width}, cache_,
+                      executor_);
   block_ = block;
 }
 
 std::vector<ProbeResult> NoiseProbe::measure(std::size_t block, Part part, std::span<const double> levels,
-                                             std::uint64_t seed) {
+                                             NoiseShape shape, std::uint64_t seed) {
   go_to(block);
   Transformer noisy = model_;
   Linear& linear = noisy.weights.blocks[block][part];
@@ -72,7 +72,7 @@ std::vector<ProbeResult> NoiseProbe::measure(std::size_t block, Part part, std::
   for (std::size_t i = 0; i < levels.size(); ++i) {
     std::vector<float> values(dense.values->size());
     results[i].t2 = insert_noise(dense.view(), levels[i], random_bits(seed, i),
-                                 {values.data(), dense.rows, dense.cols}, executor_);
+                                 {values.data(), dense.rows, dense.cols}, shape, executor_);
     linear.weight = DenseMatrix(dense.rows, dense.cols, std::move(values));
     hidden.push_back(finish(noisy, block));
   }

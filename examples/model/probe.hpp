@@ -5,6 +5,7 @@
 #include "tokenizer.hpp"
 #include "transformer.hpp"
 
+#include <higgs/allocate/sensitivity.hpp>
 #include <higgs/core/executor.hpp>
 
 #include <cstdint>
@@ -20,8 +21,8 @@ struct ProbeResult {
   double cross_entropy = 0;  // of the noisy model less that of the model, in nats a token
 };
 
-/// Inserts noise into one layer after the other. Only the blocks from that layer on are run: the states before
-/// them are kept, width floats a token, and move on with the layers.
+/// Inserts noise into one layer after the other. Only the blocks from that layer on are run: the states
+/// before them are kept, width floats a token, and move on with the layers.
 class NoiseProbe {
  public:
   /// `tokens` are cut into windows as by Evaluator. The model must outlive this.
@@ -35,7 +36,7 @@ class NoiseProbe {
 
   /// The model with noise of each level in that layer. Blocks in rising order are fastest.
   std::vector<ProbeResult> measure(std::size_t block, Part part, std::span<const double> levels,
-                                   std::uint64_t seed);
+                                   NoiseShape shape, std::uint64_t seed);
 
  private:
   void go_to(std::size_t block);

@@ -121,6 +121,7 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
         .append(" ")
         .append(std::to_string(date));
   };
+  for (const auto& [name, codebook] : request.codebooks) out.append("\n").append(name).append(" ").append(codebook);
   if (!std::filesystem::is_directory(source.path())) {
     add(source.path());
     return out;
@@ -179,47 +180,59 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
   if (std::filesystem::exists(folder) && std::filesystem::equivalent(folder, source_folder))
     throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
 
-  std::string note;
-  with_shipped_codebook(request.codebook, [&]<class Book>(std::type_identity<Book>) {
-    CheckpointContents contents;
-    std::int64_t total = 0, done = 0;
-    for (const ModelTensor* tensor : matrices) {
+  const auto is_layer = [&](const ModelTensor& tensor) {
+    return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
+  };
+  for (const auto& [layer, codebook] : request.codebooks) {
+    const ModelTensor* tensor = source.find(layer);
+    if (!tensor || !is_layer(*tensor))
+      throw InvalidArgument(name + ": has no matrix \"" + layer + "\" to quantize, for which there is a codebook");
+  }
+  const auto codebook_of = [&](const ModelTensor& tensor) -> const std::string& {
+    const auto own = request.codebooks.find(tensor.name);
+    return own == request.codebooks.end() ? request.codebook : own->second;
+  };
+
+  CheckpointContents contents;
+  std::int64_t total = 0, done = 0;
+  for (const ModelTensor* tensor : matrices) {
+    with_shipped_codebook(codebook_of(*tensor), [&]<class Book>(std::type_identity<Book>) {
       contents.add_layer<Book>(tensor->name,
                                make_layout(tensor->rows(), tensor->cols(), Book::dim, request.options),
                                request.options.seed, tensor->stored->dtype);
-      total += tensor->rows() * tensor->cols();
-    }
-    const auto is_layer = [&](const ModelTensor& tensor) {
-      return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
-    };
-    std::vector<std::pair<const ModelTensor*, DType>> kept;
-    for (const ModelTensor& tensor : source.tensors()) {
-      if (is_layer(tensor)) continue;
-      kept.emplace_back(&tensor, kept_dtype(tensor));
-      contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
-    }
+    });
+    total += tensor->rows() * tensor->cols();
+  }
+  std::vector<std::pair<const ModelTensor*, DType>> kept;
+  for (const ModelTensor& tensor : source.tensors()) {
+    if (is_layer(tensor)) continue;
+    kept.emplace_back(&tensor, kept_dtype(tensor));
+    contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
+  }
 
-    const auto squares_of = [&](const ModelTensor& tensor) {
-      const auto found = request.input_squares.find(tensor.name);
-      return found == request.input_squares.end() ? std::span<const double>() : std::span(found->second);
+  const auto squares_of = [&](const ModelTensor& tensor) {
+    const auto found = request.input_squares.find(tensor.name);
+    return found == request.input_squares.end() ? std::span<const double>() : std::span(found->second);
+  };
+  std::filesystem::create_directories(folder);
+  CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
+  for (const auto& [tensor, dtype] : kept)
+    if (!writer.finished(tensor->name)) copy_tensor(*tensor, dtype, writer);
+  for (const ModelTensor* tensor : matrices) {
+    const auto advance = [&](std::int64_t weights) {
+      done += weights;
+      if (request.progress) request.progress(done, total, tensor->name);
     };
-    std::filesystem::create_directories(folder);
-    CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
-    for (const auto& [tensor, dtype] : kept)
-      if (!writer.finished(tensor->name)) copy_tensor(*tensor, dtype, writer);
-    for (const ModelTensor* tensor : matrices) {
-      const auto advance = [&](std::int64_t weights) {
-        done += weights;
-        if (request.progress) request.progress(done, total, tensor->name);
-      };
-      if (writer.finished(tensor->name))
-        advance(tensor->rows() * tensor->cols());
-      else
-        quantize_tensor<Book>(*tensor, name, request.options, squares_of(*tensor), writer, executor, advance);
+    if (writer.finished(tensor->name)) {
+      advance(tensor->rows() * tensor->cols());
+      continue;
     }
-    note = write_companions(source, folder);
-    writer.commit();
-  });
+    with_shipped_codebook(codebook_of(*tensor), [&]<class Book>(std::type_identity<Book>) {
+      quantize_tensor<Book>(*tensor, name, request.options, squares_of(*tensor), writer, executor, advance);
+    });
+  }
+  std::string note = write_companions(source, folder);
+  writer.commit();
   return note;
 }
 

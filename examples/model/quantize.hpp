@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <regex>
 #include <string>
@@ -20,6 +21,7 @@ namespace higgs::model {
 
 struct QuantizeRequest {
   std::string codebook = "2x256";  ///< one of shipped_codebook_names()
+  std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of `codebook`
   QuantizeOptions options{};
   InputSquares input_squares{};  ///< for better input scales, where known; see measure_inputs()
   std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are

@@ -6,6 +6,7 @@
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/quantizer.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -18,6 +19,8 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr std::string_view format_name = "higgs sensitivities 1";
+// Where a quantizer has input scales, its error spreads over columns as their norms do.
+constexpr std::string_view noise_even = "Gaussian, even", noise_by_column = "Gaussian, by column";
 constexpr std::pair<Metric, std::string_view> metric_names[] = {
     {Metric::Kl, "kl"}, {Metric::CrossEntropy, "nll"}, {Metric::Perplexity, "ppl"}};
 
@@ -73,20 +76,20 @@ std::string write_sensitivities(const SensitivityFile& file, Metric metric) {
     one["probes"] = std::move(probes);
     layers.push_back(std::move(one));
   }
-  const ordered_json out{
-      {"format", format_name},
-      {"metric", name_of(metric)},
-      {"protocol",
-       {{"model", how.model},
-        {"text", how.text},
-        {"fingerprint", std::to_string(how.fingerprint)},
-        {"tokens", how.tokens},
-        {"window", how.window},
-        {"seed", std::to_string(how.seed)},
-        {"noise", "Gaussian, one layer at a time"},
-        {"levels", how.levels},
-        {"nll", how.cross_entropy}}},
-      {"layers", std::move(layers)}};
+  const ordered_json out{{"format", format_name},
+                         {"metric", name_of(metric)},
+                         {"protocol",
+                          {{"model", how.model},
+                           {"text", how.text},
+                           {"fingerprint", std::to_string(how.fingerprint)},
+                           {"tokens", how.tokens},
+                           {"window", how.window},
+                           {"seed", std::to_string(how.seed)},
+                           {"method", how.levels.empty() ? "gradients" : "noise in one layer at a time"},
+                           {"noise", how.input_scales ? noise_by_column : noise_even},
+                           {"levels", how.levels},
+                           {"nll", how.cross_entropy}}},
+                         {"layers", std::move(layers)}};
   return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -104,8 +107,15 @@ SensitivityFile read_sensitivities(std::string_view text, const std::string& sou
       return real;
     };
     SensitivityFile out;
-    out.protocol = {how.at("model"), how.at("text"), number(how.at("fingerprint")), how.at("tokens"),
-                    how.at("window"), number(how.at("seed")), {}, finite(how.at("nll"))};
+    out.protocol = {how.at("model"),
+                    how.at("text"),
+                    number(how.at("fingerprint")),
+                    how.at("tokens"),
+                    how.at("window"),
+                    how.at("noise") == noise_by_column,
+                    number(how.at("seed")),
+                    {},
+                    finite(how.at("nll"))};
     for (const nlohmann::json& level : how.at("levels")) out.protocol.levels.push_back(finite(level));
     for (const nlohmann::json& each : json.at("layers")) {
       LayerProbe layer{each.at("name"), {}};
@@ -141,12 +151,13 @@ SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tok
 
   std::vector<ProbedLayer> layers;
   for (std::size_t block = 0; block < model.weights.blocks.size(); ++block)
-    for (const Part part : all_parts)
-      layers.push_back({weight_name(static_cast<std::int64_t>(block), part)});
-  if (file.layers.size() > layers.size()) throw FormatError(path.string() + ": has more layers than the model");
+    for (const Part part : all_parts) layers.push_back({weight_name(static_cast<std::int64_t>(block), part)});
+  if (file.layers.size() > layers.size())
+    throw FormatError(path.string() + ": has more layers than the model");
   for (std::size_t i = 0; i < file.layers.size(); ++i) {
     if (file.layers[i].name != layers[i].name)
-      throw FormatError(path.string() + ": layer \"" + file.layers[i].name + "\" is not where the model has it");
+      throw FormatError(path.string() + ": layer \"" + file.layers[i].name +
+                        "\" is not where the model has it");
     layers[i].points = points_of(file.layers[i], metric, protocol);
   }
   const std::size_t parts = std::size(all_parts);
@@ -154,8 +165,12 @@ SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tok
       layers, protocol.levels,
       [&](std::size_t i, std::span<const double> levels) {
         if (progress) progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(layers.size()));
-        file.layers.push_back({layers[i].name, probe.measure(i / parts, all_parts[i % parts], levels,
-                                                             random_bits(protocol.seed, i))});
+        const Linear& linear = model.weights.blocks[i / parts][all_parts[i % parts]];
+        const bool by_column = protocol.input_scales && linear.rows() >= min_rows_for_input_scales;
+        file.layers.push_back(
+            {layers[i].name, probe.measure(i / parts, all_parts[i % parts], levels,
+                                           by_column ? NoiseShape::ByColumn : NoiseShape::Even,
+                                           random_bits(protocol.seed, i))});
         return points_of(file.layers.back(), metric, protocol);
       },
       [&](std::size_t) { write_text(path, write_sensitivities(file, metric)); });

@@ -18,14 +18,15 @@ namespace higgs::model {
 
 /// How sensitivities were measured.
 struct ProbeProtocol {
-  std::string model;                // file name of the model
-  std::string text;                 // file name of the text, or "random tokens"
-  std::uint64_t fingerprint = 0;    // of the tokens
-  std::int64_t tokens = 0;          // in whole windows
+  std::string model{};            // file name of the model
+  std::string text{};             // file name of the text, or "random tokens"
+  std::uint64_t fingerprint = 0;  // of the tokens
+  std::int64_t tokens = 0;        // in whole windows
   std::int64_t window = 0;
-  std::uint64_t seed = 0;           // of the noise
-  std::vector<double> levels;       // t^2 of the noise
-  double cross_entropy = 0;         // of the model on the text, in nats a token
+  bool input_scales = true;      // noise spreads as the error of a quantizer with input scales
+  std::uint64_t seed = 0;        // of the noise
+  std::vector<double> levels{};  // t^2 of the noise; none: from gradients
+  double cross_entropy = 0;      // of the model on the text, in nats a token
 
   bool random() const { return text == "random tokens"; }
   friend bool operator==(const ProbeProtocol&, const ProbeProtocol&) = default;
@@ -62,9 +63,9 @@ std::string write_sensitivities(const SensitivityFile& file, Metric metric);
 /// Throws FormatError, which names `source`, for anything else than such a file.
 SensitivityFile read_sensitivities(std::string_view text, const std::string& source);
 
-/// Measures the linear layers of the blocks, in the order of the model, and writes the file after each of them;
-/// goes on with what is in it. Throws InvalidArgument if that was measured in another way. `progress` is called
-/// with layers done and to do.
+/// Measures the linear layers of the blocks, in the order of the model, and writes the file after each of
+/// them; goes on with what is in it. Throws InvalidArgument if that was measured in another way. `progress`
+/// is called with layers done and to do.
 SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
                               Metric metric, const std::filesystem::path& path,
                               const std::function<void(std::int64_t done, std::int64_t total)>& progress,

@@ -23,17 +23,21 @@
 #include <higgs/scale/input_scale.hpp>
 
 // encode: each vector to the nearest point of a codebook.
+#include <higgs/codebook/e8.hpp>
 #include <higgs/codebook/fit_grid.hpp>
 #include <higgs/codebook/fit_line.hpp>
 #include <higgs/codebook/gaussian_cloud.hpp>
 #include <higgs/codebook/gaussian_grids.hpp>
 #include <higgs/codebook/grid.hpp>
+#include <higgs/codebook/lattice.hpp>
 #include <higgs/codebook/measure_grid.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
+#include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/lattice_search.hpp>
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>

@@ -73,7 +73,8 @@ TEST_CASE("no uniform plan within the budget is better", "[allocate][plan]") {
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     std::vector<PlanLayer> layers = random_layers(40, seed);
     if (seed % 2) layers[3].pinned = "8 bits";
-    for (std::size_t i = 0; seed % 3 && i + 2 < 40; i += 3) layers[i].tie = layers[i + 1].tie = std::to_string(i);
+    for (std::size_t i = 0; seed % 3 && i + 2 < 40; i += 3)
+      layers[i].tie = layers[i + 1].tie = std::to_string(i);
     for (int step = 0; step < 25; ++step) {
       const Budget budget = Budget::bits(2 + 0.27 * step);
       const auto plan = allocate(layers, budget), uniform = allocate_uniform(layers, budget);
@@ -121,7 +122,8 @@ TEST_CASE("bytes buy the layers that matter", "[allocate][plan]") {
   // A negative alpha counts as 0 in the loss, and as measured in the interval.
   CHECK(plan->loss == Approx(9 * 4.1e-5 + 0.01 * 0.1076));
   const double sum = plan->loss - 0.5 * 0.1076;
-  const double reach = std::sqrt(std::pow(4.1e-5, 2) + std::pow(0.02 * 0.1076, 2) + std::pow(0.3 * 0.1076, 2));
+  const double reach =
+      std::sqrt(std::pow(4.1e-5, 2) + std::pow(0.02 * 0.1076, 2) + std::pow(0.3 * 0.1076, 2));
   CHECK(plan->low == Approx(sum - reach));
   CHECK(plan->high == Approx(sum + reach));
   CHECK(plan->layers[2].loss == Approx(-0.5 * 0.1076));

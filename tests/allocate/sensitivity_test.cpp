@@ -67,13 +67,37 @@ TEST_CASE("noise has the wanted norm, mean zero, and no link between seeds", "[a
   }
 }
 
+TEST_CASE("noise by column gives every column the same t^2", "[allocate][sensitivity]") {
+  constexpr std::int64_t rows = 500, cols = 40;
+  std::vector<float> w = random_weights(rows * cols, 7), out(w.size());
+  const MatrixView<float> view(w.data(), rows, cols), noisy(out.data(), rows, cols);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < cols; ++c) view(r, c) *= c == 3 ? 0.0f : static_cast<float>(1 + c);
+  const double t2 = insert_noise(view, 0.02, 3, noisy, higgs::NoiseShape::ByColumn);
+  double mean = 0;
+  for (std::int64_t c = 0; c < cols; ++c) {
+    double error = 0, norm = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      error += std::pow(static_cast<double>(noisy(r, c) - view(r, c)), 2);
+      norm += std::pow(static_cast<double>(view(r, c)), 2);
+    }
+    if (c == 3) CHECK(error == 0);
+    if (c == 3) continue;
+    CHECK(error / norm == Approx(0.02).epsilon(5 * std::sqrt(2.0 / rows)));
+    mean += error / norm / cols;
+  }
+  CHECK(t2 == Approx(mean).epsilon(1e-9));
+}
+
 TEST_CASE("noise does not depend on threads, strides or place", "[allocate][sensitivity]") {
   constexpr std::int64_t rows = 70, cols = 33;
   std::vector<float> w = random_weights(rows * cols, 2), a(w.size()), b(w.size()), padded(rows * 40);
   higgs::SerialExecutor one;
   higgs::ThreadPool four(4);
-  const double t2 = insert_noise({w.data(), rows, cols}, 0.02, 9, {a.data(), rows, cols}, one);
-  CHECK(insert_noise({w.data(), rows, cols}, 0.02, 9, {b.data(), rows, cols}, four) == t2);
+  const double t2 =
+      insert_noise({w.data(), rows, cols}, 0.02, 9, {a.data(), rows, cols}, higgs::NoiseShape::Even, one);
+  CHECK(insert_noise({w.data(), rows, cols}, 0.02, 9, {b.data(), rows, cols}, higgs::NoiseShape::Even,
+                     four) == t2);
   CHECK(a == b);
   const MatrixView<float> strided(padded.data(), rows, cols, 40);
   insert_noise({w.data(), rows, cols}, 0.02, 9, strided);
@@ -124,9 +148,14 @@ TEST_CASE("the fit is exact on a line and least squares elsewhere", "[allocate][
 
 TEST_CASE("Student's quantiles are those of the tables", "[allocate][sensitivity]") {
   // Two-sided 95 %.
-  for (const auto& [freedom, t, tolerance] : std::vector<std::tuple<std::size_t, double, double>>{
-           {1, 12.7062, 1e-5}, {2, 4.30265, 1e-5}, {3, 3.18245, 1e-2}, {4, 2.77645, 3e-3},
-           {9, 2.26216, 1e-4}, {14, 2.14479, 1e-5}, {100, 1.98397, 1e-5}})
+  for (const auto& [freedom, t, tolerance] :
+       std::vector<std::tuple<std::size_t, double, double>>{{1, 12.7062, 1e-5},
+                                                            {2, 4.30265, 1e-5},
+                                                            {3, 3.18245, 1e-2},
+                                                            {4, 2.77645, 3e-3},
+                                                            {9, 2.26216, 1e-4},
+                                                            {14, 2.14479, 1e-5},
+                                                            {100, 1.98397, 1e-5}})
     CHECK(higgs::detail::student_95(freedom) == Approx(t).epsilon(tolerance));
 }
 
@@ -137,8 +166,9 @@ TEST_CASE("the interval holds the truth nineteen times in twenty", "[allocate][s
     for (int trial = 0; trial < trials; ++trial) {
       std::vector<NoisePoint> points;
       for (int i = 1; i <= count; ++i)
-        points.push_back({0.01 * i, 0.07 * i + 0.02 * random_normal(static_cast<std::uint64_t>(count * trials + trial),
-                                                                    static_cast<std::uint64_t>(i))});
+        points.push_back(
+            {0.01 * i, 0.07 * i + 0.02 * random_normal(static_cast<std::uint64_t>(count * trials + trial),
+                                                       static_cast<std::uint64_t>(i))});
       const Sensitivity fit = fit_sensitivity(points);
       inside += fit.low <= 7 && 7 <= fit.high;
     }
@@ -205,7 +235,9 @@ TEST_CASE("a measurement that broke off goes on where it stopped", "[allocate][s
   layers[2].points.clear();
   const auto ignore = [](std::size_t) {};
   const auto none = [](std::size_t, std::span<const double>) { return std::vector<NoisePoint>{}; };
-  CHECK_THROWS_AS(measure_sensitivities(layers, std::vector<double>{0.1}, none, ignore), higgs::InvalidArgument);
+  CHECK_THROWS_AS(measure_sensitivities(layers, std::vector<double>{0.1}, none, ignore),
+                  higgs::InvalidArgument);
   CHECK_THROWS_AS(measure_sensitivities(layers, std::vector<double>{}, none, ignore), higgs::InvalidArgument);
-  CHECK_THROWS_AS(measure_sensitivities(layers, std::vector<double>{0.0}, none, ignore), higgs::InvalidArgument);
+  CHECK_THROWS_AS(measure_sensitivities(layers, std::vector<double>{0.0}, none, ignore),
+                  higgs::InvalidArgument);
 }

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <type_traits>
+
 #include "equals_nearest.hpp"
 
 namespace {
@@ -13,7 +15,10 @@ void check(const Book& book) {
 }
 template <class... Books>
 void check_all(higgs::TypeList<Books...>) {
-  (check(Books{}), ...);
+  const auto one = [](const auto& book) {  // what has more points has a search and a test of its own
+    if constexpr (std::remove_cvref_t<decltype(book)>::size <= 4096) check(book);
+  };
+  (one(Books{}), ...);
 }
 }  // namespace
 

@@ -36,10 +36,10 @@ TEST_CASE("no sum overflows: extreme weights times extreme activations are exact
       for (const auto coordinate : point) sum += coordinate;
       if (sum < lowest) lowest = sum, code = i;
     }
-    std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols / Book::dim),
-                                    static_cast<std::uint8_t>(code));
+    std::vector<typename Book::Index> codes(static_cast<std::size_t>(cols / Book::dim),
+                                            static_cast<typename Book::Index>(code));
     std::vector<std::uint8_t> bytes(higgs::packed_bytes(codes.size(), higgs::code_bits<Book>));
-    higgs::pack_bits(std::span<const std::uint8_t>(codes), higgs::code_bits<Book>, std::span(bytes));
+    higgs::pack_bits(std::span<const typename Book::Index>(codes), higgs::code_bits<Book>, std::span(bytes));
     const std::vector<Half> scales(1, Half(1.0f));
     higgs::QuantizedMatrix<Book> w;
     w.layout = {.rows = 1, .cols = cols, .block = cols, .group = cols};

@@ -33,12 +33,12 @@ inline namespace v0 {
 /// A layer and the ways to store it.
 struct PlanLayer {
   std::string name;
-  std::int64_t weights = 0;       // rows * cols: what average bits are counted over
-  double alpha = 0;               // the loss for a unit of t^2; counted as 0 where negative
-  double margin = 0;              // alpha lies within +-margin with 95 % confidence
+  std::int64_t weights = 0;  // rows * cols: what average bits are counted over
+  double alpha = 0;          // the loss for a unit of t^2; counted as 0 where negative
+  double margin = 0;         // alpha lies within +-margin with 95 % confidence
   std::vector<Format> formats{};
-  std::string pinned{};           // the name of its format; empty: free
-  std::string tie{};              // layers of one tie take one format, as fused kernels ask; empty: none
+  std::string pinned{};  // the name of its format; empty: free
+  std::string tie{};     // layers of one tie take one format, as fused kernels ask; empty: none
 };
 
 /// What a plan may take: bytes of codes and scales.
@@ -63,7 +63,8 @@ class Budget {
 
 struct PlanOptions {
   double trusted_t2 = linear_t2;  // a plan that exceeds it somewhere says so
-  double max_t2 = std::numeric_limits<double>::infinity();  // formats beyond are left out, except where pinned
+  double max_t2 =
+      std::numeric_limits<double>::infinity();  // formats beyond are left out, except where pinned
   /// Alphas count as alpha + caution * margin: more than 0 guards layers whose alpha is uncertain.
   double caution = 0;
   std::optional<std::int64_t> second_budget;  // for the sum of Format::second
@@ -82,12 +83,12 @@ struct Plan {
   std::vector<PlannedLayer> layers;
   std::int64_t bytes = 0;
   std::int64_t weights = 0;
-  double loss = 0;         // predicted change of the metric: the sum of max(alpha, 0) * t2
-  double low = 0;          // 95 % interval of the sum of alpha * t2, if the errors of the alphas are independent
+  double loss = 0;  // predicted change of the metric: the sum of max(alpha, 0) * t2
+  double low = 0;   // 95 % interval of the sum of alpha * t2, if the errors of the alphas are independent
   double high = 0;
-  double lower_bound = 0;  // no plan within the budget is predicted to lose less
-  bool proven = false;     // and this one is the best
-  double bytes_price = 0;  // the loss that one byte more would save, about
+  double lower_bound = 0;             // no plan within the budget is predicted to lose less
+  bool proven = false;                // and this one is the best
+  double bytes_price = 0;             // the loss that one byte more would save, about
   std::vector<std::string> warnings;  // for people
 
   double bits_per_weight() const {
@@ -158,8 +159,9 @@ inline std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const Pl
     std::int64_t bytes = 0, second = 0;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const auto tied = pinned.find(layers[i].tie);
-      const std::string& wanted =
-          !layers[i].pinned.empty() ? layers[i].pinned : tied != pinned.end() ? tied->second : name;
+      const std::string& wanted = !layers[i].pinned.empty() ? layers[i].pinned
+                                  : tied != pinned.end()    ? tied->second
+                                                            : name;
       const auto& formats = layers[i].formats;
       const auto at = std::find_if(formats.begin(), formats.end(),
                                    [&](const Format& format) { return format.name == wanted; });
@@ -181,8 +183,8 @@ inline std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const Pl
 
 }  // namespace detail
 
-/// The knapsack behind allocate(): option j of class i is format j of layer i, its weight the bytes, its cost the
-/// predicted loss. KnapsackFront makes of it every budget's plan.
+/// The knapsack behind allocate(): option j of class i is format j of layer i, its weight the bytes, its cost
+/// the predicted loss. KnapsackFront makes of it every budget's plan.
 inline KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const Budget& budget,
                                       const PlanOptions& options = {}) {
   KnapsackProblem<> problem;
@@ -246,7 +248,8 @@ inline std::optional<Plan> allocate(std::span<const PlanLayer> layers, const Bud
   return plan;
 }
 
-/// The best plan that gives all layers (but pinned ones) one format; std::nullopt if none is within the budget.
+/// The best plan that gives all layers (but pinned ones) one format; std::nullopt if none is within the
+/// budget.
 inline std::optional<Plan> allocate_uniform(std::span<const PlanLayer> layers, const Budget& budget,
                                             const PlanOptions& options = {}) {
   const auto choice = detail::best_uniform(layers, plan_problem(layers, budget, options));

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -34,42 +35,52 @@ inline std::vector<double> noise_levels(int count, double most = linear_t2) {
   return levels;
 }
 
-/// Writes a matrix with Gaussian noise of expected squared norm t2 * ||w||^2 (the paper's eq. 9); `out` may be
-/// `w`. The element at (r, c) gets normal r * cols + c of the seed, for any number of threads. Returns the t^2
-/// of this very noise.
+/// How noise spreads over the inputs of a matrix: evenly (the paper's eq. 9), as the error of rotated weights
+/// does; or each column in proportion to its own norm, as it does where columns are divided by their RMS
+/// before rotation. Sensitivities hold for quantizers whose error spreads as their noise did.
+enum class NoiseShape { Even, ByColumn };
+
+/// Writes a matrix with Gaussian noise of expected squared norm t2 * ||w||^2; `out` may be `w`. The element
+/// at (r, c) gets normal r * cols + c of the seed, for any number of threads. Returns the t^2 of this very
+/// noise; with NoiseShape::ByColumn of columns of equal norm, which is the mean of what the columns got.
 inline double insert_noise(MatrixView<const float> w, double t2, std::uint64_t seed, MatrixView<float> out,
-                           Executor& executor = default_executor()) {
+                           NoiseShape shape = NoiseShape::Even, Executor& executor = default_executor()) {
   expects(out.rows == w.rows && out.cols == w.cols, "higgs::insert_noise: out must have the shape of w");
   expects(t2 >= 0 && t2 < 1e30, "higgs::insert_noise: t2 must be a number, not negative");
   if (w.rows == 0 || w.cols == 0) return 0;
-  const auto rows = static_cast<std::size_t>(w.rows);
-  const auto sum = [](const std::vector<double>& values) {
-    double total = 0;
-    for (const double value : values) total += value;
-    return total;
-  };
-  std::vector<double> norms(rows), errors(rows);  // of rows, so that sums do not depend on threads
   const auto square = [](float value) { return static_cast<double>(value) * static_cast<double>(value); };
-  parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
-      for (std::int64_t c = 0; c < w.cols; ++c) norms[static_cast<std::size_t>(r)] += square(w(r, c));
+  // Sums over columns do not depend on threads.
+  const auto cols = static_cast<std::size_t>(w.cols);
+  const auto column_sums = [&](auto&& value) {
+    std::vector<double> sums(cols);
+    parallel_for(executor, w.cols, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = 0; r < w.rows; ++r)
+        for (std::int64_t c = begin; c < end; ++c) sums[static_cast<std::size_t>(c)] += value(r, c);
+    });
+    return sums;
+  };
+  const std::vector<double> norms =
+      column_sums([&](std::int64_t r, std::int64_t c) { return square(w(r, c)); });
+  const double norm = std::accumulate(norms.begin(), norms.end(), 0.0);
+  expects(std::isfinite(norm), "higgs::insert_noise: weights must be finite");
+  std::vector<double> deviations(cols);
+  for (std::size_t c = 0; c < cols; ++c) {
+    const double mean = shape == NoiseShape::Even ? norm / static_cast<double>(cols) : norms[c];
+    deviations[c] = std::sqrt(t2 * mean / static_cast<double>(w.rows));
+  }
+  const std::vector<double> errors = column_sums([&](std::int64_t r, std::int64_t c) {
+    const std::uint64_t element =
+        static_cast<std::uint64_t>(r) * static_cast<std::uint64_t>(w.cols) + static_cast<std::uint64_t>(c);
+    const float before = w(r, c);
+    out(r, c) = static_cast<float>(static_cast<double>(before) +
+                                   deviations[static_cast<std::size_t>(c)] * random_normal(seed, element));
+    return square(out(r, c) - before);
   });
-  const double norm = sum(norms);
-  if (!(norm > 0)) expects(norm == 0, "higgs::insert_noise: weights must be finite");
-  const double deviation = std::sqrt(t2 * norm / (static_cast<double>(w.rows) * static_cast<double>(w.cols)));
-  parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      for (std::int64_t c = 0; c < w.cols; ++c) {
-        const double noise =
-            deviation * random_normal(seed, static_cast<std::uint64_t>(r) * static_cast<std::uint64_t>(w.cols) +
-                                                static_cast<std::uint64_t>(c));
-        const float before = w(r, c), after = static_cast<float>(static_cast<double>(before) + noise);
-        errors[static_cast<std::size_t>(r)] += square(after - before);
-        out(r, c) = after;
-      }
-    }
-  });
-  return norm > 0 ? sum(errors) / norm : 0;
+  if (norm == 0) return 0;
+  if (shape == NoiseShape::Even) return std::accumulate(errors.begin(), errors.end(), 0.0) / norm;
+  double sum = 0;
+  for (std::size_t c = 0; c < cols; ++c) sum += norms[c] > 0 ? errors[c] / norms[c] : 0;
+  return sum / static_cast<double>(cols);
 }
 
 /// What an error in one layer did to the metric: metric(W') - metric(W).
@@ -146,8 +157,8 @@ struct ProbedLayer {
 };
 
 /// Measures every layer that has no points yet. `measure(i, levels)` inserts noise of each level in turn into
-/// layer i alone and returns the points; `save(i)` is called after it, so that a killed run can go on: keep the
-/// layers and call again.
+/// layer i alone and returns the points; `save(i)` is called after it, so that a killed run can go on: keep
+/// the layers and call again.
 template <class Measure, class Save>
 void measure_sensitivities(std::span<ProbedLayer> layers, std::span<const double> levels, Measure&& measure,
                            Save&& save) {

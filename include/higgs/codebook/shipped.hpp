@@ -2,6 +2,7 @@
 // The closed list of codebooks that files may name and kernels are made for.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/core/error.hpp>
@@ -19,8 +20,8 @@ struct TypeList {};
 
 /// Every codebook that ships, cheapest first.
 using ShippedCodebooks =
-    TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, GridCodebook<1, 8>, GridCodebook<2, 64>,
-             GridCodebook<1, 16>, GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
+    TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, E8Codebook, GridCodebook<1, 8>,
+             GridCodebook<2, 64>, GridCodebook<1, 16>, GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
 
 namespace detail {
 template <class Visitor, class... Books>

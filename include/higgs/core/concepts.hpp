@@ -26,7 +26,8 @@ static_assert(Scalar<float> && Scalar<Half> && Scalar<BFloat16>);
 template <class B>
 concept Codebook = requires(const B& book, typename B::Index index) {
   requires std::same_as<std::remove_cv_t<decltype(B::dim)>, int>;
-  requires std::same_as<std::remove_cv_t<decltype(B::size)>, int>;
+  requires std::same_as<std::remove_cv_t<decltype(B::size)>, int> ||
+               std::same_as<std::remove_cv_t<decltype(B::size)>, std::int64_t>;  // codes of 32 bits
   requires std::signed_integral<typename B::Element>;
   requires std::unsigned_integral<typename B::Index>;
   requires std::same_as<typename B::Point, std::array<typename B::Element, B::dim>>;
@@ -40,13 +41,13 @@ concept Codebook = requires(const B& book, typename B::Index index) {
 struct Format {
   std::string name;        // of the codebook
   double t2 = 0;
-  std::int64_t bytes = 0;  // of codes and scales, padding included
+  std::int64_t bytes = 0;  // of codes and all scales, padding included
   std::int64_t second = 0; // what it takes of a second resource, in any unit: time, fast memory
 };
 
 /// Whole bits that hold one code of `B`.
 template <class B>
-inline constexpr int code_bits = std::bit_width(static_cast<unsigned>(B::size) - 1u);
+inline constexpr int code_bits = std::bit_width(static_cast<std::uint64_t>(B::size) - 1u);
 
 }  // namespace v0
 }  // namespace higgs

@@ -4,7 +4,9 @@
 
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/cpu.hpp>
+#include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
+#include <higgs/encode/lattice_search.hpp>
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>
@@ -29,6 +31,14 @@ template <Codebook Book>
   requires(Book::dim == 2 && Book::size > 16 && Book::size <= 256 && sizeof(typename Book::Element) == 1)
 struct SearchOf<Book> {
   using type = PlaneSearch<Book>;
+};
+template <>
+struct SearchOf<E8Codebook> {
+  using type = E8Search;
+};
+template <int Bits>
+struct SearchOf<NestedE8Codebook<Bits>> {
+  using type = LatticeSearch<Bits>;
 };
 }  // namespace detail
 

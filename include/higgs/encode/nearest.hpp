@@ -41,9 +41,9 @@ constexpr std::int64_t nearest_score(std::span<const std::int32_t, static_cast<s
 template <Codebook Book>
 constexpr typename Book::Index nearest(const Book& book,
                                        std::span<const std::int32_t, static_cast<std::size_t>(Book::dim)> y) noexcept {
-  int best = 0;
+  std::int64_t best = 0;
   std::int64_t best_score = nearest_score<Book>(y, book.decode(0));
-  for (int i = 1; i < Book::size; ++i) {
+  for (std::int64_t i = 1; i < Book::size; ++i) {
     const std::int64_t score = nearest_score<Book>(y, book.decode(static_cast<typename Book::Index>(i)));
     if (score > best_score) {
       best = i;

@@ -20,19 +20,31 @@
 namespace higgs {
 inline namespace v0 {
 
-/// The points of a codebook as floats, made once for many decodes.
+/// The points of a codebook as floats: a table made once for many decodes, or, where it would not fit a cache, each point
+/// when it is asked for.
 template <Codebook Book>
 class PointTable {
  public:
-  explicit PointTable(const Book& book) : points_(static_cast<std::size_t>(Book::size)) {
-    for (std::size_t i = 0; i < points_.size(); ++i) {
-      const typename Book::Point point = book.decode(static_cast<typename Book::Index>(i));
-      std::copy(point.begin(), point.end(), points_[i].begin());
-    }
+  explicit PointTable(const Book& book) : book_(book) {
+    if constexpr (tabulated)
+      for (std::int64_t i = 0; i < Book::size; ++i) points_.push_back(decode(static_cast<typename Book::Index>(i)));
   }
-  const std::array<float, Book::dim>& operator[](typename Book::Index index) const noexcept { return points_[index]; }
+  std::array<float, Book::dim> operator[](typename Book::Index index) const noexcept {
+    if constexpr (tabulated) return points_[index];
+    return decode(index);
+  }
 
  private:
+  static constexpr bool tabulated = Book::size <= 4096;
+
+  std::array<float, Book::dim> decode(typename Book::Index index) const noexcept {
+    const typename Book::Point point = book_.decode(index);
+    std::array<float, Book::dim> floats;
+    std::copy(point.begin(), point.end(), floats.begin());
+    return floats;
+  }
+
+  Book book_;
   std::vector<std::array<float, Book::dim>> points_;  // (size, dim)
 };
 
@@ -55,8 +67,10 @@ void decode_groups(const QuantizedMatrix<Book>& w, const PointTable<Book>& point
     const typename Book::Index* code = codes.data() + g * codes_each;
     float* to = out.data() + g * group;
     std::size_t i = 0;
-    for (; i + dim <= group; i += dim, ++code)
-      for (std::size_t d = 0; d < dim; ++d) to[i + d] = points[*code][d] * scale;
+    for (; i + dim <= group; i += dim, ++code) {
+      const auto point = points[*code];
+      for (std::size_t d = 0; d < dim; ++d) to[i + d] = point[d] * scale;
+    }
     for (std::size_t d = 0; i + d < group; ++d) to[i + d] = points[*code][d] * scale;  // last vector, cut short
   }
 }

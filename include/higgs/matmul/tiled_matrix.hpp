@@ -36,7 +36,7 @@ enum class UnitKind {
   Nibble1,  // 16 points in one dimension
   Nibble2,  // 16 in two: also two codes of 2 bits
   Six2,     // 64 in two: also two codes of 3 bits
-  Byte1,    // the coordinate itself, 128 added
+  Byte1,    // the coordinate itself, 128 added; so for all codebooks that have no kind of their own
   Byte2,    // 256 in two dimensions
   Byte4,    // 256 in four
   Wide1,    // 256 of 16-bit coordinates in one
@@ -71,23 +71,20 @@ inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
 template <Codebook Book>
 inline constexpr bool pairs_codes = Book::dim == 1 && code_bits<Book> <= 3;
 
+/// Codebooks without units of their own are kept as coordinates, 8 bits a weight.
 template <Codebook Book>
 constexpr UnitKind unit_kind() {
-  constexpr int bits = code_bits<Book> * (pairs_codes<Book> ? 2 : 1),
-                dim = Book::dim * (pairs_codes<Book> ? 2 : 1);
-  constexpr bool wide = sizeof(typename Book::Element) == 2;
-  constexpr bool known = wide        ? bits <= 8 && dim == 1
-                         : bits <= 4 ? dim <= 2
-                         : bits <= 6 ? dim == 2
-                                     : bits <= 8 && (dim == 2 || dim == 4);
+  constexpr int width = pairs_codes<Book> ? 2 : 1, bits = code_bits<Book> * width, dim = Book::dim * width;
+  constexpr bool wide = sizeof(typename Book::Element) > 1;
   static_assert(
-      known || std::is_same_v<Book, UniformCodebook8>,
-      "TiledMatrix has no kernel for this codebook; matmul(x, QuantizedMatrix) works for all of them");
-  if constexpr (std::is_same_v<Book, UniformCodebook8>) return UnitKind::Byte1;
+      !wide || (sizeof(typename Book::Element) == 2 && dim == 1 && bits <= 8),
+      "TiledMatrix takes coordinates of 16 bits in one dimension only; matmul(x, QuantizedMatrix) takes all");
   if constexpr (wide) return UnitKind::Wide1;
-  if constexpr (bits <= 4) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
-  if constexpr (bits <= 6) return UnitKind::Six2;
-  return dim == 2 ? UnitKind::Byte2 : UnitKind::Byte4;
+  if constexpr (bits <= 4 && dim <= 2) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
+  if constexpr (bits <= 6 && dim == 2) return UnitKind::Six2;
+  if constexpr (bits <= 8 && dim == 2) return UnitKind::Byte2;
+  if constexpr (bits <= 8 && dim == 4) return UnitKind::Byte4;
+  return UnitKind::Byte1;
 }
 
 template <Codebook Book>
@@ -96,8 +93,15 @@ UnitTables make_unit_tables(const Book& book) {
   UnitTables out;
   out.kind = unit_kind<Book>();
   out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
-  out.dim = Book::dim * width;
+  out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
   out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
+  if (out.kind == UnitKind::Byte1) {
+    for (int unit = 0; unit < 256; ++unit) {
+      out.words[unit] = static_cast<std::int16_t>(unit - 128);
+      out.bytes[0][unit] = static_cast<std::uint8_t>(unit);
+    }
+    return out;
+  }
   for (int unit = 0; unit < 1 << out.unit_bits; ++unit) {
     int code = unit;
     for (int i = 0; i < width; ++i, code >>= code_bits<Book>) {
@@ -121,6 +125,29 @@ UnitTables make_unit_tables(const Book& book) {
   return out;
 }
 
+/// Every coordinate of a matrix with 128 added: (rows, groups * group).
+template <Codebook Book>
+std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<Book>& w, Executor& executor) {
+  const auto group = static_cast<std::size_t>(w.layout.group),
+             groups = static_cast<std::size_t>(w.layout.groups());
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(w.rows()) * groups * group);
+  parallel_for(executor, w.rows(), strip_rows, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<typename Book::Index> codes(static_cast<std::size_t>(w.layout.codes_per_row(Book::dim)));
+    for (std::int64_t row = begin; row < end; ++row) {
+      unpack_bits(w.row_codes(row), code_bits<Book>, 0, std::span<typename Book::Index>(codes));
+      std::uint8_t* to = out.data() + static_cast<std::size_t>(row) * groups * group;
+      const typename Book::Index* code = codes.data();
+      for (std::size_t g = 0; g < groups; ++g, to += group)
+        for (std::size_t i = 0; i < group; i += Book::dim, ++code) {
+          const typename Book::Point point = w.book.decode(*code);
+          for (std::size_t d = 0; d < Book::dim && i + d < group; ++d)
+            to[i + d] = static_cast<std::uint8_t>(point[d] + 128);
+        }
+    }
+  });
+  return out;
+}
+
 }  // namespace detail
 
 /// The weights of one linear layer in tile order. A value: copies share the bytes. It needs the matrix that it was made
@@ -134,15 +161,20 @@ class TiledMatrix {
         seed_(w.seed),
         exponent_(w.exponent),
         tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book))) {
+    const bool coordinates = tables_->kind == detail::UnitKind::Byte1;
     tiles_ = {.rows = w.rows(),
               .groups = w.layout.groups(),
-              .codes_per_group = w.layout.codes_per_group(Book::dim),
-              .code_bits = code_bits<Book>,
+              .codes_per_group = coordinates ? w.layout.group : w.layout.codes_per_group(Book::dim),
+              .code_bits = coordinates ? 8 : code_bits<Book>,
               .unit_bits = tables_->unit_bits,
               .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
     const auto bytes = static_cast<std::size_t>(tiles_.bytes());
     const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
-    pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
+    if (coordinates)
+      pack_tiles(tiles_, detail::unpack_coordinates(w, executor), w.layout.padded_cols(), w.scales,
+                 {memory.get(), bytes}, executor);
+    else
+      pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
     data_ = memory;
     std::vector<float> input_scales(w.input_scales.size());
     to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());

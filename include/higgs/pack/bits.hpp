@@ -23,10 +23,10 @@ constexpr std::size_t packed_bytes(std::size_t count, int bits) noexcept {
 }
 
 /// Writes `codes`, each below 2^bits, into `bytes` (packed_bytes(codes.size(), bits)); unused high bits become 0.
-/// Requires 1 <= bits <= 16.
+/// Requires 1 <= bits <= 32.
 template <std::unsigned_integral Index>
 constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::uint8_t> bytes) {
-  expects(bits >= 1 && bits <= 16, "higgs::pack_bits: bits must lie in [1, 16]");
+  expects(bits >= 1 && bits <= 32, "higgs::pack_bits: bits must lie in [1, 32]");
   expects(bytes.size() == packed_bytes(codes.size(), bits), "higgs::pack_bits: bytes has the wrong size");
   std::size_t in = 0, out = 0;
   if constexpr (sizeof(Index) == 1) {
@@ -45,20 +45,19 @@ constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::
       for (int byte = 0; byte < bits; ++byte, word >>= 8) bytes[out++] = static_cast<std::uint8_t>(word);
     }
   }
-  std::uint32_t pending = 0;
+  std::uint64_t pending = 0;
   int held = 0;
   for (; in < codes.size(); ++in) {
-    pending |= static_cast<std::uint32_t>(codes[in]) << held;
+    pending |= static_cast<std::uint64_t>(codes[in]) << held;
     for (held += bits; held >= 8; held -= 8, pending >>= 8) bytes[out++] = static_cast<std::uint8_t>(pending);
   }
   if (held > 0) bytes[out] = static_cast<std::uint8_t>(pending);
 }
 
-/// Reads codes [first, first + codes.size()) of a row back. Requires 1 <= bits <= 16 and that `bytes` holds them all.
+/// Reads codes [first, first + codes.size()) of a row back. Requires 1 <= bits <= 32 and that `bytes` holds them all.
 template <std::unsigned_integral Index>
-constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::size_t first,
-                           std::span<Index> codes) {
-  expects(bits >= 1 && bits <= 16, "higgs::unpack_bits: bits must lie in [1, 16]");
+constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::size_t first, std::span<Index> codes) {
+  expects(bits >= 1 && bits <= 32, "higgs::unpack_bits: bits must lie in [1, 32]");
   expects(packed_bytes(first + codes.size(), bits) <= bytes.size(), "higgs::unpack_bits: bytes is too short");
   if (codes.empty()) return;
   if (bits == 8) {
@@ -86,13 +85,13 @@ constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::s
     }
     if (out == codes.size()) return;
   }
-  const std::uint32_t mask = (1u << bits) - 1u;
+  const std::uint64_t mask = (std::uint64_t{1} << bits) - 1u;
   const std::size_t begin = (first + out) * static_cast<std::size_t>(bits);
   std::size_t in = begin / 8;
   int held = 8 - static_cast<int>(begin % 8);
-  std::uint32_t pending = static_cast<std::uint32_t>(bytes[in++]) >> (8 - held);
+  std::uint64_t pending = static_cast<std::uint64_t>(bytes[in++]) >> (8 - held);
   for (Index& code : codes.subspan(out)) {
-    for (; held < bits; held += 8) pending |= static_cast<std::uint32_t>(bytes[in++]) << held;
+    for (; held < bits; held += 8) pending |= static_cast<std::uint64_t>(bytes[in++]) << held;
     code = static_cast<Index>(pending & mask);
     pending >>= bits;
     held -= bits;

@@ -4,7 +4,7 @@
 //
 //     NAME.codes         U8         (rows, row_bytes)  row-major codes, little-endian bits, see pack/bits.hpp
 //     NAME.scales        F16        (rows, groups)
-//     NAME.codebook      I8 or I16  (size, dim)        the points
+//     NAME.codebook      I8 or I16  (size, dim)        the points; (0, dim) where the name says all: "e8"
 //     NAME.input_scales  F16        (cols)             only with "input_scales":true
 //     __metadata__       "format": "higgs", "higgs.version": "1", "higgs.layer.NAME": "{"codebook":"2x256",
 //                        "rows":256,"cols":64,"block":64,"group":64,"input_scales":true,"seed":"7",
@@ -125,10 +125,14 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
   return layer;
 }
 
+/// How many points a file repeats: those of a large codebook that has no table of its own are known by its name.
+template <Codebook Book>
+inline constexpr std::int64_t stored_points = Book::size <= 256 || requires { typename Book::Points; } ? Book::size : 0;
+
 template <Codebook Book>
 std::vector<typename Book::Element> points_of(const Book& book) {
   std::vector<typename Book::Element> out;
-  for (int i = 0; i < Book::size; ++i)
+  for (std::int64_t i = 0; i < stored_points<Book>; ++i)
     for (const auto coordinate : book.decode(static_cast<typename Book::Index>(i))) out.push_back(coordinate);
   return out;
 }
@@ -136,11 +140,11 @@ std::vector<typename Book::Element> points_of(const Book& book) {
 // The tensors of a layer: codes, scales, codebook, and input scales if there are any.
 template <Codebook Book>
 std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& layout) {
-  static_assert(Book::size == 1 << code_bits<Book>, "every code in a file must decode");
+  static_assert(Book::size == std::int64_t{1} << code_bits<Book>, "every code in a file must decode");
   const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
   std::vector<TensorShape> out{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
                                {name + ".scales", DType::F16, {layout.rows, layout.groups()}},
-                               {name + ".codebook", element, {Book::size, Book::dim}}};
+                               {name + ".codebook", element, {stored_points<Book>, Book::dim}}};
   if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
   return out;
 }
@@ -272,9 +276,9 @@ class Checkpoint {
 
   template <Codebook Book>
   Book load_book(const CheckpointLayer& layer) const {
-    std::vector<typename Book::Element> points(static_cast<std::size_t>(Book::size) * Book::dim);
+    std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) * Book::dim);
     const StoredTensor& table = *file_.find(layer.name + ".codebook");
-    std::memcpy(points.data(), table.data.data(), table.data.size());
+    if (!points.empty()) std::memcpy(points.data(), table.data.data(), table.data.size());
     if constexpr (requires { typename Book::Points; }) {
       // Kernels hold int8 points that have a negative.
       constexpr auto lowest = std::numeric_limits<typename Book::Element>::min();

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.hpp"
+
+#include "page.hpp"
+#include "parse_json.hpp"
+
+#include <higgs/allocate/knapsack_front.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/matmul/decode.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <variant>
+
+namespace higgs::model {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr std::string_view format_name = "higgs plan 1";
+
+// "model.layers.3.mlp.up_proj.weight" is block 3 and "mlp.up_proj".
+std::pair<std::int64_t, std::string> split_name(std::string_view name) {
+  constexpr std::string_view prefix = "model.layers.", suffix = ".weight";
+  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return {-1, std::string(name)};
+  name = name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
+  std::int64_t block = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), block);
+  if (error != std::errc{} || *end != '.') return {-1, std::string(name)};
+  return {block, std::string(end + 1, name.data() + name.size())};
+}
+
+std::string tie_of(std::string_view name) {
+  const auto [block, part] = split_name(name);
+  if (part == "self_attn.q_proj" || part == "self_attn.k_proj" || part == "self_attn.v_proj")
+    return "qkv " + std::to_string(block);
+  if (part == "mlp.gate_proj" || part == "mlp.up_proj") return "ffn " + std::to_string(block);
+  return "";
+}
+
+std::string short_part(const std::string& part) {
+  const std::size_t dot = part.find('.');
+  std::string out = dot == part.npos ? part : part.substr(dot + 1);
+  if (out.ends_with("_proj")) out.resize(out.size() - 5);
+  return out;
+}
+
+}  // namespace
+
+std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
+                                   const PlanRequest& request) {
+  for (const std::string& codebook : request.codebooks) with_shipped_codebook(codebook, [](auto) {});
+  std::vector<PlanLayer> layers;
+  for (const LayerProbe& probed : file.layers) {
+    const ModelTensor* tensor = source.find(probed.name);
+    if (!tensor || !tensor->is_matrix())
+      throw FormatError(source.path().string() + ": has no matrix \"" + probed.name +
+                        "\", for which there is a sensitivity");
+    const Sensitivity fit = fit_layer(probed, request.metric, file.protocol);
+    PlanLayer layer{.name = probed.name,
+                    .weights = tensor->rows() * tensor->cols(),
+                    .alpha = fit.alpha,
+                    .margin = fit.high - fit.alpha};
+    for (const Format& format : shipped_formats(tensor->rows(), tensor->cols(), request.options))
+      if (std::find(request.codebooks.begin(), request.codebooks.end(), format.name) !=
+          request.codebooks.end())
+        layer.formats.push_back(format);
+    if (request.fused) layer.tie = tie_of(probed.name);
+    layers.push_back(std::move(layer));
+  }
+  return layers;
+}
+
+std::string write_plan(const Plan& plan, const PlanRequest& request, const SensitivityFile& file) {
+  ordered_json layers = ordered_json::array();
+  for (const PlannedLayer& layer : plan.layers)
+    layers.push_back({{"name", layer.name},
+                      {"codebook", layer.format},
+                      {"bytes", layer.bytes},
+                      {"t2", layer.t2},
+                      {"loss", layer.loss}});
+  const ordered_json out{{"format", format_name},
+                         {"model", file.protocol.model},
+                         {"metric", name_of(request.metric)},
+                         {"bits_per_weight", plan.bits_per_weight()},
+                         {"bytes", plan.bytes},
+                         {"loss", plan.loss},
+                         {"interval", {plan.low, plan.high}},
+                         {"lower_bound", plan.lower_bound},
+                         {"proven", plan.proven},
+                         {"block", request.options.block},
+                         {"group", request.options.group},
+                         {"input_scales", request.options.input_scales},
+                         {"layers", std::move(layers)}};
+  return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+StoredPlan read_plan(std::string_view text, const std::string& source) {
+  return parse_json(text, source, [&](const nlohmann::json& json) {
+    if (json.at("format") != format_name) throw FormatError(source + ": is no plan of version 1");
+    StoredPlan plan;
+    plan.block = json.at("block");
+    plan.group = json.at("group");
+    plan.input_scales = json.at("input_scales");
+    for (const nlohmann::json& layer : json.at("layers")) {
+      const std::string name = layer.at("name"), codebook = layer.at("codebook");
+      const std::vector<std::string> known = shipped_codebook_names();
+      if (std::find(known.begin(), known.end(), codebook) == known.end())
+        throw FormatError(source + ": layer \"" + name + "\": no codebook is named \"" + codebook + "\"");
+      if (!plan.codebooks.emplace(name, codebook).second)
+        throw FormatError(source + ": layer \"" + name + "\" is planned twice");
+    }
+    return plan;
+  });
+}
+
+PlanRunner::PlanRunner(const Transformer& model, const QuantizeOptions& options, Executor& executor)
+    : model_(model), options_(options), executor_(executor) {}
+
+const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const DenseMatrix& dense,
+                                               const std::string& format) {
+  const auto [at, added] = kept_.try_emplace({layer, format});
+  if (!added) return at->second;
+  QuantizeOptions options = options_;
+  const std::size_t slash = format.find('/');
+  if (slash != format.npos) options.group = std::stoi(format.substr(slash + 1));
+  const AnyQuantizedMatrix matrix = quantize(dense.view(), format.substr(0, slash), options, executor_);
+  std::vector<float> values(dense.values->size());
+  dequantize(matrix, {values.data(), dense.rows, dense.cols}, executor_);
+  Rounded& out = at->second;
+  out.weight = DenseMatrix(dense.rows, dense.cols, std::move(values));
+  std::visit(
+      [&](const auto& m) {
+        out.t2 = m.t2;
+        out.bytes = static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes() +
+                                              m.input_scales.size_bytes());
+      },
+      matrix);
+  return out;
+}
+
+Transformer PlanRunner::with(const std::vector<std::string>& formats, std::vector<double>& t2,
+                             std::vector<std::int64_t>& bytes) {
+  Transformer out = model_;
+  const std::size_t parts = std::size(all_parts);
+  expects(formats.size() == parts * out.weights.blocks.size(),
+          "higgs::model::PlanRunner: a format for every layer is needed");
+  t2.clear();
+  bytes.clear();
+  for (std::size_t i = 0; i < formats.size(); ++i) {
+    Linear& linear = out.weights.blocks[i / parts][all_parts[i % parts]];
+    const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
+    expects(dense != nullptr, "higgs::model::PlanRunner: the model is quantized; it must be dense");
+    const Rounded& each = rounded(i, *dense, formats[i]);
+    t2.push_back(each.t2);
+    bytes.push_back(each.bytes);
+    linear.weight = each.weight;
+  }
+  return out;
+}
+
+std::string sensitivity_section(const SensitivityFile& file, Metric metric) {
+  std::map<std::string, std::vector<Chart::Point>> by_part;
+  for (const LayerProbe& layer : file.layers) {
+    const auto [block, part] = split_name(layer.name);
+    const Sensitivity fit = fit_layer(layer, metric, file.protocol);
+    by_part[short_part(part)].push_back({static_cast<double>(block), fit.alpha, layer.name});
+  }
+  Chart chart("block", joined("alpha (", name_of(metric), " for a unit of t²)"), Chart::Scale::Linear,
+              Chart::Scale::Log);
+  for (auto& [part, points] : by_part) chart.add(part, Chart::Mark::Points, std::move(points));
+  const ProbeProtocol& how = file.protocol;
+  return joined("<h2>Sensitivities</h2>\n<p>", escaped(how.model),
+                how.levels.empty() ? ", from gradients, " : ", noise in one layer at a time, ",
+                std::to_string(how.tokens), " tokens of ", escaped(how.text), " in windows of ",
+                std::to_string(how.window), ". Alphas that are not positive are not drawn.</p>\n",
+                chart.svg());
+}
+
+std::string allocation_page(const std::string& title, const SensitivityFile& file,
+                            const std::vector<PlanLayer>& layers, const Plan& plan) {
+  std::string body =
+      joined("<p>", fixed(plan.bits_per_weight(), 4), " bits a weight, ", std::to_string(plan.bytes),
+             " bytes, predicted loss ", fixed(plan.loss, 5), ", at least ", fixed(plan.lower_bound, 5),
+             plan.proven ? " (proven optimal)" : "", ".</p>\n");
+  for (const std::string& warning : plan.warnings) body += joined("<p><b>", escaped(warning), ".</b></p>\n");
+
+  // A row for each kind of layer, in the order of the model.
+  std::vector<std::string> names;
+  std::vector<std::vector<double>> bits;
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+    const std::string part = short_part(split_name(plan.layers[i].name).second);
+    auto row = static_cast<std::size_t>(std::find(names.begin(), names.end(), part) - names.begin());
+    if (row == names.size()) {
+      names.push_back(part);
+      bits.emplace_back();
+    }
+    bits[row].push_back(8.0 * static_cast<double>(plan.layers[i].bytes) /
+                        static_cast<double>(std::max<std::int64_t>(1, layers[i].weights)));
+  }
+  body += "<h2>Bits by layer</h2>\n" + heat_map(names, "block", bits);
+
+  std::int64_t largest = 0;
+  for (const PlanLayer& layer : layers) {
+    std::int64_t most = 0;
+    for (const Format& format : layer.formats) most = std::max(most, format.bytes);
+    largest += most;
+  }
+  const KnapsackFront<> front(plan_problem(layers, Budget::bytes(largest)));
+  std::vector<Chart::Point> line;
+  const std::size_t stride = 1 + front.points().size() / 600;
+  for (std::size_t i = 0; i < front.points().size(); i += stride)
+    line.push_back({8.0 * static_cast<double>(front.points()[i].weight) / static_cast<double>(plan.weights),
+                    front.points()[i].cost});
+  Chart chart("bits a weight, scales and padding included", "predicted loss", Chart::Scale::Linear,
+              Chart::Scale::Log);
+  chart.add("all budgets", Chart::Mark::Line, std::move(line));
+  std::vector<Chart::Point> uniform;
+  for (const Format& format : layers.empty() ? std::vector<Format>{} : layers[0].formats) {
+    double loss = 0;
+    std::int64_t bytes = 0;
+    for (const PlanLayer& layer : layers)
+      for (const Format& each : layer.formats)
+        if (each.name == format.name) loss += std::max(0.0, layer.alpha) * each.t2, bytes += each.bytes;
+    uniform.push_back(
+        {8.0 * static_cast<double>(bytes) / static_cast<double>(plan.weights), loss, format.name});
+  }
+  chart.add("uniform", Chart::Mark::Points, std::move(uniform));
+  chart.add("this plan", Chart::Mark::Points, {{plan.bits_per_weight(), plan.loss, "this plan"}});
+  body += "<h2>Every budget</h2>\n" + chart.svg();
+  const Metric metric = Metric::Kl;
+  return html_page(title, body + sensitivity_section(file, metric));
+}
+
+}  // namespace higgs::model

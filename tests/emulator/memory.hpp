@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Global memory: the host ranges that kernels may touch.
+#pragma once
+#include <map>
+
+#include "numbers.hpp"
+
+namespace emulator {
+
+struct Range {
+  u64 begin = 1, end = 0;
+  u64 sectors_read = 0, sectors_written = 0;  // by the running launch
+  bool holds(u64 address, u64 bytes) const { return address >= begin && address + bytes <= end; }
+};
+
+class Memory {
+ public:
+  /// The caller keeps the bytes alive until remove().
+  void add(const void* p, u64 bytes) {
+    const u64 begin = reinterpret_cast<u64>(p);
+    ranges_[begin] = {.begin = begin, .end = begin + bytes};
+  }
+  bool remove(const void* p) { return ranges_.erase(reinterpret_cast<u64>(p)) == 1; }
+  /// The range that holds all the bytes, or null.
+  Range* find(u64 address, u64 bytes) {
+    auto after = ranges_.upper_bound(address);
+    if (after == ranges_.begin()) return nullptr;
+    Range& range = std::prev(after)->second;
+    return range.holds(address, bytes) ? &range : nullptr;
+  }
+  std::map<u64, Range>& ranges() { return ranges_; }
+
+ private:
+  std::map<u64, Range> ranges_;  // by their begin
+};
+
+}  // namespace emulator

@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for libcudart: a program that nvcc built runs its kernels on the emulator. Everything happens at once and
+// in the order of the calls; a stream matters only for what is captured from it.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "emulator.hpp"
+#include "launch.hpp"
+#include "module.hpp"
+#include "report.hpp"
+
+namespace {
+
+using Work = std::function<cudaError_t()>;
+struct Graph {
+  std::vector<Work> nodes;
+};
+struct Stream {
+  Graph* capture = nullptr;  // what is being recorded
+};
+struct Event {
+  std::chrono::steady_clock::time_point at{};
+  Graph* capture = nullptr;
+};
+
+struct Image {  // one fat binary; it registers before main, so its PTX is parsed at first use
+  std::map<unsigned, std::string> text_of;  // compute capability * 10 -> PTX
+  std::unique_ptr<emulator::Module> module;
+};
+struct Symbol {
+  Image* image = nullptr;
+  std::string name;
+  std::size_t dynamic_shared_limit = 48 * 1024;
+};
+
+struct Machine {
+  std::vector<std::unique_ptr<Image>> images;
+  std::map<const void*, Symbol> kernels, variables;
+  emulator::Memory memory;
+  std::vector<std::unique_ptr<Graph>> open_graphs;
+  struct Configuration {
+    dim3 grid, block;
+    std::size_t shared;
+    cudaStream_t stream;
+  };
+  std::vector<Configuration> configurations;
+  Stream default_stream;
+  int captures = 0;
+  cudaError_t last = cudaSuccess;
+  bool broken = false;  // a kernel failed: as on a GPU, every later call says so
+  emulator::Options options;
+  std::vector<emulator::Launch> launches;
+  std::optional<emulator::Grid> last_grid;
+  std::string failure;
+};
+Machine& machine() {
+  static Machine m;
+  return m;
+}
+
+cudaError_t failed(cudaError_t e) { return machine().last = e; }
+
+Stream& stream_of(cudaStream_t s) {
+  const bool is_default = s == nullptr || s == cudaStreamLegacy || s == cudaStreamPerThread;
+  return is_default ? machine().default_stream : *reinterpret_cast<Stream*>(s);
+}
+
+// Runs `work` now, or records it if the stream is being captured.
+cudaError_t submit(cudaStream_t stream, Work work) {
+  if (Graph* graph = stream_of(stream).capture) {
+    graph->nodes.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  const cudaError_t e = work();
+  return e == cudaSuccess ? e : failed(e);
+}
+
+// What may not happen while any stream is captured: allocation and waiting.
+cudaError_t unless_capturing(const Work& work) {
+  return machine().captures > 0 ? failed(cudaErrorStreamCaptureUnsupported) : work();
+}
+
+emulator::Module& module_of(Image& image) {
+  if (!image.module) {
+    const auto limit = static_cast<unsigned>(machine().options.compute_capability);
+    auto text = image.text_of.upper_bound(limit);
+    if (text == image.text_of.begin())
+      emulator::fail("no PTX for compute capability " + std::to_string(limit));
+    image.module = std::make_unique<emulator::Module>((--text)->second, machine().memory);
+  }
+  return *image.module;
+}
+emulator::Program& program_of(const Symbol& kernel) { return module_of(*kernel.image).kernel(kernel.name); }
+
+std::size_t shared_limit() {  // bytes a block may ask for
+  const int cc = machine().options.compute_capability;
+  return (cc == 80 ? 163u : cc == 90 || cc == 100 ? 227u : 99u) * 1024u;
+}
+
+void record_launch(const emulator::Grid& grid) {
+  emulator::Launch record{.kernel = grid.program->name,
+                          .grid = {grid.grid.x, grid.grid.y, grid.grid.z},
+                          .block = {grid.block.x, grid.block.y, grid.block.z},
+                          .shared_bytes = grid.program->static_shared_bytes + grid.dynamic_shared_bytes,
+                          .counters = emulator::counters_of(grid),
+                          .traffic = {}};
+  for (const auto& [address, range] : machine().memory.ranges()) {
+    if (range.sectors_read + range.sectors_written == 0) continue;
+    record.traffic.push_back(
+        {reinterpret_cast<const void*>(address), range.sectors_read, range.sectors_written});
+  }
+  machine().launches.push_back(std::move(record));
+  static const bool report = std::getenv("HIGGS_EMULATOR_REPORT") != nullptr;
+  if (report) {
+    std::fputs(emulator::report_of(machine().launches.back(), emulator::lines_of(grid)).c_str(), stderr);
+  }
+}
+
+cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vector<const void*>& arguments,
+                    std::size_t shared) {
+  Machine& m = machine();
+  if (m.broken) return cudaErrorLaunchFailure;
+  try {
+    emulator::Program& program = program_of(kernel);
+    emulator::Grid g{.program = &program,
+                     .options = &m.options,
+                     .memory = &m.memory,
+                     .grid = {grid.x, grid.y, grid.z},
+                     .block = {block.x, block.y, block.z},
+                     .dynamic_shared_bytes = static_cast<unsigned>(shared),
+                     .tallies = {},
+                     .races = {},
+                     .shadow = {}};
+    const std::uint64_t threads = g.block.count();
+    if (threads == 0 || threads > program.max_threads || g.grid.count() == 0 || grid.y > 65535 ||
+        grid.z > 65535) {
+      return cudaErrorInvalidConfiguration;
+    }
+    if (shared > kernel.dynamic_shared_limit || shared + program.static_shared_bytes > shared_limit()) {
+      return cudaErrorInvalidValue;
+    }
+    for (auto& [address, range] : m.memory.ranges()) range.sectors_read = range.sectors_written = 0;
+    emulator::run_grid(g, program, arguments);
+    record_launch(g);
+    m.last_grid = std::move(g);
+    if (!m.last_grid->races.empty()) throw std::runtime_error("race: " + m.last_grid->races.begin()->first);
+  } catch (const std::exception& x) {
+    m.failure = kernel.name + ": " + x.what();
+    m.broken = true;
+    std::fprintf(stderr, "emulator: %s\n", m.failure.c_str());
+    return cudaErrorLaunchFailure;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, std::size_t shared,
+                   cudaStream_t stream) {
+  const auto found = machine().kernels.find(function);
+  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
+  const Symbol& kernel = found->second;
+  std::vector<std::vector<std::byte>> values;
+  try {
+    for (const emulator::Parameter& p : program_of(kernel).parameters) {
+      const auto* from = static_cast<const std::byte*>(arguments[values.size()]);
+      values.emplace_back(from, from + p.bytes);
+    }
+  } catch (const std::exception& x) {
+    machine().failure = kernel.name + ": " + x.what();
+    std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
+    return failed(cudaErrorInvalidDeviceFunction);
+  }
+  return submit(stream, [&kernel, grid, block, shared, values = std::move(values)] {
+    std::vector<const void*> pointers;
+    for (const auto& v : values) pointers.push_back(v.data());
+    return execute(kernel, grid, block, pointers, shared);
+  });
+}
+
+// The layout of what nvcc embeds, see fatbinary_section.h of the toolkit.
+struct FatWrapper {
+  std::uint32_t magic, version;
+  const std::byte* data;
+  void* more;
+};
+struct FatHeader {
+  std::uint32_t magic;
+  std::uint16_t version, header_bytes;
+  std::uint64_t bytes;
+};
+struct FatEntry {
+  std::uint16_t kind, attributes;
+  std::uint32_t header_bytes;
+  std::uint64_t bytes;
+  std::uint32_t compressed_bytes, options;
+  std::uint16_t minor, major;
+  std::uint32_t capability;
+};
+constexpr std::uint16_t ptx_kind = 1;
+
+}  // namespace
+
+namespace emulator {
+
+Options& options() { return machine().options; }
+const std::vector<Launch>& launches() { return machine().launches; }
+void clear_launches() { machine().launches.clear(); }
+const std::string& last_failure() { return machine().failure; }
+std::vector<Line> last_lines() {
+  return machine().last_grid ? lines_of(*machine().last_grid) : std::vector<Line>{};
+}
+void forget_failure() {
+  machine().broken = false;
+  machine().last = cudaSuccess;
+}
+
+}  // namespace emulator
+
+extern "C" {
+
+// ---- what nvcc's host code calls
+void** __cudaRegisterFatBinary(void* wrapper) {
+  const std::byte* data = static_cast<const FatWrapper*>(wrapper)->data;
+  FatHeader header;
+  std::memcpy(&header, data, sizeof header);
+  const std::byte* at = data + header.header_bytes;
+  const std::byte* end = at + header.bytes;
+  auto image = std::make_unique<Image>();
+  while (at < end) {
+    FatEntry entry;
+    std::memcpy(&entry, at, sizeof entry);
+    const char* body = reinterpret_cast<const char*>(at + entry.header_bytes);
+    if (entry.kind == ptx_kind) {
+      if (entry.compressed_bytes != 0) {
+        std::fprintf(stderr, "emulator: the PTX is compressed; build with --compress-mode=none\n");
+        std::abort();
+      }
+      image->text_of[entry.capability].assign(body, strnlen(body, entry.bytes));
+    }
+    at += entry.header_bytes + entry.bytes;
+  }
+  machine().images.push_back(std::move(image));
+  return reinterpret_cast<void**>(machine().images.back().get());
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+char __cudaInitModule(void**) { return 1; }
+void __cudaRegisterFunction(void** image, const char* host, char*, const char* name, int, uint3*, uint3*,
+                            dim3*, dim3*, int*) {
+  machine().kernels[host] = {reinterpret_cast<Image*>(image), name};
+}
+void __cudaRegisterVar(void** image, char* host, char*, const char* name, int, std::size_t, int, int) {
+  machine().variables[host] = {reinterpret_cast<Image*>(image), name};
+}
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t shared, CUstream_st* stream) {
+  machine().configurations.push_back({grid, block, shared, stream});
+  return 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, std::size_t* shared, void* stream) {
+  const Machine::Configuration c = machine().configurations.back();
+  machine().configurations.pop_back();
+  *grid = c.grid, *block = c.block, *shared = c.shared, *static_cast<cudaStream_t*>(stream) = c.stream;
+  return cudaSuccess;
+}
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function));
+  return cudaSuccess;
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t k, dim3 grid, dim3 block, void** a, std::size_t shared,
+                               cudaStream_t s) {
+  return launch(k, grid, block, a, shared, s);
+}
+
+// ---- launches
+cudaError_t cudaLaunchKernel(const void* f, dim3 grid, dim3 block, void** a, std::size_t shared,
+                             cudaStream_t s) {
+  return launch(f, grid, block, a, shared, s);
+}
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void** a) {
+  return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream);
+}
+cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int value) {
+  const auto found = machine().kernels.find(f);
+  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value < 0 || static_cast<std::size_t>(value) > shared_limit()) return failed(cudaErrorInvalidValue);
+  found->second.dynamic_shared_limit = static_cast<std::size_t>(value);
+  return cudaSuccess;
+}
+
+// ---- memory
+cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  return unless_capturing([=] {
+    *p = bytes == 0 ? nullptr : std::aligned_alloc(512, (bytes + 511) / 512 * 512);
+    if (bytes == 0) return cudaSuccess;
+    if (*p == nullptr) return failed(cudaErrorMemoryAllocation);
+    std::memset(*p, 0xff, bytes);
+    machine().memory.add(*p, bytes);
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaFree(void* p) {
+  return unless_capturing([=] {
+    if (p == nullptr) return cudaSuccess;
+    if (!machine().memory.remove(p)) return failed(cudaErrorInvalidValue);
+    std::free(p);
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaMallocHost(void** p, std::size_t bytes) { return cudaMalloc(p, bytes); }
+cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
+cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
+cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t s) {
+  return submit(s, [=] {
+    if (bytes > 0) std::memmove(to, from, bytes);
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  return unless_capturing([=] { return cudaMemcpyAsync(to, from, bytes, kind, nullptr); });
+}
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t s) {
+  return submit(s, [=] {
+    if (bytes > 0) std::memset(to, value, bytes);
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
+  return unless_capturing([=] { return cudaMemsetAsync(to, value, bytes, nullptr); });
+}
+cudaError_t cudaGetSymbolAddress(void** p, const void* symbol) {
+  const auto found = machine().variables.find(symbol);
+  if (found == machine().variables.end()) return failed(cudaErrorInvalidSymbol);
+  *p = module_of(*found->second.image).variable(found->second.name);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, std::size_t bytes, std::size_t offset,
+                               cudaMemcpyKind kind) {
+  void* to = nullptr;
+  const cudaError_t e = cudaGetSymbolAddress(&to, symbol);
+  return e != cudaSuccess ? e : cudaMemcpy(static_cast<std::byte*>(to) + offset, from, bytes, kind);
+}
+cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, std::size_t bytes, std::size_t offset,
+                                 cudaMemcpyKind kind) {
+  void* from = nullptr;
+  const cudaError_t e = cudaGetSymbolAddress(&from, symbol);
+  return e != cudaSuccess ? e : cudaMemcpy(to, static_cast<std::byte*>(from) + offset, bytes, kind);
+}
+
+// ---- streams, events, graphs
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
+  *s = reinterpret_cast<cudaStream_t>(new Stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t* s) { return cudaStreamCreateWithFlags(s, 0); }
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  delete reinterpret_cast<Stream*>(s);
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  return unless_capturing([] { return machine().broken ? failed(cudaErrorLaunchFailure) : cudaSuccess; });
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaStreamQuery(cudaStream_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+  if (stream_of(s).capture != nullptr) return failed(cudaErrorIllegalState);
+  if (&stream_of(s) == &machine().default_stream) return failed(cudaErrorStreamCaptureUnsupported);
+  machine().open_graphs.push_back(std::make_unique<Graph>());
+  stream_of(s).capture = machine().open_graphs.back().get();
+  ++machine().captures;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
+  Graph* captured = std::exchange(stream_of(s).capture, nullptr);
+  if (captured == nullptr) return failed(cudaErrorIllegalState);
+  std::erase_if(machine().open_graphs, [=](auto& g) { return g.get() == captured && g.release(); });
+  --machine().captures;
+  *graph = reinterpret_cast<cudaGraph_t>(captured);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  *status = stream_of(s).capture != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, std::size_t* count) {
+  *count = reinterpret_cast<Graph*>(graph)->nodes.size();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s) {
+  for (const Work& work : reinterpret_cast<Graph*>(executable)->nodes) {
+    if (const cudaError_t e = submit(s, work); e != cudaSuccess) return e;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete reinterpret_cast<Graph*>(graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete reinterpret_cast<Graph*>(executable);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  *e = reinterpret_cast<cudaEvent_t>(new Event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* e) { return cudaEventCreateWithFlags(e, 0); }
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete reinterpret_cast<Event*>(e);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  *reinterpret_cast<Event*>(e) = {std::chrono::steady_clock::now(), stream_of(s).capture};
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e,
+                                unsigned) {  // in a capture: the stream joins it
+  if (Graph* capture = reinterpret_cast<Event*>(e)->capture) stream_of(s).capture = capture;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const auto span = reinterpret_cast<Event*>(end)->at - reinterpret_cast<Event*>(begin)->at;
+  *milliseconds = std::chrono::duration<float, std::milli>(span).count();
+  return cudaSuccess;
+}
+
+// ---- errors and the device
+cudaError_t cudaGetLastError() { return std::exchange(machine().last, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return machine().last; }
+const char* cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidDeviceFunction:
+      return "cudaErrorInvalidDeviceFunction";
+    case cudaErrorInvalidSymbol:
+      return "cudaErrorInvalidSymbol";
+    case cudaErrorIllegalState:
+      return "cudaErrorIllegalState";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    default:
+      return "another cudaError_t";
+  }
+}
+const char* cudaGetErrorString(cudaError_t e) {
+  return e == cudaErrorLaunchFailure ? machine().failure.c_str() : cudaGetErrorName(e);
+}
+cudaError_t cudaGetDeviceCount(int* n) { return *n = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int* d) { return *d = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int d) { return d == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice); }
+cudaError_t cudaRuntimeGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const emulator::Options& o = machine().options;
+  const int limit = static_cast<int>(shared_limit());
+  switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = o.compute_capability / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = o.compute_capability % 10;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = o.sm_count;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = 48 * 1024;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = limit;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = limit + 1024;
+      break;
+    case cudaDevAttrReservedSharedMemoryPerBlock:
+      *value = 1024;
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      *value = limit > 100 * 1024 ? 2048 : 1536;
+      break;
+    case cudaDevAttrMaxRegistersPerMultiprocessor:
+      *value = 65536;
+      break;
+    case cudaDevAttrWarpSize:
+      *value = 32;
+      break;
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = 1024;
+      break;
+    default:
+      return failed(cudaErrorInvalidValue);
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  std::memset(p, 0, sizeof *p);
+  std::snprintf(p->name, sizeof p->name, "emulator");
+  const auto get = [=](cudaDeviceAttr a) {
+    int v = 0;
+    cudaDeviceGetAttribute(&v, a, device);
+    return v;
+  };
+  p->major = get(cudaDevAttrComputeCapabilityMajor);
+  p->minor = get(cudaDevAttrComputeCapabilityMinor);
+  p->multiProcessorCount = get(cudaDevAttrMultiProcessorCount);
+  p->sharedMemPerBlock = static_cast<std::size_t>(get(cudaDevAttrMaxSharedMemoryPerBlock));
+  p->sharedMemPerBlockOptin = static_cast<std::size_t>(get(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  p->sharedMemPerMultiprocessor = static_cast<std::size_t>(get(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
+  p->maxThreadsPerMultiProcessor = get(cudaDevAttrMaxThreadsPerMultiProcessor);
+  p->regsPerMultiprocessor = get(cudaDevAttrMaxRegistersPerMultiprocessor);
+  p->maxThreadsPerBlock = get(cudaDevAttrMaxThreadsPerBlock);
+  p->warpSize = get(cudaDevAttrWarpSize);
+  p->totalGlobalMem = std::size_t{16} << 30;
+  return cudaSuccess;
+}
+// Registers are ptxas' affair, so this is what threads and shared memory alone allow.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* f, int threads,
+                                                                   std::size_t shared, unsigned) {
+  const auto found = machine().kernels.find(f);
+  if (found == machine().kernels.end() || threads <= 0) return failed(cudaErrorInvalidValue);
+  const Symbol& kernel = found->second;
+  const std::size_t bytes = shared + program_of(kernel).static_shared_bytes + 1024;
+  const std::size_t by_threads =
+      (shared_limit() > 100 * 1024 ? 2048u : 1536u) / static_cast<unsigned>(threads);
+  *blocks = static_cast<int>(std::min(by_threads, (shared_limit() + 1024) / bytes));
+  return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* f, int threads,
+                                                          std::size_t shared) {
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, f, threads, shared, 0);
+}
+
+}  // extern "C"

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kernel_code.py sees each planted fault, and nothing wrong with a good kernel. Arguments: nvcc, a scratch folder."""
+import sys
+import unittest
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).parent))
+import kernel_code  # noqa: E402
+
+NVCC, FOLDER = sys.argv.pop(1), Path(sys.argv.pop(1))
+FAULTS = {  # kernel: what must be said of it
+    "local_array_kernel": ["not stack == 0", "not ldl == 0", "not stl == 0"],
+    "too_many_registers_kernel": ["not registers <= 16"],
+    "barrier_in_loop_kernel": ["not loop.bar == 0 {'loop.bar': 1}"],
+    "narrow_load_kernel": ["not loop.ldg32 == 0 {'loop.ldg32': 4}"],
+    "unplanned": ["no plan names it"],
+    "good_kernel": [],
+}
+SPILL_REPORT = """ptxas info    : Compiling entry function '_Z1kPi' for 'sm_90'
+ptxas info    : Function properties for _Z1kPi
+    24 bytes stack frame, 28 bytes spill stores, 32 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 24 bytes cumulative stack size, 512 bytes smem
+"""
+
+
+class KernelCode(unittest.TestCase):
+    def test_faults_are_seen_on_the_oldest_and_the_newest_architecture(self):
+        source = Path(__file__).with_name("kernel_code_faults.cu")
+        rows, all_errors = kernel_code.check(NVCC, source, ["-std=c++20"], FOLDER, [80, 120])
+        for arch in (80, 120):
+            errors = [e for e in all_errors if e.startswith(f"sm_{arch} ") or e.startswith(f"sm_{arch}:")]
+            for kernel, messages in FAULTS.items():
+                mine = [e for e in errors if f" {kernel}(" in e]
+                self.assertEqual(len(mine), len(messages), mine)
+                for message in messages:
+                    self.assertTrue(any(message in e for e in mine), (message, mine))
+            self.assertIn(f"sm_{arch}: no kernel is named kernel_that_is_gone", errors)
+            self.assertEqual(len(errors), sum(map(len, FAULTS.values())) + 1)
+        self.assertEqual(sum("good_kernel" in row and "hmma 1 ldg128 1" in row for row in rows), 2, rows)
+
+    def test_spills_are_read_from_ptxas(self):
+        report = kernel_code.ptxas_report(SPILL_REPORT)["_Z1kPi"]
+        self.assertEqual(report, {"registers": 255, "stack": 24, "spills": 60, "smem": 512, "barriers": 1})
+        nothing = kernel_code.Code([])
+        errors = list(kernel_code.errors_of({"k(int*)": (report, nothing, nothing)}, [("k", [])], 90))
+        self.assertEqual(errors, ["sm_90 k(int*): not spills == 0 {'spills': 60}",
+                                  "sm_90 k(int*): not stack == 0 {'stack': 24}"])
+
+
+if __name__ == "__main__":
+    unittest.main()
