@@ -13,6 +13,7 @@
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/core/scale_format.hpp>
 
 // rotate: weights become Gaussian.
 #include <higgs/rotate/hadamard.hpp>

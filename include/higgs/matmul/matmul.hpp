@@ -43,6 +43,18 @@ namespace detail {
 /// Rows of x that are multiplied with a strip at once: their activations stay in a core's second cache.
 inline constexpr std::int64_t batch_block = 192;
 
+/// y[n * stride] = sums[n] * unit + bias[n], the product with a power of two being exact; `bias` may be null.
+template <Scalar Y>
+void write_outputs(const float* sums, float unit, const float* bias, std::int64_t count, Y* y,
+                   std::int64_t stride) noexcept {
+  if (bias == nullptr && stride == 1) {
+    for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<Y>(sums[n] * unit);
+  } else {
+    for (std::int64_t n = 0; n < count; ++n)
+      y[n * stride] = static_cast<Y>(bias != nullptr ? sums[n] * unit + bias[n] : sums[n] * unit);
+  }
+}
+
 /// The product of up to batch_block rows.
 template <class X, Scalar Y>
 void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias,
@@ -71,6 +83,7 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
                            scratch.data() + static_cast<std::size_t>(i) * panel_bytes);
   std::uint8_t* rotated = scratch.data() + static_cast<std::size_t>(panel_count) * panel_bytes;
 
+  const std::span<const float> input_scales = w.input_scales();
   parallel_for(executor, batch, 2, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
       auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(m) * floats);
@@ -79,7 +92,7 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
       else
         for (std::int64_t k = 0; k < x.cols; ++k) row[k] = static_cast<float>(x(m, k));
       std::fill(row + x.cols, row + padded, 0.0f);
-      for (std::size_t k = 0; k < w.input_scales().size(); ++k) row[k] *= w.input_scales()[k];
+      for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
       rotate_row({row, padded}, layout.block, w.seed(), 0, options.isa);
       quantize_row(row, shape, options.activations, order, panels[m / most], static_cast<int>(m % most),
                    options.isa);
@@ -94,12 +107,10 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
       const StripProduct product{&tiles, &w.tables(), &shape, w.bytes().data() + strip * tiles.strip_bytes()};
       strip_product(product, panels, panel_count, sums, options.isa);
       const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, w.rows() - first);
+      const float* added = bias.empty() ? nullptr : bias.data() + first;
       for (std::int64_t m = 0; m < batch; ++m)
-        for (std::int64_t n = 0; n < count; ++n) {
-          const float sum = sums[m * strip_rows + n] * unit;
-          y(m, first + n) =
-              static_cast<Y>(bias.empty() ? sum : sum + bias[static_cast<std::size_t>(first + n)]);
-        }
+        write_outputs(sums + m * strip_rows, unit, added, count, y.row(m) + first * y.col_stride,
+                      y.col_stride);
     }
   });
 }

@@ -161,6 +161,14 @@ template <int Dim>
   }
 }
 
+/// The entries, of 16, that the low 4 bits of each lane name.
+[[gnu::always_inline]] inline __m256i look_up_16(const __m256i* table, __m256i lanes) noexcept {
+  const __m256i low = _mm256_permutevar8x32_epi32(table[0], lanes),
+                high = _mm256_permutevar8x32_epi32(table[1], lanes);
+  const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 28));
+  return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), fourth));
+}
+
 /// As portable::decode_run.
 inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps, int half,
                        int plane, std::int16_t* out) noexcept {
@@ -172,6 +180,7 @@ inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::in
   const __m256i nibbles = _mm256_xor_si256(  // the 16 points of one dimension
       _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.tables->bytes[0]))),
       _mm256_set1_epi8(-128));
+  const __m256i points[2] = {load(table), load(table + 16)};  // the first 16 of two dimensions
   codes += half * (step_bytes / 2);
   for (; steps > 0; --steps, codes += step_bytes, out += p.layout->units_per_step() / 4 * quad_words)
     for (int rows = 0; rows < 2; ++rows) {  // eight
@@ -197,8 +206,9 @@ inline void decode_run(const StripProduct& p, const std::uint8_t* codes, std::in
                 to + quad_words);
           break;
         case UnitKind::Nibble2:
-          look_up<2>(table, _mm256_and_si256(a, low4), to);
-          look_up<2>(table, _mm256_and_si256(_mm256_srli_epi16(a, 4), low4), to + quad_words);
+          HIGGS_UNROLL
+          for (int n = 0; n < 8; ++n)  // permutes look at the low 3 bits, the blend at the next one
+            store(to + 32 * (n % 2 * 4 + n / 2), look_up_16(points, _mm256_srli_epi32(a, 4 * n)));
           break;
         case UnitKind::Six2: {
           const __m256i b = load(lanes + 64), c = load(lanes + 128);
