@@ -32,6 +32,7 @@
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/lattice.hpp>
 #include <higgs/codebook/measure_grid.hpp>
+#include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
@@ -42,6 +43,7 @@
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>
+#include <higgs/encode/radix_search.hpp>
 
 // pack: codes become bits.
 #include <higgs/pack/bits.hpp>
@@ -77,3 +79,19 @@
 #include <higgs/allocate/knapsack_problem.hpp>
 #include <higgs/allocate/plan.hpp>
 #include <higgs/allocate/sensitivity.hpp>
+
+// The CUDA half, in the same order.
+#if defined(__CUDACC__)
+#  include <higgs/gpu/error.cuh>
+#  include <higgs/gpu/instructions.cuh>
+#  include <higgs/gpu/launch.cuh>
+#  include <higgs/gpu/matrix.cuh>
+#  include <higgs/matmul/decode.cuh>
+#  include <higgs/matmul/device_matrix.cuh>
+#  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/matmul.cuh>
+#  include <higgs/matmul/stream_kernel.cuh>
+#  include <higgs/pack/tiles.cuh>
+#  include <higgs/quantizer.cuh>
+#  include <higgs/rotate/hadamard.cuh>
+#endif

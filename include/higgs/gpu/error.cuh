@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <higgs/config.hpp>
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// The CUDA runtime refused or a kernel failed; the message holds the call and the runtime's own words.
+struct CudaError : std::runtime_error {
+  CudaError(cudaError_t error, const char* what)
+      : std::runtime_error(std::string(what).append(": ").append(cudaGetErrorString(error))), code(error) {}
+  cudaError_t code;
+};
+
+/// Throws CudaError unless `error` is cudaSuccess. `what` names the call.
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw CudaError(error, what);
+}
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// One function for each instruction that C++ does not spell, all of sm_80's (PTX ISA, version 7.4 or newer).
+#pragma once
+
+#include <higgs/core/half.hpp>
+
+#include <cuda_runtime.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// mma.m16n8k16: c (16, 8) += a (16, 16) * b (16, 8), products exact, sums in fp32. With g = lane / 4, t = lane % 4:
+/// a[0], a[1], a[2], a[3] hold rows g, g + 8, g, g + 8 and columns 2t, 2t + 1 (a[2], a[3]: + 8); b.x, b.y hold rows
+/// 2t, 2t + 1 (b.y: + 8) of column g; c[0], c[1], c[2], c[3] are (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+template <class T>
+__device__ inline void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], uint2 b);
+template <>
+__device__ inline void mma_m16n8k16<Half>(float (&c)[4], const std::uint32_t (&a)[4], uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+template <>
+__device__ inline void mma_m16n8k16<BFloat16>(float (&c)[4], const std::uint32_t (&a)[4], uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+/// prmt: byte i of the result is byte (selector >> 4 i & 7) of the eight bytes b:a, a's the low ones.
+template <std::uint32_t Selector>
+__device__ inline std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t out;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "n"(Selector));
+  return out;
+}
+
+/// lop3: the bits of `a` where Mask is set, those of `b` elsewhere.
+template <std::uint32_t Mask>
+__device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t out;  // 0xe4 = (a & m) | (b & ~m) of a = 0xf0, b = 0xcc, m = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(out) : "r"(a), "r"(b), "n"(Mask));
+  return out;
+}
+
+/// The address that instructions on shared memory take.
+__device__ inline std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/// ld.shared of 32 or 64 bits at address + Offset, aligned to their size. Volatile, so that no barrier is crossed.
+template <int Offset>
+__device__ inline std::uint32_t load_shared_32(std::uint32_t address) {
+  std::uint32_t out;
+  asm volatile("ld.shared.u32 %0, [%1+%2];" : "=r"(out) : "r"(address), "n"(Offset));
+  return out;
+}
+template <int Offset>
+__device__ inline uint2 load_shared_64(std::uint32_t address) {
+  uint2 out;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2+%3];" : "=r"(out.x), "=r"(out.y) : "r"(address), "n"(Offset));
+  return out;
+}
+
+/// ld.shared.v4 at an address that is a multiple of 16.
+__device__ inline uint4 load_shared_128(std::uint32_t address) {
+  uint4 out;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "r"(address)
+               : "memory");
+  return out;
+}
+/// st.shared.v4: 16 bytes at an address that is a multiple of 16.
+__device__ inline void store_shared_128(std::uint32_t address, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+/// createpolicy: lines read under it leave the second-level cache first.
+__device__ inline std::uint64_t evict_first_policy() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// The same value, of which the compiler knows nothing: keeps it from computing ahead what would cost registers.
+__device__ inline int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+/// ld.global.v4.
+__device__ inline uint4 load_128(const void* pointer) { return *static_cast<const uint4*>(pointer); }
+/// ld.global.v4 of what no thread writes and nobody reads again: past the first-level cache, `policy` in the second.
+__device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t policy) {
+  uint4 out;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(pointer), "l"(policy));
+  return out;
+}
+
+/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past the first-level
+/// cache; zeros, and no read, unless `exists`.
+template <int SharedOffset, int GlobalOffset>
+__device__ inline void copy_async_128(std::uint32_t shared, const void* global, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0+%1], [%2+%3], 16, %4;" ::"r"(shared), "n"(SharedOffset), "l"(global),
+               "n"(GlobalOffset), "r"(exists ? 16 : 0)
+               : "memory");
+}
+/// cp.async.commit_group: the copies issued since the last call become one group.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// cp.async.wait_group: returns when at most `Pending` of the newest groups of this thread are under way.
+template <int Pending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// cvt.rn: two floats to 16 bits each, `low` in the low half; overflow gives infinity.
+template <class T>
+__device__ inline std::uint32_t round_pair(float low, float high);
+template <>
+__device__ inline std::uint32_t round_pair<Half>(float low, float high) {
+  std::uint32_t out;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+template <>
+__device__ inline std::uint32_t round_pair<BFloat16>(float low, float high) {
+  std::uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
+/// cvt: a stored number as a float, exactly.
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(Half value) {
+  float out;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(value.bits));
+  return out;
+}
+__device__ inline float to_float(BFloat16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+}
+/// Both numbers of a pair as floats, exactly.
+template <class T>
+__device__ inline float2 to_floats(std::uint32_t pair);
+template <>
+__device__ inline float2 to_floats<Half>(std::uint32_t pair) {
+  return {to_float(Half::from_bits(static_cast<std::uint16_t>(pair))),
+          to_float(Half::from_bits(static_cast<std::uint16_t>(pair >> 16)))};
+}
+template <>
+__device__ inline float2 to_floats<BFloat16>(std::uint32_t pair) {
+  return {std::bit_cast<float>(pair << 16), std::bit_cast<float>(pair & 0xffff0000u)};
+}
+
+/// A float in the storage type T, rounded to nearest, ties to even.
+template <class T>
+__device__ inline T from_float(float value) {
+  return T::from_bits(static_cast<std::uint16_t>(round_pair<T>(value, 0.0f)));
+}
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a launch needs to know of its device.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/gpu/error.cuh>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// The architectures a translation unit is compiled for. It stands in the signature of everything that launches a
+/// kernel: two objects built for different architectures then never share a launcher, which the linker would
+/// otherwise merge although their kernels differ.
+template <int... Archs>
+struct Architectures {};
+#if defined(__CUDA_ARCH_LIST__)
+using BuiltFor = Architectures<__CUDA_ARCH_LIST__>;
+#else
+using BuiltFor = Architectures<>;
+#endif
+
+/// What plans depend on, asked of the device once and kept by the caller.
+struct Device {
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // that one block may ask for
+};
+
+/// The properties of the current device.
+inline Device current_device() {
+  int id = 0;
+  Device device;
+  check(cudaGetDevice(&id), "higgs::gpu::current_device");
+  check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, id),
+        "higgs::gpu::current_device");
+  check(cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, id),
+        "higgs::gpu::current_device");
+  return device;
+}
+
+/// Whole runs of `each` that hold `count`.
+HIGGS_HOST_DEVICE constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t each) noexcept {
+  return (count + each - 1) / each;
+}
+
+/// Puts kernel(args...) on `stream`; throws CudaError if the launch is refused. Launches nothing for an empty grid.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream, Args... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > 48 * 1024)  // above it a kernel has to ask
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "higgs::gpu::launch: shared memory");
+  kernel<<<grid, static_cast<unsigned>(threads), shared, stream>>>(static_cast<Params>(args)...);
+  check(cudaGetLastError(), "higgs::gpu::launch");
+}
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

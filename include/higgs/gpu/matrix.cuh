@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two faces of device memory: DeviceBuffer owns it on the host, DeviceMatrixView is what a kernel sees.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/gpu/error.cuh>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// A row-major matrix in device memory that somebody else owns; rows are `row_stride` elements apart.
+template <class T>
+struct DeviceMatrixView {
+  T* data = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t row_stride = 0;
+
+  constexpr DeviceMatrixView() = default;
+  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count) noexcept
+      : DeviceMatrixView(first, row_count, col_count, col_count) {}
+  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count, std::int64_t row_step) noexcept
+      : data(first), rows(row_count), cols(col_count), row_stride(row_step) {}
+  /// What may be written may also be read.
+  template <class Mutable>
+    requires(std::is_same_v<T, const Mutable> && !std::is_const_v<Mutable>)
+  constexpr DeviceMatrixView(const DeviceMatrixView<Mutable>& other) noexcept
+      : DeviceMatrixView(other.data, other.rows, other.cols, other.row_stride) {}
+
+  HIGGS_HOST_DEVICE constexpr T* row(std::int64_t r) const noexcept { return data + r * row_stride; }
+};
+
+/// Device memory for `size` elements, freed with the object; its contents are undefined until written.
+template <class T>
+class DeviceBuffer {
+  static_assert(std::is_trivially_copyable_v<T>, "DeviceBuffer<T>: T is copied byte by byte");
+
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(std::size_t size) : size_(size) {
+    void* memory = nullptr;
+    if (size != 0) check(cudaMalloc(&memory, size * sizeof(T)), "higgs::gpu::DeviceBuffer: cudaMalloc");
+    data_ = static_cast<T*>(memory);
+  }
+  /// A copy of host memory; returns when it is done.
+  explicit DeviceBuffer(std::span<const T> host) : DeviceBuffer(host.size()) {
+    if (!host.empty())
+      check(cudaMemcpy(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice), "higgs::gpu::DeviceBuffer");
+  }
+  DeviceBuffer(DeviceBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~DeviceBuffer() { static_cast<void>(cudaFree(data_)); }
+
+  T* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+  std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  /// The whole buffer in host memory; waits for the device.
+  std::vector<T> to_host() const {
+    std::vector<T> host(size_);
+    if (size_ != 0)
+      check(cudaMemcpy(host.data(), data_, size_bytes(), cudaMemcpyDeviceToHost), "higgs::gpu::DeviceBuffer::to_host");
+    return host;
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

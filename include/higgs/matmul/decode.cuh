@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// From tiles back to weights on the device, for batches so large that a dense product is cheaper.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+#include <higgs/matmul/device_matrix.cuh>
+#include <higgs/rotate/hadamard.cuh>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// Which weights a dense matrix holds: those that meet rotated activations, or those that were quantized.
+enum class Basis { Rotated, Original };
+
+namespace detail {
+
+/// One warp for each slab of rows [first_row, first_row + out.rows), first_row a multiple of 64.
+template <int Bits, class Out>
+__global__ void __launch_bounds__(128) decode_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
+  constexpr int width = weights_per_byte(Bits);
+  const TileOrder& order = w.order;
+  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
+  if (row_slab * slab >= first_row + out.rows) return;
+  const std::int64_t group = s0 * slab / order.padded_group(), inside = s0 * slab % order.padded_group();
+  uint4 loads[Bits];
+  HIGGS_UNROLL
+  for (int i = 0; i < Bits; ++i) loads[i] = w.tiles[((row_slab * order.slabs() + s0) * Bits + i) * 32 + lane];
+  const Half* scales = w.scales + (row_slab * order.groups + group) * slab + g * 8;
+  HIGGS_UNROLL
+  for (int tile = 0; tile < 16; ++tile) {
+    const int i = tile / 4, s = tile % 4;
+    HIGGS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t row = row_slab * slab + 16 * i + 8 * half + g - first_row;
+      const float scale = to_float(scales[2 * i + half]) * unit;
+      HIGGS_UNROLL
+      for (int k = 0; k < 4; ++k) {  // byte j, place k % width in it
+        const int j = width == 1 ? 4 * half + k : width == 2 ? half + 2 * (k / 2) : half;
+        const std::uint32_t byte = tile_byte<Bits>(loads, i, s, j);
+        const std::int64_t at = inside + 16 * s + 4 * t + k;
+        if (row < out.rows && at < order.group)
+          out.row(row)[group * order.group + at] = from_float<Out>(static_cast<float>(w.table[byte * width + k % width]) * scale);
+      }
+    }
+  }
+}
+
+template <class Out, class Archs>
+void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out, cudaStream_t stream) {
+  const std::int64_t warps = ceil_div(out.rows, slab) * w.order.slabs();
+  const auto go = [&](auto kernel) {
+    launch(kernel, dim3(static_cast<unsigned>(ceil_div(warps, 4))), 128, 0, stream, w, first_row, out,
+           std::ldexp(1.0f, w.exponent));
+  };
+  switch (w.order.bits) {
+    case 2: return go(decode_kernel<2, Out>);
+    case 3: return go(decode_kernel<3, Out>);
+    case 4: return go(decode_kernel<4, Out>);
+    default: return go(decode_kernel<8, Out>);
+  }
+}
+
+}  // namespace detail
+
+/// out = the weights, rounded once from what dequantize() gives on the host: in the rotated basis (rows, padded_cols), in
+/// the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each row of a pass, at least 64
+/// rows and from a multiple of 16 bytes; the more, the fewer launches.
+template <class Out, class Archs = BuiltFor>
+void dequantize_async(const TiledMatrix& w, DeviceMatrixView<Out> out, Basis basis, const Device& device,
+                      cudaStream_t stream, std::span<float> workspace = {}) {
+  const std::int64_t padded = w.rotation.padded_cols();
+  expects(out.rows == w.order.rows && out.cols == (basis == Basis::Rotated ? padded : w.rotation.cols),
+          "higgs::gpu::dequantize_async: out must be (rows, cols), in the rotated basis (rows, padded_cols)");
+  if (basis == Basis::Rotated) return detail::decode_rows_async<Out, Archs>(w, 0, out, stream);
+  Rotation inverse = w.rotation;
+  inverse.inverse = true;
+  inverse.group = inverse.padded_group = w.rotation.block;
+  expects(rotate_scratch(inverse, 1, device) == 0, "higgs::gpu::dequantize_async: the block exceeds shared memory");
+  const std::int64_t pass = static_cast<std::int64_t>(workspace.size()) / padded / slab * slab;
+  expects(pass > 0, "higgs::gpu::dequantize_async: workspace must hold 64 rows of padded_cols floats");
+  for (std::int64_t row = 0; row < out.rows; row += pass) {
+    const std::int64_t rows = std::min(pass, out.rows - row);
+    const DeviceMatrixView<float> rotated(workspace.data(), rows, padded);
+    detail::decode_rows_async<float, Archs>(w, row, rotated, stream);
+    rotate_async<float, Out, Archs>(inverse, rotated, DeviceMatrixView<Out>(out.row(row), rows, out.cols, out.row_stride),
+                                    device, stream);
+  }
+}
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// A quantized matrix on the device, in tile order. Kernels know its bits, not its codebook.
+#pragma once
+
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+#include <higgs/pack/tiles.cuh>
+#include <higgs/rotate/hadamard.cuh>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// What kernels see of a quantized matrix.
+struct TiledMatrix {
+  TileOrder order;
+  Rotation rotation;                    // of the activations that meet it
+  int exponent = 0;                     // weight = 2^exponent * scale * coordinate
+  const uint4* tiles = nullptr;         // (row_slabs, slabs, bits, 32)
+  const Half* scales = nullptr;         // (row_slabs, groups, 64)
+  const std::int16_t* table = nullptr;  // (256, weights_per_byte): the coordinates that a byte of the tiles names
+};
+
+/// The coordinates that each byte of a matrix in tile order names: (256, weights_per_byte).
+template <Codebook Book>
+std::vector<std::int16_t> byte_table(const Book& book) {
+  constexpr int bits = code_bits<Book> / Book::dim, width = weights_per_byte(bits);
+  std::vector<std::int16_t> table;
+  for (unsigned byte = 0; byte < 256; ++byte)
+    for (int w = 0; w < width; ++w) {
+      const unsigned code = byte >> w / Book::dim * code_bits<Book> & ((1u << code_bits<Book>) - 1u);
+      const bool exists = code < static_cast<unsigned>(Book::size);
+      table.push_back(exists ? book.decode(static_cast<typename Book::Index>(code))[static_cast<std::size_t>(w % Book::dim)]
+                             : std::int16_t{0});
+    }
+  return table;
+}
+
+/// Owns a TiledMatrix. Made once at load; interchange order is not kept.
+class DeviceMatrix {
+ public:
+  DeviceMatrix() = default;
+  /// Copies `w` to the device and repacks it there; returns when that is done.
+  template <Codebook Book, class Archs = BuiltFor>
+  explicit DeviceMatrix(const QuantizedMatrix<Book>& w, cudaStream_t stream = nullptr)
+      : DeviceMatrix(w, byte_table(w.book), stream, Archs{}) {
+    static_assert(has_tile_order(Book::dim, code_bits<Book>),
+                  "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code");
+  }
+  template <class Archs = BuiltFor>
+  explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
+      : DeviceMatrix(std::visit([&](const auto& matrix) { return DeviceMatrix(matrix, stream); }, w)) {}
+
+  const TiledMatrix& view() const noexcept { return view_; }
+  std::int64_t rows() const noexcept { return view_.order.rows; }
+  std::int64_t cols() const noexcept { return view_.rotation.cols; }
+  /// Device memory it holds.
+  std::size_t size_bytes() const noexcept {
+    return tiles_.size_bytes() + scales_.size_bytes() + table_.size_bytes() + signs_.size_bytes() +
+           factors_.size_bytes();
+  }
+
+ private:
+  template <class Matrix, class Archs>
+  DeviceMatrix(const Matrix& w, const std::vector<std::int16_t>& table, cudaStream_t stream, Archs)
+      : table_(std::span(table)), factors_(std::span<const float>(floats_of(w.input_scales))) {
+    using Book = typename Matrix::CodebookType;
+    view_.order = {code_bits<Book> / Book::dim, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
+    tiles_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.order.code_loads()));
+    scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.order.scale_count()));
+    if (w.seed) signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*w.seed, w.cols())));
+    view_.rotation = {w.cols(), w.layout.block, signs_.data(), factors_.data(), w.layout.group, view_.order.padded_group()};
+    view_.exponent = w.exponent;
+    view_.tiles = tiles_.data();
+    view_.scales = scales_.data();
+    view_.table = table_.data();
+    const DeviceBuffer<std::uint8_t> codes(w.codes);
+    const DeviceBuffer<Half> scales(w.scales);
+    repack_async<Archs>(view_.order, codes.data(), scales.data(), tiles_.data(), scales_.data(), stream);
+    check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
+  }
+
+  static std::vector<float> floats_of(std::span<const Half> halves) {
+    std::vector<float> out;
+    for (const Half half : halves) out.push_back(static_cast<float>(half));
+    return out;
+  }
+
+  DeviceBuffer<uint4> tiles_;
+  DeviceBuffer<Half> scales_;
+  DeviceBuffer<std::int16_t> table_;
+  DeviceBuffer<float> factors_;
+  DeviceBuffer<std::uint32_t> signs_;
+  TiledMatrix view_;
+};
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs
