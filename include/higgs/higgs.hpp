@@ -47,6 +47,7 @@
 
 // pack: codes become bits.
 #include <higgs/pack/bits.hpp>
+#include <higgs/pack/tiles.hpp>
 
 // store: matrices and models in files.
 #include <higgs/store/block_format.hpp>
@@ -64,10 +65,13 @@
 #include <higgs/quantizer.hpp>
 
 // matmul: y = x * W^T from codes.
+#include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/matmul.hpp>
 #include <higgs/matmul/reference.hpp>
+#include <higgs/matmul/strip_product.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 
 // allocate: which layer gets how many bits.
 #include <higgs/allocate/knapsack.hpp>
