@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "emulator/schedules.hpp"
@@ -31,20 +32,23 @@ struct Rows {
 template <class T, class Book>
 Rows quantize_on_device(const Normals<T>& w, const higgs::QuantizedMatrix<Book>& like) {
   const gpu::Device device = gpu::current_device();
-  const gpu::DeviceRowQuantizer<Book> quantizer(like.book, like.layout, like.seed, like.exponent, like.input_scales);
+  const gpu::DeviceRowQuantizer<Book> quantizer(like.book, like.layout, like.seed, like.exponent,
+                                                like.input_scales);
   const gpu::DeviceBuffer<T> weights{std::span<const T>(w.data)};
   const gpu::DeviceBuffer<std::uint8_t> codes(like.codes.size());
   const gpu::DeviceBuffer<Half> scales(like.scales.size());
   const gpu::DeviceBuffer<double2> errors(like.scales.size());
   const gpu::DeviceBuffer<std::byte> workspace(quantizer.workspace_size(w.view.rows, device));
-  quantizer.quantize_rows_async(gpu::DeviceMatrixView<const T>(weights.data(), w.view.rows, w.view.cols), codes.data(),
-                                scales.data(), std::span(workspace.data(), workspace.size()), device, nullptr, errors.data());
+  quantizer.quantize_rows_async(gpu::DeviceMatrixView<const T>(weights.data(), w.view.rows, w.view.cols),
+                                codes.data(), scales.data(), std::span(workspace.data(), workspace.size()),
+                                device, nullptr, errors.data());
   gpu::check(cudaDeviceSynchronize(), "quantize_rows_async");
   return {codes.to_host(), scales.to_host(), errors.to_host()};
 }
 
 template <class T, class Book>
-void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols, const higgs::QuantizeOptions& options) {
+void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols,
+                       const higgs::QuantizeOptions& options) {
   INFO(Book::name() << ", " << rows << " x " << cols << ", group " << options.group);
   Normals<T> w(rows, cols, 21);
   w.data[0] = static_cast<T>(30.0f);  // beyond every grid
@@ -75,24 +79,30 @@ void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
 
 TEST_CASE("codes and scales made on the device are the host's, bit for bit", "[front][quantizer][gpu]") {
   for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
-    check_equals_host<float>(book, 5, 300, {.group = 1024});
-    check_equals_host<float>(book, 3, 130, {.group = 24, .seed = {}});
+    using Book = std::remove_cvref_t<decltype(book)>;
+    if constexpr (Book::size <= 256) {
+      check_equals_host<float>(book, 5, 300, {.group = 1024});
+      check_equals_host<float>(book, 3, 130, {.group = 24, .seed = {}});
+    }
   });
   const higgs::GridCodebook<2, 256> book;
   check_equals_host<Half>(book, 130, 64, {.group = 32});  // with input scales
   check_equals_host<higgs::BFloat16>(book, 2, 1, {});
-  check_equals_host<float>(book, 1, 3000, {.block = 1000, .group = 200});
+  check_equals_host<float>(book, 1, 3000, {.block = 960, .group = 192});
 }
 
 TEST_CASE("quantizing on the device has no race under any schedule", "[front][quantizer][gpu]") {
-  emulator::for_each_schedule(
-      5, [](std::uint32_t) { check_equals_host<float>(higgs::GridCodebook<2, 64>{}, 3, 256, {.group = 64}); });
+  emulator::for_each_schedule(5, [](std::uint32_t) {
+    check_equals_host<float>(higgs::GridCodebook<2, 64>{}, 3, 256, {.group = 64});
+  });
 }
 
-TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is the host's", "[front][quantizer][gpu]") {
+TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is the host's",
+          "[front][quantizer][gpu]") {
   const higgs::GridCodebook<2, 256> book;
   const Normals<float> w(140, 512, 31);
-  higgs::QuantizedMatrix<higgs::GridCodebook<2, 256>> host = higgs::quantize(higgs::MatrixView<const float>(w.view), book);
+  higgs::QuantizedMatrix<higgs::GridCodebook<2, 256>> host =
+      higgs::quantize(higgs::MatrixView<const float>(w.view), book);
   const Rows device = quantize_on_device(w, host);
 
   auto made = host;
@@ -111,6 +121,7 @@ TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is t
   const auto plan = gpu::plan_matmul(on_device.view().order, gpu::current_device());
   const auto y = device_product<float, gpu::MatmulBits<4>>(on_device.view(), x, plan);
   std::vector<double> exact(y.size());
-  higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), host, higgs::MatrixView<double>(exact.data(), 5, 140));
+  higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), host,
+                          higgs::MatrixView<double>(exact.data(), 5, 140));
   CHECK(relative_error(y, exact) < 3e-4);
 }

@@ -40,15 +40,17 @@ struct SearchPoint {
 
 /// The sum of `each` over 16 lanes as strided_dot folds it: halves together.
 __device__ inline double fold_16(double each) {
-  for (int by = 8; by > 0; by /= 2) each += __shfl_down_sync(0xffffffffu, each, static_cast<unsigned>(by), 16);
+  for (int by = 8; by > 0; by /= 2)
+    each += __shfl_down_sync(0xffffffffu, each, static_cast<unsigned>(by), 16);
   return __shfl_sync(0xffffffffu, each, 0, 16);
 }
 
 /// out = w times 2^-exponent, in two steps, times the factors of the columns; zeros beyond them.
 template <class T>
-__global__ void load_rows_kernel(DeviceMatrixView<const T> w, DeviceMatrixView<float> out, const float* factors, float half,
-                                 float rest) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / out.cols, col = i % out.cols;
+__global__ void load_rows_kernel(DeviceMatrixView<const T> w, DeviceMatrixView<float> out,
+                                 const float* factors, float half, float rest) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / out.cols,
+                     col = i % out.cols;
   if (row >= out.rows) return;
   float value = 0;
   if (col < w.cols) {
@@ -68,24 +70,27 @@ struct SearchScale {
 /// Half a warp for each group: scale, encode, refit. Wide sums are for coordinates beyond int8.
 template <int Dim, class Sum>
 __global__ void __launch_bounds__(128)
-    encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const SearchPoint<Dim>* points, int size,
-                         SearchScale search, std::uint8_t* codes, Half* scales, double2* errors) {
+    encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const SearchPoint<Dim>* points,
+                         int size, SearchScale search, std::uint8_t* codes, Half* scales, double2* errors) {
   extern __shared__ __align__(16) std::int32_t search_space[];
   auto* table = reinterpret_cast<SearchPoint<Dim>*>(search_space);
   for (int i = static_cast<int>(threadIdx.x); i < size * (Dim + 1); i += static_cast<int>(blockDim.x))
     search_space[i] = reinterpret_cast<const std::int32_t*>(points)[i];
   __syncthreads();
   const std::int64_t groups = x.cols / group, count = x.rows * groups;
-  const std::int64_t mine = std::int64_t{blockIdx.x} * 8 + threadIdx.x / 16, item = min(mine, count - 1);  // all lanes stay
+  const std::int64_t mine = std::int64_t{blockIdx.x} * 8 + threadIdx.x / 16;
+  const bool active = mine < count;  // the others stay for the shuffles
+  const std::int64_t item = active ? mine : 0, inputs = active ? group : 0;
   const int lane = static_cast<int>(threadIdx.x) % 16;
   const float* in = x.row(item / groups) + item % groups * group;
-  const std::int64_t each = ceil_div(group, Dim);
-  std::uint8_t* out = codes + item * each;
+  const std::int64_t each = ceil_div(inputs, Dim);
+  std::uint8_t* out = codes + item * ceil_div(group, Dim);
 
   double sum = 0;  // products of floats are exact in double, so fusing changes nothing
-  for (std::int64_t i = lane; i < group; i += 16) sum = fma(double{in[i]}, double{in[i]}, sum);
+  for (std::int64_t i = lane; i < inputs; i += 16) sum = fma(double{in[i]}, double{in[i]}, sum);
   const double norm = fold_16(sum);
-  const double units = static_cast<double>(1 << search.fraction_bits) / (sqrt(norm / static_cast<double>(group)) * search.step);
+  const double units = static_cast<double>(1 << search.fraction_bits) /
+                       (sqrt(norm / static_cast<double>(group)) * search.step);
   const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
 
   constexpr int batch = Dim == 1 ? 8 : 4;  // vectors that share the reading of a point
@@ -94,13 +99,12 @@ __global__ void __launch_bounds__(128)
     Sum best[batch];
     int code[batch] = {};
     HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b)
-      HIGGS_UNROLL
-      for (int d = 0; d < Dim; ++d) {
-        const std::int64_t i = (first + 16 * b) * Dim + d;
-        const float scaled = i < group ? in[i] * factor : 0.0f;
-        y[b][d] = __float2int_rn(fminf(fmaxf(scaled, -search.limit), search.limit));
-      }
+    for (int b = 0; b < batch; ++b) HIGGS_UNROLL
+    for (int d = 0; d < Dim; ++d) {
+      const std::int64_t i = (first + 16 * b) * Dim + d;
+      const float scaled = i < group ? in[i] * factor : 0.0f;
+      y[b][d] = __float2int_rn(fminf(fmaxf(scaled, -search.limit), search.limit));
+    }
     for (int p = 0; p < size; ++p) {
       const SearchPoint<Dim> point = table[p];
       HIGGS_UNROLL
@@ -116,29 +120,32 @@ __global__ void __launch_bounds__(128)
     }
     HIGGS_UNROLL
     for (int b = 0; b < batch; ++b)
-      if (first + 16 * b < each && mine < count) out[first + 16 * b] = static_cast<std::uint8_t>(code[b]);
+      if (first + 16 * b < each) out[first + 16 * b] = static_cast<std::uint8_t>(code[b]);
   }
   __syncwarp();
 
   double product = 0, squares = 0;
-  for (std::int64_t i = lane; i < group; i += 16) {
+  for (std::int64_t i = lane; i < inputs; i += 16) {
     const double q = table[out[i / Dim]].coordinates[i % Dim];
     product = fma(double{in[i]}, q, product);
     squares = fma(q, q, squares);
   }
   product = fold_16(product);
   squares = fold_16(squares);
-  if (lane != 0 || mine >= count) return;
+  if (lane != 0 || !active) return;
   Half scale = Half::from_bits(0);
-  if (squares > 0 && product > 0) scale = from_float<Half>(static_cast<float>(fmin(product / squares, 65504.0)));
+  if (squares > 0 && product > 0)
+    scale = from_float<Half>(static_cast<float>(fmin(product / squares, 65504.0)));
   const double s = to_float(scale);
   scales[item] = scale;
-  if (errors != nullptr) errors[item] = double2{fmax(fma(s, fma(s, squares, -2.0 * product), norm), 0.0), norm};
+  if (errors != nullptr)
+    errors[item] = double2{fmax(fma(s, fma(s, squares, -2.0 * product), norm), 0.0), norm};
 }
 
 /// One thread for each byte of interchange order.
-__global__ static void pack_bits_kernel(const std::uint8_t* codes, std::int64_t rows, std::int64_t codes_per_row, int bits,
-                                        std::int64_t row_bytes, std::uint8_t* out) {
+__global__ static void pack_bits_kernel(const std::uint8_t* codes, std::int64_t rows,
+                                        std::int64_t codes_per_row, int bits, std::int64_t row_bytes,
+                                        std::uint8_t* out) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / row_bytes;
   if (row >= rows) return;
   const std::int64_t begin = i % row_bytes * 8, first = begin / bits;
@@ -153,8 +160,8 @@ __global__ static void pack_bits_kernel(const std::uint8_t* codes, std::int64_t 
 
 }  // namespace detail
 
-/// Quantizes rows on the device as RowQuantizer does on the host. Made once for a matrix; holds the codebook's points,
-/// the signs and the factors of the columns.
+/// Quantizes rows on the device as RowQuantizer does on the host. Made once for a matrix; holds the
+/// codebook's points, the signs and the factors of the columns.
 template <Codebook Book>
 class DeviceRowQuantizer {
   static_assert(Book::size <= 256, "DeviceRowQuantizer: codes of at most a byte");
@@ -162,11 +169,12 @@ class DeviceRowQuantizer {
 
  public:
   /// Arguments as RowQuantizer's.
-  DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
-                     std::span<const Half> input_scales = {})
+  DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
+                     int exponent, std::span<const Half> input_scales = {})
       : step_(book.step()), layout_(layout), exponent_(exponent) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
-            "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else none");
+            "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else "
+            "none");
     std::vector<Point> points;
     for (int i = 0; i < Book::size; ++i) {
       const typename Book::Point from = book.decode(static_cast<typename Book::Index>(i));
@@ -180,7 +188,9 @@ class DeviceRowQuantizer {
       points.push_back(point);
     }
     points_ = DeviceBuffer<Point>(std::span<const Point>(points));
-    if (seed) signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*seed, layout.padded_cols())));
+    if (seed)
+      signs_ = DeviceBuffer<std::uint32_t>(
+          std::span<const std::uint32_t>(sign_words(*seed, layout.padded_cols())));
     std::vector<float> factors;
     for (const Half scale : input_scales) factors.push_back(input_factor(scale));
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
@@ -194,29 +204,36 @@ class DeviceRowQuantizer {
   }
 
   /// codes (n, row_bytes) and scales (n, groups) of the rows of `w` (n, cols), which must be finite. `errors`
-  /// (n, groups), if given, receives each group's squared error and squared norm; their ratio, summed, is t^2.
+  /// (n, groups), if given, receives each group's squared error and squared norm; their ratio, summed, is
+  /// t^2.
   template <class T, class Archs = BuiltFor>
-  void quantize_rows_async(DeviceMatrixView<const T> w, std::uint8_t* codes, Half* scales, std::span<std::byte> workspace,
-                           const Device& device, cudaStream_t stream, double2* errors = nullptr) const {
+  void quantize_rows_async(DeviceMatrixView<const T> w, std::uint8_t* codes, Half* scales,
+                           std::span<std::byte> workspace, const Device& device, cudaStream_t stream,
+                           double2* errors = nullptr) const {
     expects(w.cols == layout_.cols, "higgs::gpu::DeviceRowQuantizer: w must have the layout's columns");
-    expects(workspace.size() >= workspace_size(w.rows, device) && reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0,
-            "higgs::gpu::DeviceRowQuantizer: workspace must hold workspace_size() bytes from a multiple of 16");
+    expects(
+        workspace.size() >= workspace_size(w.rows, device) &&
+            reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0,
+        "higgs::gpu::DeviceRowQuantizer: workspace must hold workspace_size() bytes from a multiple of 16");
     const std::int64_t padded = layout_.padded_cols(), per_row = layout_.codes_per_row(Book::dim);
     const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, padded);
     float* scratch = rows.data + ceil_div(w.rows * padded, 4) * 4;
     auto* plain = reinterpret_cast<std::uint8_t*>(scratch + rotate_scratch(rotation(), w.rows, device));
-    const auto blocks = [](std::int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, 128))); };
+    const auto blocks = [](std::int64_t threads) {
+      return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
+    };
     launch(detail::load_rows_kernel<T>, blocks(w.rows * padded), 128, 0, stream, w, rows, factors_.data(),
            std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
-    rotate_async<float, float, Archs>(rotation(), DeviceMatrixView<const float>(rows), rows, device, stream, scratch);
+    rotate_async<float, float, Archs>(rotation(), DeviceMatrixView<const float>(rows), rows, device, stream,
+                                      scratch);
     using Sum = std::conditional_t<(sizeof(typename Book::Element) > 1), std::int64_t, std::int32_t>;
     const detail::SearchScale search{step_, fraction_bits<Book>, static_cast<float>(fixed_limit<Book>)};
     launch(detail::encode_groups_kernel<Book::dim, Sum>, blocks(w.rows * layout_.groups() * 16), 128,
-           points_.size_bytes(), stream, DeviceMatrixView<const float>(rows), layout_.group, points_.data(), Book::size,
-           search, plain, scales, errors);
+           points_.size_bytes(), stream, DeviceMatrixView<const float>(rows), layout_.group, points_.data(),
+           Book::size, search, plain, scales, errors);
     const std::int64_t row_bytes = layout_.row_bytes(Book::dim, code_bits<Book>);
-    launch(detail::pack_bits_kernel, blocks(w.rows * row_bytes), 128, 0, stream, plain, w.rows, per_row, code_bits<Book>,
-           row_bytes, codes);
+    launch(detail::pack_bits_kernel, blocks(w.rows * row_bytes), 128, 0, stream, plain, w.rows, per_row,
+           code_bits<Book>, row_bytes, codes);
   }
 
  private:

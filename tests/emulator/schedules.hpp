@@ -8,7 +8,7 @@
 
 namespace emulator {
 
-/// Calls work(seed) in the order of warps first, then `count` times in random ones with the checks for races on.
+/// Calls work(seed) in the order of warps first, then `count` times in random ones that are checked for races.
 template <class Work>
 void for_each_schedule(std::uint32_t count, Work&& work) {
   const Options before = options();

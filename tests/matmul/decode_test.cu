@@ -22,12 +22,13 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   const gpu::DeviceMatrix device(w);
   const gpu::Device here = gpu::current_device();
   const std::int64_t padded = w.layout.padded_cols();
-  const gpu::DeviceBuffer<Out> rotated(static_cast<std::size_t>(rows * padded)), original(static_cast<std::size_t>(rows * cols));
+  const gpu::DeviceBuffer<Out> rotated(static_cast<std::size_t>(rows * padded)),
+      original(static_cast<std::size_t>(rows * cols));
   const gpu::DeviceBuffer<float> workspace(static_cast<std::size_t>(64 * padded + 3));
-  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(rotated.data(), rows, padded), gpu::Basis::Rotated, here,
-                        nullptr);
-  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(original.data(), rows, cols), gpu::Basis::Original, here,
-                        nullptr, std::span(workspace.data(), workspace.size()));
+  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(rotated.data(), rows, padded),
+                        gpu::Basis::Rotated, here, nullptr);
+  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(original.data(), rows, cols),
+                        gpu::Basis::Original, here, nullptr, std::span(workspace.data(), workspace.size()));
   gpu::check(cudaDeviceSynchronize(), "dequantize_async");
 
   const higgs::PointTable<Book> points(w.book);
@@ -39,7 +40,8 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   for (std::int64_t r = 0; r < rows; ++r) {
     higgs::decode_groups(w, points, r, 0, w.layout.groups(), row, codes);
     for (std::int64_t c = 0; c < padded; ++c)
-      wrong += !(in_rotated[static_cast<std::size_t>(r * padded + c)] == static_cast<Out>(row[static_cast<std::size_t>(c)]));
+      wrong += !(in_rotated[static_cast<std::size_t>(r * padded + c)] ==
+                 static_cast<Out>(row[static_cast<std::size_t>(c)]));
   }
   CHECK(wrong == 0);
   for (std::size_t i = 0; i < all.size(); ++i) wrong += !(in_original[i] == static_cast<Out>(all[i]));

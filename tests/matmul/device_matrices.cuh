@@ -15,7 +15,8 @@
 /// A matrix of random codes and scales: every code, also those that quantization seldom chooses.
 template <class Book>
 higgs::QuantizedMatrix<Book> random_matrix(std::int64_t rows, std::int64_t cols, std::int64_t block,
-                                           std::int64_t group, std::uint64_t seed, bool with_input_scales = false) {
+                                           std::int64_t group, std::uint64_t seed,
+                                           bool with_input_scales = false) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<higgs::Half> scales, input_scales;
@@ -34,8 +35,8 @@ higgs::QuantizedMatrix<Book> random_matrix(std::int64_t rows, std::int64_t cols,
   }
   if (with_input_scales)
     for (std::int64_t i = 0; i < cols; ++i)
-      storage->input_scales.push_back(
-          higgs::Half(0.5f + static_cast<float>(higgs::random_uniform(seed + 2, static_cast<std::uint64_t>(i)))));
+      storage->input_scales.push_back(higgs::Half(
+          0.5f + static_cast<float>(higgs::random_uniform(seed + 2, static_cast<std::uint64_t>(i)))));
   w.codes = storage->codes;
   w.scales = storage->scales;
   w.input_scales = storage->input_scales;
@@ -45,8 +46,9 @@ higgs::QuantizedMatrix<Book> random_matrix(std::int64_t rows, std::int64_t cols,
 
 /// y = x W^T by the device's kernels, y in `Y`.
 template <class Y, class Bits = higgs::gpu::AnyBits, class X>
-std::vector<Y> device_product(const higgs::gpu::TiledMatrix& w, const Normals<X>& x, const higgs::gpu::MatmulPlan& plan,
-                              const std::vector<float>& bias = {}, const std::vector<Y>& residual = {}) {
+std::vector<Y> device_product(const higgs::gpu::TiledMatrix& w, const Normals<X>& x,
+                              const higgs::gpu::MatmulPlan& plan, const std::vector<float>& bias = {},
+                              const std::vector<Y>& residual = {}) {
   namespace gpu = higgs::gpu;
   const gpu::Device device = gpu::current_device();
   const std::int64_t batch = x.view.rows, rows = w.order.rows;

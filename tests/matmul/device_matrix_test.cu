@@ -11,7 +11,8 @@
 using higgs::GridCodebook;
 namespace gpu = higgs::gpu;
 
-TEST_CASE("a byte names the points of all its codes, the first in its low bits", "[matmul][device_matrix][gpu]") {
+TEST_CASE("a byte names the points of all its codes, the first in its low bits",
+          "[matmul][device_matrix][gpu]") {
   const GridCodebook<2, 16> book;
   const std::vector<std::int16_t> table = gpu::byte_table(book);
   REQUIRE(table.size() == 256 * 4);
@@ -25,7 +26,8 @@ TEST_CASE("a byte names the points of all its codes, the first in its low bits",
     for (std::size_t copy = 1; copy < 4; ++copy) CHECK(pairs[copy * 128 + i] == pairs[i]);
 }
 
-TEST_CASE("a matrix on the device takes its codes, scales and a table, and no more", "[matmul][device_matrix][gpu]") {
+TEST_CASE("a matrix on the device takes its codes, scales and a table, and no more",
+          "[matmul][device_matrix][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(128, 1024, 1024, 256, 3);
   const gpu::DeviceMatrix device(higgs::AnyQuantizedMatrix{w});
   CHECK(device.rows() == 128);

@@ -37,7 +37,8 @@ __global__ void decode_slab_kernel(const uint4* tiles, const std::int16_t* table
 
 template <int Bits, class T>
 void check_fragments() {
-  // A row of 64 rows and 64 inputs with one code for each byte; byte b of the table holds 4 b, 4 b + 1, ... - 500.
+  // A row of 64 rows and 64 inputs with one code for each byte; byte b of the table holds 4 b, 4 b + 1, ... -
+  // 500.
   constexpr int width = gpu::weights_per_byte(Bits), values = Bits == 3 ? 64 : 256;
   const gpu::TileOrder order{Bits, width, 64, 1, 64};
   std::vector<std::uint8_t> plain(64 * 64 / width), packed(static_cast<std::size_t>(64 * order.row_bytes()));
@@ -50,12 +51,14 @@ void check_fragments() {
     std::size_t out = r * bytes;
     for (std::size_t i = 0; i < each; ++i) {
       pending |= static_cast<std::uint32_t>(plain[r * each + i]) << held;
-      for (held += Bits * width; held >= 8; held -= 8, pending >>= 8) packed[out++] = static_cast<std::uint8_t>(pending);
+      for (held += Bits * width; held >= 8; held -= 8, pending >>= 8)
+        packed[out++] = static_cast<std::uint8_t>(pending);
     }
   }
   std::vector<std::int16_t> table;
   for (int byte = 0; byte < 256; ++byte)
-    for (int w = 0; w < width; ++w) table.push_back(static_cast<std::int16_t>((byte % values * width + w) % 250 - 125));
+    for (int w = 0; w < width; ++w)
+      table.push_back(static_cast<std::int16_t>((byte % values * width + w) % 250 - 125));
 
   const std::vector<Half> ones(64, Half(1.0f));
   const gpu::DeviceBuffer<std::uint8_t> codes{std::span<const std::uint8_t>(packed)};
@@ -64,8 +67,8 @@ void check_fragments() {
   const gpu::DeviceBuffer<uint4> tiles(static_cast<std::size_t>(order.code_loads())), fragments(16 * 32);
   const gpu::DeviceBuffer<std::int16_t> table_device{std::span<const std::int16_t>(table)};
   gpu::repack_async(order, codes.data(), scales.data(), tiles.data(), tile_scales.data(), nullptr);
-  gpu::launch(decode_slab_kernel<Bits, T>, dim3(1), 32, gpu::table_end, nullptr, tiles.data(), table_device.data(),
-              fragments.data());
+  gpu::launch(decode_slab_kernel<Bits, T>, dim3(1), 32, gpu::table_end, nullptr, tiles.data(),
+              table_device.data(), fragments.data());
   gpu::check(cudaDeviceSynchronize(), "decode_slab_kernel");
 
   const std::vector<uint4> out = fragments.to_host();
@@ -76,9 +79,11 @@ void check_fragments() {
       const std::uint32_t a[4] = {v.x, v.y, v.z, v.w};
       for (int r = 0; r < 4; ++r)
         for (int odd = 0; odd < 2; ++odd) {
-          const int row = tile / 4 * 16 + lane / 4 + r % 2 * 8, k = tile % 4 * 16 + lane % 4 * 4 + r / 2 * 2 + odd;
+          const int row = tile / 4 * 16 + lane / 4 + r % 2 * 8,
+                    k = tile % 4 * 16 + lane % 4 * 4 + r / 2 * 2 + odd;
           const int code = plain[static_cast<std::size_t>(row * (64 / width) + k / width)];
-          const auto coordinate = static_cast<float>(table[static_cast<std::size_t>(code * width + k % width)]);
+          const auto coordinate =
+              static_cast<float>(table[static_cast<std::size_t>(code * width + k % width)]);
           wrong += (a[r] >> 16 * odd & 0xffffu) != T(coordinate).bits;
         }
     }
@@ -88,7 +93,8 @@ void check_fragments() {
 
 }  // namespace
 
-TEST_CASE("fragments hold the coordinates that codes name, where mma wants them", "[matmul][fragments][gpu]") {
+TEST_CASE("fragments hold the coordinates that codes name, where mma wants them",
+          "[matmul][fragments][gpu]") {
   check_fragments<2, Half>();
   check_fragments<3, Half>();
   check_fragments<4, Half>();

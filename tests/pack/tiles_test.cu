@@ -17,8 +17,8 @@ using higgs::Half;
 namespace {
 
 // The byte j of tile (i, s) that lane owns, by the table at the top of tiles.cuh.
-std::uint32_t byte_at(const std::vector<uint4>& tiles, const gpu::TileOrder& order, std::int64_t place, int lane, int i,
-                      int s, int j) {
+std::uint32_t byte_at(const std::vector<uint4>& tiles, const gpu::TileOrder& order, std::int64_t place,
+                      int lane, int i, int s, int j) {
   const auto byte = [&](int load, int word, int which) -> std::uint32_t {
     const uint4 v = tiles[static_cast<std::size_t>((place * order.bits + load) * 32 + lane)];
     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
@@ -49,7 +49,8 @@ TEST_CASE("every code lies where the tile order says, and padding is code 0", "[
         for (std::size_t i = 0; i < count; ++i)
           rows[r][i] = static_cast<std::uint8_t>(higgs::random_bits(r, i) & ((1u << code_bits) - 1u));
         const auto bytes = static_cast<std::size_t>(order.row_bytes());
-        higgs::pack_bits(std::span<const std::uint8_t>(rows[r]), code_bits, std::span(codes).subspan(r * bytes, bytes));
+        higgs::pack_bits(std::span<const std::uint8_t>(rows[r]), code_bits,
+                         std::span(codes).subspan(r * bytes, bytes));
       }
       std::vector<Half> scales;
       for (int i = 0; i < 70 * 3; ++i) scales.push_back(Half(static_cast<float>(i + 1)));
@@ -57,7 +58,8 @@ TEST_CASE("every code lies where the tile order says, and padding is code 0", "[
       const gpu::DeviceBuffer<Half> scales_device{std::span<const Half>(scales)};
       const gpu::DeviceBuffer<uint4> tiles_device(static_cast<std::size_t>(order.code_loads()));
       const gpu::DeviceBuffer<Half> tile_scales(static_cast<std::size_t>(order.scale_count()));
-      gpu::repack_async(order, codes_device.data(), scales_device.data(), tiles_device.data(), tile_scales.data(), nullptr);
+      gpu::repack_async(order, codes_device.data(), scales_device.data(), tiles_device.data(),
+                        tile_scales.data(), nullptr);
       gpu::check(cudaDeviceSynchronize(), "repack_async");
       const std::vector<uint4> tiles = tiles_device.to_host();
       const std::vector<Half> out = tile_scales.to_host();
@@ -68,15 +70,19 @@ TEST_CASE("every code lies where the tile order says, and padding is code 0", "[
           for (int tile = 0; tile < 16; ++tile)
             for (int j = 0; j < 8 / width; ++j) {
               const int i = tile / 4, s = tile % 4, g = lane / 4, t = lane % 4;
-              const std::int64_t row = place / order.slabs() * 64 + 16 * i + g + 8 * (width == 1 ? j / 4 : j % 2);
-              const std::int64_t k =
-                  place % order.slabs() * 64 + 16 * s + 4 * t + (width == 1 ? j % 4 : width == 2 ? j / 2 * 2 : 0);
+              const std::int64_t row =
+                  place / order.slabs() * 64 + 16 * i + g + 8 * (width == 1 ? j / 4 : j % 2);
+              const std::int64_t k = place % order.slabs() * 64 + 16 * s + 4 * t +
+                                     (width == 1   ? j % 4
+                                      : width == 2 ? j / 2 * 2
+                                                   : 0);
               std::uint32_t expected = 0;
               for (int w = 0; w < width && row < 70; w += c.dim) {
                 const std::int64_t within = k % order.padded_group() + w;
                 if (within >= group) continue;
                 const std::int64_t code = k / order.padded_group() * order.codes_per_group() + within / c.dim;
-                expected |= std::uint32_t{rows[static_cast<std::size_t>(row)][static_cast<std::size_t>(code)]} << w * c.bits;
+                expected |= std::uint32_t{rows[static_cast<std::size_t>(row)][static_cast<std::size_t>(code)]}
+                            << w * c.bits;
               }
               wrong += byte_at(tiles, order, place, lane, i, s, j) != expected;
             }

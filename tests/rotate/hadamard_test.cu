@@ -19,18 +19,22 @@ namespace gpu = higgs::gpu;
 namespace {
 
 template <class In, class Out>
-std::vector<Out> rotate_on_device(const Normals<In>& x, gpu::Rotation r, std::uint64_t seed, std::int64_t stride) {
+std::vector<Out> rotate_on_device(const Normals<In>& x, gpu::Rotation r, std::uint64_t seed,
+                                  std::int64_t stride) {
   const gpu::Device device = gpu::current_device();
   const std::vector<std::uint32_t> signs = gpu::sign_words(seed, r.cols);
   const gpu::DeviceBuffer<std::uint32_t> signs_device{std::span<const std::uint32_t>(signs)};
   r.signs = signs_device.data();
   const gpu::DeviceBuffer<In> in{std::span<const In>(x.data)};
-  const gpu::DeviceBuffer<Out> out{std::span<const Out>(std::vector<Out>(static_cast<std::size_t>(x.view.rows * stride)))};
-  const gpu::DeviceBuffer<float> scratch(static_cast<std::size_t>(gpu::rotate_scratch(r, x.view.rows, device)));
-  const gpu::DeviceBuffer<std::uint32_t> cleared{std::span<const std::uint32_t>(std::vector<std::uint32_t>(77, 5))};
+  const gpu::DeviceBuffer<Out> out{
+      std::span<const Out>(std::vector<Out>(static_cast<std::size_t>(x.view.rows * stride)))};
+  const gpu::DeviceBuffer<float> scratch(
+      static_cast<std::size_t>(gpu::rotate_scratch(r, x.view.rows, device)));
+  const gpu::DeviceBuffer<std::uint32_t> cleared{
+      std::span<const std::uint32_t>(std::vector<std::uint32_t>(77, 5))};
   gpu::rotate_async(r, gpu::DeviceMatrixView<const In>(in.data(), x.view.rows, r.cols),
-                    gpu::DeviceMatrixView<Out>(out.data(), x.view.rows, stride), device, nullptr, scratch.data(),
-                    std::span(cleared.data(), cleared.size()));
+                    gpu::DeviceMatrixView<Out>(out.data(), x.view.rows, stride), device, nullptr,
+                    scratch.data(), std::span(cleared.data(), cleared.size()));
   gpu::check(cudaDeviceSynchronize(), "rotate_on_device");
   CHECK(cleared.to_host() == std::vector<std::uint32_t>(77, 0));
   return out.to_host();
@@ -43,7 +47,8 @@ void check_equals_host(std::int64_t rows, std::int64_t cols, std::int64_t block,
   const Normals<In> x(rows, cols, 4);
   const std::int64_t padded = gpu::ceil_div(cols, block) * block, padded_group = group + 3 * (group != block);
   std::vector<float> factors;
-  for (std::int64_t c = 0; input_scales && c < cols; ++c) factors.push_back(0.25f + static_cast<float>(c % 7));
+  for (std::int64_t c = 0; input_scales && c < cols; ++c)
+    factors.push_back(0.25f + static_cast<float>(c % 7));
   const gpu::DeviceBuffer<float> factors_device{std::span<const float>(factors)};
   gpu::Rotation r{cols, block, nullptr, factors_device.data(), group, padded_group};
   const std::int64_t stride = padded / group * padded_group;
@@ -69,7 +74,8 @@ void check_equals_host(std::int64_t rows, std::int64_t cols, std::int64_t block,
 
 TEST_CASE("rotation on the device has the host's bits for every order", "[rotate][hadamard][gpu]") {
   for (const int order : higgs::hadamard_orders())
-    if (order <= 2048 || order == 28672 || order == 32768) check_equals_host<float, float>(1, order, order, order);
+    if (order <= 2048 || order == 28672 || order == 32768)
+      check_equals_host<float, float>(1, order, order, order);
 }
 
 TEST_CASE("rows, padding, groups, types and input scales are the host's", "[rotate][hadamard][gpu]") {

@@ -29,7 +29,7 @@ struct E8Codebook {
   using Index = std::uint16_t;
   using Point = std::array<std::int8_t, 8>;
 
-  HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept {
+  constexpr Point decode(Index index) const noexcept {
     const unsigned number = index >> 7 & 255u, signs = index & 127u;
     const std::uint32_t word = detail::e8_patterns[number];
     const unsigned last = (static_cast<unsigned>(std::popcount(signs)) + (number >> 7)) & 1u;

@@ -14,20 +14,23 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// mma.m16n8k16: c (16, 8) += a (16, 16) * b (16, 8), products exact, sums in fp32. With g = lane / 4, t = lane % 4:
-/// a[0], a[1], a[2], a[3] hold rows g, g + 8, g, g + 8 and columns 2t, 2t + 1 (a[2], a[3]: + 8); b.x, b.y hold rows
-/// 2t, 2t + 1 (b.y: + 8) of column g; c[0], c[1], c[2], c[3] are (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+/// mma.m16n8k16: c (16, 8) += a (16, 16) * b (16, 8), products exact, sums in fp32. With g = lane / 4, t =
+/// lane % 4: a[0], a[1], a[2], a[3] hold rows g, g + 8, g, g + 8 and columns 2t, 2t + 1 (a[2], a[3]: + 8);
+/// b.x, b.y hold rows 2t, 2t + 1 (b.y: + 8) of column g; c[0], c[1], c[2], c[3] are (g, 2t), (g, 2t + 1), (g
+/// + 8, 2t), (g + 8, 2t + 1).
 template <class T>
 __device__ inline void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], uint2 b);
 template <>
 __device__ inline void mma_m16n8k16<Half>(float (&c)[4], const std::uint32_t (&a)[4], uint2 b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 template <>
 __device__ inline void mma_m16n8k16<BFloat16>(float (&c)[4], const std::uint32_t (&a)[4], uint2 b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
@@ -53,7 +56,8 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// ld.shared of 32 or 64 bits at address + Offset, aligned to their size. Volatile, so that no barrier is crossed.
+/// ld.shared of 32 or 64 bits at address + Offset, aligned to their size. Volatile, so that no barrier is
+/// crossed.
 template <int Offset>
 __device__ inline std::uint32_t load_shared_32(std::uint32_t address) {
   std::uint32_t out;
@@ -78,7 +82,8 @@ __device__ inline uint4 load_shared_128(std::uint32_t address) {
 }
 /// st.shared.v4: 16 bytes at an address that is a multiple of 16.
 __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 
 /// createpolicy: lines read under it leave the second-level cache first.
@@ -88,7 +93,20 @@ __device__ inline std::uint64_t evict_first_policy() {
   return policy;
 }
 
-/// The same value, of which the compiler knows nothing: keeps it from computing ahead what would cost registers.
+/// a / b rounded to nearest where a, b, 1 / b and a / b are normal numbers, as __fdiv_rn but without its
+/// branch for others: rcp.approx, then corrections by fused multiply-adds (Markstein, IBM J. Res. Dev. 34,
+/// 1990).
+__device__ inline float divide_normal(float a, float b) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  inverse = fmaf(inverse, fmaf(-b, inverse, 1.0f), inverse);
+  float quotient = __fmul_rn(a, inverse);
+  quotient = fmaf(fmaf(-b, quotient, a), inverse, quotient);
+  return fmaf(fmaf(-b, quotient, a), inverse, quotient);
+}
+
+/// The same value, of which the compiler knows nothing: keeps it from computing ahead what would cost
+/// registers.
 __device__ inline int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -96,7 +114,8 @@ __device__ inline int opaque(int value) {
 
 /// ld.global.v4.
 __device__ inline uint4 load_128(const void* pointer) { return *static_cast<const uint4*>(pointer); }
-/// ld.global.v4 of what no thread writes and nobody reads again: past the first-level cache, `policy` in the second.
+/// ld.global.v4 of what no thread writes and nobody reads again: past the first-level cache, `policy` in the
+/// second.
 __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t policy) {
   uint4 out;
   asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
@@ -105,12 +124,12 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
   return out;
 }
 
-/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past the first-level
-/// cache; zeros, and no read, unless `exists`.
+/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past
+/// the first-level cache; zeros, and no read, unless `exists`.
 template <int SharedOffset, int GlobalOffset>
 __device__ inline void copy_async_128(std::uint32_t shared, const void* global, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0+%1], [%2+%3], 16, %4;" ::"r"(shared), "n"(SharedOffset), "l"(global),
-               "n"(GlobalOffset), "r"(exists ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0+%1], [%2+%3], 16, %4;" ::"r"(shared), "n"(SharedOffset),
+               "l"(global), "n"(GlobalOffset), "r"(exists ? 16 : 0)
                : "memory");
 }
 /// cp.async.commit_group: the copies issued since the last call become one group.

@@ -14,9 +14,9 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The architectures a translation unit is compiled for. It stands in the signature of everything that launches a
-/// kernel: two objects built for different architectures then never share a launcher, which the linker would
-/// otherwise merge although their kernels differ.
+/// The architectures a translation unit is compiled for. It stands in the signature of everything that
+/// launches a kernel: two objects built for different architectures then never share a launcher, which the
+/// linker would otherwise merge although their kernels differ.
 template <int... Archs>
 struct Architectures {};
 #if defined(__CUDA_ARCH_LIST__)
@@ -48,9 +48,11 @@ HIGGS_HOST_DEVICE constexpr std::int64_t ceil_div(std::int64_t count, std::int64
   return (count + each - 1) / each;
 }
 
-/// Puts kernel(args...) on `stream`; throws CudaError if the launch is refused. Launches nothing for an empty grid.
+/// Puts kernel(args...) on `stream`; throws CudaError if the launch is refused. Launches nothing for an empty
+/// grid.
 template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream, Args... args) {
+void launch(void (*kernel)(Params...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream,
+            Args... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > 48 * 1024)  // above it a kernel has to ask
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),

@@ -29,7 +29,8 @@ struct DeviceMatrixView {
   constexpr DeviceMatrixView() = default;
   constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count) noexcept
       : DeviceMatrixView(first, row_count, col_count, col_count) {}
-  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count, std::int64_t row_step) noexcept
+  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count,
+                             std::int64_t row_step) noexcept
       : data(first), rows(row_count), cols(col_count), row_stride(row_step) {}
   /// What may be written may also be read.
   template <class Mutable>
@@ -55,7 +56,8 @@ class DeviceBuffer {
   /// A copy of host memory; returns when it is done.
   explicit DeviceBuffer(std::span<const T> host) : DeviceBuffer(host.size()) {
     if (!host.empty())
-      check(cudaMemcpy(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice), "higgs::gpu::DeviceBuffer");
+      check(cudaMemcpy(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice),
+            "higgs::gpu::DeviceBuffer");
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -73,7 +75,8 @@ class DeviceBuffer {
   std::vector<T> to_host() const {
     std::vector<T> host(size_);
     if (size_ != 0)
-      check(cudaMemcpy(host.data(), data_, size_bytes(), cudaMemcpyDeviceToHost), "higgs::gpu::DeviceBuffer::to_host");
+      check(cudaMemcpy(host.data(), data_, size_bytes(), cudaMemcpyDeviceToHost),
+            "higgs::gpu::DeviceBuffer::to_host");
     return host;
   }
 

@@ -29,7 +29,8 @@ namespace detail {
 
 /// One warp for each slab of rows [first_row, first_row + out.rows), first_row a multiple of 64.
 template <int Bits, class Out>
-__global__ void __launch_bounds__(128) decode_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
+__global__ void __launch_bounds__(128)
+    decode_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
   constexpr int width = weights_per_byte(Bits);
   const TileOrder& order = w.order;
   const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
@@ -54,32 +55,38 @@ __global__ void __launch_bounds__(128) decode_kernel(TiledMatrix w, std::int64_t
         const std::uint32_t byte = tile_byte<Bits>(loads, i, s, j);
         const std::int64_t at = inside + 16 * s + 4 * t + k;
         if (row < out.rows && at < order.group)
-          out.row(row)[group * order.group + at] = from_float<Out>(static_cast<float>(w.table[byte * width + k % width]) * scale);
+          out.row(row)[group * order.group + at] =
+              from_float<Out>(static_cast<float>(w.table[byte * width + k % width]) * scale);
       }
     }
   }
 }
 
 template <class Out, class Archs>
-void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out, cudaStream_t stream) {
+void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out,
+                       cudaStream_t stream) {
   const std::int64_t warps = ceil_div(out.rows, slab) * w.order.slabs();
   const auto go = [&](auto kernel) {
     launch(kernel, dim3(static_cast<unsigned>(ceil_div(warps, 4))), 128, 0, stream, w, first_row, out,
            std::ldexp(1.0f, w.exponent));
   };
   switch (w.order.bits) {
-    case 2: return go(decode_kernel<2, Out>);
-    case 3: return go(decode_kernel<3, Out>);
-    case 4: return go(decode_kernel<4, Out>);
-    default: return go(decode_kernel<8, Out>);
+    case 2:
+      return go(decode_kernel<2, Out>);
+    case 3:
+      return go(decode_kernel<3, Out>);
+    case 4:
+      return go(decode_kernel<4, Out>);
+    default:
+      return go(decode_kernel<8, Out>);
   }
 }
 
 }  // namespace detail
 
-/// out = the weights, rounded once from what dequantize() gives on the host: in the rotated basis (rows, padded_cols), in
-/// the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each row of a pass, at least 64
-/// rows and from a multiple of 16 bytes; the more, the fewer launches.
+/// out = the weights, rounded once from what dequantize() gives on the host: in the rotated basis (rows,
+/// padded_cols), in the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each
+/// row of a pass, at least 64 rows and from a multiple of 16 bytes; the more, the fewer launches.
 template <class Out, class Archs = BuiltFor>
 void dequantize_async(const TiledMatrix& w, DeviceMatrixView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {}) {
@@ -90,14 +97,16 @@ void dequantize_async(const TiledMatrix& w, DeviceMatrixView<Out> out, Basis bas
   Rotation inverse = w.rotation;
   inverse.inverse = true;
   inverse.group = inverse.padded_group = w.rotation.block;
-  expects(rotate_scratch(inverse, 1, device) == 0, "higgs::gpu::dequantize_async: the block exceeds shared memory");
+  expects(rotate_scratch(inverse, 1, device) == 0,
+          "higgs::gpu::dequantize_async: the block exceeds shared memory");
   const std::int64_t pass = static_cast<std::int64_t>(workspace.size()) / padded / slab * slab;
   expects(pass > 0, "higgs::gpu::dequantize_async: workspace must hold 64 rows of padded_cols floats");
   for (std::int64_t row = 0; row < out.rows; row += pass) {
     const std::int64_t rows = std::min(pass, out.rows - row);
     const DeviceMatrixView<float> rotated(workspace.data(), rows, padded);
     detail::decode_rows_async<float, Archs>(w, row, rotated, stream);
-    rotate_async<float, Out, Archs>(inverse, rotated, DeviceMatrixView<Out>(out.row(row), rows, out.cols, out.row_stride),
+    rotate_async<float, Out, Archs>(inverse, rotated,
+                                    DeviceMatrixView<Out>(out.row(row), rows, out.cols, out.row_stride),
                                     device, stream);
   }
 }

@@ -25,11 +25,12 @@ namespace gpu {
 /// What kernels see of a quantized matrix.
 struct TiledMatrix {
   TileOrder order;
-  Rotation rotation;                    // of the activations that meet it
-  int exponent = 0;                     // weight = 2^exponent * scale * coordinate
-  const uint4* tiles = nullptr;         // (row_slabs, slabs, bits, 32)
-  const Half* scales = nullptr;         // (row_slabs, groups, 64)
-  const std::int16_t* table = nullptr;  // (256, weights_per_byte): the coordinates that a byte of the tiles names
+  Rotation rotation;             // of the activations that meet it
+  int exponent = 0;              // weight = 2^exponent * scale * coordinate
+  const uint4* tiles = nullptr;  // (row_slabs, slabs, bits, 32)
+  const Half* scales = nullptr;  // (row_slabs, groups, 64)
+  const std::int16_t* table =
+      nullptr;  // (256, weights_per_byte): the coordinates that a byte of the tiles names
 };
 
 /// The coordinates that each byte of a matrix in tile order names: (256, weights_per_byte).
@@ -39,9 +40,10 @@ std::vector<std::int16_t> byte_table(const Book& book) {
   std::vector<std::int16_t> table;
   for (unsigned byte = 0; byte < 256; ++byte)
     for (int w = 0; w < width; ++w) {
-      const unsigned code = byte >> w / Book::dim * code_bits<Book> & ((1u << code_bits<Book>) - 1u);
+      const unsigned code = byte >> w / Book::dim * code_bits<Book> & ((1u << code_bits<Book>)-1u);
       const bool exists = code < static_cast<unsigned>(Book::size);
-      table.push_back(exists ? book.decode(static_cast<typename Book::Index>(code))[static_cast<std::size_t>(w % Book::dim)]
+      table.push_back(exists ? book.decode(static_cast<typename Book::Index>(
+                                   code))[static_cast<std::size_t>(w % Book::dim)]
                              : std::int16_t{0});
     }
   return table;
@@ -58,9 +60,17 @@ class DeviceMatrix {
     static_assert(has_tile_order(Book::dim, code_bits<Book>),
                   "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code");
   }
+  /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
-      : DeviceMatrix(std::visit([&](const auto& matrix) { return DeviceMatrix(matrix, stream); }, w)) {}
+      : DeviceMatrix(std::visit(
+            [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
+              if constexpr (has_tile_order(Book::dim, code_bits<Book>))
+                return DeviceMatrix(matrix, stream);
+              else
+                return throw_no_tile_order();
+            },
+            w)) {}
 
   const TiledMatrix& view() const noexcept { return view_; }
   std::int64_t rows() const noexcept { return view_.order.rows; }
@@ -79,8 +89,10 @@ class DeviceMatrix {
     view_.order = {code_bits<Book> / Book::dim, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
     tiles_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.order.code_loads()));
     scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.order.scale_count()));
-    if (w.seed) signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*w.seed, w.cols())));
-    view_.rotation = {w.cols(), w.layout.block, signs_.data(), factors_.data(), w.layout.group, view_.order.padded_group()};
+    if (w.seed)
+      signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*w.seed, w.cols())));
+    view_.rotation = {w.cols(),        w.layout.block, signs_.data(),
+                      factors_.data(), w.layout.group, view_.order.padded_group()};
     view_.exponent = w.exponent;
     view_.tiles = tiles_.data();
     view_.scales = scales_.data();
@@ -89,6 +101,10 @@ class DeviceMatrix {
     const DeviceBuffer<Half> scales(w.scales);
     repack_async<Archs>(view_.order, codes.data(), scales.data(), tiles_.data(), scales_.data(), stream);
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
+  }
+
+  [[noreturn]] static DeviceMatrix throw_no_tile_order() {
+    throw InvalidArgument("higgs::gpu::DeviceMatrix: codes of this codebook have no tile order");
   }
 
   static std::vector<float> floats_of(std::span<const Half> halves) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Codes to tensor-core operands in two instructions for a pair of weights, for any kernel.
 //
-// A byte permutation makes the address 256 * byte + 4 * lane, a load reads there. The table lies in shared memory once for
-// each lane, in the first 128 bytes of 256 lines, so that lanes never share a bank; the second 128 bytes are the
-// kernel's. The table begins at an address known to the compiler, above what CUDA keeps for itself.
+// A byte permutation makes the address 256 * byte + 4 * lane, a load reads there. The table lies in shared
+// memory once for each lane, in the first 128 bytes of 256 lines, so that lanes never share a bank; the
+// second 128 bytes are the kernel's. The table begins at an address known to the compiler, above what CUDA
+// keeps for itself.
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -18,17 +19,19 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// Where the lines begin and end, as addresses of shared memory. A kernel that decodes has no static shared memory and
-/// asks for table_end bytes or more of dynamic.
+/// Where the lines begin and end, as addresses of shared memory. A kernel that decodes has no static shared
+/// memory and asks for table_end bytes or more of dynamic.
 inline constexpr int table_begin = 1024, table_end = table_begin + 256 * 256;
 
-/// Fills the lines of the table from TiledMatrix::table, by all threads of the block; the caller needs a barrier before
-/// the first decode_fragment. Entry by entry, a copy for each lane (16 for entries of 8 bytes).
+/// Fills the lines of the table from TiledMatrix::table, by all threads of the block; the caller needs a
+/// barrier before the first decode_fragment. Entry by entry, a copy for each lane (16 for entries of 8
+/// bytes).
 template <int Bits, class T>
 __device__ inline void fill_byte_table(const std::int16_t* table) {
   constexpr int width = weights_per_byte(Bits);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < 256; first += static_cast<int>(blockDim.x)) {
+  for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < 256;
+       first += static_cast<int>(blockDim.x)) {
     const std::int16_t* from = table + (first + lane) * width;
     const std::uint32_t low = round_pair<T>(from[0], from[width == 1 ? 0 : 1]);
     std::uint32_t high = 0;
@@ -57,13 +60,14 @@ namespace detail {
 /// The line of byte J of `word`, as an address that still lacks table_begin.
 template <int J>
 __device__ inline std::uint32_t line_of(std::uint32_t word, std::uint32_t lane_place) {
-  return select_bytes<0x5504u | J << 4>(word, lane_place);
+  return select_bytes < 0x5504u | J << 4 > (word, lane_place);
 }
 
-/// The A fragment of a tile from its bytes: `low` holds bytes 0 to 3, `high` bytes 4 to 7 of 8-bit tiles. Part is the
-/// half of `low` that a 2-bit tile uses.
+/// The A fragment of a tile from its bytes: `low` holds bytes 0 to 3, `high` bytes 4 to 7 of 8-bit tiles.
+/// Part is the half of `low` that a 2-bit tile uses.
 template <int Bits, int Part>
-__device__ inline void decode_tile(std::uint32_t (&a)[4], std::uint32_t low, std::uint32_t high, std::uint32_t place) {
+__device__ inline void decode_tile(std::uint32_t (&a)[4], std::uint32_t low, std::uint32_t high,
+                                   std::uint32_t place) {
   if constexpr (Bits == 2) {
     const uint2 top = load_shared_64<table_begin>(line_of<2 * Part>(low, place));
     const uint2 bottom = load_shared_64<table_begin>(line_of<2 * Part + 1>(low, place));
@@ -89,18 +93,21 @@ __device__ inline void decode_tile(std::uint32_t (&a)[4], std::uint32_t low, std
 
 }  // namespace detail
 
-/// The A operand of mma_m16n8k16 for tile (I, S) of a slab, from the loads of this lane: coordinates as fp16 or bf16,
-/// whichever the table was filled with. Inputs 4 t ... 4 t + 3 of the tile stand where the instruction has 2 t, 2 t + 1,
-/// 2 t + 8, 2 t + 9: the B operand of a lane is 8 neighbouring bytes of the activations.
+/// The A operand of mma_m16n8k16 for tile (I, S) of a slab, from the loads of this lane: coordinates as fp16
+/// or bf16, whichever the table was filled with. Inputs 4 t ... 4 t + 3 of the tile stand where the
+/// instruction has 2 t, 2 t + 1, 2 t + 8, 2 t + 9: the B operand of a lane is 8 neighbouring bytes of the
+/// activations.
 template <int Bits, int I, int S>
-__device__ inline void decode_fragment(std::uint32_t (&a)[4], const uint4 (&loads)[Bits], std::uint32_t place) {
+__device__ inline void decode_fragment(std::uint32_t (&a)[4], const uint4 (&loads)[Bits],
+                                       std::uint32_t place) {
   if constexpr (Bits == 2) {
     detail::decode_tile<2, S % 2>(a, detail::word_of(loads[S / 2], I), 0, place);
   } else if constexpr (Bits == 4) {
     detail::decode_tile<4, 0>(a, detail::word_of(loads[S], I), 0, place);
   } else if constexpr (Bits == 8) {
     const uint4 load = loads[2 * S + I / 2];
-    detail::decode_tile<8, 0>(a, detail::word_of(load, I % 2 * 2), detail::word_of(load, I % 2 * 2 + 1), place);
+    detail::decode_tile<8, 0>(a, detail::word_of(load, I % 2 * 2), detail::word_of(load, I % 2 * 2 + 1),
+                              place);
   } else if constexpr (I < 3) {
     detail::decode_tile<3, 0>(a, detail::word_of(loads[I], S), 0, place);
   } else {

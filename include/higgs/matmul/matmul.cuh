@@ -40,13 +40,16 @@ struct MatmulPlan {
 /// The order of sums: the best for one device, or one that no device changes.
 enum class Sums { FixedPerDevice, FixedEverywhere };
 
-/// The plan for `w`: a block for each multiprocessor (for 128 of them under FixedEverywhere), unless there is less work.
-inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums sums = Sums::FixedPerDevice) {
+/// The plan for `w`: a block for each multiprocessor (for 128 of them under FixedEverywhere), unless there is
+/// less work.
+inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device,
+                              Sums sums = Sums::FixedPerDevice) {
   MatmulPlan plan;
   plan.row_warps = order.row_slabs() > 2 ? 4 : 2;
   const std::int64_t work = ceil_div(order.row_slabs(), plan.row_warps) * order.slabs();
   const std::int64_t blocks = sums == Sums::FixedEverywhere ? 128 : device.multiprocessors;
-  const std::int64_t least = 2 * detail::stream_warps / plan.row_warps;  // slabs of a row block that are worth a block
+  const std::int64_t least =
+      2 * detail::stream_warps / plan.row_warps;  // slabs of a row block that are worth a block
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
   return plan;
 }
@@ -63,7 +66,9 @@ struct MatmulWorkspace {
   std::size_t arrivals = 0, sums = 0, x = 0, scratch = 0;  // bytes of each
 
   MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan, const Device& device) {
-    const auto whole = [](std::int64_t bytes) { return static_cast<std::size_t>(ceil_div(bytes, 256) * 256); };
+    const auto whole = [](std::int64_t bytes) {
+      return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
+    };
     const std::int64_t columns = batch_tile(batch), tiles = ceil_div(batch, columns);
     arrivals = whole(4 * tiles * ceil_div(w.order.row_slabs(), plan.row_warps));
     sums = whole(tiles * plan.grid * 2 * columns * plan.row_warps * slab * 4);
@@ -76,7 +81,8 @@ struct MatmulWorkspace {
 template <class T, int ColumnTiles, int... Bits>
 void launch_stream(const MatmulTask& task, const MatmulPlan& plan, cudaStream_t stream,
                    std::integer_sequence<int, Bits...>) {
-  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(ceil_div(task.batch, 8 * ColumnTiles)));
+  const dim3 grid(static_cast<unsigned>(plan.grid),
+                  static_cast<unsigned>(ceil_div(task.batch, 8 * ColumnTiles)));
   const auto go = [&](auto kernel) {
     launch(kernel, grid, stream_threads, stream_shared, stream, task);
     return true;
@@ -106,8 +112,9 @@ struct Epilogue {
 namespace detail {
 
 template <class Bits, class T, class Y>
-void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y, const MatmulPlan& plan,
-                    std::uint32_t* arrivals, float* sums, cudaStream_t stream, const Epilogue<Y>& epilogue) {
+void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y,
+                    const MatmulPlan& plan, std::uint32_t* arrivals, float* sums, cudaStream_t stream,
+                    const Epilogue<Y>& epilogue) {
   MatmulTask task;
   task.w = w;
   task.x = x;
@@ -123,10 +130,14 @@ void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, Device
   task.row_warps = plan.row_warps;
   task.unit = std::ldexp(1.0f, w.exponent);
   switch (batch_tile(batch)) {
-    case 8: return launch_stream<T, 1>(task, plan, stream, Bits{});
-    case 16: return launch_stream<T, 2>(task, plan, stream, Bits{});
-    case 32: return launch_stream<T, 4>(task, plan, stream, Bits{});
-    default: return launch_stream<T, 8>(task, plan, stream, Bits{});
+    case 8:
+      return launch_stream<T, 1>(task, plan, stream, Bits{});
+    case 16:
+      return launch_stream<T, 2>(task, plan, stream, Bits{});
+    case 32:
+      return launch_stream<T, 4>(task, plan, stream, Bits{});
+    default:
+      return launch_stream<T, 8>(task, plan, stream, Bits{});
   }
 }
 
@@ -137,12 +148,13 @@ inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspac
 
 }  // namespace detail
 
-/// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is), products
-/// with the integer coordinates are exact, sums are float. Deterministic; `workspace` must not be in use by another
-/// call at the same time, and begin at a multiple of 256.
+/// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is),
+/// products with the integer coordinates are exact, sums are float. Deterministic; `workspace` must not be in
+/// use by another call at the same time, and begin at a multiple of 256.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
-void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y, std::span<std::byte> workspace,
-                  const MatmulPlan& plan, const Device& device, cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
+void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+                  std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
+                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
   expects(x.cols == w.rotation.cols && y.rows == x.rows && y.cols == w.order.rows,
@@ -158,20 +170,22 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
   auto* scratch = reinterpret_cast<float*>(at += parts.x);
   if (w.rotation.group != w.rotation.padded_group)
     check(cudaMemsetAsync(rotated, 0, parts.x, stream), "higgs::gpu::matmul_async");
-  rotate_async<In, T, Archs>(w.rotation, x, DeviceMatrixView<T>(rotated, x.rows, w.order.depth()), device, stream, scratch,
-                             std::span(arrivals, parts.arrivals / 4));
+  rotate_async<In, T, Archs>(w.rotation, x, DeviceMatrixView<T>(rotated, x.rows, w.order.depth()), device,
+                             stream, scratch, std::span(arrivals, parts.arrivals / 4));
   detail::multiply_async<Bits>(rotated, x.rows, w, y, plan, arrivals, sums, stream, epilogue);
 }
 
-/// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x (M, depth)
-/// without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between them (see Rotation).
+/// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x
+/// (M, depth) without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between
+/// them (see Rotation).
 template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
 void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
-                          std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device, cudaStream_t stream,
-                          const Epilogue<Y>& epilogue = {}) {
+                          std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
+                          cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   expects(x.cols == w.order.depth() && x.row_stride == x.cols && y.rows == x.rows && y.cols == w.order.rows,
           "higgs::gpu::matmul_rotated_async: x must be (M, depth) and y (M, rows) of w");
-  expects(can_matmul(device), "higgs::gpu::matmul_rotated_async: the device lacks shared memory (see can_matmul)");
+  expects(can_matmul(device),
+          "higgs::gpu::matmul_rotated_async: the device lacks shared memory (see can_matmul)");
   if (x.rows == 0 || y.cols == 0) return;
   const detail::MatmulWorkspace parts(w, x.rows, plan, device);
   detail::check_workspace(workspace, parts);

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order in which tensor cores want the codes, made on the device from interchange order. It depends on the matrix
-// alone, never on a GPU nor on tuning.
+// The order in which tensor cores want the codes, made on the device from interchange order. It depends on
+// the matrix alone, never on a GPU nor on tuning.
 //
-// A slab is 64 rows by 64 inputs: 4 x 4 tiles of 16 x 16. A slab of b bits is b runs of 512 bytes, 16 for each lane of a
-// warp, so that a warp reads it in b loads of 128 bits; slabs of the same rows follow each other along the inputs.
-// In tile (i, s) lane 4 g + t owns 8 weights: rows 16 i + g and 16 i + g + 8, inputs 16 s + 4 t ... + 3. They are read
-// as bytes, each of which names `width` neighbouring inputs of one row in a table of 256 lines:
+// A slab is 64 rows by 64 inputs: 4 x 4 tiles of 16 x 16. A slab of b bits is b runs of 512 bytes, 16 for
+// each lane of a warp, so that a warp reads it in b loads of 128 bits; slabs of the same rows follow each
+// other along the inputs. In tile (i, s) lane 4 g + t owns 8 weights: rows 16 i + g and 16 i + g + 8, inputs
+// 16 s + 4 t ... + 3. They are read as bytes, each of which names `width` neighbouring inputs of one row in a
+// table of 256 lines:
 //
 //     bits  width  bytes of a tile                  where byte j of tile (i, s) lies
 //      2      4    row g, row g + 8                 load s / 2, word i, byte s % 2 * 2 + j
-//      3      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  i < 3: load i, word s, byte j, its low 6 bits; i = 3: its bits
+//      3      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  i < 3: load i, word s, byte j, low 6 bits; i = 3: its bits
 //                                                   2p, 2p + 1 are the bits 6, 7 of load p, word s, byte j
 //      4      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  load s, word i, byte j
 //      8      1    row g: 0 ... 3, row g + 8: 0..3  load 2 s + i / 2, word i % 2 * 2 + j / 4, byte j % 4
 //
-// Groups are padded to whole slabs; what pads rows, groups and slabs is code 0 and meets scales or inputs of zero.
+// Groups are padded to whole slabs; what pads rows, groups and slabs is code 0 and meets scales or inputs of
+// zero.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -33,7 +35,9 @@ namespace gpu {
 inline constexpr int slab = 64;  // rows and inputs of a slab
 
 /// Weights that one byte names in a matrix of `bits` bits a weight.
-HIGGS_HOST_DEVICE constexpr int weights_per_byte(int bits) noexcept { return bits == 2 ? 4 : bits == 8 ? 1 : 2; }
+HIGGS_HOST_DEVICE constexpr int weights_per_byte(int bits) noexcept {
+  return bits == 2 ? 4 : bits == 8 ? 1 : 2;
+}
 
 /// Whether codes of `code_bits` bits for `dim` weights have a tile order.
 constexpr bool has_tile_order(int dim, int code_bits) noexcept {
@@ -50,12 +54,20 @@ struct TileOrder {
   std::int64_t groups = 0;  // of a row
   std::int64_t group = 1;   // inputs of a group
 
-  HIGGS_HOST_DEVICE constexpr std::int64_t padded_group() const noexcept { return ceil_div(group, slab) * slab; }
-  HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept { return groups * padded_group(); }  // padded inputs
-  HIGGS_HOST_DEVICE constexpr std::int64_t slabs() const noexcept { return depth() / slab; }           // of a row
+  HIGGS_HOST_DEVICE constexpr std::int64_t padded_group() const noexcept {
+    return ceil_div(group, slab) * slab;
+  }
+  HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept {
+    return groups * padded_group();
+  }                                                                                           // padded inputs
+  HIGGS_HOST_DEVICE constexpr std::int64_t slabs() const noexcept { return depth() / slab; }  // of a row
   HIGGS_HOST_DEVICE constexpr std::int64_t row_slabs() const noexcept { return ceil_div(rows, slab); }
-  HIGGS_HOST_DEVICE constexpr std::int64_t code_loads() const noexcept { return row_slabs() * slabs() * bits * 32; }
-  HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept { return row_slabs() * groups * slab; }
+  HIGGS_HOST_DEVICE constexpr std::int64_t code_loads() const noexcept {
+    return row_slabs() * slabs() * bits * 32;
+  }
+  HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept {
+    return row_slabs() * groups * slab;
+  }
   HIGGS_HOST_DEVICE constexpr std::int64_t codes_per_group() const noexcept { return ceil_div(group, dim); }
   HIGGS_HOST_DEVICE constexpr std::int64_t row_bytes() const noexcept {  // in interchange order
     return ceil_div(groups * codes_per_group() * bits * dim, 8);
@@ -65,8 +77,8 @@ struct TileOrder {
 namespace detail {
 
 /// The byte that names the weights (row, k ...) of `codes` in interchange order, k counted in padded groups.
-__device__ inline std::uint32_t table_byte(const TileOrder& order, const std::uint8_t* codes, std::int64_t row,
-                                           std::int64_t k) {
+__device__ inline std::uint32_t table_byte(const TileOrder& order, const std::uint8_t* codes,
+                                           std::int64_t row, std::int64_t k) {
   const std::int64_t padded = order.padded_group(), bytes = order.row_bytes();
   const int code_bits = order.bits * order.dim;
   std::uint32_t out = 0;
@@ -83,12 +95,16 @@ __device__ inline std::uint32_t table_byte(const TileOrder& order, const std::ui
   return out;
 }
 
-__device__ inline std::uint32_t word_of(uint4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+__device__ inline std::uint32_t word_of(uint4 v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
 
 /// Byte j of tile (i, s) of a slab, from what one lane loaded.
 template <int Bits>
 __device__ inline std::uint32_t tile_byte(const uint4 (&loads)[Bits], int i, int s, int j) {
-  const auto byte = [&](int load, int word, int which) { return word_of(loads[load], word) >> 8 * which & 255u; };
+  const auto byte = [&](int load, int word, int which) {
+    return word_of(loads[load], word) >> 8 * which & 255u;
+  };
   if constexpr (Bits == 2) return byte(s / 2, i, s % 2 * 2 + j);
   if constexpr (Bits == 4) return byte(s, i, j);
   if constexpr (Bits == 8) return byte(2 * s + i / 2, i % 2 * 2 + j / 4, j % 4);
@@ -114,8 +130,9 @@ __global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4*
     for (int j = 0; j < bytes; ++j) {
       const int half = width == 1 ? j / 4 : j % 2;
       const int input = width == 1 ? j % 4 : width == 2 ? j / 2 * 2 : 0;
-      const std::uint32_t byte = table_byte(order, codes, place / order.slabs() * slab + 16 * i + 8 * half + g,
-                                            place % order.slabs() * slab + 16 * s + 4 * t + input);
+      const std::uint32_t byte =
+          table_byte(order, codes, place / order.slabs() * slab + 16 * i + 8 * half + g,
+                     place % order.slabs() * slab + 16 * s + 4 * t + input);
       if constexpr (Bits == 2) words[s / 2 * 4 + i] |= byte << (s % 2 * 2 + j) * 8;
       if constexpr (Bits == 4) words[s * 4 + i] |= byte << j * 8;
       if constexpr (Bits == 8) words[(2 * s + i / 2) * 4 + i % 2 * 2 + j / 4] |= byte << j % 4 * 8;
@@ -141,26 +158,39 @@ static __global__ void repack_scales_kernel(TileOrder order, const Half* scales,
   if (thread >= order.scale_count()) return;
   const auto inside = static_cast<int>(thread % slab);
   const std::int64_t row = thread / slab / order.groups * slab + inside % 8 * 8 + inside / 8;
-  out[thread] = row < order.rows ? scales[row * order.groups + thread / slab % order.groups] : Half::from_bits(0);
+  out[thread] =
+      row < order.rows ? scales[row * order.groups + thread / slab % order.groups] : Half::from_bits(0);
 }
 
 }  // namespace detail
 
-/// Writes `codes` (rows, row_bytes) and `scales` (rows, groups), in interchange order on the device, in tile order:
-/// `tiles` (row_slabs, slabs, bits, 32) loads and `tile_scales` (row_slabs, groups, 64).
+/// Writes `codes` (rows, row_bytes) and `scales` (rows, groups), in interchange order on the device, in tile
+/// order: `tiles` (row_slabs, slabs, bits, 32) loads and `tile_scales` (row_slabs, groups, 64).
 template <class Archs = BuiltFor>
 void repack_async(const TileOrder& order, const std::uint8_t* codes, const Half* scales, uint4* tiles,
                   Half* tile_scales, cudaStream_t stream) {
-  expects(has_tile_order(order.dim, order.bits * order.dim), "higgs::gpu::repack_async: such codes have no tile order");
-  const auto blocks = [](std::int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, 128))); };
+  expects(has_tile_order(order.dim, order.bits * order.dim),
+          "higgs::gpu::repack_async: such codes have no tile order");
+  const auto blocks = [](std::int64_t threads) {
+    return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
+  };
   const std::int64_t lanes = order.row_slabs() * order.slabs() * 32;
   switch (order.bits) {
-    case 2: launch(detail::repack_kernel<2>, blocks(lanes), 128, 0, stream, order, codes, tiles); break;
-    case 3: launch(detail::repack_kernel<3>, blocks(lanes), 128, 0, stream, order, codes, tiles); break;
-    case 4: launch(detail::repack_kernel<4>, blocks(lanes), 128, 0, stream, order, codes, tiles); break;
-    default: launch(detail::repack_kernel<8>, blocks(lanes), 128, 0, stream, order, codes, tiles); break;
+    case 2:
+      launch(detail::repack_kernel<2>, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      break;
+    case 3:
+      launch(detail::repack_kernel<3>, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      break;
+    case 4:
+      launch(detail::repack_kernel<4>, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      break;
+    default:
+      launch(detail::repack_kernel<8>, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      break;
   }
-  launch(detail::repack_scales_kernel, blocks(order.scale_count()), 128, 0, stream, order, scales, tile_scales);
+  launch(detail::repack_scales_kernel, blocks(order.scale_count()), 128, 0, stream, order, scales,
+         tile_scales);
 }
 
 }  // namespace gpu

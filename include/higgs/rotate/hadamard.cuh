@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Hadamard transform on the device: same matrices, same order of float operations, same bits as hadamard.hpp.
+// The Hadamard transform on the device: same matrices, same order of float operations, same bits as
+// hadamard.hpp.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -28,33 +29,31 @@ namespace gpu {
 template <int First, int Count>
 __device__ inline void butterflies(float (&v)[Count]) {
   HIGGS_UNROLL
-  for (int stride = First; stride < Count; stride *= 2)
-    HIGGS_UNROLL
-    for (int i = 0; i < Count; ++i)
-      if ((i & stride) == 0) {
-        const float a = v[i], b = v[i + stride];
-        v[i] = __fadd_rn(a, b);  // never fused with a product of the caller's
-        v[i + stride] = __fsub_rn(a, b);
-      }
+  for (int stride = First; stride < Count; stride *= 2) HIGGS_UNROLL
+  for (int i = 0; i < Count; ++i)
+    if ((i & stride) == 0) {
+      const float a = v[i], b = v[i + stride];
+      v[i] = __fadd_rn(a, b);  // never fused with a product of the caller's
+      v[i + stride] = __fsub_rn(a, b);
+    }
 }
 
-/// The unscaled transform of order n of values that one warp holds, without shared memory; all 32 lanes call it.
-/// Value 8 c + i of lane l is element 256 c + 8 l + i. n is 32 * Count, or any power of two up to 256 if Count is 8:
-/// then the warp holds 256 / n blocks in a row.
+/// The unscaled transform of order n of values that one warp holds, without shared memory; all 32 lanes call
+/// it. Value 8 c + i of lane l is element 256 c + 8 l + i. n is 32 * Count, or any power of two up to 256 if
+/// Count is 8: then the warp holds 256 / n blocks in a row.
 template <int Count>
 __device__ inline void hadamard_warp(float (&v)[Count], int n = 32 * Count) {
   static_assert(Count == 8 || Count == 16 || Count == 32, "hadamard_warp: a lane holds 8, 16 or 32 values");
   const int lane = static_cast<int>(threadIdx.x) % 32;
   HIGGS_UNROLL
   for (int stride = 1; stride < 8; stride *= 2)
-    if (Count > 8 || stride < n)
-      HIGGS_UNROLL
-      for (int i = 0; i < Count; ++i)
-        if ((i & stride) == 0) {
-          const float a = v[i], b = v[i + stride];
-          v[i] = __fadd_rn(a, b);
-          v[i + stride] = __fsub_rn(a, b);
-        }
+    if (Count > 8 || stride < n) HIGGS_UNROLL
+  for (int i = 0; i < Count; ++i)
+    if ((i & stride) == 0) {
+      const float a = v[i], b = v[i + stride];
+      v[i] = __fadd_rn(a, b);
+      v[i + stride] = __fsub_rn(a, b);
+    }
   HIGGS_UNROLL
   for (int by = 1; by < 32; by *= 2)
     if (Count > 8 || 8 * by < n) {
@@ -65,7 +64,8 @@ __device__ inline void hadamard_warp(float (&v)[Count], int n = 32 * Count) {
   butterflies<8>(v);
 }
 
-/// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of 32.
+/// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of
+/// 32.
 __device__ constexpr int swizzled(int i) { return i ^ (i >> 5 & 31); }
 
 namespace detail {
@@ -86,31 +86,38 @@ __device__ inline void hadamard_pass(float* x, int n, int low) {
 }
 }  // namespace detail
 
-/// The unscaled transforms of order `run` = 2^a of each run of n floats, by all threads of the block. Element i lies at
-/// x[swizzled(i)]. Ends with a barrier; the caller needs one between its writes and the call.
+/// The unscaled transforms of order `run` = 2^a of each run of n floats, by all threads of the block. Element
+/// i lies at x[swizzled(i)]. Ends with a barrier; the caller needs one between its writes and the call.
 __device__ inline void hadamard_block(float* x, int n, int run) {
   int low = 1;
   for (; low * 32 <= run; low *= 32) detail::hadamard_pass<5>(x, n, low);
   switch (run / low) {
-    case 2: return detail::hadamard_pass<1>(x, n, low);
-    case 4: return detail::hadamard_pass<2>(x, n, low);
-    case 8: return detail::hadamard_pass<3>(x, n, low);
-    case 16: return detail::hadamard_pass<4>(x, n, low);
-    default: return;
+    case 2:
+      return detail::hadamard_pass<1>(x, n, low);
+    case 4:
+      return detail::hadamard_pass<2>(x, n, low);
+    case 8:
+      return detail::hadamard_pass<3>(x, n, low);
+    case 16:
+      return detail::hadamard_pass<4>(x, n, low);
+    default:
+      return;
   }
 }
 
 /// What a rotation of rows needs beside the rows; all pointers are to device memory.
 struct Rotation {
-  std::int64_t cols = 0;                  // inputs of a row; zeros fill the last block
-  std::int64_t block = 1;                 // order of the transform
-  const std::uint32_t* signs = nullptr;   // as sign_words() makes them; none: no signs
-  const float* factors = nullptr;         // (cols): inputs are multiplied by it first; none: by one
-  std::int64_t group = 1;                 // runs of `group` results are written `padded_group` apart
+  std::int64_t cols = 0;                 // inputs of a row; zeros fill the last block
+  std::int64_t block = 1;                // order of the transform
+  const std::uint32_t* signs = nullptr;  // as sign_words() makes them; none: no signs
+  const float* factors = nullptr;        // (cols): inputs are multiplied by it first; none: by one
+  std::int64_t group = 1;                // runs of `group` results are written `padded_group` apart
   std::int64_t padded_group = 1;
   bool inverse = false;  // transform rows of whole blocks, then signs, then factors; writes cols values
 
-  HIGGS_HOST_DEVICE constexpr std::int64_t padded_cols() const noexcept { return ceil_div(cols, block) * block; }
+  HIGGS_HOST_DEVICE constexpr std::int64_t padded_cols() const noexcept {
+    return ceil_div(cols, block) * block;
+  }
 };
 
 /// Words that a launch sets to zero beside its work, for the kernel after it.
@@ -119,8 +126,8 @@ struct Cleared {
   std::int64_t size = 0;
 };
 
-/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32, bit 31 - i
-/// is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
+/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
+/// bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
 inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
   for (std::size_t w = 0; w < words.size(); ++w) {
@@ -134,11 +141,13 @@ inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t co
 namespace detail {
 
 __device__ inline void clear(const Cleared& words) {
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words.size; i += std::int64_t{gridDim.x} * blockDim.x)
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words.size;
+       i += std::int64_t{gridDim.x} * blockDim.x)
     words.data[i] = 0;
 }
 
-/// The sign bits of columns [col, col + 8) as sign_words() has them, shifted so that pair i needs a shift by i.
+/// The sign bits of columns [col, col + 8) as sign_words() has them, shifted so that pair i needs a shift by
+/// i.
 __device__ inline std::uint32_t signs_of(const Rotation& r, std::int64_t col) {
   return r.signs != nullptr && col < r.cols ? r.signs[col / 32] << (col % 32 / 2) : 0;
 }
@@ -162,7 +171,8 @@ __device__ inline void load_eight(const In* from, std::uint32_t signs, float* v)
     }
   } else {
     const uint4 first = load_128(from), second = load_128(from + 4);
-    const std::uint32_t words[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+    const std::uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
+                                    second.x, second.y, second.z, second.w};
     HIGGS_UNROLL
     for (int i = 0; i < 8; ++i) v[i] = with_sign(std::bit_cast<float>(words[i]), signs, i);
   }
@@ -178,10 +188,11 @@ __device__ inline void store_eight(Out* to, const float* v) {
   }
 }
 
-/// Columns [col, col + 8) of a row as floats, with factors and signs unless inverse, zeros beyond the row. col is a
-/// multiple of 8.
+/// Columns [col, col + 8) of a row as floats, with factors and signs unless inverse, zeros beyond the row.
+/// col is a multiple of 8.
 template <class In>
-__device__ inline void load_rotation(const Rotation& r, const In* row, std::int64_t col, bool aligned, float* v) {
+__device__ inline void load_rotation(const Rotation& r, const In* row, std::int64_t col, bool aligned,
+                                     float* v) {
   const std::uint32_t signs = r.inverse ? 0 : signs_of(r, col);
   const std::int64_t end = r.inverse ? r.padded_cols() : r.cols;
   if (aligned && col + 8 <= end) {
@@ -190,10 +201,9 @@ __device__ inline void load_rotation(const Rotation& r, const In* row, std::int6
     HIGGS_UNROLL
     for (int i = 0; i < 8; ++i) v[i] = with_sign(col + i < end ? to_float(row[col + i]) : 0.0f, signs, i);
   }
-  if (r.factors != nullptr && !r.inverse)
-    HIGGS_UNROLL
-    for (int i = 0; i < 8; ++i)
-      if (col + i < r.cols) v[i] = __fmul_rn(v[i], r.factors[col + i]);
+  if (r.factors != nullptr && !r.inverse) HIGGS_UNROLL
+  for (int i = 0; i < 8; ++i)
+    if (col + i < r.cols) v[i] = __fmul_rn(v[i], r.factors[col + i]);
 }
 
 template <class Out>
@@ -217,16 +227,17 @@ __device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t 
   }
 }
 
-/// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is nothing but
-/// whole runs, signs and the transform.
+/// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is
+/// nothing but whole runs, signs and the transform.
 struct RotationCase {
   bool aligned_in, aligned_out, plain;
 };
 
 /// Orders up to 1024: a warp takes 32 * Count neighbouring inputs of a row.
 template <class In, class Out, int Count>
-__global__ void __launch_bounds__(128) rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
-                                                          float scale, int runs, RotationCase known, Cleared cleared) {
+__global__ void __launch_bounds__(128)
+    rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
+                       int runs, RotationCase known, Cleared cleared) {
   clear(cleared);
   const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, row = warp / runs;
   if (row >= x.rows) return;
@@ -237,7 +248,8 @@ __global__ void __launch_bounds__(128) rotate_warp_kernel(Rotation r, DeviceMatr
     const std::uint32_t* signs = r.signs + first / 32;
     const int shift = first % 32 / 2;
     HIGGS_UNROLL
-    for (int c = 0; c < Count; c += 8) load_eight(from + 32 * c, r.signs != nullptr ? signs[c] << shift : 0, v + c);
+    for (int c = 0; c < Count; c += 8)
+      load_eight(from + 32 * c, r.signs != nullptr ? signs[c] << shift : 0, v + c);
   } else {
     HIGGS_UNROLL
     for (int c = 0; c < Count; c += 8) load_rotation(r, x.row(row), first + 32 * c, known.aligned_in, v + c);
@@ -263,7 +275,8 @@ struct HadamardBase {
 
 /// Row `row` of Paley's matrix times the runs, at Count columns from `col` on.
 template <int Count>
-__device__ inline void combine(const HadamardBase& base, const float* values, int run, int row, int col, float (&out)[Count]) {
+__device__ inline void combine(const HadamardBase& base, const float* values, int run, int row, int col,
+                               float (&out)[Count]) {
   const int quads = base.base / 4;
   const std::uint8_t* code = base.codes + row * quads;
   for (int k = 0; k < quads; ++k) {
@@ -286,12 +299,14 @@ __device__ inline void combine(const HadamardBase& base, const float* values, in
 template <class In, class Out>
 __global__ void __launch_bounds__(512)
     rotate_block_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                        __grid_constant__ const HadamardBase base, float* scratch, RotationCase known, Cleared cleared) {
+                        __grid_constant__ const HadamardBase base, float* scratch, RotationCase known,
+                        Cleared cleared) {
   clear(cleared);
   extern __shared__ __align__(16) float rotate_space[];
   const auto n = static_cast<int>(r.block), run = n / base.base;
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  float* values = scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
+  float* values =
+      scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
   const std::int64_t blocks = ceil_div(r.cols, r.block);
   for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
     const In* row = x.row(item / blocks);
@@ -346,29 +361,33 @@ __global__ void __launch_bounds__(512)
 
 }  // namespace detail
 
-/// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its shared memory.
+/// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its
+/// shared memory.
 inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const Device& device) {
   const std::int64_t padded = ceil_div(r.block, 32) * 32;
   if (padded * 4 <= device.shared_bytes) return 0;
   return padded * std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
 }
 
-/// y = rows of x: times factors, signs, then each block times H / sqrt(block), rounded once. Equals rotate_row bit
-/// for bit before that rounding. x (M, cols), y (M, padded); values of y between groups are not written; x may be y
-/// if their rows are equally far apart. The inverse equals unrotate_row, then factors. `cleared`, in device memory,
-/// becomes zeros.
+/// y = rows of x: times factors, signs, then each block times H / sqrt(block), rounded once. Equals
+/// rotate_row bit for bit before that rounding. x (M, cols), y (M, padded); values of y between groups are
+/// not written; x may be y if their rows are equally far apart. The inverse equals unrotate_row, then
+/// factors. `cleared`, in device memory, becomes zeros.
 template <class In, class Out, class Archs = BuiltFor>
-void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, const Device& device,
-                  cudaStream_t stream, float* scratch = nullptr, std::span<std::uint32_t> cleared = {}) {
+void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
+                  const Device& device, cudaStream_t stream, float* scratch = nullptr,
+                  std::span<std::uint32_t> cleared = {}) {
   expects(r.cols < std::int64_t{1} << 31, "higgs::gpu::rotate_async: rows of less than 2^31 columns");
   expects(is_hadamard_order(r.block), "higgs::gpu::rotate_async: block must be a Hadamard order");
-  expects(x.cols == (r.inverse ? r.padded_cols() : r.cols) && y.rows == x.rows,
-          "higgs::gpu::rotate_async: x must be (M, cols), for the inverse (M, padded_cols), and y have M rows");
+  expects(
+      x.cols == (r.inverse ? r.padded_cols() : r.cols) && y.rows == x.rows,
+      "higgs::gpu::rotate_async: x must be (M, cols), for the inverse (M, padded_cols), and y have M rows");
   if (x.rows == 0) return;
   const Cleared words{cleared.data(), static_cast<std::int64_t>(cleared.size())};
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(r.block)));
   const auto aligned = [](const auto& view) {
-    return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.row_stride * sizeof(*view.data) % 16 == 0;
+    return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
+           view.row_stride * sizeof(*view.data) % 16 == 0;
   };
   const bool eights = r.group == r.padded_group || (r.group % 8 == 0 && r.padded_group % 8 == 0);
   detail::RotationCase known{aligned(x), aligned(y) && eights, false};
@@ -377,7 +396,9 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
     known.plain = known.aligned_in && known.aligned_out && r.cols % each == 0 && r.group == r.padded_group &&
                   r.factors == nullptr && !r.inverse;
     const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
-    const auto go = [&](auto kernel) { launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<int>(runs), known, words); };
+    const auto go = [&](auto kernel) {
+      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<int>(runs), known, words);
+    };
     if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
     if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
     if (each == 1024) go(detail::rotate_warp_kernel<In, Out, 32>);
@@ -397,8 +418,8 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
     scratch = nullptr;
   }
   const int threads = r.block >= 8192 ? 512 : r.block >= 2048 ? 256 : 128;
-  launch(detail::rotate_block_kernel<In, Out>, dim3(static_cast<unsigned>(items)), threads, shared, stream, r, x, y,
-         scale, base, scratch, known, words);
+  launch(detail::rotate_block_kernel<In, Out>, dim3(static_cast<unsigned>(items)), threads, shared, stream, r,
+         x, y, scale, base, scratch, known, words);
 }
 
 }  // namespace gpu

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An engine's own kernel takes the Hadamard transform in: silu(gate) * up is rotated in the registers where it is made,
-// and the product that follows reads it from there.
+// An engine's own kernel takes the Hadamard transform in: silu(gate) * up is rotated in the registers where it is
+// made, and the product that follows reads it from there.
 #include <higgs/higgs.hpp>
 
 #include <cmath>
@@ -12,7 +12,8 @@ using higgs::Half;
 namespace gpu = higgs::gpu;
 
 // One warp for each block of 1024 inputs: hidden = silu(gate) * up, signs, Hadamard, fp16.
-__global__ void activate_and_rotate_kernel(const float* gate, const float* up, const std::uint32_t* signs, Half* out) {
+__global__ void activate_and_rotate_kernel(const float* gate, const float* up, const std::uint32_t* signs,
+                                           Half* out) {
   const int lane = static_cast<int>(threadIdx.x), start = static_cast<int>(blockIdx.x) * 1024 + lane * 8;
   float v[32];
   for (int i = 0; i < 32; ++i) {
@@ -22,13 +23,15 @@ __global__ void activate_and_rotate_kernel(const float* gate, const float* up, c
     v[i] = negative ? -hidden : hidden;
   }
   gpu::hadamard_warp(v);
-  for (int i = 0; i < 32; ++i) out[start + i / 8 * 256 + i % 8] = gpu::from_float<Half>(v[i] * 0.03125f);  // 1 / sqrt(1024)
+  for (int i = 0; i < 32; ++i)
+    out[start + i / 8 * 256 + i % 8] = gpu::from_float<Half>(v[i] * 0.03125f);  // 1 / sqrt(1024)
 }
 
 int main() {
   constexpr int inputs = 2048, outputs = 200;
   std::vector<float> weights(outputs * inputs), gate(inputs), up(inputs), hidden(inputs), expected(outputs);
-  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(higgs::random_normal(1, i));
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = static_cast<float>(higgs::random_normal(1, i));
   for (std::size_t i = 0; i < inputs; ++i) {
     gate[i] = static_cast<float>(higgs::random_normal(2, i));
     up[i] = static_cast<float>(higgs::random_normal(3, i));
@@ -44,16 +47,18 @@ int main() {
   const gpu::Device device = gpu::current_device();
   const gpu::DeviceMatrix matrix(w);
   const gpu::MatmulPlan plan = gpu::plan_matmul(matrix.view().order, device);
-  const gpu::DeviceBuffer<float> gate_device{std::span<const float>(gate)}, up_device{std::span<const float>(up)};
+  const gpu::DeviceBuffer<float> gate_device{std::span<const float>(gate)},
+      up_device{std::span<const float>(up)};
   const gpu::DeviceBuffer<Half> rotated(inputs);
   const gpu::DeviceBuffer<float> y(outputs);
   const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(matrix.view(), 1, plan, device));
 
-  gpu::launch(activate_and_rotate_kernel, dim3(inputs / 1024), 32, 0, nullptr, gate_device.data(), up_device.data(),
-              matrix.view().rotation.signs, rotated.data());
-  gpu::matmul_rotated_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(rotated.data(), 1, inputs),
-                                                matrix.view(), gpu::DeviceMatrixView<float>(y.data(), 1, outputs),
-                                                std::span(workspace.data(), workspace.size()), plan, device, nullptr);
+  gpu::launch(activate_and_rotate_kernel, dim3(inputs / 1024), 32, 0, nullptr, gate_device.data(),
+              up_device.data(), matrix.view().rotation.signs, rotated.data());
+  gpu::matmul_rotated_async<gpu::MatmulBits<4>>(
+      gpu::DeviceMatrixView<const Half>(rotated.data(), 1, inputs), matrix.view(),
+      gpu::DeviceMatrixView<float>(y.data(), 1, outputs), std::span(workspace.data(), workspace.size()), plan,
+      device, nullptr);
   const std::vector<float> result = y.to_host();
 
   double error = 0, norm = 0;
