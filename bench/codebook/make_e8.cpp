@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the table of E8Codebook anew, the same bytes on every machine: make_e8 prints codebook/e8_table.hpp, and on
-// standard error how good it is. 3 minutes on 2 cores.
+// Makes the table of E8Codebook anew, the same bytes on every machine: make_e8 prints codebook/grids/e8.hpp,
+// and on standard error how good it is. 3 minutes on 2 cores.
 //
-// The start are the points of E8 + 1/4 of least norm: 256 patterns of magnitudes, with every choice of signs of the
-// right parity, moved by +-1/4. Lloyd's method then moves patterns and shift, all points of a pattern alike. At last the
-// magnitudes become one of 16 levels, a few at a time, so that the others make up for it.
+// The start are the points of E8 + 1/4 of least norm: 256 patterns of magnitudes, with every choice of signs
+// of the right parity, moved by +-1/4. Lloyd's method then moves patterns and shift, all points of a pattern
+// alike. At last the magnitudes become one of 16 levels, a few at a time, so that the others make up for it.
 #include <higgs/codebook/gaussian_cloud.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
@@ -20,8 +20,8 @@
 
 namespace {
 
-// Patterns are in eighths of an integer of the table, samples in quarters: small enough that floats hold every sum of
-// products exactly.
+// Patterns are in eighths of an integer of the table, samples in quarters: small enough that floats hold
+// every sum of products exactly.
 constexpr int pattern_unit = 8, sample_unit = 4, count = 256, lanes = 64;
 constexpr double lattice_unit = 40.0;              // integers in 1 of E8
 constexpr double greatest = 117 * pattern_unit;    // with the shift it fits int8
@@ -99,7 +99,8 @@ void encode(const Code& code, const float (*sample)[lanes], Gathered& out) {
     std::size_t weakest = 0;
     bool odd = false;
     for (std::size_t d = 0; d < 8; ++d) {
-      const auto z = static_cast<std::int64_t>(sample[d][i] * pattern_unit / sample_unit - static_cast<float>(side) * code.shift);
+      const auto z = static_cast<std::int64_t>(sample[d][i] * pattern_unit / sample_unit -
+                                               static_cast<float>(side) * code.shift);
       odd ^= z < 0;
       along[d] = std::abs(z);
       const std::int64_t product = along[d] * static_cast<std::int64_t>(pattern[d]);
@@ -108,7 +109,8 @@ void encode(const Code& code, const float (*sample)[lanes], Gathered& out) {
     const bool flip = odd != (k >= count / 2);
     if (flip) along[weakest] = -along[weakest];
     for (std::size_t d = 0; d < 8; ++d) {
-      const bool negative = (sample[d][i] * pattern_unit / sample_unit < static_cast<float>(side) * code.shift) != (flip && d == weakest);
+      const bool negative = (sample[d][i] * pattern_unit / sample_unit <
+                             static_cast<float>(side) * code.shift) != (flip && d == weakest);
       const std::int64_t miss = along[d] - static_cast<std::int64_t>(pattern[d]);
       out.sum[k][d] += along[d];
       out.error += miss * miss;
@@ -173,7 +175,8 @@ Code start(std::uint64_t seed) {
 }
 
 /// Moves the patterns `gain` times the way to the means of their cells, those that are `frozen` excepted.
-void step_toward(const Gathered& cells, double gain, const std::vector<std::array<bool, 8>>& frozen, Code& code) {
+void step_toward(const Gathered& cells, double gain, const std::vector<std::array<bool, 8>>& frozen,
+                 Code& code) {
   for (std::size_t k = 0; k < count; ++k)
     for (std::size_t d = 0; d < 8; ++d) {
       if (frozen[k][d] || cells.mass[k] == 0) continue;
@@ -183,7 +186,6 @@ void step_toward(const Gathered& cells, double gain, const std::vector<std::arra
     }
 }
 
-
 using Flags = std::vector<std::array<bool, 8>>;
 
 /// The mean distance of y to its points: where the shift has to be.
@@ -192,8 +194,8 @@ void move_shift(const Gathered& cells, Code& code) {
   code.shift = static_cast<float>(2 * std::rint(mean / 2));  // whole in units of samples
 }
 
-/// The 16 whole levels (in integers of the table) near which the magnitudes are, by dynamic programming: `cost` of the
-/// first values in so many runs, each at its mean.
+/// The 16 whole levels (in integers of the table) near which the magnitudes are, by dynamic programming:
+/// `cost` of the first values in so many runs, each at its mean.
 std::array<int, 16> find_levels(const Code& code) {
   std::vector<double> values, sum{0}, square{0};
   for (const Pattern& pattern : code.patterns)
@@ -218,7 +220,8 @@ std::array<int, 16> find_levels(const Code& code) {
   std::array<int, 16> levels;
   std::size_t end = n;
   for (std::size_t i = 16; i-- > 0; end = begin[i][end])
-    levels[i] = static_cast<int>(std::rint((sum[end] - sum[begin[i][end]]) / static_cast<double>(end - begin[i][end])));
+    levels[i] = static_cast<int>(
+        std::rint((sum[end] - sum[begin[i][end]]) / static_cast<double>(end - begin[i][end])));
   return levels;
 }
 
@@ -270,7 +273,8 @@ int main() {
     const std::uint64_t noise = higgs::random_bits(~seed, round);
     for (std::size_t k = 0; k < count && left > 0; ++k)
       for (std::size_t d = 0; d < 8; ++d) {
-        const double moved = code.patterns[k][d] + 2 * heat * left * (higgs::random_uniform(noise, 8 * k + d) - 0.5);
+        const double moved =
+            code.patterns[k][d] + 2 * heat * left * (higgs::random_uniform(noise, 8 * k + d) - 0.5);
         code.patterns[k][d] = static_cast<float>(std::clamp(std::rint(moved), 1.0, greatest));
       }
   }

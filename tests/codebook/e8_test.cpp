@@ -38,8 +38,10 @@ TEST_CASE("an index of the E8 code says side, pattern and signs", "[codebook][e8
       negative += magnitude < 0;
       zero = zero || magnitude == 0;
       if (d < 7 && magnitude != 0) REQUIRE((magnitude < 0) == ((i >> d & 1) != 0));
-      REQUIRE(std::abs(magnitude) ==
-              int{higgs::detail::e8_levels[higgs::detail::e8_patterns[static_cast<std::size_t>(number)] >> 4 * d & 15u]});
+      REQUIRE(
+          std::abs(magnitude) ==
+          int{higgs::detail::e8_levels[higgs::detail::e8_patterns[static_cast<std::size_t>(number)] >> 4 * d &
+                                       15u]});
     }
     REQUIRE((zero || negative % 2 == number / 128));
   }

@@ -18,11 +18,14 @@ using Vector = std::array<std::int32_t, 8>;
 Vector random_vector(std::uint64_t seed, std::int32_t reach) {
   Vector y;
   for (std::size_t d = 0; d < 8; ++d)
-    y[d] = static_cast<std::int32_t>(higgs::random_bits(seed, d) % static_cast<std::uint64_t>(2 * reach + 1)) - reach;
+    y[d] =
+        static_cast<std::int32_t>(higgs::random_bits(seed, d) % static_cast<std::uint64_t>(2 * reach + 1)) -
+        reach;
   return y;
 }
 template <std::size_t Dim>
-std::int64_t squared_distance(const std::array<std::int32_t, Dim>& a, const std::array<std::int32_t, Dim>& b) {
+std::int64_t squared_distance(const std::array<std::int32_t, Dim>& a,
+                              const std::array<std::int32_t, Dim>& b) {
   std::int64_t sum = 0;
   for (std::size_t d = 0; d < Dim; ++d) sum += std::int64_t{a[d] - b[d]} * (a[d] - b[d]);
   return sum;
@@ -101,12 +104,13 @@ TEST_CASE("the points of a Voronoi code differ, and the index of each is its own
   CHECK(std::adjacent_find(points.begin(), points.end()) == points.end());
 }
 
-TEMPLATE_TEST_CASE_SIG("points of a Voronoi code are those of the cell, in E8 + offset", "[codebook][lattice]",
-                       ((int Bits), Bits), 2, 3, 4) {
+TEMPLATE_TEST_CASE_SIG("points of a Voronoi code are those of the cell, in E8 + offset",
+                       "[codebook][lattice]", ((int Bits), Bits), 2, 3, 4) {
   using Book = higgs::NestedE8Codebook<Bits>;
   const std::vector<Vector> steps = shortest(Book::cell);
   for (std::uint64_t i = 0; i < 3000; ++i) {
-    const auto index = static_cast<std::uint32_t>(higgs::random_bits(7, i) & (static_cast<std::uint64_t>(Book::size) - 1));
+    const auto index =
+        static_cast<std::uint32_t>(higgs::random_bits(7, i) & (static_cast<std::uint64_t>(Book::size) - 1));
     const auto point = Book{}.decode(index);
     Vector wide, lattice;
     std::copy(point.begin(), point.end(), wide.begin());

@@ -9,8 +9,8 @@
 #include <array>
 #include <cstdint>
 
-TEMPLATE_TEST_CASE("the digits of a code are the codes of its points, the last one first", "[codebook][radix]",
-                   (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>),
+TEMPLATE_TEST_CASE("the digits of a code are the codes of its points, the last one first",
+                   "[codebook][radix]", (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>),
                    (higgs::RadixCodebook<higgs::GridCodebook<2, 40>, 6>),
                    (higgs::RadixCodebook<higgs::GridCodebook<2, 23>, 7>),
                    (higgs::RadixCodebook<higgs::GridCodebook<1, 3>, 20>)) {

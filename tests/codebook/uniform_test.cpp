@@ -33,8 +33,8 @@ TEMPLATE_TEST_CASE_SIG("uniform points below 8 bits are evenly spaced and symmet
   }
 }
 
-TEMPLATE_TEST_CASE_SIG("the step of uniform points is the best, and their error is as claimed", "[codebook][uniform]",
-                       ((int Bits), Bits), 2, 3, 4, 5, 6, 7, 8) {
+TEMPLATE_TEST_CASE_SIG("the step of uniform points is the best, and their error is as claimed",
+                       "[codebook][uniform]", ((int Bits), Bits), 2, 3, 4, 5, 6, 7, 8) {
   const higgs::UniformCodebook<Bits> book;
   CHECK(error_of<Bits>(book.step()) == Approx(book.mse()).epsilon(1e-9));
   CHECK(error_of<Bits>(book.step()) < error_of<Bits>(book.step() * 1.001));

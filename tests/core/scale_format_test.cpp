@@ -11,7 +11,9 @@ using higgs::Half;
 using higgs::Log8;
 
 namespace {
-double value(int code) { return static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))); }
+double value(int code) {
+  return static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code))));
+}
 }  // namespace
 
 TEST_CASE("8-bit scales are the powers of 2^(1/16), rounded to fp16", "[core][scale_format]") {

@@ -16,7 +16,8 @@ TEST_CASE("the search of the E8 code equals nearest, ties included", "[encode][e
   const higgs::E8Search search(book);
   std::vector<std::int32_t> y = telling_vectors(book), some;
   for (std::size_t i = 0; i < y.size() / 8; i += 7)  // the definition compares 65,536 points
-    some.insert(some.end(), y.begin() + static_cast<std::ptrdiff_t>(8 * i), y.begin() + static_cast<std::ptrdiff_t>(8 * i + 8));
+    some.insert(some.end(), y.begin() + static_cast<std::ptrdiff_t>(8 * i),
+                y.begin() + static_cast<std::ptrdiff_t>(8 * i + 8));
   // Ties of signs: coordinates on the shift, and equal losses.
   constexpr std::int32_t shift = higgs::detail::e8_shift << higgs::fraction_bits<higgs::E8Codebook>;
   for (std::uint64_t i = 0; i < 200; ++i)

@@ -24,20 +24,23 @@ std::vector<float> gaussian_inputs(std::size_t count, double wider, std::uint64_
   constexpr double limit = higgs::fixed_limit<Book>;
   std::vector<float> fixed(8 * count);
   for (std::size_t i = 0; i < fixed.size(); ++i)
-    fixed[i] = static_cast<float>(std::clamp(std::rint(higgs::random_normal(seed, i) * units), -limit, limit));
+    fixed[i] =
+        static_cast<float>(std::clamp(std::rint(higgs::random_normal(seed, i) * units), -limit, limit));
   return fixed;
 }
 
 }  // namespace
 
-TEST_CASE("the lattice search equals nearest at 2 bits, within the code and far outside", "[encode][lattice_search]") {
+TEST_CASE("the lattice search equals nearest at 2 bits, within the code and far outside",
+          "[encode][lattice_search]") {
   using Book = higgs::NestedE8Codebook<2>;
   const Book book;
   std::vector<std::int32_t> y = telling_vectors(book), some;
   for (std::size_t i = 0; i < y.size() / 8; i += 25)  // the definition compares 65,536 points
     for (std::size_t d = 0; d < 8; ++d) some.push_back(std::clamp(y[8 * i + d], -1000, 1000));
   for (const double wider : {1.0, 1.5})
-    for (const float each : gaussian_inputs<Book>(150, wider, 3)) some.push_back(static_cast<std::int32_t>(each));
+    for (const float each : gaussian_inputs<Book>(150, wider, 3))
+      some.push_back(static_cast<std::int32_t>(each));
   // Ties: halfway between points.
   for (std::uint64_t i = 0; i < 60; ++i)
     for (std::uint64_t d = 0; d < 8; ++d)
@@ -84,8 +87,8 @@ TEMPLATE_TEST_CASE_SIG("no neighbour in the code is nearer than what the lattice
   }
 }
 
-TEMPLATE_TEST_CASE_SIG("Voronoi codes have the errors they claim", "[encode][lattice_search]", ((int Bits), Bits), 2, 3,
-                       4) {
+TEMPLATE_TEST_CASE_SIG("Voronoi codes have the errors they claim", "[encode][lattice_search]",
+                       ((int Bits), Bits), 2, 3, 4) {
   using Book = higgs::NestedE8Codebook<Bits>;
   const Book book;
   constexpr std::size_t count = 4000;

@@ -27,7 +27,8 @@ TEST_CASE("the number of the nearest digits is the nearest number, ties included
   for (std::size_t i = 0; i < fixed.size(); ++i) {
     const auto code = static_cast<std::uint8_t>(higgs::random_bits(1, i) % 16);
     const auto other = static_cast<std::uint8_t>(higgs::random_bits(2, i) % 16);
-    const int middle = (digit.decode(code)[i % 2] + digit.decode(other)[i % 2]) * (1 << higgs::fraction_bits<Book>) / 2;
+    const int middle =
+        (digit.decode(code)[i % 2] + digit.decode(other)[i % 2]) * (1 << higgs::fraction_bits<Book>) / 2;
     fixed[i] = i % 12 < 6 ? static_cast<float>(middle)
                           : static_cast<float>(std::rint(higgs::random_normal(3, i) * 32 / digit.step()));
   }
@@ -39,7 +40,9 @@ TEST_CASE("the number of the nearest digits is the nearest number, ties included
       for (std::size_t d = 0; d < 6; ++d) y[d] = static_cast<std::int32_t>(fixed[6 * v + d]);
       std::uint32_t best = 0;
       for (std::uint32_t code = 1; code < 4096; ++code)
-        if (higgs::nearest_score<Book>(y, book.decode(code)) > higgs::nearest_score<Book>(y, book.decode(best))) best = code;
+        if (higgs::nearest_score<Book>(y, book.decode(code)) >
+            higgs::nearest_score<Book>(y, book.decode(best)))
+          best = code;
       REQUIRE(codes[v] == best);
     }
   }

@@ -14,14 +14,14 @@
 namespace higgs {
 inline namespace v0 {
 
-/// 65,536 points near those of E8 + 1/4 of least norm, fitted to N(0, I). A point is a pattern of eight magnitudes with
-/// signs, moved along (1, ..., 1):
+/// 65,536 points near those of E8 + 1/4 of least norm, fitted to N(0, I). A point is a pattern of eight
+/// magnitudes with signs, moved along (1, ..., 1):
 ///
 ///     bit   15     14 ... 7   6 ... 0
 ///         | side | pattern  | signs |        coordinate d = +-level(pattern, d) +- shift
 ///
-/// Bit d of the signs negates magnitude d. The last sign has no bit: patterns below 128 have an even number of negative
-/// signs, the others an odd one. Side 0 adds the shift, side 1 subtracts it.
+/// Bit d of the signs negates magnitude d. The last sign has no bit: patterns below 128 have an even number
+/// of negative signs, the others an odd one. Side 0 adds the shift, side 1 subtracts it.
 struct E8Codebook {
   static constexpr int dim = 8;
   static constexpr int size = 65536;

@@ -15,7 +15,8 @@ inline namespace v0 {
 
 /// The nearest point of unit * Z^Dim to `y`; halves are rounded up.
 template <std::size_t Dim>
-constexpr std::array<std::int32_t, Dim> nearest_zn(std::span<const std::int32_t, Dim> y, std::int32_t unit) noexcept {
+constexpr std::array<std::int32_t, Dim> nearest_zn(std::span<const std::int32_t, Dim> y,
+                                                   std::int32_t unit) noexcept {
   std::array<std::int32_t, Dim> point{};
   for (std::size_t d = 0; d < Dim; ++d) {
     const std::int32_t above = y[d] + unit / 2;
@@ -24,10 +25,12 @@ constexpr std::array<std::int32_t, Dim> nearest_zn(std::span<const std::int32_t,
   return point;
 }
 
-/// The nearest point of unit * D_Dim, the integer vectors with even sum (Conway and Sloane 1982): where the sum of the
-/// rounded coordinates is odd, the one that was rounded farthest goes the other way. `unit` must be even.
+/// The nearest point of unit * D_Dim, the integer vectors with even sum (Conway and Sloane 1982): where the
+/// sum of the rounded coordinates is odd, the one that was rounded farthest goes the other way. `unit` must
+/// be even.
 template <std::size_t Dim>
-constexpr std::array<std::int32_t, Dim> nearest_dn(std::span<const std::int32_t, Dim> y, std::int32_t unit) noexcept {
+constexpr std::array<std::int32_t, Dim> nearest_dn(std::span<const std::int32_t, Dim> y,
+                                                   std::int32_t unit) noexcept {
   std::array<std::int32_t, Dim> point = nearest_zn(y, unit);
   std::int32_t sum = 0, farthest = -1;
   std::size_t worst = 0;
@@ -40,8 +43,10 @@ constexpr std::array<std::int32_t, Dim> nearest_dn(std::span<const std::int32_t,
   return point;
 }
 
-/// The nearest point of unit * E8, the union of D8 and D8 + (1/2)^8; D8 where both are equally near. `unit` must be even.
-constexpr std::array<std::int32_t, 8> nearest_e8(std::span<const std::int32_t, 8> y, std::int32_t unit) noexcept {
+/// The nearest point of unit * E8, the union of D8 and D8 + (1/2)^8; D8 where both are equally near. `unit`
+/// must be even.
+constexpr std::array<std::int32_t, 8> nearest_e8(std::span<const std::int32_t, 8> y,
+                                                 std::int32_t unit) noexcept {
   std::array<std::int32_t, 8> moved{};
   for (std::size_t d = 0; d < 8; ++d) moved[d] = y[d] - unit / 2;
   const std::array<std::int32_t, 8> whole = nearest_dn<8>(y, unit);
@@ -55,9 +60,9 @@ constexpr std::array<std::int32_t, 8> nearest_e8(std::span<const std::int32_t, 8
   return lead >= 0 ? whole : half;
 }
 
-/// The Voronoi code of E8 at `Bits` bits a weight (Conway and Sloane 1983): the 2^(8 Bits) points of E8 + offset in the
-/// Voronoi cell of 2^Bits E8. Neither decoding nor encoding needs a table. Digit d of an index, `Bits` bits from
-/// Bits * d on, counts basis vector d.
+/// The Voronoi code of E8 at `Bits` bits a weight (Conway and Sloane 1983): the 2^(8 Bits) points of E8 +
+/// offset in the Voronoi cell of 2^Bits E8. Neither decoding nor encoding needs a table. Digit d of an index,
+/// `Bits` bits from Bits * d on, counts basis vector d.
 template <int Bits>
 class NestedE8Codebook {
   static_assert(Bits >= 2 && Bits <= 4, "NestedE8Codebook<Bits>: Bits must lie in [2, 4]");
@@ -69,17 +74,21 @@ class NestedE8Codebook {
   using Index = std::uint32_t;
   using Point = std::array<std::int8_t, 8>;
 
-  static constexpr std::int32_t unit = 4;          ///< integers in 1 of E8
-  static constexpr std::int32_t offset = 1;        ///< of each coordinate, in integers
+  static constexpr std::int32_t unit = 4;             ///< integers in 1 of E8
+  static constexpr std::int32_t offset = 1;           ///< of each coordinate, in integers
   static constexpr std::int32_t cell = unit << Bits;  ///< of the lattice that shapes the code
 
   HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept {
     std::array<std::int32_t, 8> x{};  // the point of E8 + offset that the digits count up to
     std::int32_t digit[8];
-    for (std::size_t d = 0; d < 8; ++d) digit[d] = static_cast<std::int32_t>(index >> Bits * d & ((1u << Bits) - 1u));
+    for (std::size_t d = 0; d < 8; ++d)
+      digit[d] = static_cast<std::int32_t>(index >> Bits * d & ((1u << Bits) - 1u));
     // Basis: (2, 0, ...), (-1, 1, 0, ...), (0, -1, 1, 0, ...), ..., (0, ..., -1, 1, 0), (1/2, ..., 1/2).
     for (std::size_t d = 0; d < 8; ++d) {
-      const std::int32_t whole = d == 0 ? 2 * digit[0] - digit[1] : d < 6 ? digit[d] - digit[d + 1] : d == 6 ? digit[6] : 0;
+      const std::int32_t whole = d == 0   ? 2 * digit[0] - digit[1]
+                                 : d < 6  ? digit[d] - digit[d + 1]
+                                 : d == 6 ? digit[6]
+                                          : 0;
       x[d] = unit * whole + unit / 2 * digit[7] + offset;
     }
     const std::array<std::int32_t, 8> center = nearest_e8(x, cell);

@@ -13,13 +13,14 @@ inline namespace v0 {
 /// How a scale is stored: as fp16, or in 8 bits on a logarithmic ladder.
 enum class ScaleFormat : std::uint8_t { Fp16, Log8 };
 
-/// A scale in 8 bits: 0, or 2^((code - 15) / 16) rounded to fp16: 2^(-7/8) ... 2^15, neighbours 4.4 % apart. As each code
-/// stands for one fp16 number, whoever multiplies needs not know that a scale was stored so.
+/// A scale in 8 bits: 0, or 2^((code - 15) / 16) rounded to fp16: 2^(-7/8) ... 2^15, neighbours 4.4 % apart.
+/// As each code stands for one fp16 number, whoever multiplies needs not know that a scale was stored so.
 struct Log8 {
   std::uint8_t code = 0;
 
   constexpr Log8() = default;
-  /// The nearest scale, of two equally near ones the smaller. Negative values and NaN give 0, large ones 2^15.
+  /// The nearest scale, of two equally near ones the smaller. Negative values and NaN give 0, large ones
+  /// 2^15.
   HIGGS_HOST_DEVICE constexpr explicit Log8(double scale) noexcept {
     int low = 0, high = 255;  // value(low) <= scale, and so for value(high + 1)
     while (low < high) {
@@ -49,7 +50,8 @@ struct Log8 {
 
  private:
   HIGGS_HOST_DEVICE static constexpr double value(int code) noexcept {
-    return static_cast<double>(static_cast<float>(static_cast<Half>(from_code(static_cast<std::uint8_t>(code)))));
+    return static_cast<double>(
+        static_cast<float>(static_cast<Half>(from_code(static_cast<std::uint8_t>(code)))));
   }
 };
 static_assert(sizeof(Log8) == 1);

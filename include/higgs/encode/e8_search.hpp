@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest points of E8Codebook: 512 shifted patterns are compared instead of 65,536 points, as the best signs of a
-// pattern are those of the input.
+// Nearest points of E8Codebook: 512 shifted patterns are compared instead of 65,536 points, as the best signs
+// of a pattern are those of the input.
 #pragma once
 
 #include <higgs/codebook/e8.hpp>
@@ -42,9 +42,10 @@ struct E8Patterns {
   }
 };
 
-// Each search_e8() names the side and the pattern of 16 vectors' nearest points, side * 256 + pattern, the lowest of
-// several. With z = y - shift the best signs of a pattern p score sum |z_d| p_d - |p|^2 / 2, less twice the least
-// |z_d| p_d where their parity is wrong. All of these are integers below 2^24, so floats hold them exactly.
+// Each search_e8() names the side and the pattern of 16 vectors' nearest points, side * 256 + pattern, the
+// lowest of several. With z = y - shift the best signs of a pattern p score sum |z_d| p_d - |p|^2 / 2, less
+// twice the least |z_d| p_d where their parity is wrong. All of these are integers below 2^24, so floats hold
+// them exactly.
 
 namespace portable {
 inline void search_e8(const E8Patterns& patterns, const float* fixed, std::int32_t* found) noexcept {
@@ -110,7 +111,8 @@ inline void search_e8(const E8Patterns& patterns, const float* fixed, std::int32
       }
       for (int k = 0; k < E8Patterns::count; ++k) {
         const float* magnitudes = patterns.magnitudes[static_cast<std::size_t>(k)].data();
-        __m256 score = _mm256_sub_ps(base, _mm256_broadcast_ss(&patterns.half_norms[static_cast<std::size_t>(k)]));
+        __m256 score =
+            _mm256_sub_ps(base, _mm256_broadcast_ss(&patterns.half_norms[static_cast<std::size_t>(k)]));
         __m256 least = _mm256_mul_ps(z[0], _mm256_broadcast_ss(magnitudes));
         score = _mm256_add_ps(score, least);
         HIGGS_UNROLL
@@ -119,11 +121,13 @@ inline void search_e8(const E8Patterns& patterns, const float* fixed, std::int32
           score = _mm256_add_ps(score, product);
           least = _mm256_min_ps(least, product);
         }
-        const __m256 wrong = k < E8Patterns::count / 2 ? parity : _mm256_xor_ps(parity, _mm256_set1_ps(-0.0f));
+        const __m256 wrong =
+            k < E8Patterns::count / 2 ? parity : _mm256_xor_ps(parity, _mm256_set1_ps(-0.0f));
         const __m256 loss = _mm256_blendv_ps(_mm256_setzero_ps(), _mm256_add_ps(least, least), wrong);
         const __m256 total = _mm256_sub_ps(score, loss);
         const __m256 better = _mm256_cmp_ps(total, best, _CMP_GT_OQ);
-        chosen = _mm256_blendv_epi8(chosen, _mm256_set1_epi32(side * E8Patterns::count + k), _mm256_castps_si256(better));
+        chosen = _mm256_blendv_epi8(chosen, _mm256_set1_epi32(side * E8Patterns::count + k),
+                                    _mm256_castps_si256(better));
         best = _mm256_max_ps(best, total);
       }
     }
@@ -186,7 +190,8 @@ class E8Search {
   explicit E8Search(const E8Codebook&) {}
 
   /// codes[i] = nearest(book, fixed[8 i ... 8 i + 7]). `fixed` holds integers, |fixed| <= fixed_limit.
-  void encode(std::span<const float> fixed, std::span<std::uint16_t> codes, Isa isa = best_isa()) const noexcept {
+  void encode(std::span<const float> fixed, std::span<std::uint16_t> codes,
+              Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = detail::E8Patterns::batch;
     isa = std::min(isa, best_isa());
     std::size_t i = 0;
@@ -215,11 +220,12 @@ class E8Search {
     detail::portable::search_e8(patterns_, fixed, found);
   }
 
-  // The lowest of the best signs: those of z, where they matter. If their parity is wrong, the one that costs least is
-  // turned.
+  // The lowest of the best signs: those of z, where they matter. If their parity is wrong, the one that costs
+  // least is turned.
   int best_signs(const float* y, std::int32_t found) const noexcept {
     const auto k = static_cast<std::size_t>(found % detail::E8Patterns::count);
-    const float shift = found < detail::E8Patterns::count ? detail::E8Patterns::shift : -detail::E8Patterns::shift;
+    const float shift =
+        found < detail::E8Patterns::count ? detail::E8Patterns::shift : -detail::E8Patterns::shift;
     int signs = 0;
     bool odd = false;
     std::array<float, 8> losses;

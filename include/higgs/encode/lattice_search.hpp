@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest points of codes that are cut out of E8: the nearest lattice point in closed form, a search among its
-// neighbours where the code does not hold it.
+// Nearest points of codes that are cut out of E8: the nearest lattice point in closed form, a search among
+// its neighbours where the code does not hold it.
 #pragma once
 
 #include <higgs/codebook/lattice.hpp>
@@ -18,8 +18,8 @@
 namespace higgs {
 inline namespace v0 {
 
-/// nearest() for NestedE8Codebook, without comparing its points one by one. Inputs far outside of the code take long:
-/// up to milliseconds where a coordinate is many times its range.
+/// nearest() for NestedE8Codebook, without comparing its points one by one. Inputs far outside of the code
+/// take long: up to milliseconds where a coordinate is many times its range.
 template <int Bits>
 class LatticeSearch {
   using Book = NestedE8Codebook<Bits>;
@@ -57,7 +57,8 @@ class LatticeSearch {
     const Vector x = nearest_e8(y, unit);
     std::uint32_t index;
     if (holds(x, index) && alone(y, x)) return index;
-    // A point of the code that is not far: the nearest one to the first of y, 15/16 y, 14/16 y ... that has one.
+    // A point of the code that is not far: the nearest one to the first of y, 15/16 y, 14/16 y ... that has
+    // one.
     Found found;
     for (std::int32_t share = 16; share >= 0 && found.distance == Found{}.distance; --share) {
       Vector nearer;
@@ -72,14 +73,14 @@ class LatticeSearch {
   /// Whether the code holds the lattice point, and its index.
   static bool holds(const Vector& x, std::uint32_t& index) noexcept {
     Vector point;
-    for (std::size_t d = 0; d < 8; ++d) point[d] = x[d] / (1 << fraction_bits<Book>) + Book::offset;
+    for (std::size_t d = 0; d < 8; ++d) point[d] = x[d] / (1 << fraction_bits<Book>)+Book::offset;
     index = Book::index_of(point);
     const auto decoded = Book{}.decode(index);
     return std::equal(point.begin(), point.end(), decoded.begin());
   }
 
-  /// Whether no other lattice point is as near to y as x is: y - x lies inside the half spaces of all 240 neighbours,
-  /// (+-1, +-1, 0, ...) and (+-1/2, ..., +-1/2) with an even number of minus signs.
+  /// Whether no other lattice point is as near to y as x is: y - x lies inside the half spaces of all 240
+  /// neighbours, (+-1, +-1, 0, ...) and (+-1/2, ..., +-1/2) with an even number of minus signs.
   static bool alone(const Vector& y, const Vector& x) noexcept {
     std::int32_t first = 0, second = 0, sum = 0, least = unit;
     bool odd = false;
@@ -100,8 +101,8 @@ class LatticeSearch {
     return sum;
   }
 
-  /// Visits the points of D8 + shift that are no farther than the best so far, coordinate by coordinate, near ones first
-  /// (Schnorr and Euchner 1994).
+  /// Visits the points of D8 + shift that are no farther than the best so far, coordinate by coordinate, near
+  /// ones first (Schnorr and Euchner 1994).
   struct Walk {
     const Vector& y;
     std::int32_t shift;
@@ -109,7 +110,8 @@ class LatticeSearch {
     Vector x{};
     std::array<std::int64_t, 9> rest{};  // what the coordinates from d on add at least
 
-    Walk(const Vector& the_y, std::int32_t the_shift, Found& the_found) : y(the_y), shift(the_shift), found(the_found) {
+    Walk(const Vector& the_y, std::int32_t the_shift, Found& the_found)
+        : y(the_y), shift(the_shift), found(the_found) {
       for (std::size_t d = 8; d-- > 0;) {
         const std::int64_t miss = y[d] - nearest(d);
         rest[d] = rest[d + 1] + miss * miss;
@@ -137,7 +139,8 @@ class LatticeSearch {
           const std::int64_t miss = y[d] - at, sum = distance + miss * miss;
           const bool outside = size > cell || 3 * (reach + size) > 8 * cell;
           const bool far = sum + rest[d + 1] > found.distance;
-          if (outside && (side == 0 ? at + offset > 0 : at + offset < 0)) break;  // and so is all that follows
+          if (outside && (side == 0 ? at + offset > 0 : at + offset < 0))
+            break;  // and so is all that follows
           if (far && (side == 0 ? at >= y[d] : at <= y[d])) break;
           if (outside || far) continue;
           x[d] = at;
