@@ -13,6 +13,7 @@ use local memory, or be without a plan, and no plan without a kernel.
 """
 import argparse
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -137,7 +138,8 @@ def check(nvcc, source, options, folder, architectures):
     folder.mkdir(parents=True, exist_ok=True)
     ptx = folder / "kernels.ptx"
     output_of(nvcc, "-ptx", "-gencode", "arch=compute_80,code=compute_80", *options, source, "-o", ptx)
-    ptxas = Path(nvcc).resolve().with_name("ptxas")
+    beside = Path(shutil.which(nvcc)).resolve().with_name("ptxas")
+    ptxas = beside if beside.exists() else "ptxas"
     plans, errors, rows = list(plans_of(source)), [], []
     for arch in architectures:
         cubin = folder / f"sm_{arch}.cubin"

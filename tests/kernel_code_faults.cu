@@ -4,6 +4,7 @@
 
 // plan: good_kernel: registers <= 64; loop.hmma == loop.ldg128; loop.ldg32 == 0; loop.bar == 0; lds32 > 0
 // plan: local_array_kernel: registers <= 255
+// plan: spill_kernel: registers <= 255
 // plan: too_many_registers_kernel: registers <= 16
 // plan: barrier_in_loop_kernel: loop.bar == 0
 // plan: narrow_load_kernel: loop.ldg32 == 0
@@ -52,5 +53,17 @@ __global__ void local_array_kernel(const int* in, int* out, int count) {
   int sums[64] = {};
   for (int k = 0; k < count; ++k) sums[in[k] & 63] += k;
   out[threadIdx.x] = sums[in[threadIdx.x] & 63];
+}
+// 64 values that live through the loop, 32 registers.
+__global__ void __launch_bounds__(1024, 2) spill_kernel(const float* in, float* out, int count) {
+  float values[64];
+#pragma unroll
+  for (int k = 0; k < 64; ++k) values[k] = in[k * 1024 + threadIdx.x];
+  for (int step = 0; step < count; ++step) {
+#pragma unroll
+    for (int k = 0; k < 64; ++k) values[k] = values[k] * values[(k + 1) % 64] + in[step];
+  }
+#pragma unroll
+  for (int k = 0; k < 64; ++k) out[k * 1024 + threadIdx.x] = values[k];
 }
 __global__ void unplanned(int* out) { out[threadIdx.x] = 1; }

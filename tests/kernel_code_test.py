@@ -11,6 +11,7 @@ import kernel_code  # noqa: E402
 NVCC, FOLDER = sys.argv.pop(1), Path(sys.argv.pop(1))
 FAULTS = {  # kernel: what must be said of it
     "local_array_kernel": ["not stack == 0", "not ldl == 0", "not stl == 0"],
+    "spill_kernel": ["not spills == 0", "not stack == 0", "not ldl == 0", "not stl == 0"],
     "too_many_registers_kernel": ["not registers <= 16"],
     "barrier_in_loop_kernel": ["not loop.bar == 0 {'loop.bar': 1}"],
     "narrow_load_kernel": ["not loop.ldg32 == 0 {'loop.ldg32': 4}"],

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codebook/lattice.hpp>
+#include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/uniform.hpp>
+#include <higgs/core/random.hpp>
+#include <higgs/core/scale_format.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -64,11 +67,64 @@ TEST_CASE("t^2 of a Gaussian matrix is the codebook's MSE, for every shipped cod
 
 TEMPLATE_TEST_CASE("a codebook that no file names goes the whole way too", "[quantizer]", higgs::NestedE8Codebook<2>,
                    higgs::NestedE8Codebook<3>, higgs::NestedE8Codebook<4>, higgs::UniformCodebook<5>,
-                   (higgs::GridCodebook<3, 512>), (higgs::GridCodebook<8, 256>)) {
+                   (higgs::GridCodebook<3, 512>), (higgs::GridCodebook<8, 256>),
+                   (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>)) {
   const Normals w(16, 1024, 2);
   const auto quantized = higgs::quantize(w.view, TestType{});
   CHECK(quantized.t2 == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
   CHECK(quantized.t2 == Approx(TestType{}.mse()).epsilon(0.1));  // 16,384 weights
+}
+
+TEST_CASE("a search for scales never errs more, the wider the less, in either format", "[quantizer]") {
+  const Normals w(16, 1024, 3);
+  for (const auto format : {higgs::ScaleFormat::Fp16, higgs::ScaleFormat::Log8})
+    for (const std::int64_t group : {32, 128, 1024}) {
+      double before = std::numeric_limits<double>::max();
+      for (const int search : {0, 1, 2, 6}) {
+        const auto quantized = higgs::quantize(w.view, higgs::GridCodebook<2, 64>{},
+                                               {.group = group, .scale_format = format, .scale_search = search});
+        CHECK(quantized.t2 <= before);
+        CHECK(quantized.t2 == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
+        before = quantized.t2;
+      }
+    }
+}
+
+TEST_CASE("8-bit scales are stored in 8 bits, and with a search they beat fp16 at equal bits", "[quantizer]") {
+  const Normals w(64, 1024, 4);
+  const higgs::GridCodebook<2, 256> book;
+  const auto brief = higgs::quantize(
+      w.view, book, {.group = 128, .scale_format = higgs::ScaleFormat::Log8, .scale_search = 6});
+  CHECK(brief.bits_per_weight() == 4.0625);
+  CHECK(brief.t2 < 0.0069);  // 65,536 weights: s.e. below 0.5 %
+  for (const higgs::Half scale : brief.scales)
+    REQUIRE(static_cast<higgs::Half>(higgs::Log8(static_cast<float>(scale))) == scale);
+  const auto plain = higgs::quantize(w.view, book, {.group = 256});
+  CHECK(plain.bits_per_weight() == 4.0625);
+  CHECK(brief.t2 < 0.91 * plain.t2);
+}
+
+TEST_CASE("8-bit scales hold matrices of any magnitude, and rows 1000 times smaller than others", "[quantizer]") {
+  const QuantizeOptions options{.group = 64, .scale_format = higgs::ScaleFormat::Log8};
+  for (const int power : {-120, 0, 120}) {
+    Normals w(2, 512, 6);
+    for (float& each : w.data) each = std::ldexp(each, power);
+    for (std::int64_t c = 0; c < 512; ++c) w.view(1, c) *= 1e-3f;
+    const auto quantized = higgs::quantize(w.view, higgs::GridCodebook<2, 256>{}, options);
+    std::vector<float> back(1024);
+    higgs::dequantize(quantized, MatrixView<float>(back.data(), 2, 512));
+    double error = 0, norm = 0;
+    for (std::size_t c = 512; c < 1024; ++c) {
+      error += std::pow(std::ldexp(double{back[c]} - double{w.data[c]}, -power), 2);
+      norm += std::pow(std::ldexp(double{w.data[c]}, -power), 2);
+    }
+    CHECK(quantized.t2 < 0.0095);
+    CHECK(error / norm < 0.0095);
+  }
+  // No group's RMS is larger against the largest weight than that of equal magnitudes: the scales still hold it.
+  std::vector<float> flat(2 * 512);
+  for (std::size_t i = 0; i < flat.size(); ++i) flat[i] = higgs::random_bits(1, i) % 2 == 0 ? 1.0f : -1.0f;
+  CHECK(higgs::quantize(MatrixView<float>(flat.data(), 2, 512), higgs::GridCodebook<2, 256>{}, options).t2 < 0.012);
 }
 
 TEST_CASE("constant rows and single outliers quantize like Gaussian ones, thanks to the signs", "[quantizer]") {

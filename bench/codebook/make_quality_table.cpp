@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rounds a 4096 x 4096 matrix of N(0, 1) weights with every format and every codebook that ships; prints the
+// Rounds a 1024 x 4096 matrix of N(0, 1) weights with every format and every codebook that ships; prints the
 // errors as a Markdown table and draws them: make_quality_table [quality.svg]
 #include "../../examples/model/baselines.hpp"
 
+#include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/lattice.hpp>
+#include <higgs/codebook/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -22,7 +25,7 @@
 
 namespace {
 
-constexpr std::int64_t order = 4096;  // rows and columns
+constexpr std::int64_t rows = 1024, cols = 4096;
 constexpr std::int64_t bands = 64;    // the standard error is that of the mean of so many bands of rows
 constexpr std::uint64_t seed = 1;
 
@@ -40,9 +43,9 @@ struct Point {
 };
 
 std::vector<float> normal_matrix() {
-  std::vector<float> w(static_cast<std::size_t>(order * order));
-  higgs::parallel_for(higgs::default_executor(), order, 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin * order; i < end * order; ++i)
+  std::vector<float> w(static_cast<std::size_t>(rows * cols));
+  higgs::parallel_for(higgs::default_executor(), rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * cols; i < end * cols; ++i)
       w[static_cast<std::size_t>(i)] =
           static_cast<float>(higgs::random_normal(seed, static_cast<std::uint64_t>(i)));
   });
@@ -64,7 +67,7 @@ Family family_of(const higgs::model::Baseline& format) {
 
 Point measure(const higgs::model::Baseline& format, std::vector<float> w) {
   const std::vector<float> exact = w;
-  const double bits = higgs::model::round_to(format, higgs::MatrixView<float>(w.data(), order, order));
+  const double bits = higgs::model::round_to(format, higgs::MatrixView<float>(w.data(), rows, cols));
   std::array<double, bands> errors{};
   const std::size_t size = w.size() / bands;
   for (std::size_t band = 0; band < bands; ++band) {
@@ -84,41 +87,41 @@ Point measure(std::string name, Family family, const std::vector<float>& w, Quan
   std::array<double, bands> errors{};
   double bits = 0;
   for (std::int64_t band = 0; band < bands; ++band) {
-    const auto quantized = quantize(higgs::MatrixView<const float>(w.data(), order, order)
-                                        .row_range(band * (order / bands), order / bands));
+    const auto quantized = quantize(higgs::MatrixView<const float>(w.data(), rows, cols)
+                                        .row_range(band * (rows / bands), rows / bands));
     errors[static_cast<std::size_t>(band)] = quantized.t2;
     bits = quantized.bits_per_weight();
   }
   return summarize(std::move(name), family, bits, errors);
 }
 
-template <class... Books>
-void measure_shipped(higgs::TypeList<Books...>, const std::vector<float>& w, std::vector<Point>& points) {
-  const auto one = [&]<class Book>(const Book& book) {
-    points.push_back(
-        measure("HIGGS " + Book::name(), Family::Higgs, w,
-                [&](higgs::MatrixView<const float> view) { return higgs::quantize(view, book); }));
-  };
-  (one(Books{}), ...);
+template <higgs::Codebook Book>
+Point measure_book(const Book& book, const std::vector<float>& w, const higgs::QuantizeOptions& options = {}) {
+  const bool brief = options.scale_format == higgs::ScaleFormat::Log8;
+  const Family family = Book::name()[0] == 'u' || Book::name() == "ch8" ? Family::Uniform : Family::Higgs;
+  return measure((family == Family::Higgs ? "HIGGS " : "uniform ") + Book::name() +
+                     (brief ? " g" + std::to_string(options.group) : ""),
+                 family, w,
+                 [&](higgs::MatrixView<const float> view) { return higgs::quantize(view, book, options); });
 }
-
-/// `Size` evenly spaced levels, `spacing` standard deviations apart, in place of the Gaussian table.
-template <int Size>
-Point measure_uniform(double spacing, const std::vector<float>& w) {
-  using Book = higgs::GridCodebook<1, Size>;
-  typename Book::Points levels{};
-  for (int i = 0; i < Size; ++i)
-    levels[static_cast<std::size_t>(i)] = {static_cast<typename Book::Element>(2 * i - Size + 1)};
-  const Book book(levels, spacing / 2, 0.0);
-  return measure("uniform " + std::to_string(Size), Family::Uniform, w,
-                 [&](higgs::MatrixView<const float> view) { return higgs::quantize(view, book); });
+template <class... Books>
+void measure_books(higgs::TypeList<Books...>, const std::vector<float>& w, std::vector<Point>& points) {
+  (points.push_back(measure_book(Books{}, w)), ...);
+}
+/// Short groups whose scales have 8 bits and are searched for.
+template <class... Books>
+void measure_searched(higgs::TypeList<Books...>, std::int64_t group, const std::vector<float>& w,
+                      std::vector<Point>& points) {
+  const higgs::QuantizeOptions options{
+      .group = group, .scale_format = higgs::ScaleFormat::Log8, .scale_search = 6};
+  (points.push_back(measure_book(Books{}, w, options)), ...);
 }
 
 void print_table(const std::vector<Point>& points) {
   std::printf(
       "%lld x %lld weights of N(0, 1), seed %llu. MSE: squared error over squared weight, +- its standard "
       "error (of the mean over %lld bands of rows).\n",
-      static_cast<long long>(order), static_cast<long long>(order), static_cast<unsigned long long>(seed),
+      static_cast<long long>(rows), static_cast<long long>(cols), static_cast<unsigned long long>(seed),
       static_cast<long long>(bands));
   std::printf(
       "Bits include scales and zero points. dB: above the Shannon bound, 2^(-2 bits). Shannon bits: those at "
@@ -140,7 +143,7 @@ struct Style {
   const char* color;
   const char* title;
 };
-constexpr std::array<Style, 5> styles{{{"#0b62c4", "HIGGS, dimensions x points, a scale for 1024 weights"},
+constexpr std::array<Style, 5> styles{{{"#0b62c4", "HIGGS: dimensions x points, a scale for 1024 weights; g64, g128, g256: 8-bit scales, searched"},
                                        {"#7a7a7a", "evenly spaced levels in place of the points"},
                                        {"#c4570b", "16 levels over the largest weight of a group"},
                                        {"#2c8a3d", "integers with a zero point: min-max, HQQ"},
@@ -155,7 +158,8 @@ void line(std::ostream& out, double x1, double y1, double x2, double y2, const c
       << "' " << more << "/>\n";
 }
 
-void draw(std::ostream& out, const std::vector<Point>& points) {
+void draw(std::ostream& out, std::vector<Point> points) {
+  std::erase_if(points, [](const Point& at) { return at.bits < 1.9 || (at.bits > 4.6 && at.bits < 7.5); });
   out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 1000 660' font-family='sans-serif' "
          "font-size='13'>\n"
          "<rect width='1000' height='660' fill='white'/>\n";
@@ -227,11 +231,16 @@ int main(int argc, char** argv) {
   const std::string path = argc > 1 ? argv[1] : "quality.svg";
   const std::vector<float> w = normal_matrix();
   std::vector<Point> points;
-  measure_shipped(higgs::ShippedCodebooks{}, w, points);
-  // The spacings that minimize the MSE on N(0, 1) (Max 1960, table II).
-  points.push_back(measure_uniform<4>(0.9957, w));
-  points.push_back(measure_uniform<8>(0.5860, w));
-  points.push_back(measure_uniform<16>(0.3352, w));
+  using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::TypeList, higgs::UniformCodebook;
+  measure_books(higgs::ShippedCodebooks{}, w, points);
+  measure_books(TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
+                         GridCodebook<1, 32>, GridCodebook<2, 1024>, GridCodebook<1, 64>>{},
+                w, points);
+  measure_books(TypeList<NestedE8Codebook<2>, NestedE8Codebook<3>, NestedE8Codebook<4>>{}, w, points);
+  measure_books(TypeList<UniformCodebook<2>, UniformCodebook<3>, UniformCodebook<4>>{}, w, points);
+  for (const std::int64_t group : {64, 128})
+    measure_searched(TypeList<GridCodebook<2, 64>, GridCodebook<1, 16>, GridCodebook<2, 256>>{}, group, w, points);
+  measure_searched(TypeList<higgs::E8Codebook>{}, 256, w, points);
   for (const higgs::model::Baseline& format : higgs::model::baselines()) points.push_back(measure(format, w));
   std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
     return a.bits != b.bits ? a.bits < b.bits : a.mse < b.mse;

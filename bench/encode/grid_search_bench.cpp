@@ -62,9 +62,9 @@ void register_book() {
   for (const Variant& each :
        {Variant{"", higgs::best_isa()}, {"_avx2", higgs::Isa::Avx2}, {"_portable", higgs::Isa::Portable}}) {
     if (each.isa > higgs::best_isa()) continue;
-    if (Book::dim <= 2)
+    if (Book::dim <= 2 || Book::size > 4096)
       benchmark::RegisterBenchmark((name + "/binned" + each.name).c_str(), encode<Fast, Book>, each.isa);
-    if (sizeof(typename Book::Element) == 1)
+    if (sizeof(typename Book::Element) == 1 && Book::size <= 4096)
       benchmark::RegisterBenchmark((name + "/exhaustive" + each.name).c_str(), encode<All, Book>, each.isa);
   }
   benchmark::RegisterBenchmark((name + "/construct").c_str(), construct<Book>)->Unit(benchmark::kMicrosecond);

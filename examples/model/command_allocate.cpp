@@ -35,8 +35,8 @@ void allocate_bits(Options& options) {
   if (!plan) throw InvalidArgument("even the smallest formats exceed the budget");
   if (!options.out.empty()) write_text(options.out, write_plan(*plan, options.request, file));
   if (!options.report.empty())
-    write_text(options.report,
-               allocation_page("Bits for " + source.path().filename().string(), file, layers, *plan));
+    write_text(options.report, allocation_page("Bits for " + source.path().filename().string(), file, layers,
+                                               *plan, options.request.metric));
 
   std::ostream& out = options.text();
   std::map<std::string, int> counts;

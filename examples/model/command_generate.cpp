@@ -5,19 +5,22 @@
 #include "source.hpp"
 #include "unicode.hpp"
 
+#include <higgs/codebook/shipped.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/quantizer.hpp>
 
 #include <algorithm>
 #include <iomanip>
 #include <iostream>
 #include <memory>
 #include <ostream>
+#include <variant>
 
 namespace higgs::model {
 namespace {
 
 struct Options : CommonOptions {
-  std::string model, prompt, system;
+  std::string model, prompt, system, output_codebook;
   bool chat = false;
   std::int64_t tokens = 64;
   Sampling sampling;
@@ -34,7 +37,10 @@ void generate_text(const Options& options) {
   if (options.chat && !tokenizer.added_token("<|im_end|>"))
     throw InvalidArgument(options.model +
                           ": the vocabulary lacks <|im_end|>, so --chat is not for this model");
-  const Transformer model = Transformer::load(source, *executor);
+  Transformer model = Transformer::load(source, *executor);
+  Linear& output = model.weights.output;
+  if (const auto* dense = std::get_if<DenseMatrix>(&output.weight); dense && !options.output_codebook.empty())
+    output.weight = TiledMatrix(quantize(dense->view(), options.output_codebook, {}, *executor), *executor);
   const std::string prompt = options.chat ? chat_prompt(options.prompt, options.system) : options.prompt;
   std::vector<TokenId> ids = tokenizer.encode(prompt);
   if (ids.empty() && model.config().begin_token) ids.push_back(*model.config().begin_token);
@@ -90,6 +96,10 @@ void add_generate(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", options->sampling.seed, "of the choices")->capture_default_str();
+  command
+      ->add_option("--output-codebook", options->output_codebook,
+                   "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
+      ->check(CLI::IsMember(shipped_codebook_names()));
   command->add_flag("--chat", options->chat, "the prompt is a question to a chat model (ChatML)");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");
   options->add_to(*command);

@@ -11,8 +11,10 @@
 #include <charconv>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <ostream>
+#include <string>
 #include <variant>
 
 namespace higgs::model {
@@ -138,6 +140,16 @@ void add_quantize(CLI::App& app) {
   command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 30));
+  command
+      ->add_option("--scales", options->request.options.scale_format, "how a file keeps the scale of a group")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, ScaleFormat>{{"fp16", ScaleFormat::Fp16}, {"log8", ScaleFormat::Log8}}))
+      ->type_name("fp16|log8");
+  command
+      ->add_option("--scale-search", options->request.options.scale_search,
+                   "scales tried to either side of a group's RMS, 4.4 % apart")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 16));
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
   command->add_flag("--no-input-scales", options->no_input_scales, "leave the columns of a matrix as they are");

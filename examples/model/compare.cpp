@@ -35,7 +35,7 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
 
 /// One layer's weights in the format, its bits a weight and its t^2.
 struct Converted {
-  std::variant<DenseMatrix, AnyQuantizedMatrix> weight;
+  std::variant<DenseMatrix, TiledMatrix> weight;
   double bits = 0;
   double t2 = 0;
 };
@@ -54,7 +54,7 @@ Converted convert(const DenseMatrix& dense, std::string_view method, std::span<c
     const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
     dequantize(quantized, rounded, executor);
     const double bits = std::visit([](const auto& w) { return w.bits_per_weight(); }, quantized);
-    return {std::move(quantized), bits, relative_error(rounded, dense.view())};
+    return {TiledMatrix(quantized, executor), bits, relative_error(rounded, dense.view())};
   }
   std::vector<float> values(*dense.values);
   const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);

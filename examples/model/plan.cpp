@@ -180,7 +180,7 @@ std::string sensitivity_section(const SensitivityFile& file, Metric metric) {
 }
 
 std::string allocation_page(const std::string& title, const SensitivityFile& file,
-                            const std::vector<PlanLayer>& layers, const Plan& plan) {
+                            const std::vector<PlanLayer>& layers, const Plan& plan, Metric metric) {
   std::string body =
       joined("<p>", fixed(plan.bits_per_weight(), 4), " bits a weight, ", std::to_string(plan.bytes),
              " bytes, predicted loss ", fixed(plan.loss, 5), ", at least ", fixed(plan.lower_bound, 5),
@@ -230,7 +230,6 @@ std::string allocation_page(const std::string& title, const SensitivityFile& fil
   chart.add("uniform", Chart::Mark::Points, std::move(uniform));
   chart.add("this plan", Chart::Mark::Points, {{plan.bits_per_weight(), plan.loss, "this plan"}});
   body += "<h2>Every budget</h2>\n" + chart.svg();
-  const Metric metric = Metric::Kl;
   return html_page(title, body + sensitivity_section(file, metric));
 }
 

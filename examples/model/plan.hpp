@@ -71,7 +71,8 @@ class PlanRunner {
 
 /// A page with pictures: alpha by layer, bits by layer, the front of all budgets.
 std::string allocation_page(const std::string& title, const SensitivityFile& file,
-                            const std::vector<PlanLayer>& layers, const Plan& plan);
+                            const std::vector<PlanLayer>& layers, const Plan& plan,
+                            Metric metric = Metric::Kl);
 /// The part of it about the layers' sensitivities.
 std::string sensitivity_section(const SensitivityFile& file, Metric metric);
 

@@ -86,8 +86,8 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
     most = columns.max_magnitude(input_scales);
     writer.write_input_scales(tensor.name, input_scales);
   }
-  const int exponent = scale_exponent(most, layout);
-  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales);
+  const int exponent = scale_exponent(most, layout, Book{}.step());
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales, options.scale_search);
   typename RowQuantizer<Book>::Error error;
   std::vector<std::uint8_t> codes;
   std::vector<Half> scales;
@@ -109,7 +109,9 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   std::string out = request.codebook + " " + std::to_string(options.block) + " " +
                     std::to_string(options.group) + " " +
                     (options.seed ? std::to_string(*options.seed) : "none") +
-                    (options.input_scales ? " input scales" : "");
+                    (options.input_scales ? " input scales" : "") +
+                    (options.scale_format == ScaleFormat::Log8 ? " log8" : "") +
+                    (options.scale_search != 0 ? " search " + std::to_string(options.scale_search) : "");
   for (const auto& [name, squares] : request.input_squares) {
     out.append("\n").append(name);
     out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));

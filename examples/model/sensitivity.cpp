@@ -26,8 +26,13 @@ constexpr std::pair<Metric, std::string_view> metric_names[] = {
 
 std::vector<NoisePoint> points_of(const LayerProbe& layer, Metric metric, const ProbeProtocol& protocol) {
   std::vector<NoisePoint> points;
-  for (const ProbeResult& each : layer.results)
-    points.push_back({each.t2, change_of(metric, each.kl, each.cross_entropy, protocol.cross_entropy)});
+  // What gradients say of a unit of t^2 holds for small errors: a perplexity's change is in proportion there.
+  const bool small = protocol.levels.empty() && metric == Metric::Perplexity;
+  for (const ProbeResult& each : layer.results) {
+    const double change = small ? std::exp(protocol.cross_entropy) * each.cross_entropy
+                                : change_of(metric, each.kl, each.cross_entropy, protocol.cross_entropy);
+    points.push_back({each.t2, change});
+  }
   return points;
 }
 

@@ -40,7 +40,7 @@ class Loader {
     Linear out;
     const std::string weight = prefix + ".weight";
     if (const Checkpoint* checkpoint = source_.checkpoint(); checkpoint && checkpoint->find_layer(weight)) {
-      out.weight = checkpoint->load(weight);
+      out.weight = TiledMatrix(checkpoint->load(weight), executor_);
       if (out.rows() != rows || out.cols() != cols)
         refuse("layer \"" + weight + "\": has not the shape that the configuration asks for");
     } else {
@@ -86,16 +86,16 @@ class Loader {
 
 std::int64_t Linear::rows() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->rows;
-  return std::visit([](const auto& matrix) { return matrix.rows(); }, std::get<AnyQuantizedMatrix>(weight));
+  return std::get<TiledMatrix>(weight).rows();
 }
 
 std::int64_t Linear::cols() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->cols;
-  return std::visit([](const auto& matrix) { return matrix.cols(); }, std::get<AnyQuantizedMatrix>(weight));
+  return std::get<TiledMatrix>(weight).cols();
 }
 
 void Linear::apply(MatrixView<const float> x, MatrixView<float> y, Executor& executor) const {
-  if (const auto* quantized = std::get_if<AnyQuantizedMatrix>(&weight)) {
+  if (const auto* quantized = std::get_if<TiledMatrix>(&weight)) {
     matmul(x, *quantized, y, bias, executor);
     return;
   }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights of a model in memory: dense floats, or quantized matrices as they lie in their file.
+// The weights of a model in memory: dense floats, or quantized matrices in the order that products read.
 #pragma once
 
 #include "source.hpp"
 
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +34,7 @@ struct DenseMatrix {
 
 /// y = x * weight^T + bias.
 struct Linear {
-  std::variant<DenseMatrix, AnyQuantizedMatrix> weight;
+  std::variant<DenseMatrix, TiledMatrix> weight;
   std::vector<float> bias;  // (rows), or empty
 
   std::int64_t rows() const noexcept;

@@ -13,6 +13,7 @@
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/core/scale_format.hpp>
 
 // rotate: weights become Gaussian.
 #include <higgs/rotate/hadamard.hpp>
@@ -31,6 +32,7 @@
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/lattice.hpp>
 #include <higgs/codebook/measure_grid.hpp>
+#include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
@@ -41,9 +43,11 @@
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>
+#include <higgs/encode/radix_search.hpp>
 
 // pack: codes become bits.
 #include <higgs/pack/bits.hpp>
+#include <higgs/pack/tiles.hpp>
 
 // store: matrices and models in files.
 #include <higgs/store/block_format.hpp>
@@ -61,10 +65,13 @@
 #include <higgs/quantizer.hpp>
 
 // matmul: y = x * W^T from codes.
+#include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/matmul.hpp>
 #include <higgs/matmul/reference.hpp>
+#include <higgs/matmul/strip_product.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 
 // allocate: which layer gets how many bits.
 #include <higgs/allocate/knapsack.hpp>

@@ -10,6 +10,7 @@
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
+#include <higgs/core/scale_format.hpp>
 #include <higgs/encode/grid_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/pack/bits.hpp>
@@ -46,6 +47,9 @@ struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
   std::int64_t group = 1024;  ///< at most so many inputs share a scale
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
+  ScaleFormat scale_format = ScaleFormat::Fp16;  ///< of the groups' scales in files
+  /// Each group is encoded with so many more scales to either side of its RMS, 2^(1/16) apart; the best is kept.
+  int scale_search = 0;
   bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
   std::span<const double> input_squares{};  ///< mean square of each input on some text, if known: better input scales
 };
@@ -59,8 +63,9 @@ inline constexpr std::int64_t min_rows_for_input_scales = 128;
 inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, const QuantizeOptions& options = {}) {
   expects(rows >= 0 && cols >= 1, "higgs::make_layout: a matrix has at least one column");
   expects(options.group >= 1, "higgs::make_layout: group must be positive");
+  expects(options.scale_search >= 0 && options.scale_search <= 16, "higgs::make_layout: scale_search must lie in [0, 16]");
   CodeLayout layout{rows, cols, options.block != 0 ? options.block : choose_block(cols), 1,
-                    options.input_scales && rows >= min_rows_for_input_scales};
+                    options.input_scales && rows >= min_rows_for_input_scales, options.scale_format};
   expects(is_hadamard_order(layout.block), "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
   bool whole = false;
   for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
@@ -73,11 +78,13 @@ inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, con
 
 /// The exponent that brings the scales of a matrix with this largest magnitude (after division by input scales) into
 /// fp16's range: no group's RMS passes 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times
-/// smaller keep full precision.
-inline int scale_exponent(double max_magnitude, const CodeLayout& layout) noexcept {
+/// smaller keep full precision. 8-bit scales reach down to 2^-16 of the largest, so the room that the codebook's `step`
+/// leaves above them is used.
+inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double step) noexcept {
   if (!(max_magnitude > 0)) return 0;
   const auto ratio = static_cast<std::uint64_t>(layout.block / layout.group);
-  return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2;
+  const int room = layout.scale_format == ScaleFormat::Log8 ? std::max(0, -std::ilogb(step) - 1) : 0;
+  return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2 - room;
 }
 
 namespace detail {
@@ -129,8 +136,8 @@ class RowQuantizer {
 
   /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
   RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
-               std::span<const Half> input_scales = {})
-      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent) {
+               std::span<const Half> input_scales = {}, int scale_search = 0)
+      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent), scale_search_(scale_search) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
             "higgs::RowQuantizer: input_scales must hold cols values if the layout has them, else none");
     for (const Half scale : input_scales) factors_.push_back(input_factor(scale));
@@ -174,11 +181,13 @@ class RowQuantizer {
           fixed(static_cast<std::size_t>(layout.codes_per_row(Book::dim) * Book::dim)),
           points(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
           codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))),
+          trial(static_cast<std::size_t>(layout.codes_per_group(Book::dim))),
           norms(static_cast<std::size_t>(layout.groups())) {}
     std::vector<float> row;                        // (padded_cols)
     std::vector<float> fixed;                      // (codes_per_row * dim): whole vectors
     std::vector<typename Book::Element> points;    // one group, whole vectors
     std::vector<Index> codes;                      // (codes_per_row)
+    std::vector<Index> trial;                      // (codes_per_group)
     std::vector<double> norms;                     // (groups): sums of squares
   };
 
@@ -199,14 +208,41 @@ class RowQuantizer {
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
       decode(std::span(space.codes).subspan(g * codes_each, codes_each), space.points.data());
-      const GroupFit fit = fit_group_scale(
-          x, std::span<const typename Book::Element>(space.points.data(), group), space.norms[g]);
+      GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group),
+                                     space.norms[g], layout_.scale_format);
+      if (scale_search_ > 0)
+        search_scale(x, space.norms[g], std::span(space.codes).subspan(g * codes_each, codes_each), fit, space);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
       error.squared_norm += space.norms[g];
     }
     pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
     return error;
+  }
+
+  // Encodes a group anew with scales around its RMS; keeps the codes and the fit that err least.
+  void search_scale(std::span<const float> x, double norm, std::span<Index> codes, GroupFit& best,
+                    Workspace& space) const noexcept {
+    const double rms = std::sqrt(norm / static_cast<double>(x.size()));
+    const std::span<float> fixed = std::span(space.fixed).first(codes.size() * Book::dim);  // free once the row is encoded
+    for (int step = -scale_search_; step <= scale_search_; ++step) {
+      if (step == 0) continue;
+      to_fixed(x, rms * scale_ladder(step), fixed);
+      search_.encode(fixed, space.trial);
+      decode(space.trial, space.points.data());
+      const GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), x.size()), norm,
+                                           layout_.scale_format);
+      if (!(fit.squared_error < best.squared_error)) continue;
+      best = fit;
+      std::copy(space.trial.begin(), space.trial.end(), codes.begin());
+    }
+  }
+  // About 2^(step / 16), |step| <= 16, the same bits on every machine.
+  static double scale_ladder(int step) noexcept {
+    const auto value = [](int code) {
+      return static_cast<double>(static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))));
+    };
+    return value(128 + step) / value(128);
   }
 
   void decode(std::span<const Index> codes, typename Book::Element* points) const noexcept {
@@ -246,6 +282,7 @@ class RowQuantizer {
   CodeLayout layout_;
   std::optional<std::uint64_t> seed_;
   int exponent_;
+  int scale_search_;
   std::vector<float> factors_;  // (cols), or empty
 };
 
@@ -269,13 +306,14 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   columns.add(w, executor);
   if (out.layout.input_scales) {
     out.input_scales = storage->input_scales = columns.input_scales(options.input_squares);
-    out.exponent = scale_exponent(columns.max_magnitude(out.input_scales), out.layout);
+    out.exponent = scale_exponent(columns.max_magnitude(out.input_scales), out.layout, book.step());
   } else {
-    out.exponent = scale_exponent(columns.max_magnitude(), out.layout);
+    out.exponent = scale_exponent(columns.max_magnitude(), out.layout, book.step());
   }
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
-  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales);
+  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
+                                     options.scale_search);
   out.t2 = quantizer.quantize_rows(w, storage->codes, storage->scales, executor).t2();
   out.codes = storage->codes;
   out.scales = storage->scales;
@@ -302,7 +340,7 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
   const auto add = [&]<class Book>(std::type_identity<Book>) {
     const CodeLayout layout = make_layout(rows, cols, Book::dim, options);
     const std::int64_t row_bytes =
-        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * std::int64_t{sizeof(Half)};
+        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * layout.scale_bytes();
     const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
     formats.push_back({Book::name(), Book{}.mse(), rows * row_bytes + input_bytes});
   };

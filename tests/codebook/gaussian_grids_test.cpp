@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codebook/gaussian_grids.hpp>
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/3x4096.hpp>
 #include <higgs/codebook/measure_grid.hpp>
 
 #include <catch2/catch.hpp>
@@ -85,17 +86,21 @@ TEST_CASE("tables on the line have the error they claim, next to the optimum", "
 
 TEST_CASE("tables in the plane have the error they claim, no more than the best published", "[codebook][gaussian_grids]") {
   CHECK(plane_error<16>(0.02) == Approx(GaussianGrid<2, 16>::mse).epsilon(2e-4));
+  CHECK(plane_error<23>(0.03) == Approx(GaussianGrid<2, 23>::mse).epsilon(4e-4));
+  CHECK(plane_error<40>(0.03) == Approx(GaussianGrid<2, 40>::mse).epsilon(1e-3));
+  CHECK(plane_error<84>(0.03) == Approx(GaussianGrid<2, 84>::mse).epsilon(1e-3));
   CHECK(plane_error<64>(0.02) == Approx(GaussianGrid<2, 64>::mse).epsilon(4e-4));
   CHECK(plane_error<256>(0.02) == Approx(GaussianGrid<2, 256>::mse).epsilon(1e-3));
   CHECK(plane_error<1024>(0.03) == Approx(GaussianGrid<2, 1024>::mse).epsilon(0.02));
   CHECK(GaussianGrid<2, 16>::mse < 0.10758 * 1.001);
   CHECK(GaussianGrid<2, 64>::mse < 0.02960 * 1.001);
+  CHECK(GaussianGrid<2, 23>::mse < 0.07752 * 1.001);
   CHECK(GaussianGrid<2, 256>::mse < 0.00774 * 1.004);
   CHECK(GaussianGrid<2, 1024>::mse < 0.00204);
 }
 
 TEMPLATE_TEST_CASE_SIG("tables in three dimensions and more have the error they claim", "[codebook][gaussian_grids]",
-                       ((int Dim, int Size), Dim, Size), (3, 64), (3, 512), (4, 16), (4, 256), (8, 256)) {
+                       ((int Dim, int Size), Dim, Size), (3, 64), (3, 512), (3, 4096), (4, 16), (4, 256), (8, 256)) {
   const higgs::GridError error = measured<Dim, Size>();
   CHECK(std::fabs(error.mse / GaussianGrid<Dim, Size>::mse - 1) < 5 * error.standard_error / error.mse + 3e-4);
 }
@@ -103,6 +108,7 @@ TEMPLATE_TEST_CASE_SIG("tables in three dimensions and more have the error they 
 TEST_CASE("tables in three dimensions and more are no worse than the best published", "[codebook][gaussian_grids]") {
   CHECK(GaussianGrid<3, 64>::mse < 0.1012);
   CHECK(GaussianGrid<3, 512>::mse < 0.0271);
+  CHECK(GaussianGrid<3, 4096>::mse < 0.00697);
   CHECK(GaussianGrid<4, 16>::mse < 0.34164);
   CHECK(GaussianGrid<4, 256>::mse < 0.0963);
   CHECK(GaussianGrid<8, 256>::mse < 0.3210);
@@ -123,6 +129,7 @@ TEST_CASE("int8 tables keep to 127 and hold no point twice", "[codebook][gaussia
   check(GaussianGrid<2, 1024>::points);
   check(GaussianGrid<3, 64>::points);
   check(GaussianGrid<3, 512>::points);
+  check(GaussianGrid<3, 4096>::points);
   check(GaussianGrid<4, 16>::points);
   check(GaussianGrid<4, 256>::points);
   check(GaussianGrid<8, 256>::points);

@@ -109,7 +109,9 @@ struct Block {
 template <class F>
 void for_lanes(u32 mask, F f) {
   if (mask == ~0u) {
+#if !defined(__clang__)
 #pragma GCC ivdep
+#endif
     for (int l = 0; l < warp_size; ++l) f(l);
   } else {
     for (u32 m = mask; m != 0; m &= m - 1) f(std::countr_zero(m));

@@ -46,6 +46,20 @@ TEST_CASE("the refit scale beats every other fp16 scale", "[scale][group_scale]"
   }
 }
 
+TEST_CASE("the refit scale of 8 bits beats every other one", "[scale][group_scale]") {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const Case c = random_case(64 + seed, seed, 5);
+    const auto fit = higgs::fit_group_scale(std::span<const float>(c.x), std::span<const std::int8_t>(c.q),
+                                            higgs::sum_of_squares(c.x), higgs::ScaleFormat::Log8);
+    const double best = error_at(c, fit.scale);
+    CHECK(fit.squared_error == Approx(best).epsilon(1e-9));
+    for (int code = 0; code < 256; ++code) {
+      const auto other = static_cast<higgs::Half>(higgs::Log8::from_code(static_cast<std::uint8_t>(code)));
+      REQUIRE(best <= error_at(c, other) * (1 + 1e-12));
+    }
+  }
+}
+
 TEST_CASE("sums do not depend on how the compiler fuses them", "[scale][group_scale]") {
   // Products of floats are exact in double, so a fused and an unfused sum agree bit for bit.
   for (const std::size_t size : {1u, 15u, 16u, 17u, 33u, 1024u}) {

@@ -113,6 +113,31 @@ TEST_CASE("a layer is read in place", "[store][checkpoint]") {
   CHECK(matrix.codes.data() == codes);
 }
 
+TEST_CASE("8-bit scales are read by their metadata, any byte of them", "[store][checkpoint]") {
+  const TemporaryFolder folder;
+  Parts parts;
+  std::string scales;
+  for (int i = 0; i < 12; ++i) scales += static_cast<char>(i * 23);
+  parts.set("w.scales", DType::U8, {3, 4}, scales);
+  parts.record["scales"] = "\"log8\"";
+  parts.write(folder / "a");
+  const auto any = Checkpoint::open(folder / "a").load("w");
+  const auto& matrix = std::get<higgs::QuantizedMatrix<Book>>(any);
+  CHECK(matrix.layout.scale_format == higgs::ScaleFormat::Log8);
+  REQUIRE(matrix.scales.size() == 12);
+  for (std::size_t i = 0; i < 12; ++i)
+    CHECK(matrix.scales[i] == static_cast<higgs::Half>(higgs::Log8::from_code(static_cast<std::uint8_t>(i * 23))));
+  // The metadata and the tensor must agree.
+  CHECK(names_layer(refusal_of("scales", "\"log8\"")));
+  CHECK(names_layer(refusal_of("scales", "\"log7\"")));
+  CHECK(names_layer(refusal_of("scales", "8")));
+  CHECK(names_layer(refusal([&](Parts& spoiled) { spoiled.set("w.scales", DType::U8, {3, 4}, scales); })));
+  CHECK(names_layer(refusal([&](Parts& spoiled) {
+    spoiled.record["scales"] = "\"log8\"";
+    spoiled.set("w.scales", DType::U8, {3, 3}, scales.substr(0, 9));
+  })));
+}
+
 TEST_CASE("a file whose scales lie at an odd address is read by copy", "[store][checkpoint]") {
   const TemporaryFolder folder;
   const Parts parts;

@@ -156,6 +156,28 @@ TEST_CASE("input scales travel with the layer, whole and finite", "[store][check
   CHECK(same(std::get<higgs::QuantizedMatrix<Grid>>(any), matrix));
 }
 
+TEST_CASE("8-bit scales take 8 bits in the file, and come back as the fp16 numbers they stand for",
+          "[store][checkpoint_writer]") {
+  const TemporaryFolder folder;
+  CodeLayout brief = layout;
+  brief.scale_format = higgs::ScaleFormat::Log8;
+  auto matrix = example_matrix<Grid>(brief, 7);
+  std::vector<higgs::Half> scales;
+  for (std::size_t i = 0; i < matrix.scales.size(); ++i)
+    scales.push_back(static_cast<higgs::Half>(higgs::Log8::from_code(static_cast<std::uint8_t>(37 * i))));
+  CheckpointContents contents;
+  contents.add_layer<Grid>("w", brief, 7, "F32");
+  CheckpointWriter writer(folder / "a", contents);
+  // Other fp16 numbers would not survive.
+  CHECK_THROWS_AS(writer.write_rows("w", 0, matrix.codes, matrix.scales), InvalidArgument);
+  matrix.scales = scales;
+  writer.write_layer("w", matrix);
+  writer.commit();
+  const Checkpoint checkpoint = Checkpoint::open(folder / "a");
+  CHECK(checkpoint.file().find("w.scales")->data.size() == scales.size());
+  CHECK(same(std::get<higgs::QuantizedMatrix<Grid>>(checkpoint.load("w")), matrix));
+}
+
 TEST_CASE("the bytes do not depend on the order, the pieces or the threads", "[store][checkpoint_writer]") {
   const TemporaryFolder folder;
   CheckpointWriter whole(folder / "whole", example_contents());

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -59,8 +60,9 @@ class SerialExecutor final : public Executor {
   }
 };
 
-/// A fixed set of threads that wait for work; the caller's thread works too. One `run` at a time:
-/// a second caller waits its turn. A task that calls `run` again runs that work itself, in order.
+/// A fixed set of threads that wait for work, for some microseconds awake and then asleep; the caller's thread works
+/// too, and waits for no thread that is not awake yet. One `run` at a time: a second caller waits its turn. A task that
+/// calls `run` again runs that work itself, in order.
 class ThreadPool final : public Executor {
  public:
   /// `threads` counts the caller's; 0 means one for each core.
@@ -93,14 +95,20 @@ class ThreadPool final : public Executor {
       task_ = &task;
       count_ = count;
       next_.store(0, std::memory_order_relaxed);
-      busy_ = static_cast<int>(workers_.size());
+      open_ = true;
       error_ = nullptr;
-      ++generation_;
+      generation_.store(generation_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
     begin_.notify_all();
     work();
+    {
+      const std::lock_guard lock(mutex_);
+      open_ = false;
+    }
+    const auto ended = [this] { return working_.load(std::memory_order_acquire) == 0; };
+    spin_until(ended);
     std::unique_lock lock(mutex_);
-    end_.wait(lock, [this] { return busy_ == 0; });
+    end_.wait(lock, ended);
     task_ = nullptr;
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
@@ -125,17 +133,37 @@ class ThreadPool final : public Executor {
     inside() = false;
   }
 
+  // The next run of a forward pass comes within microseconds, sooner than a sleeping thread wakes up.
+  template <class Condition>
+  static void spin_until(Condition&& condition) noexcept {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    while (!condition() && std::chrono::steady_clock::now() < end)
+      for (int i = 0; i < 32 && !condition(); ++i) {
+#if defined(__x86_64__) && defined(__GNUC__)
+        __builtin_ia32_pause();
+#endif
+      }
+  }
+
   void serve() {
     std::uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
     for (;;) {
-      begin_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
-      seen = generation_;
-      lock.unlock();
+      const auto begun = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+      spin_until(begun);
+      {
+        std::unique_lock lock(mutex_);
+        begin_.wait(lock, [&] { return stopping_ || begun(); });
+        if (stopping_) return;
+        seen = generation_.load(std::memory_order_relaxed);
+        if (!open_) continue;  // woke up too late
+        working_.fetch_add(1, std::memory_order_relaxed);
+      }
       work();
-      lock.lock();
-      if (--busy_ == 0) end_.notify_one();
+      // The caller may return as soon as it reads 0, but not destroy the pool: its destructor joins this thread.
+      if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        const std::lock_guard lock(mutex_);
+        end_.notify_one();
+      }
     }
   }
 
@@ -146,8 +174,9 @@ class ThreadPool final : public Executor {
   const TaskRef* task_ = nullptr;
   std::int64_t count_ = 0;
   std::atomic<std::int64_t> next_{0};
-  int busy_ = 0;
-  std::uint64_t generation_ = 0;
+  std::atomic<int> working_{0};  // threads of the pool that take part in this run
+  bool open_ = false;            // whether more may
+  std::atomic<std::uint64_t> generation_{0};
   bool stopping_ = false;
   std::exception_ptr error_;
 };
@@ -163,9 +192,8 @@ inline Executor& default_executor() {
 template <class Body>
 void parallel_for(Executor& executor, std::int64_t count, std::int64_t grain, Body&& body) {
   expects(grain > 0, "higgs::parallel_for: grain must be positive");
-  executor.run((count + grain - 1) / grain, [&](std::int64_t run) {
-    body(run * grain, std::min(count, (run + 1) * grain));
-  });
+  executor.run((count + grain - 1) / grain,
+               [&](std::int64_t run) { body(run * grain, std::min(count, (run + 1) * grain)); });
 }
 
 }  // namespace v0

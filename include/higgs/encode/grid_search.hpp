@@ -10,6 +10,7 @@
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>
+#include <higgs/encode/radix_search.hpp>
 
 #include <span>
 
@@ -39,6 +40,10 @@ struct SearchOf<E8Codebook> {
 template <int Bits>
 struct SearchOf<NestedE8Codebook<Bits>> {
   using type = LatticeSearch<Bits>;
+};
+template <Codebook Book, int Count>
+struct SearchOf<RadixCodebook<Book, Count>> {
+  using type = RadixSearch<RadixCodebook<Book, Count>, typename SearchOf<Book>::type>;
 };
 }  // namespace detail
 

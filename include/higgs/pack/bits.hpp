@@ -64,12 +64,33 @@ constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::s
     std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(first), codes.size(), codes.begin());
     return;
   }
+  std::size_t out = 0;
+  if constexpr (sizeof(Index) == 1) {
+    // Eight codes from eight bytes, of which they are at most 7 * 8 + 7 bits: pack_bits backwards.
+    const auto spread = [bits](std::uint64_t word, int codes_each, std::uint64_t low) {
+      const std::uint64_t keep = low * ((std::uint64_t{1} << codes_each * bits) - 1u);
+      return (word & keep) | (word >> codes_each * bits & keep) << 8 * codes_each;
+    };
+    for (; bits < 8 && out + 8 <= codes.size(); out += 8) {
+      const std::size_t bit = (first + out) * static_cast<std::size_t>(bits), byte = bit / 8;
+      if (byte + 8 > bytes.size()) break;
+      std::uint64_t word = 0;
+      HIGGS_UNROLL
+      for (std::size_t i = 0; i < 8; ++i) word |= static_cast<std::uint64_t>(bytes[byte + i]) << (8 * i);
+      word = spread(word >> bit % 8, 4, 1u);
+      word = spread(word, 2, 0x0000000100000001u);
+      word = spread(word, 1, 0x0001000100010001u);
+      HIGGS_UNROLL
+      for (std::size_t i = 0; i < 8; ++i) codes[out + i] = static_cast<Index>(word >> (8 * i) & 0xffu);
+    }
+    if (out == codes.size()) return;
+  }
   const std::uint64_t mask = (std::uint64_t{1} << bits) - 1u;
-  const std::size_t begin = first * static_cast<std::size_t>(bits);
+  const std::size_t begin = (first + out) * static_cast<std::size_t>(bits);
   std::size_t in = begin / 8;
   int held = 8 - static_cast<int>(begin % 8);
   std::uint64_t pending = static_cast<std::uint64_t>(bytes[in++]) >> (8 - held);
-  for (Index& code : codes) {
+  for (Index& code : codes.subspan(out)) {
     for (; held < bits; held += 8) pending |= static_cast<std::uint64_t>(bytes[in++]) << held;
     code = static_cast<Index>(pending & mask);
     pending >>= bits;

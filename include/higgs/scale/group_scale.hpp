@@ -5,6 +5,7 @@
 #include <higgs/config.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/scale_format.hpp>
 
 #include <algorithm>
 #include <array>
@@ -98,20 +99,23 @@ inline double sum_of_squares(std::span<const float> x, Isa isa = best_isa()) noe
 
 /// What one group became: x is approximated by scale * q, q the integer coordinates of its points.
 struct GroupFit {
-  Half scale;                // least squares, rounded to fp16
+  Half scale;                // least squares, rounded to the format
   double squared_error = 0;  // sum of (x - scale * q)^2
 };
 
-/// The scale that minimizes sum (x - scale * q)^2 among fp16 values >= 0: the error is quadratic in the scale, so
-/// rounding <x, q> / <q, q> to the nearest loses nothing. Never worse than the RMS scale the group was encoded with.
+/// The scale that minimizes sum (x - scale * q)^2 among the values >= 0 of the format: the error is quadratic in the
+/// scale, so rounding <x, q> / <q, q> to the nearest loses nothing. Never worse than the RMS scale the group was encoded
+/// with.
 template <std::signed_integral Element>
-GroupFit fit_group_scale(std::span<const float> x, std::span<const Element> q, double x_squared) noexcept {
+GroupFit fit_group_scale(std::span<const float> x, std::span<const Element> q, double x_squared,
+                         ScaleFormat format = ScaleFormat::Fp16) noexcept {
   const double product = exact_dot(x, q);
   const double norm = exact_dot(q, q);  // an integer
   GroupFit fit;
   constexpr double largest = 65504;  // finite fp16
   if (norm > 0 && product > 0)
-    fit.scale = Half(static_cast<float>(std::min(product / norm, largest)));
+    fit.scale = format == ScaleFormat::Log8 ? static_cast<Half>(Log8(product / norm))
+                                            : Half(static_cast<float>(std::min(product / norm, largest)));
   const double scale = static_cast<double>(static_cast<float>(fit.scale));
   fit.squared_error = std::fma(scale, std::fma(scale, norm, -2.0 * product), x_squared);
   if (!(fit.squared_error > 0)) fit.squared_error = 0;  // cancellation

@@ -3,7 +3,7 @@
 // that says how they were cut. Untouched tensors keep their names.
 //
 //     NAME.codes         U8         (rows, row_bytes)  row-major codes, little-endian bits, see pack/bits.hpp
-//     NAME.scales        F16        (rows, groups)
+//     NAME.scales        F16        (rows, groups)     U8 with "scales":"log8", see core/scale_format.hpp
 //     NAME.codebook      I8 or I16  (size, dim)        the points; (0, dim) where the name says all: "e8"
 //     NAME.input_scales  F16        (cols)             only with "input_scales":true
 //     __metadata__       "format": "higgs", "higgs.version": "1", "higgs.layer.NAME": "{"codebook":"2x256",
@@ -14,6 +14,7 @@
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/scale_format.hpp>
 #include <higgs/store/json.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/safetensors.hpp>
@@ -67,6 +68,7 @@ inline std::string to_json(const CheckpointLayer& layer) {
          ",\"cols\":" + number(layer.layout.cols) + ",\"block\":" + number(layer.layout.block) +
          ",\"group\":" + number(layer.layout.group) +
          (layer.layout.input_scales ? ",\"input_scales\":true" : "") +
+         (layer.layout.scale_format == ScaleFormat::Log8 ? ",\"scales\":\"log8\"" : "") +
          ",\"seed\":" + (layer.seed ? json_quote(std::to_string(*layer.seed)) : "null") +
          ",\"exponent\":" + number(layer.exponent) + ",\"dtype\":" + json_quote(layer.dtype) +
          ",\"t2\":" + json_number(layer.t2) + ",\"step\":" + json_number(layer.step) +
@@ -105,6 +107,10 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
   layer.layout = {integer("rows", 0, max_extent), integer("cols", 1, max_extent),
                   integer("block", 1, max_extent), integer("group", 1, max_extent)};
   check(layer.layout.block % layer.layout.group == 0, "\"group\" must divide \"block\"");
+  if (const Json* value = json.find("scales")) {
+    check(value->string() && *value->string() == "log8", "\"scales\" must be \"log8\" or not there");
+    layer.layout.scale_format = ScaleFormat::Log8;
+  }
   if (const Json* value = json.find("input_scales")) {
     check(value->boolean(), "\"input_scales\" must be true or false");
     layer.layout.input_scales = *value->boolean();
@@ -143,7 +149,8 @@ std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& la
   static_assert(Book::size == std::int64_t{1} << code_bits<Book>, "every code in a file must decode");
   const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
   std::vector<TensorShape> out{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
-                               {name + ".scales", DType::F16, {layout.rows, layout.groups()}},
+                               {name + ".scales", layout.scale_format == ScaleFormat::Log8 ? DType::U8 : DType::F16,
+                                {layout.rows, layout.groups()}},
                                {name + ".codebook", element, {stored_points<Book>, Book::dim}}};
   if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
   return out;
@@ -248,7 +255,8 @@ class Checkpoint {
     out.book = load_book<Book>(layer);
     out.codes = codes.data;
     out.owner = codes.owner;
-    out.scales = load_scales(layer, "scales", out.owner);
+    out.scales = layer.layout.scale_format == ScaleFormat::Log8 ? expand_scales(layer, out.owner)
+                                                                : load_scales(layer, "scales", out.owner);
     if (layer.layout.input_scales) out.input_scales = load_scales(layer, "input_scales", out.owner);
     return out;
   }
@@ -271,6 +279,20 @@ class Checkpoint {
     }
     if (!detail::all_finite(scales))
       fail(layer.name, (part == "scales" ? "a scale" : "an input scale") + std::string(" is infinite or NaN"));
+    return scales;
+  }
+
+  // 8-bit scales become the fp16 numbers that they stand for; `owner` keeps these alive too.
+  std::span<const Half> expand_scales(const CheckpointLayer& layer, std::shared_ptr<const void>& owner) const {
+    struct Expanded {
+      std::shared_ptr<const void> rest;
+      std::vector<Half> scales;
+    };
+    auto expanded = std::make_shared<Expanded>(Expanded{owner, {}});
+    for (const std::uint8_t code : file_.find(layer.name + ".scales")->data)
+      expanded->scales.push_back(static_cast<Half>(Log8::from_code(code)));
+    const std::span<const Half> scales = expanded->scales;
+    owner = std::move(expanded);
     return scales;
   }
 

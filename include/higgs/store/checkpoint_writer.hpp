@@ -4,6 +4,7 @@
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/scale_format.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/journal.hpp>
 #include <higgs/store/json.hpp>
@@ -120,7 +121,7 @@ class CheckpointWriter {
   }
 
   /// Writes rows of a layer from `first_row` on: codes (n, row_bytes) and scales (n, groups), which must be
-  /// finite.
+  /// finite, and in a layout with 8-bit scales such as these stand for.
   void write_rows(std::string_view name, std::int64_t first_row, std::span<const std::uint8_t> codes,
                   std::span<const Half> scales) {
     const Entry& at = unfinished(name);
@@ -136,9 +137,18 @@ class CheckpointWriter {
             "higgs::CheckpointWriter::write_rows: codes and scales must be the same rows of the layer");
     expects(detail::all_finite(scales), "higgs::CheckpointWriter::write_rows: scales must be finite");
     const auto first = static_cast<std::uint64_t>(first_row);
+    const bool brief = item.layer->layout.scale_format == ScaleFormat::Log8;
+    std::vector<std::uint8_t> brief_scales;
+    for (std::size_t i = 0; brief && i < scales.size(); ++i) {
+      const Log8 rounded(static_cast<double>(static_cast<float>(scales[i])));
+      expects(static_cast<Half>(rounded) == scales[i],
+              "higgs::CheckpointWriter::write_rows: the layout has 8-bit scales, but these are others");
+      brief_scales.push_back(rounded.code);
+    }
     SafetensorsWriter& file = *shards_[at.shard].writer;
     file.write(item.tensors[0].name, first * row_bytes, codes);
-    file.write(item.tensors[1].name, first * groups * sizeof(Half), detail::bytes_of(scales));
+    file.write(item.tensors[1].name, first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
+               brief ? brief_scales : detail::bytes_of(scales));
   }
   /// Writes the input scales (cols) of a layer whose layout has them; they must be finite.
   void write_input_scales(std::string_view name, std::span<const Half> input_scales) {

@@ -5,6 +5,7 @@
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/core/scale_format.hpp>
 
 #include <cstdint>
 #include <limits>
@@ -20,7 +21,7 @@ inline namespace v0 {
 /// groups of `group` inputs that share one scale. A group starts a new vector, a row starts a new byte.
 ///
 ///     row | block                   | block                   |      padded_cols() = blocks * block
-///         | group     | group       | group     | group       |      groups() scales, fp16
+///         | group     | group       | group     | group       |      groups() scales
 ///         | vec | vec | vec | vec   | ...                            codes_per_group(dim) codes each
 struct CodeLayout {
   std::int64_t rows = 0;
@@ -28,6 +29,7 @@ struct CodeLayout {
   std::int64_t block = 1;     // order of the Hadamard transform
   std::int64_t group = 1;     // divides block
   bool input_scales = false;  // whether each input has a factor of its own (scale/input_scale.hpp)
+  ScaleFormat scale_format = ScaleFormat::Fp16;  // of the groups' scales in files
 
   constexpr std::int64_t padded_cols() const noexcept { return (cols + block - 1) / block * block; }
   constexpr std::int64_t groups() const noexcept { return padded_cols() / group; }
@@ -36,6 +38,8 @@ struct CodeLayout {
   constexpr std::int64_t row_bytes(int dim, int bits) const noexcept {
     return (codes_per_row(dim) * bits + 7) / 8;
   }
+  /// Bytes that a file keeps of one group's scale.
+  constexpr std::int64_t scale_bytes() const noexcept { return scale_format == ScaleFormat::Fp16 ? 2 : 1; }
   friend constexpr bool operator==(const CodeLayout&, const CodeLayout&) = default;
 };
 
@@ -67,9 +71,10 @@ struct QuantizedMatrix {
     return scales.subspan(static_cast<std::size_t>(row * layout.groups()),
                           static_cast<std::size_t>(layout.groups()));
   }
-  /// All bits stored for codes and scales of both kinds, over rows * cols.
+  /// All bits that a file keeps for codes and scales of both kinds, over rows * cols.
   double bits_per_weight() const noexcept {
-    const auto bytes = static_cast<double>(codes.size_bytes() + scales.size_bytes() + input_scales.size_bytes());
+    const auto bytes = static_cast<double>(codes.size_bytes() + input_scales.size_bytes()) +
+                       static_cast<double>(layout.scale_bytes()) * static_cast<double>(scales.size());
     return bytes * 8.0 / (static_cast<double>(rows()) * static_cast<double>(cols()));
   }
 };

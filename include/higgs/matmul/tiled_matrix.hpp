@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// A quantized matrix made ready for many products: what an engine keeps.
+#pragma once
+
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/pack/tiles.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
+
+namespace higgs {
+inline namespace v0 {
+
+namespace detail {
+
+/// Which kernel reads the tiles: how units are stored, and what one stands for.
+enum class UnitKind {
+  Nibble1,  // 16 points in one dimension
+  Nibble2,  // 16 in two: also two codes of 2 bits
+  Six2,     // 64 in two: also two codes of 3 bits
+  Byte1,    // the coordinate itself, 128 added; so for all codebooks that have no kind of their own
+  Byte2,    // 256 in two dimensions
+  Byte4,    // 256 in four
+  Wide1,    // 256 of 16-bit coordinates in one
+};
+
+/// What units decode to.
+struct UnitTables {
+  UnitKind kind = UnitKind::Byte1;
+  int unit_bits = 8;
+  int dim = 1;
+  int planes = 1;
+  // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
+  // 256 apart.
+  alignas(64) std::uint8_t bytes[4][256] = {};
+  // The same without 128, (planes, 256, dim).
+  std::int16_t words[4 * 256] = {};
+};
+
+/// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
+inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
+  constexpr std::size_t huge = std::size_t{1} << 21;
+  const auto alignment = std::align_val_t{bytes >= huge ? huge : std::size_t{64}};
+  std::shared_ptr<std::uint8_t[]> out(static_cast<std::uint8_t*>(::operator new(bytes, alignment)),
+                                      [alignment](std::uint8_t* p) { ::operator delete(p, alignment); });
+#if defined(__linux__)
+  if (bytes >= huge) ::madvise(out.get(), bytes, MADV_HUGEPAGE);  // a hint: its failure costs speed only
+#endif
+  return out;
+}
+
+/// Two codes of 2 or 3 bits make a unit.
+template <Codebook Book>
+inline constexpr bool pairs_codes = Book::dim == 1 && code_bits<Book> <= 3;
+
+/// Codebooks without units of their own are kept as coordinates, 8 bits a weight.
+template <Codebook Book>
+constexpr UnitKind unit_kind() {
+  constexpr int width = pairs_codes<Book> ? 2 : 1, bits = code_bits<Book> * width, dim = Book::dim * width;
+  constexpr bool wide = sizeof(typename Book::Element) > 1;
+  static_assert(
+      !wide || (sizeof(typename Book::Element) == 2 && dim == 1 && bits <= 8),
+      "TiledMatrix takes coordinates of 16 bits in one dimension only; matmul(x, QuantizedMatrix) takes all");
+  if constexpr (wide) return UnitKind::Wide1;
+  if constexpr (bits <= 4 && dim <= 2) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
+  if constexpr (bits <= 6 && dim == 2) return UnitKind::Six2;
+  if constexpr (bits <= 8 && dim == 2) return UnitKind::Byte2;
+  if constexpr (bits <= 8 && dim == 4) return UnitKind::Byte4;
+  return UnitKind::Byte1;
+}
+
+template <Codebook Book>
+UnitTables make_unit_tables(const Book& book) {
+  constexpr int width = pairs_codes<Book> ? 2 : 1;  // codes of a unit
+  UnitTables out;
+  out.kind = unit_kind<Book>();
+  out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
+  out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
+  out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
+  if (out.kind == UnitKind::Byte1) {
+    for (int unit = 0; unit < 256; ++unit) {
+      out.words[unit] = static_cast<std::int16_t>(unit - 128);
+      out.bytes[0][unit] = static_cast<std::uint8_t>(unit);
+    }
+    return out;
+  }
+  for (int unit = 0; unit < 1 << out.unit_bits; ++unit) {
+    int code = unit;
+    for (int i = 0; i < width; ++i, code >>= code_bits<Book>) {
+      const auto index =
+          static_cast<typename Book::Index>(std::min(code % (1 << (width == 1 ? 8 : code_bits<Book>)),
+                                                     Book::size - 1));  // codes beyond the last do not occur
+      const typename Book::Point point = book.decode(index);
+      for (int d = 0; d < Book::dim; ++d) {
+        const int value = point[static_cast<std::size_t>(d)], c = i * Book::dim + d;
+        expects(value <= 127 * 256 + 127, "higgs::TiledMatrix: coordinates must not exceed 32639");
+        const int high = out.planes == 2 ? (value + 128) >> 8 : 0, low = value - 256 * high;
+        const int parts[2] = {low, high};
+        for (int plane = 0; plane < out.planes; ++plane) {
+          out.words[(plane * 256 + unit) * out.dim + c] = static_cast<std::int16_t>(parts[plane]);
+          for (int copy = unit; copy < (out.unit_bits == 8 ? 256 : 64); copy += 1 << out.unit_bits)
+            out.bytes[plane + c][copy] = static_cast<std::uint8_t>(parts[plane] + 128);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+/// Every coordinate of a matrix with 128 added: (rows, groups * group).
+template <Codebook Book>
+std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<Book>& w, Executor& executor) {
+  const auto group = static_cast<std::size_t>(w.layout.group),
+             groups = static_cast<std::size_t>(w.layout.groups());
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(w.rows()) * groups * group);
+  parallel_for(executor, w.rows(), strip_rows, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<typename Book::Index> codes(static_cast<std::size_t>(w.layout.codes_per_row(Book::dim)));
+    for (std::int64_t row = begin; row < end; ++row) {
+      unpack_bits(w.row_codes(row), code_bits<Book>, 0, std::span<typename Book::Index>(codes));
+      std::uint8_t* to = out.data() + static_cast<std::size_t>(row) * groups * group;
+      const typename Book::Index* code = codes.data();
+      for (std::size_t g = 0; g < groups; ++g, to += group)
+        for (std::size_t i = 0; i < group; i += Book::dim, ++code) {
+          const typename Book::Point point = w.book.decode(*code);
+          for (std::size_t d = 0; d < Book::dim && i + d < group; ++d)
+            to[i + d] = static_cast<std::uint8_t>(point[d] + 128);
+        }
+    }
+  });
+  return out;
+}
+
+}  // namespace detail
+
+/// The weights of one linear layer in tile order. A value: copies share the bytes. It needs the matrix that it was made
+/// from no longer.
+class TiledMatrix {
+ public:
+  /// Repacks `w`, about as fast as memory copies.
+  template <Codebook Book>
+  explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor())
+      : layout_(w.layout),
+        seed_(w.seed),
+        exponent_(w.exponent),
+        tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book))) {
+    const bool coordinates = tables_->kind == detail::UnitKind::Byte1;
+    tiles_ = {.rows = w.rows(),
+              .groups = w.layout.groups(),
+              .codes_per_group = coordinates ? w.layout.group : w.layout.codes_per_group(Book::dim),
+              .code_bits = coordinates ? 8 : code_bits<Book>,
+              .unit_bits = tables_->unit_bits,
+              .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
+    const auto bytes = static_cast<std::size_t>(tiles_.bytes());
+    const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
+    if (coordinates)
+      pack_tiles(tiles_, detail::unpack_coordinates(w, executor), w.layout.padded_cols(), w.scales,
+                 {memory.get(), bytes}, executor);
+    else
+      pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
+    data_ = memory;
+    std::vector<float> input_scales(w.input_scales.size());
+    to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
+    input_scales_ = std::make_shared<const std::vector<float>>(std::move(input_scales));
+  }
+  explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor())
+      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor); }, w)) {}
+
+  std::int64_t rows() const noexcept { return layout_.rows; }
+  std::int64_t cols() const noexcept { return layout_.cols; }
+  const CodeLayout& layout() const noexcept { return layout_; }
+  std::optional<std::uint64_t> seed() const noexcept { return seed_; }
+  int exponent() const noexcept { return exponent_; }
+  /// Factors of the activations, (cols) or empty.
+  std::span<const float> input_scales() const noexcept { return *input_scales_; }
+  /// Codes and scales as a product reads them.
+  std::span<const std::uint8_t> bytes() const noexcept {
+    return {data_.get(), static_cast<std::size_t>(tiles_.bytes())};
+  }
+
+  const TileLayout& tiles() const noexcept { return tiles_; }
+  const detail::UnitTables& tables() const noexcept { return *tables_; }
+
+ private:
+  CodeLayout layout_;
+  std::optional<std::uint64_t> seed_;
+  int exponent_ = 0;
+  TileLayout tiles_;
+  std::shared_ptr<const detail::UnitTables> tables_;
+  std::shared_ptr<const std::vector<float>> input_scales_;
+  std::shared_ptr<const std::uint8_t[]> data_;
+};
+
+}  // namespace v0
+}  // namespace higgs

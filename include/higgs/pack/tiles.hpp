@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of codes in memory that every CPU kernel reads: made once at load, never stored in files.
+//
+// Rows come in strips of 32. A strip is one contiguous stream, group after group along K, so that a product
+// reads memory in one direction:
+//
+//     strip | group 0                                  | group 1 ...
+//           | 32 fp16 scales | step 0 | step 1 | ...   |
+//     step  | vectors of rows 0-15 | vectors of rows 16-31 |        a vector: 16 lanes of 4 bytes, one lane a row
+//
+// A unit is one code, or two neighbouring 1-dimensional codes of 2 or 3 bits (the first in the low bits). The
+// step s of a group holds these of its units for each row (j = 0 ... 3: the bytes of a lane):
+//
+//     8 bits   1 vector    byte j = unit 4s + j
+//     4 bits   1 vector    byte j = unit 8s + j | unit (8s + 4 + j) << 4
+//     6 bits   3 vectors   byte j of vector v = unit 16s + 4v + j | bits 2v, 2v + 1 of unit (16s + 12 + j) << 6
+//
+// Decoding needs shifts by constants at most, and a lane accumulates one row's dot product. Missing rows and the
+// end of a group's last step are code 0 with scale 0 or activation 0.
+#pragma once
+
+#include <higgs/config.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/executor.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/pack/bits.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// Rows of a strip.
+inline constexpr std::int64_t strip_rows = 32;
+
+/// Sizes of the tile order of one matrix.
+struct TileLayout {
+  std::int64_t rows = 0;
+  std::int64_t groups = 0;  // along a row
+  std::int64_t codes_per_group = 0;
+  int code_bits = 8;       // in interchange order; 1 to 8
+  int unit_bits = 8;       // 4, 6 or 8
+  int codes_per_unit = 1;  // 2: unit_bits = 2 * code_bits
+
+  constexpr int vectors_per_step() const noexcept { return unit_bits == 6 ? 3 : 1; }
+  constexpr int units_per_step() const noexcept { return unit_bits == 8 ? 4 : unit_bits == 4 ? 8 : 16; }
+  constexpr std::int64_t units_per_group() const noexcept {
+    return (codes_per_group + codes_per_unit - 1) / codes_per_unit;
+  }
+  constexpr std::int64_t steps_per_group() const noexcept {
+    return (units_per_group() + units_per_step() - 1) / units_per_step();
+  }
+  constexpr std::int64_t step_bytes() const noexcept { return std::int64_t{2} * 64 * vectors_per_step(); }
+  constexpr std::int64_t scale_bytes() const noexcept { return 2 * strip_rows; }
+  constexpr std::int64_t group_bytes() const noexcept {
+    return scale_bytes() + steps_per_group() * step_bytes();
+  }
+  constexpr std::int64_t strips() const noexcept { return (rows + strip_rows - 1) / strip_rows; }
+  constexpr std::int64_t strip_bytes() const noexcept { return groups * group_bytes(); }
+  constexpr std::int64_t bytes() const noexcept { return strips() * strip_bytes(); }
+  friend constexpr bool operator==(const TileLayout&, const TileLayout&) = default;
+};
+
+namespace detail {
+
+/// Turns the codes of a group of one row into units, padded with zeros to whole steps.
+inline void codes_to_units(const TileLayout& layout, std::span<std::uint8_t> codes) noexcept {
+  if (layout.codes_per_unit == 1) return;
+  for (std::size_t i = 0; i < codes.size() / 2; ++i)
+    codes[i] = static_cast<std::uint8_t>(codes[2 * i] | codes[2 * i + 1] << layout.code_bits);
+}
+
+inline std::uint32_t load_quad(const std::uint8_t* units) noexcept {
+  std::uint32_t quad;
+  std::memcpy(&quad, units, 4);
+  return quad;
+}
+
+/// Writes one lane of a step: `units` are those of one row, `lane` points at its bytes in the first vector.
+inline void write_lane(int unit_bits, const std::uint8_t* units, std::uint8_t* lane) noexcept {
+  const auto store = [&](int vector, std::uint32_t quad) { std::memcpy(lane + 64 * vector, &quad, 4); };
+  if (unit_bits == 8) return store(0, load_quad(units));
+  if (unit_bits == 4) return store(0, load_quad(units) | load_quad(units + 4) << 4);
+  const std::uint32_t last = load_quad(units + 12);
+  for (int v = 0; v < 3; ++v) store(v, load_quad(units + 4 * v) | (last >> 2 * v & 0x03030303u) << 6);
+}
+
+/// The bytes of one strip, into `out` (strip_bytes).
+inline void pack_strip(const TileLayout& layout, std::int64_t strip, std::span<const std::uint8_t> codes,
+                       std::int64_t row_bytes, std::span<const Half> scales, std::uint8_t* out) {
+  const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, layout.rows - first);
+  const auto codes_each = static_cast<std::size_t>(layout.codes_per_group);
+  const std::int64_t steps = layout.steps_per_group(), step_bytes = layout.step_bytes();
+  const auto step_units = static_cast<std::size_t>(layout.units_per_step());
+  // Room for a group's codes and for its units, whichever are more.
+  std::vector<std::uint8_t> units(static_cast<std::size_t>(steps) * step_units *
+                                  static_cast<std::size_t>(layout.codes_per_unit));
+  std::memset(out, 0, static_cast<std::size_t>(layout.strip_bytes()));
+  for (std::int64_t row = 0; row < count; ++row) {
+    const auto bytes = codes.subspan(static_cast<std::size_t>((first + row) * row_bytes),
+                                     static_cast<std::size_t>(row_bytes));
+    for (std::int64_t g = 0; g < layout.groups; ++g) {
+      std::uint8_t* group = out + g * layout.group_bytes();
+      const Half scale = scales[static_cast<std::size_t>((first + row) * layout.groups + g)];
+      std::memcpy(group + 2 * row, &scale, 2);
+      unpack_bits(bytes, layout.code_bits, static_cast<std::size_t>(g) * codes_each,
+                  std::span(units).first(codes_each));
+      std::fill(units.begin() + static_cast<std::ptrdiff_t>(codes_each), units.end(), std::uint8_t{0});
+      codes_to_units(layout, units);
+      std::uint8_t* lane = group + layout.scale_bytes() + row / 16 * (step_bytes / 2) + row % 16 * 4;
+      for (std::int64_t s = 0; s < steps; ++s, lane += step_bytes)
+        write_lane(layout.unit_bits, units.data() + static_cast<std::size_t>(s) * step_units, lane);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Repacks a matrix from interchange order: `codes` (rows, row_bytes) and `scales` (rows, groups) into `out`
+/// (layout.bytes()). Throws InvalidArgument if sizes do not fit.
+inline void pack_tiles(const TileLayout& layout, std::span<const std::uint8_t> codes, std::int64_t row_bytes,
+                       std::span<const Half> scales, std::span<std::uint8_t> out,
+                       Executor& executor = default_executor()) {
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  expects(layout.rows >= 0 && layout.groups >= 0 && layout.codes_per_group > 0 && layout.code_bits >= 1 &&
+              (layout.unit_bits == 4 || layout.unit_bits == 6 || layout.unit_bits == 8) &&
+              (layout.codes_per_unit == 1 || layout.codes_per_unit == 2) &&
+              layout.code_bits * layout.codes_per_unit <= layout.unit_bits,
+          "higgs::pack_tiles: the layout is impossible");
+  expects(size(row_bytes) == packed_bytes(size(layout.groups * layout.codes_per_group), layout.code_bits) &&
+              codes.size() == size(layout.rows * row_bytes) &&
+              scales.size() == size(layout.rows * layout.groups) && out.size() == size(layout.bytes()),
+          "higgs::pack_tiles: codes, scales or out has the wrong size");
+  parallel_for(executor, layout.strips(), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t strip = begin; strip < end; ++strip)
+      detail::pack_strip(layout, strip, codes, row_bytes, scales, out.data() + strip * layout.strip_bytes());
+  });
+}
+
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/quantizer.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <cstdint>
+
+#include "matrices.hpp"
+
+namespace {
+
+template <class... Books>
+void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
+  (visit(Books{}), ...);
+}
+
+}  // namespace
+
+TEST_CASE("both tables of a unit hold the coordinates of its codes", "[matmul][tiled_matrix]") {
+  for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
+    using Book = std::remove_cvref_t<decltype(book)>;
+    const higgs::detail::UnitTables tables = higgs::detail::make_unit_tables(book);
+    if (tables.kind == higgs::detail::UnitKind::Byte1) {
+      for (int unit = 0; unit < 256; ++unit)
+        REQUIRE((tables.words[unit] == unit - 128 && tables.bytes[0][unit] == unit));
+      return;
+    }
+    const int width = tables.dim / Book::dim, bits = higgs::code_bits<Book>;
+    REQUIRE(width * bits == tables.unit_bits);
+    for (int unit = 0; unit < 1 << tables.unit_bits; ++unit)
+      for (int c = 0; c < tables.dim; ++c) {
+        const int code = unit >> c / Book::dim * bits & (Book::size - 1);
+        const int expected =
+            book.decode(static_cast<typename Book::Index>(code))[static_cast<std::size_t>(c % Book::dim)];
+        int words = 0, bytes = 0;
+        for (int plane = 0, weight = 1; plane < tables.planes; ++plane, weight *= 256) {
+          words += weight * tables.words[(plane * 256 + unit) * tables.dim + c];
+          bytes += weight * (tables.bytes[plane + c][unit] - 128);
+        }
+        REQUIRE(words == expected);
+        REQUIRE(bytes == expected);
+      }
+  });
+}
+
+TEST_CASE("a tiled matrix keeps its shape, its seed and its size, and copies share the bytes",
+          "[matmul][tiled_matrix]") {
+  const Normals w(70, 300, 1);
+  const auto quantized = higgs::Quantizer<2, 64>{}.quantize(w.view);
+  const higgs::TiledMatrix tiled{higgs::AnyQuantizedMatrix(quantized)};
+  CHECK(tiled.rows() == 70);
+  CHECK(tiled.cols() == 300);
+  CHECK(tiled.seed() == quantized.seed);
+  CHECK(tiled.exponent() == quantized.exponent);
+  CHECK(tiled.bytes().size() == static_cast<std::size_t>(tiled.tiles().bytes()));
+  const higgs::TiledMatrix copy = tiled;
+  CHECK(copy.bytes().data() == tiled.bytes().data());
+}
+
+TEST_CASE("coordinates too large for two bytes are refused", "[matmul][tiled_matrix]") {
+  higgs::GridCodebook<1, 256>::Points points = higgs::GridCodebook<1, 256>{}.points();
+  points[255][0] = 32639;
+  CHECK_NOTHROW(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0)));
+  points[255][0] = 32640;
+  CHECK_THROWS_AS(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0)),
+                  higgs::InvalidArgument);
+}
