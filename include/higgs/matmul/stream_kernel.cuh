@@ -86,20 +86,27 @@ __device__ inline std::uint32_t nonzero_halves(uint4 halves) {
   return out;
 }
 
-/// y(m, n) = value, with bias and residual.
-__device__ inline void store_output(const MatmulOutput& y, std::int64_t m, std::int64_t n, float value) {
+/// y(m, n ... n + count - 1) = v, with bias and residual; count is at most 4.
+template <class Y>
+__device__ inline void store_outputs(const MatmulOutput& y, std::int64_t m, std::int64_t n, int count,
+                                     float (&v)[4]) {
   const std::int64_t at = m * y.row_stride + n;
-  if (y.bias != nullptr) value += y.bias[n];
-  if (y.type == OutputType::Float) {
-    if (y.residual != nullptr) value += static_cast<const float*>(y.residual)[at];
-    static_cast<float*>(y.data)[at] = value;
-  } else if (y.type == OutputType::Half) {
-    if (y.residual != nullptr) value += to_float(static_cast<const Half*>(y.residual)[at]);
-    static_cast<Half*>(y.data)[at] = from_float<Half>(value);
-  } else {
-    if (y.residual != nullptr) value += to_float(static_cast<const BFloat16*>(y.residual)[at]);
-    static_cast<BFloat16*>(y.data)[at] = from_float<BFloat16>(value);
+  Y* to = static_cast<Y*>(y.data) + at;
+  HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if (i < count && y.bias != nullptr) v[i] += y.bias[n + i];
+    if (i < count && y.residual != nullptr) v[i] += to_float(static_cast<const Y*>(y.residual)[at + i]);
   }
+  if (count == 4 && reinterpret_cast<std::uintptr_t>(to) % (4 * sizeof(Y)) == 0) {
+    if constexpr (sizeof(Y) == 4)
+      *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
+    else
+      *reinterpret_cast<uint2*>(to) = uint2{round_pair<Y>(v[0], v[1]), round_pair<Y>(v[2], v[3])};
+    return;
+  }
+  HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i)
+    if (i < count) to[i] = from_float<Y>(v[i]);
 }
 
 /// The sums of a warp: 4 row tiles by ColumnTiles tiles of 8 rows of x.
@@ -345,16 +352,29 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
     const float* first_sums =
         block_sums + (2 * first_owner + (split.begin(first_owner) < block * slabs)) * sum_size;
     const float* other_sums = block_sums + 2 * (first_owner + 1) * sum_size;
-    for (int n = static_cast<int>(threadIdx.x); n < block_rows; n += stream_threads) {
-      const std::int64_t row = std::int64_t{block} * block_rows + n;
-      if (row >= order.rows) break;
-      for (int m = 0; m < batch; ++m) {
-        const int i = m * block_rows + n;
-        float sum = __ldcg(first_sums + i);
-        const float* next = other_sums + i;
-        for (int owner = first_owner; owner < last_owner; ++owner, next += 2 * sum_size) sum += __ldcg(next);
-        store_output(task.y, first_batch + m, row, sum * task.unit);
+    const int quads = block_rows / 4;
+    for (int q = static_cast<int>(threadIdx.x); q < batch * quads; q += stream_threads) {
+      const std::int64_t m = first_batch + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
+      if (row >= order.rows) continue;
+      const float4 first = __ldcg(reinterpret_cast<const float4*>(first_sums) + q);
+      float v[4] = {first.x, first.y, first.z, first.w};
+      const float4* next = reinterpret_cast<const float4*>(other_sums) + q;
+      for (int owner = first_owner; owner < last_owner; ++owner, next += sum_size / 2) {
+        const float4 more = __ldcg(next);
+        v[0] += more.x;
+        v[1] += more.y;
+        v[2] += more.z;
+        v[3] += more.w;
       }
+      HIGGS_UNROLL
+      for (int i = 0; i < 4; ++i) v[i] *= task.unit;
+      const auto count = static_cast<int>(min(order.rows - row, std::int64_t{4}));
+      if (task.y.type == OutputType::Float)
+        store_outputs<float>(task.y, m, row, count, v);
+      else if (task.y.type == OutputType::Half)
+        store_outputs<Half>(task.y, m, row, count, v);
+      else
+        store_outputs<BFloat16>(task.y, m, row, count, v);
     }
   }
 }
