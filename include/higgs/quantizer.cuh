@@ -5,6 +5,7 @@
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/scale_format.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
@@ -168,13 +169,14 @@ class DeviceRowQuantizer {
   using Point = detail::SearchPoint<Book::dim>;
 
  public:
-  /// Arguments as RowQuantizer's.
+  /// Arguments as RowQuantizer's; scales are fp16, without a search for better ones.
   DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
                      int exponent, std::span<const Half> input_scales = {})
       : step_(book.step()), layout_(layout), exponent_(exponent) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
             "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else "
             "none");
+    expects(layout.scale_format == ScaleFormat::Fp16, "higgs::gpu::DeviceRowQuantizer: scales must be fp16");
     std::vector<Point> points;
     for (int i = 0; i < Book::size; ++i) {
       const typename Book::Point from = book.decode(static_cast<typename Book::Index>(i));

@@ -124,6 +124,15 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
   return out;
 }
 
+/// The same without a policy, for where a register is worth more.
+__device__ inline uint4 load_streaming_128(const void* pointer) {
+  uint4 out;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(pointer));
+  return out;
+}
+
 /// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past
 /// the first-level cache; zeros, and no read, unless `exists`.
 template <int SharedOffset, int GlobalOffset>

@@ -180,7 +180,13 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
   extern __shared__ std::byte stream_space[];
   if (shared_address(stream_space) > table_begin)
     __trap();  // CUDA keeps more for itself than any architecture did so far
-  const std::uint64_t policy = evict_first_policy();
+  [[maybe_unused]] const std::uint64_t policy = evict_first_policy();
+  const auto load_weights = [&](const uint4* from) {
+    if constexpr (ahead)
+      return load_streaming_128(from, policy);
+    else
+      return load_streaming_128(from);
+  };
   const std::uint32_t place = table_place<Bits>();
   const int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
   const std::uint32_t x_place =
@@ -220,7 +226,7 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
     HIGGS_UNROLL
     for (int r = 0; r < ring; ++r)
       if (r < steps) HIGGS_UNROLL
-    for (int i = 0; i < Bits; ++i) loads[r][i] = load_streaming_128(fetch + r * stride + 32 * i, policy);
+    for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + r * stride + 32 * i);
     fetch += ring * stride;
 
     copy_chunk(0);
@@ -271,7 +277,7 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
           if (first + r == change) change_group(first + r);
           multiply_slab<Bits, T, ColumnTiles>(sums, loads[r], at, place);
           if (first + r + ring < steps) HIGGS_UNROLL
-          for (int i = 0; i < Bits; ++i) loads[r][i] = load_streaming_128(fetch + 32 * i, policy);
+          for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + 32 * i);
           fetch += stride;
           at += static_cast<std::uint32_t>(k_warps) * slab_bytes;
         }
