@@ -205,6 +205,7 @@ inline GgufBuilder tiny_gguf(const higgs::model::ModelConfig& config) {
 /// `count` ids that visit the vocabulary of 40 without a simple order.
 inline std::vector<higgs::model::TokenId> tiny_text(int count) {
   std::vector<higgs::model::TokenId> out;
-  for (int i = 0; i < count; ++i) out.push_back((7 * i * i + 3 * i + 1) % 40);
+  for (std::int64_t i = 0; i < count; ++i)
+    out.push_back(static_cast<higgs::model::TokenId>((7 * i * i + 3 * i + 1) % 40));
   return out;
 }
