@@ -85,13 +85,7 @@ void add_compare(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("compare", "Measures HIGGS beside other formats on a text");
   command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
-  command->add_option("--text", options->text_file, "text to predict")->required()->type_name("FILE");
-  command->add_option("--window", options->window, "tokens in a window")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
-  command->add_option("--tokens", options->tokens, "use the first so many tokens of the text (0: all)")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--methods", options->methods, "formats: \"higgs CODEBOOK\", with \" random\" if calibrated by random tokens, or a baseline's name")
       ->delimiter(',')
       ->capture_default_str();

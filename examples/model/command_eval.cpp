@@ -54,14 +54,8 @@ void add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Measures perplexity, and KL from a reference, on a text");
   command->add_option("model", options->model, "model to evaluate")->required()->type_name("MODEL");
-  command->add_option("--text", options->text_file, "text to predict")->required()->type_name("FILE");
+  add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--reference", options->reference, "model to compare with")->type_name("MODEL");
-  command->add_option("--window", options->window, "tokens in a window")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
-  command->add_option("--tokens", options->tokens, "use the first so many tokens of the text (0: all)")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
   options->add_to(*command);
   command->callback([options] { eval(*options); });
 }

@@ -245,7 +245,7 @@ void add_linearity(CLI::App& app) {
       ->required()
       ->delimiter(',')
       ->type_name("JSON");
-  command->add_option("--text", options->text_file, "text to predict")->required()->type_name("FILE");
+  add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--uniform", options->uniform, "formats for all layers: CODEBOOK or CODEBOOK/GROUP")
       ->delimiter(',')
       ->capture_default_str();
@@ -262,12 +262,6 @@ void add_linearity(CLI::App& app) {
   command->add_option("--most", options->most_t2, "plans within this t^2 are counted in R^2")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--window", options->window, "tokens in a window")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
-  command->add_option("--tokens", options->tokens, "use the first so many tokens of the text (0: all)")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
   command->add_option("--report", options->report, "write a page with pictures to this file")
       ->type_name("HTML");
   options->add_to(*command);

@@ -42,6 +42,16 @@ void CommonOptions::add_to(CLI::App& command) {
       ->check(CLI::Range(0, 4096));
 }
 
+void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens) {
+  command.add_option("--text", text_file, "text to predict")->required()->type_name("FILE");
+  command.add_option("--window", window, "tokens in a window")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
+  command.add_option("--tokens", tokens, "use the first so many tokens of the text (0: all)")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+}
+
 std::ostream& CommonOptions::text() const { return json == "-" ? std::cerr : std::cout; }
 
 void CommonOptions::write(const nlohmann::ordered_json& results) const {

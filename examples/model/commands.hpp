@@ -28,6 +28,9 @@ struct CommonOptions {
   std::unique_ptr<Executor> executor() const { return std::make_unique<ThreadPool>(threads); }
 };
 
+/// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
+void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
+
 /// A bar on standard error with rate and time left, drawn over itself; nothing if that is no terminal.
 class ProgressBar {
  public:

@@ -81,11 +81,11 @@ class Plot {
   std::string svg(const std::vector<ComparisonRow>& rows) const {
     std::string out = "<svg viewBox=\"0 0 900 520\" role=\"img\" aria-label=\"KL over bits a weight\">\n";
     for (double bits = left_; bits <= right_ + 1e-9; bits += 0.5)
-      out += line(x(bits), y(low_), x(bits), y(high_)) + text(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
+      out += line_at(x(bits), y(low_), x(bits), y(high_)) + text_at(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
     for (double power = low_; power <= high_ + 1e-9; ++power)
-      out += line(x(left_), y(power), x(right_), y(power)) +
-             text(x(left_) - 8, y(power) + 4, "end", joined("10<tspan dy=\"-6\">", fixed(power, 0), "</tspan>"));
-    out += text(480, 512, "middle", "bits a weight, scales included");
+      out += line_at(x(left_), y(power), x(right_), y(power)) +
+             text_at(x(left_) - 8, y(power) + 4, "end", joined("10<tspan dy=\"-6\">", fixed(power, 0), "</tspan>"));
+    out += text_at(480, 512, "middle", "bits a weight, scales included");
     out += "<text transform=\"translate(18,250) rotate(-90)\" text-anchor=\"middle\">KL to the reference, nats a token</text>\n";
     // Labels of crowded points step down so that none hides another.
     std::vector<std::pair<double, double>> taken;
@@ -101,7 +101,7 @@ class Plot {
       const bool ours = row.method.starts_with(higgs_prefix);
       out += joined("<g class=\"", ours ? "ours" : "peer", "\"><title>", escaped(row.method), ": ", fixed(row.bits, 3),
                     " bits, KL ", fixed(row.kl, 5), "</title><circle cx=\"", fixed(px, 1), "\" cy=\"", fixed(py, 1),
-                    "\" r=\"5\"/>", text(px + 9, label, "start", escaped(row.method)), "</g>\n");
+                    "\" r=\"5\"/>", text_at(px + 9, label, "start", escaped(row.method)), "</g>\n");
     }
     return out + "</svg>\n";
   }
@@ -109,15 +109,6 @@ class Plot {
  private:
   double x(double bits) const { return 70 + (bits - left_) / (right_ - left_) * 730; }
   double y(double power) const { return 20 + (high_ - power) / (high_ - low_) * 450; }
-  static std::string line(double x1, double y1, double x2, double y2) {
-    return joined("<line x1=\"", fixed(x1, 1), "\" y1=\"", fixed(y1, 1), "\" x2=\"", fixed(x2, 1), "\" y2=\"",
-                  fixed(y2, 1), "\"/>\n");
-  }
-  static std::string text(double at_x, double at_y, const char* anchor, const std::string& content) {
-    return joined("<text x=\"", fixed(at_x, 1), "\" y=\"", fixed(at_y, 1), "\" text-anchor=\"", anchor, "\">", content,
-                  "</text>\n");
-  }
-
   double left_ = 1e9, right_ = -1e9, low_ = 1e9, high_ = -1e9;  // bits; log10 of KL
 };
 
@@ -165,23 +156,17 @@ Transformer with_method(const Transformer& model, std::string_view method, const
 std::string comparison_page(const std::string& title, const ComparisonRow& reference,
                             const std::vector<ComparisonRow>& rows) {
   std::string out = joined(
-      "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\n<title>", escaped(title),
-      "</title>\n<style>\n"
-      "body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }\n"
-      "table { border-collapse: collapse } td, th { padding: .15rem .8rem; text-align: right }\n"
-      "td:first-child, th:first-child { text-align: left } tr.ours { font-weight: 600 }\n"
-      "svg { width: 100%; font-size: 12px } svg line { stroke: #ddd }\n"
+      "<style>\ntr.ours { font-weight: 600 }\n"
       ".ours circle { fill: #0b62c4 } .peer circle { fill: #b8561b }\n"
       ".ours text { fill: #0b62c4 } .peer text { fill: #8a4216 }\n"
-      "</style>\n<h1>",
-      escaped(title), "</h1>\n<p>Lower and further left is better. Reference perplexity ",
+      "</style>\n<p>Lower and further left is better. Reference perplexity ",
       fixed(reference.perplexity, 4), ".</p>\n", Plot(rows).svg(rows),
       "<table><thead><tr><th>method<th>bits<th>t&sup2;<th>perplexity<th>KL</tr></thead>\n");
   for (const ComparisonRow& row : rows)
     out += joined(row.method.starts_with(higgs_prefix) ? "<tr class=\"ours\"><td>" : "<tr><td>", escaped(row.method),
                   "<td>", fixed(row.bits, 3), "<td>", fixed(row.t2, 6), "<td>", fixed(row.perplexity, 4), "<td>",
                   fixed(row.kl, 5), "</tr>\n");
-  return out + "</table>\n</html>\n";
+  return html_page(title, out + "</table>\n");
 }
 
 }  // namespace higgs::model

@@ -19,16 +19,6 @@ std::string number(double value) {
   return text;
 }
 
-std::string text_at(double x, double y, const char* anchor, const std::string& content) {
-  return joined("<text x=\"", fixed(x, 1), "\" y=\"", fixed(y, 1), "\" text-anchor=\"", anchor, "\">",
-                content, "</text>\n");
-}
-
-std::string line_at(double x1, double y1, double x2, double y2) {
-  return joined("<line x1=\"", fixed(x1, 1), "\" y1=\"", fixed(y1, 1), "\" x2=\"", fixed(x2, 1), "\" y2=\"",
-                fixed(y2, 1), "\"/>\n");
-}
-
 // From data to pixels, with its ticks.
 class Axis {
  public:
@@ -87,6 +77,16 @@ std::string escaped(std::string_view text) {
       out += c;
   }
   return out;
+}
+
+std::string text_at(double x, double y, const char* anchor, const std::string& content) {
+  return joined("<text x=\"", fixed(x, 1), "\" y=\"", fixed(y, 1), "\" text-anchor=\"", anchor, "\">",
+                content, "</text>\n");
+}
+
+std::string line_at(double x1, double y1, double x2, double y2) {
+  return joined("<line x1=\"", fixed(x1, 1), "\" y1=\"", fixed(y1, 1), "\" x2=\"", fixed(x2, 1), "\" y2=\"",
+                fixed(y2, 1), "\"/>\n");
 }
 
 std::string html_page(const std::string& title, const std::string& body) {

@@ -21,6 +21,10 @@ std::string joined(const Parts&... parts) {
   return out;
 }
 
+/// SVG: text at a point, "start", "middle" or "end" of it there; and a line between two points.
+std::string text_at(double x, double y, const char* anchor, const std::string& content);
+std::string line_at(double x1, double y1, double x2, double y2);
+
 /// A page with that title over `body`, which is HTML.
 std::string html_page(const std::string& title, const std::string& body);
 

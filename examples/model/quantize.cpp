@@ -79,14 +79,8 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
       throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
     }
   });
-  std::vector<Half> input_scales;
-  double most = columns.max_magnitude();
-  if (layout.input_scales) {
-    input_scales = columns.input_scales(input_squares);
-    most = columns.max_magnitude(input_scales);
-    writer.write_input_scales(tensor.name, input_scales);
-  }
-  const int exponent = scale_exponent(most, layout, Book{}.step());
+  const auto [input_scales, exponent] = make_normalization(columns, layout, Book{}.step(), input_squares);
+  if (layout.input_scales) writer.write_input_scales(tensor.name, input_scales);
   const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales, options.scale_search);
   typename RowQuantizer<Book>::Error error;
   std::vector<std::uint8_t> codes;

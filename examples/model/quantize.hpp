@@ -35,8 +35,8 @@ std::vector<const ModelTensor*> quantizable(const ModelSource& source,
                                             const std::optional<std::regex>& skip = {});
 
 /// Writes `folder` with model.safetensors (a higgs checkpoint), config.json and the tokenizer. Other tensors
-/// are kept exactly: as they are, or as floats if their format is GGUF's own. Returns what to tell the user,
-/// if anything. Throws FormatError, which names tensor, row and column, for weights that are NaN or
+/// are kept as they are; those in a format of GGUF's own become F16, or floats where that cannot hold them.
+/// Returns what to tell the user, if anything. Throws FormatError, which names tensor, row and column, for weights that are NaN or
 /// infinite.
 std::string quantize_model(const ModelSource& source, const std::filesystem::path& folder,
                            const QuantizeRequest& request, Executor& executor = default_executor());

@@ -87,6 +87,25 @@ inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double
   return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2 - room;
 }
 
+/// What a first pass over a matrix decides before its rows are quantized.
+struct Normalization {
+  std::vector<Half> input_scales;  ///< (cols), or none where the layout has none
+  int exponent = 0;                ///< of two, for all weights
+};
+
+/// For a matrix of these statistics and a codebook of that `step`. `input_squares` as in QuantizeOptions.
+inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout, double step,
+                                        std::span<const double> input_squares = {}) {
+  Normalization out;
+  double most = columns.max_magnitude();
+  if (layout.input_scales) {
+    out.input_scales = columns.input_scales(input_squares);
+    most = columns.max_magnitude(out.input_scales);
+  }
+  out.exponent = scale_exponent(most, layout, step);
+  return out;
+}
+
 namespace detail {
 
 /// out[i] = x[i] * factor, clamped to +-limit, rounded to an integer, ties to even.
@@ -295,7 +314,7 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
-    std::vector<Half> input_scales;
+    Normalization normalization;
   };
   QuantizedMatrix<Book> out;
   out.layout = make_layout(w.rows, w.cols, Book::dim, options);
@@ -304,12 +323,9 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
   columns.add(w, executor);
-  if (out.layout.input_scales) {
-    out.input_scales = storage->input_scales = columns.input_scales(options.input_squares);
-    out.exponent = scale_exponent(columns.max_magnitude(out.input_scales), out.layout, book.step());
-  } else {
-    out.exponent = scale_exponent(columns.max_magnitude(), out.layout, book.step());
-  }
+  storage->normalization = make_normalization(columns, out.layout, book.step(), options.input_squares);
+  out.input_scales = storage->normalization.input_scales;
+  out.exponent = storage->normalization.exponent;
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
   const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,

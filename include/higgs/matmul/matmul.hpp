@@ -24,6 +24,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <variant>
@@ -55,6 +56,19 @@ void write_outputs(const float* sums, float unit, const float* bias, std::int64_
   }
 }
 
+/// Row m of x in the rotated basis of W: times the input scales (cols, or none), zeros up to whole blocks, rotated.
+template <class X>
+void rotate_activations(MatrixView<X> x, std::int64_t m, std::span<const float> input_scales, const CodeLayout& layout,
+                        std::optional<std::uint64_t> seed, std::span<float> row, Isa isa) {
+  if (x.col_stride == 1)
+    to_floats(x.row(m), x.cols, row.data(), isa);
+  else
+    for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
+  std::fill(row.begin() + static_cast<std::ptrdiff_t>(x.cols), row.end(), 0.0f);
+  for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
+  rotate_row(row, layout.block, seed, 0, isa);
+}
+
 /// The product of up to batch_block rows.
 template <class X, Scalar Y>
 void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias,
@@ -83,17 +97,10 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
                            scratch.data() + static_cast<std::size_t>(i) * panel_bytes);
   std::uint8_t* rotated = scratch.data() + static_cast<std::size_t>(panel_count) * panel_bytes;
 
-  const std::span<const float> input_scales = w.input_scales();
   parallel_for(executor, batch, 2, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
       auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(m) * floats);
-      if (x.col_stride == 1)
-        to_floats(x.row(m), x.cols, row, options.isa);
-      else
-        for (std::int64_t k = 0; k < x.cols; ++k) row[k] = static_cast<float>(x(m, k));
-      std::fill(row + x.cols, row + padded, 0.0f);
-      for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
-      rotate_row({row, padded}, layout.block, w.seed(), 0, options.isa);
+      rotate_activations(x, m, w.input_scales(), layout, w.seed(), {row, padded}, options.isa);
       quantize_row(row, shape, options.activations, order, panels[m / most], static_cast<int>(m % most),
                    options.isa);
     }
@@ -147,17 +154,13 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
           "higgs::matmul: bias must hold rows values");
   const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
 
-  std::vector<float> input_scales;  // (cols) or empty
-  for (const Half scale : w.input_scales) input_scales.push_back(static_cast<float>(scale));
+  std::vector<float> input_scales(w.input_scales.size());  // (cols) or empty
+  to_floats(w.input_scales.data(), std::ssize(w.input_scales), input_scales.data(), isa);
   std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
   parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t m = begin; m < end; ++m) {
-      const std::span<float> row(rotated.data() + m * padded, static_cast<std::size_t>(padded));
-      for (std::int64_t k = 0; k < x.cols; ++k)
-        row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
-      for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
-      rotate_row(row, w.layout.block, w.seed);
-    }
+    for (std::int64_t m = begin; m < end; ++m)
+      detail::rotate_activations(x, m, input_scales, w.layout, w.seed,
+                                 {rotated.data() + m * padded, static_cast<std::size_t>(padded)}, isa);
   });
 
   const PointTable<Book> points(w.book);

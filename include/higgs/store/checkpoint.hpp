@@ -268,14 +268,9 @@ class Checkpoint {
     std::span<const Half> scales(reinterpret_cast<const Half*>(tensor.data.data()), tensor.data.size() / sizeof(Half));
     const bool in_place = reinterpret_cast<std::uintptr_t>(scales.data()) % alignof(Half) == 0;
     if (!in_place || tensor.owner != owner) {
-      struct Copy {
-        std::shared_ptr<const void> rest;
-        std::vector<Half> scales;
-      };
-      auto copy = std::make_shared<Copy>(Copy{owner, std::vector<Half>(scales.size())});
-      if (!scales.empty()) std::memcpy(copy->scales.data(), tensor.data.data(), tensor.data.size());
-      scales = copy->scales;
-      owner = std::move(copy);
+      std::vector<Half> copy(scales.size());
+      if (!copy.empty()) std::memcpy(copy.data(), tensor.data.data(), tensor.data.size());
+      scales = keep(std::move(copy), owner);
     }
     if (!detail::all_finite(scales))
       fail(layer.name, (part == "scales" ? "a scale" : "an input scale") + std::string(" is infinite or NaN"));
@@ -284,16 +279,21 @@ class Checkpoint {
 
   // 8-bit scales become the fp16 numbers that they stand for; `owner` keeps these alive too.
   std::span<const Half> expand_scales(const CheckpointLayer& layer, std::shared_ptr<const void>& owner) const {
-    struct Expanded {
+    std::vector<Half> scales;
+    for (const std::uint8_t code : file_.find(layer.name + ".scales")->data)
+      scales.push_back(static_cast<Half>(Log8::from_code(code)));
+    return keep(std::move(scales), owner);
+  }
+
+  // Makes `owner` keep these scales alive beside what it kept before.
+  static std::span<const Half> keep(std::vector<Half> scales, std::shared_ptr<const void>& owner) {
+    struct Both {
       std::shared_ptr<const void> rest;
       std::vector<Half> scales;
     };
-    auto expanded = std::make_shared<Expanded>(Expanded{owner, {}});
-    for (const std::uint8_t code : file_.find(layer.name + ".scales")->data)
-      expanded->scales.push_back(static_cast<Half>(Log8::from_code(code)));
-    const std::span<const Half> scales = expanded->scales;
-    owner = std::move(expanded);
-    return scales;
+    auto both = std::make_shared<const Both>(Both{owner, std::move(scales)});
+    owner = both;
+    return both->scales;
   }
 
   template <Codebook Book>
