@@ -89,6 +89,7 @@
 #  include <higgs/matmul/decode.cuh>
 #  include <higgs/matmul/device_matrix.cuh>
 #  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/pack/tiles.cuh>
