@@ -213,12 +213,15 @@ template <int W>
 // The vector paths cut a run of N into passes, each over up to `radix` registers that are a stride apart; the
 // first pass, whose registers are neighbours, does the strides inside a register too. A function is compiled
 // for the instructions of the place where it is written, so the two widths cannot share templates.
+// Zen has pipes for additions and others for FMA: three of eight butterflies of a later pass are FMAs with `one`.
 
-/// The stride of the last pass.
+/// The stride of the last pass: passes are as few and as equal as they can be.
 constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
-  std::ptrdiff_t stride = lanes;
-  while (stride * radix < n) stride *= radix;
-  return stride;
+  std::ptrdiff_t passes = 1, reach = lanes * radix;
+  for (; reach < n; reach *= radix) ++passes;
+  if (passes == 1) return lanes;
+  const int bits = std::countr_zero(static_cast<std::size_t>(n / lanes));
+  return n >> (bits / static_cast<int>(passes));
 }
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
@@ -330,35 +333,43 @@ inline constexpr std::ptrdiff_t lanes = 16, radix = 16;
   return _mm512_fmadd_ps(x, by8, _mm512_shuffle_f32x4(x, x, 0x4e));
 }
 
-[[gnu::always_inline]] inline void butterfly(__m512& u, __m512& v) {
-  const __m512 sum = _mm512_add_ps(u, v);
-  v = _mm512_sub_ps(u, v);
+template <bool Fused>
+[[gnu::always_inline]] inline void butterfly(__m512& u, __m512& v, __m512 one) {
+  const __m512 sum = Fused ? _mm512_fmadd_ps(v, one, u) : _mm512_add_ps(u, v);
+  v = Fused ? _mm512_fnmadd_ps(v, one, u) : _mm512_sub_ps(u, v);
   u = sum;
 }
 
-template <int H, int... I>
-[[gnu::always_inline]] inline void butterflies(__m512* v, std::integer_sequence<int, I...> all) {
+template <int H, bool Fused, int... I>
+[[gnu::always_inline]] inline void butterflies(__m512* v, __m512 one, std::integer_sequence<int, I...> all) {
   if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly(v[I], v[I | H])), ...);
-    butterflies<2 * H>(v, all);
+    ((I & H ? void() : butterfly<Fused && I % 3 == 0>(v[I], v[I | H], one)), ...);
+    butterflies<2 * H, Fused>(v, one, all);
   }
 }
 
-template <std::ptrdiff_t Stride, int... I>
-[[gnu::always_inline]] inline void columns(float* x, __m512 scale, std::integer_sequence<int, I...> all) {
+template <std::ptrdiff_t Stride, bool Scaled, int... I>
+[[gnu::always_inline]] inline void columns(float* x, __m512 scale, __m512 one, std::integer_sequence<int, I...> all) {
   __m512 v[] = {_mm512_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
-  butterflies<1>(v, all);
-  (_mm512_storeu_ps(x + I * Stride, _mm512_mul_ps(v[I], scale)), ...);
+  butterflies<1, Stride != lanes>(v, one, all);
+  (_mm512_storeu_ps(x + I * Stride, Scaled ? _mm512_mul_ps(v[I], scale) : v[I]), ...);
+}
+
+template <std::ptrdiff_t N, bool Scaled>
+[[gnu::always_inline]] inline void passes(float* x, __m512 scale, __m512 one) {
+  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
+  if constexpr (stride > lanes)
+    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale, one);
+  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
+    columns<stride, Scaled>(x + i, scale, one, std::make_integer_sequence<int, N / stride>{});
 }
 
 template <std::ptrdiff_t N>
 void transform(float* x, float scale) {
-  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
-  if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
-  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride>(x + i, _mm512_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
+  __m512 one = _mm512_set1_ps(1.0f);
+  asm("" : "+v"(one));  // or compilers turn FMAs with it into additions
+  passes<N, true>(x, _mm512_set1_ps(scale), one);
 }
 inline constexpr void (*transforms[])(float*, float) = {
     transform<16>,   transform<32>,   transform<64>,   transform<128>,  transform<256>,   transform<512>,
