@@ -55,5 +55,8 @@ TEST_CASE("dequantized weights are the host's, rounded once, in both bases", "[m
   check_dequantize<Half, GridCodebook<2, 64>>(3, 300, 60, 20);
   check_dequantize<Half, GridCodebook<4, 256>>(65, 100, 100, 50);
   check_dequantize<Half, GridCodebook<1, 256>>(10, 512, 512, 128);
+  check_dequantize<Half, higgs::E8Codebook>(70, 130, 64, 64);
+  check_dequantize<Half, higgs::E8Codebook>(3, 300, 60, 20);
   check_dequantize<higgs::BFloat16, GridCodebook<2, 256>>(64, 64, 64, 64);
+  check_dequantize<higgs::BFloat16, higgs::E8Codebook>(64, 128, 128, 128);
 }

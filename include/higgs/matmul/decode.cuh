@@ -2,6 +2,7 @@
 // From tiles back to weights on the device, for batches so large that a dense product is cheaper.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
@@ -62,6 +63,39 @@ __global__ void __launch_bounds__(128)
   }
 }
 
+/// The same for E8's tiles: 16 codes a lane, 8 neighbours each.
+template <class Out>
+__global__ void __launch_bounds__(128)
+    decode_e8_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
+  const TileOrder& order = w.order;
+  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
+  if (row_slab * slab >= first_row + out.rows) return;
+  const std::int64_t group = s0 * slab / order.padded_group(), inside = s0 * slab % order.padded_group();
+  const uint4* from = w.tiles + (row_slab * order.slabs() + s0) * 64 + lane;
+  const uint4 patterns = from[0], all_signs = from[32];
+  const Half* scales = w.scales + (row_slab * order.groups + group) * slab + g * 8;
+  HIGGS_UNROLL
+  for (int code = 0; code < 16; ++code) {
+    const int i = code / 4, z = code % 4;
+    const std::int64_t row = row_slab * slab + 16 * i + z % 2 * 8 + g - first_row;
+    const std::int64_t at = inside + z / 2 * 32 + 8 * t;
+    const float scale = to_float(scales[2 * i + z % 2]) * unit;
+    const std::uint32_t word = word_of(all_signs, i), signs = word ^ __funnelshift_l(word, word, 4);
+    const int shift = (word >> z & 1u) != 0 ? -higgs::detail::e8_shift : higgs::detail::e8_shift;
+    const std::int16_t* magnitudes = w.table + (word_of(patterns, i) >> 8 * z & 255u) * 8;
+    HIGGS_UNROLL
+    for (int d = 0; d < 8; ++d) {
+      const int own = t >= 2 ? d ^ 4 : d, j = own / 2 + own % 2 * 4;  // the bit that is its sign
+      const int magnitude = magnitudes[d];
+      const int value = ((signs >> (z + 4 * j) & 1u) != 0 ? -magnitude : magnitude) + shift;
+      if (row < out.rows && at + d < order.group)
+        out.row(row)[group * order.group + at + d] = from_float<Out>(static_cast<float>(value) * scale);
+    }
+  }
+}
+
 template <class Out, class Archs>
 void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out,
                        cudaStream_t stream) {
@@ -77,6 +111,8 @@ void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatri
       return go(decode_kernel<3, Out>);
     case 4:
       return go(decode_kernel<4, Out>);
+    case e8_tiles:
+      return go(decode_e8_kernel<Out>);
     default:
       return go(decode_kernel<8, Out>);
   }

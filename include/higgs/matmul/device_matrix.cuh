@@ -2,6 +2,7 @@
 // A quantized matrix on the device, in tile order. Kernels know its bits, not its codebook.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/gpu/launch.cuh>
@@ -15,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -27,7 +29,7 @@ struct TiledMatrix {
   TileOrder order;
   Rotation rotation;             // of the activations that meet it
   int exponent = 0;              // weight = 2^exponent * scale * coordinate
-  const uint4* tiles = nullptr;  // (row_slabs, slabs, bits, 32)
+  const uint4* tiles = nullptr;  // (row_slabs, slabs, loads_per_slab, 32)
   const Half* scales = nullptr;  // (row_slabs, groups, 64)
   const std::int16_t* table =
       nullptr;  // (256, weights_per_byte): the coordinates that a byte of the tiles names
@@ -49,6 +51,25 @@ std::vector<std::int16_t> byte_table(const Book& book) {
   return table;
 }
 
+/// The same for E8Codebook: the magnitudes of each pattern. From 128 on the last one is negated, for the sign
+/// that is odd there.
+inline std::vector<std::int16_t> byte_table(const E8Codebook&) {
+  std::vector<std::int16_t> table;
+  for (unsigned number = 0; number < 256; ++number)
+    for (unsigned d = 0; d < 8; ++d) {
+      const std::uint8_t magnitude =
+          higgs::detail::e8_levels[higgs::detail::e8_patterns[number] >> 4 * d & 15u];
+      table.push_back(static_cast<std::int16_t>(number >= 128 && d == 7 ? -magnitude : magnitude));
+    }
+  return table;
+}
+
+/// The bits by which kernels know the tiles of a codebook; 0 if it has none.
+template <Codebook Book>
+inline constexpr int tile_bits = std::is_same_v<Book, E8Codebook>             ? e8_tiles
+                                 : has_tile_order(Book::dim, code_bits<Book>) ? code_bits<Book> / Book::dim
+                                                                              : 0;
+
 /// Owns a TiledMatrix. Made once at load; interchange order is not kept.
 class DeviceMatrix {
  public:
@@ -57,15 +78,16 @@ class DeviceMatrix {
   template <Codebook Book, class Archs = BuiltFor>
   explicit DeviceMatrix(const QuantizedMatrix<Book>& w, cudaStream_t stream = nullptr)
       : DeviceMatrix(w, byte_table(w.book), stream, Archs{}) {
-    static_assert(has_tile_order(Book::dim, code_bits<Book>),
-                  "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code");
+    static_assert(
+        tile_bits<Book> != 0,
+        "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code, or E8Codebook");
   }
   /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
       : DeviceMatrix(std::visit(
             [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
-              if constexpr (has_tile_order(Book::dim, code_bits<Book>))
+              if constexpr (tile_bits<Book> != 0)
                 return DeviceMatrix(matrix, stream);
               else
                 return throw_no_tile_order();
@@ -86,7 +108,7 @@ class DeviceMatrix {
   DeviceMatrix(const Matrix& w, const std::vector<std::int16_t>& table, cudaStream_t stream, Archs)
       : table_(std::span(table)), factors_(std::span<const float>(floats_of(w.input_scales))) {
     using Book = typename Matrix::CodebookType;
-    view_.order = {code_bits<Book> / Book::dim, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
+    view_.order = {tile_bits<Book>, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
     tiles_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.order.code_loads()));
     scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.order.scale_count()));
     if (w.seed)
