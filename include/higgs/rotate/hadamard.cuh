@@ -217,12 +217,12 @@ struct Cleared {
   std::int64_t size = 0;
 };
 
-/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
+/// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
 /// bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
-inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols) {
+inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols, std::int64_t first = 0) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
   for (std::size_t w = 0; w < words.size(); ++w) {
-    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, static_cast<std::int64_t>(w) * 32));
+    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, first + static_cast<std::int64_t>(w) * 32));
     for (int i = 0; i < 16; ++i)
       words[w] |= (bits >> 2 * i & 1u) << (15 - i) | (bits >> (2 * i + 1) & 1u) << (31 - i);
   }
