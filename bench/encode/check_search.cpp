@@ -4,6 +4,8 @@
 // its own.
 //
 //   check_search [codebook ...]     all shipped codebooks if none is named; exit status 1 if any code differs
+#include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/3x4096.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>

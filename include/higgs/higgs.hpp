@@ -86,6 +86,7 @@
 
 // The CUDA half, in the same order.
 #if defined(__CUDACC__)
+#  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
 #  include <higgs/gpu/instructions.cuh>
 #  include <higgs/gpu/launch.cuh>
