@@ -17,7 +17,7 @@ using namespace higgs;
 
 namespace {
 
-constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512};
+constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon};
 
 std::vector<float> normal_row(std::size_t n, std::uint64_t seed) {
   std::vector<float> x(n);
