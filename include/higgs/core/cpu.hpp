@@ -10,8 +10,7 @@
 #    include <sys/syscall.h>
 #    include <unistd.h>
 #  endif
-#endif
-#if defined(__aarch64__) && defined(__GNUC__)
+#elif defined(__aarch64__) && defined(__GNUC__)
 #  define HIGGS_NEON
 #endif
 
