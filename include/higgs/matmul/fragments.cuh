@@ -29,15 +29,19 @@ namespace detail {
 /// four first, see pack/tiles.cuh.
 template <class T>
 __device__ inline void fill_e8_table(const std::int16_t* table) {
-  for (unsigned i = threadIdx.x; i < 256 * 8; i += blockDim.x) {
-    const std::int16_t* from = table + i / 8 * 8;
+  for (unsigned line = threadIdx.x; line < 256; line += blockDim.x) {
+    const std::int16_t* from = table + line * 8;
     std::uint32_t words[4];
     HIGGS_UNROLL
     for (int w = 0; w < 4; ++w) words[w] = round_pair<T>(from[2 * w], from[2 * w + 1]);
-    const bool exchanged = i % 4 >= 2;
-    store_shared_128(table_begin + i / 8 * 256 + i % 8 * 16,
-                     exchanged ? uint4{words[2], words[3], words[0], words[1]}
-                               : uint4{words[0], words[1], words[2], words[3]});
+    HIGGS_UNROLL
+    for (unsigned i = 0; i < 8; ++i) {  // eight lanes write eight places of their lines
+      const unsigned copy = (i + threadIdx.x) % 8;
+      const bool exchanged = copy % 4 >= 2;
+      store_shared_128(table_begin + line * 256 + copy * 16,
+                       uint4{exchanged ? words[2] : words[0], exchanged ? words[3] : words[1],
+                             exchanged ? words[0] : words[2], exchanged ? words[1] : words[3]});
+    }
   }
 }
 }  // namespace detail
