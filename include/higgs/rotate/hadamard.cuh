@@ -430,7 +430,7 @@ struct HadamardBase {
   std::uint8_t codes[100 * 100 / 4] = {};
 };
 
-/// The signs by which quad k of a row is summed: (base, base / 4).
+/// The signs by which quad k of a row is summed: (base / 4, base).
 using QuadSigns = float4;
 inline std::size_t quad_sign_bytes(std::int64_t base) {
   return base == 1 ? 0 : static_cast<std::size_t>(base * base / 4) * sizeof(QuadSigns);
@@ -452,7 +452,7 @@ __device__ inline void combine(const QuadSigns* signs, int quads, const float* v
     const float c = values[swizzled(first + 2 * run)], d = values[swizzled(first + 3 * run)];
     HIGGS_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const QuadSigns by = signs[(row + i) * quads + k];
+      const QuadSigns by = signs[4 * quads * k + row + i];
       const float quad = fmaf(by.z, fmaf(by.y, d, c), fmaf(by.x, b, a));
       out[i] = k == 0 ? quad : fmaf(by.w, quad, out[i]);
     }
@@ -473,7 +473,8 @@ __global__ void __launch_bounds__(512)
       scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
   const int log_run = 31 - __clz(run), quads = base.base / 4;
   auto* signs = reinterpret_cast<QuadSigns*>(rotate_space + (scratch != nullptr ? 0 : ceil_div(n, 32) * 32));
-  for (int i = thread; i < base.base * quads; i += threads) signs[i] = quad_signs(base.codes[i]);
+  for (int i = thread; i < base.base * quads; i += threads)
+    signs[i % quads * base.base + i / quads] = quad_signs(base.codes[i]);
   const std::int64_t blocks = ceil_div(r.cols, r.block);
   for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
     const In* row = x.row(item / blocks);
