@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Encoders on one thread, Gaussian inputs, beside the comparison with all points in the same run.
+#include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
+#include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
@@ -62,8 +67,8 @@ void register_book() {
   for (const Variant& each :
        {Variant{"", higgs::best_isa()}, {"_avx2", higgs::Isa::Avx2}, {"_portable", higgs::Isa::Portable}}) {
     if (each.isa > higgs::best_isa()) continue;
-    if (Book::dim <= 2 || Book::size > 4096)
-      benchmark::RegisterBenchmark((name + "/binned" + each.name).c_str(), encode<Fast, Book>, each.isa);
+    if (!std::is_same_v<typename higgs::detail::SearchOf<Book>::type, All>)
+      benchmark::RegisterBenchmark((name + "/search" + each.name).c_str(), encode<Fast, Book>, each.isa);
     if (sizeof(typename Book::Element) == 1 && Book::size <= 4096)
       benchmark::RegisterBenchmark((name + "/exhaustive" + each.name).c_str(), encode<All, Book>, each.isa);
   }
@@ -76,5 +81,9 @@ bool register_books(higgs::TypeList<Books...>) {
   return true;
 }
 const bool registered = register_books(higgs::ShippedCodebooks{});
+const bool large_registered =
+    register_books(higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<8, 256>, higgs::GridCodebook<2, 1024>,
+                                   higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>,
+                                   higgs::GridCodebook<4, 4096>, higgs::GridCodebook<6, 4096>>{});
 
 }  // namespace

@@ -86,7 +86,8 @@ void add_compare(CLI::App& app) {
   CLI::App* command = app.add_subcommand("compare", "Measures HIGGS beside other formats on a text");
   command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
   add_text_options(*command, options->text_file, options->window, options->tokens);
-  command->add_option("--methods", options->methods, "formats: \"higgs CODEBOOK\", with \" random\" if calibrated by random tokens, or a baseline's name")
+  command->add_option("--methods", options->methods, "formats: a baseline's name, or \"higgs CODEBOOK\", then \" g128\" for groups of 128 with 8-bit scales,\n"
+                     "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")

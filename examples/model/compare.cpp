@@ -15,12 +15,13 @@
 
 #include "baselines.hpp"
 #include "page.hpp"
+#include "round_to_codebook.hpp"
 
 namespace higgs::model {
 
 namespace {
 
-constexpr std::string_view higgs_prefix = "higgs ", random_suffix = " random";
+constexpr std::string_view higgs_prefix = "higgs ", group_suffix = " g128", random_suffix = " random";
 
 double relative_error(MatrixView<const float> rounded, MatrixView<const float> exact) {
   double error = 0, norm = 0;
@@ -40,14 +41,35 @@ struct Converted {
   double t2 = 0;
 };
 
+/// What a method says after "higgs ": a codebook, then perhaps " g128" and " random".
+struct HiggsMethod {
+  std::string_view codebook;
+  QuantizeOptions options;
+};
+
+HiggsMethod parse_higgs(std::string_view method, std::span<const double> input_squares) {
+  HiggsMethod out{method.substr(higgs_prefix.size()), {}};
+  if (wants_input_squares(method)) {
+    out.codebook.remove_suffix(random_suffix.size());
+    out.options.input_squares = input_squares;
+  }
+  if (out.codebook.ends_with(group_suffix)) {
+    out.codebook.remove_suffix(group_suffix.size());
+    out.options.group = 128;
+    out.options.scale_format = ScaleFormat::Log8;
+    out.options.scale_search = 6;
+  }
+  return out;
+}
+
 Converted convert(const DenseMatrix& dense, std::string_view method, std::span<const double> input_squares,
                   Executor& executor) {
   if (method.starts_with(higgs_prefix)) {
-    std::string_view codebook = method.substr(higgs_prefix.size());
-    QuantizeOptions options;
-    if (wants_input_squares(method)) {
-      codebook.remove_suffix(random_suffix.size());
-      options.input_squares = input_squares;
+    const auto [codebook, options] = parse_higgs(method, input_squares);
+    if (std::ranges::count(further_codebook_names(), codebook) != 0) {
+      RoundedMatrix rounded = round_to_codebook(dense.view(), codebook, options, executor);
+      const double t2 = relative_error({rounded.values.data(), dense.rows, dense.cols}, dense.view());
+      return {DenseMatrix(dense.rows, dense.cols, std::move(rounded.values)), rounded.bits, t2};
     }
     AnyQuantizedMatrix quantized = quantize(dense.view(), codebook, options, executor);
     std::vector<float> values(dense.values->size());

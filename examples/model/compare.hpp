@@ -30,9 +30,10 @@ std::vector<std::string> default_methods();
 /// Whether a method is calibrated with random tokens: "higgs 2x256 random".
 bool wants_input_squares(std::string_view method) noexcept;
 
-/// `model` with every linear layer of its blocks in the format `method` ("higgs CODEBOOK", "higgs CODEBOOK random" or a
-/// baseline's name): run from its codes by HIGGS, from rounded floats otherwise. Fills all of `row` but perplexity and
-/// kl. Throws InvalidArgument if there is no such format, or it wants input squares that are missing.
+/// `model` with every linear layer of its blocks in the format `method`: a baseline's name, or "higgs CODEBOOK", then
+/// " g128" for groups of 128 with 8-bit scales that a search finds, " random" for calibrated input scales. Codebooks that
+/// ship run from their codes, all else from rounded floats. Fills all of `row` but perplexity and kl. Throws
+/// InvalidArgument if there is no such format, or it wants input squares that are missing.
 Transformer with_method(const Transformer& model, std::string_view method, const InputSquares& input_squares,
                         ComparisonRow& row, Executor& executor = default_executor());
 

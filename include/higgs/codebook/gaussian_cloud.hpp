@@ -219,125 +219,178 @@ class GaussianCloud {
     std::int64_t mass;
     std::array<std::int64_t, Dim> sum;
   };
-  static constexpr std::uint32_t leaf_size = 8;
+  static constexpr std::uint32_t leaf_size = 32;
+
+  /// Centers, coordinate by coordinate: what the lanes of a vector unit want.
+  struct Candidates {
+    std::vector<std::uint32_t> index;
+    std::vector<double> half_square;
+    std::array<std::vector<double>, Dim> x;
+
+    std::size_t size() const noexcept { return index.size(); }
+    void resize(std::size_t size) {
+      index.resize(size), half_square.resize(size);
+      for (auto& axis : x) axis.resize(size);
+    }
+  };
 
   /// One walk down the tree with the list of centers that may still be nearest.
   struct Filter {
     const GaussianCloud& cloud;
-    const Centers<Dim>& centers;
-    std::vector<double> half_square;
-    std::vector<std::uint32_t> stack;  // candidates of the nodes above, each list behind its parent's
+    Candidates stack;  // candidates of the nodes above, each list behind its parent's, indices ascending
+    std::vector<double> scores;
 
-    Filter(const GaussianCloud& the_cloud, const Centers<Dim>& the_centers)
-        : cloud(the_cloud), centers(the_centers), half_square(the_centers.size()), stack(the_centers.size()) {
+    Filter(const GaussianCloud& the_cloud, const Centers<Dim>& centers) : cloud(the_cloud), scores(centers.size()) {
+      stack.resize(centers.size());
       for (std::size_t k = 0; k < centers.size(); ++k) {
         double square = 0.0;
-        for (std::size_t d = 0; d < Dim; ++d) square += centers[k][d] * centers[k][d];
-        half_square[k] = 0.5 * square;
-        stack[k] = static_cast<std::uint32_t>(k);
+        for (std::size_t d = 0; d < Dim; ++d) {
+          square += centers[k][d] * centers[k][d];
+          stack.x[d][k] = centers[k][d];
+        }
+        stack.half_square[k] = 0.5 * square;
+        stack.index[k] = static_cast<std::uint32_t>(k);
       }
     }
 
-    // The nearest center has the greatest score.
-    double score(std::uint32_t k, const std::array<double, Dim>& x) const noexcept {
-      double s = -half_square[k];
-      for (std::size_t d = 0; d < Dim; ++d) s += x[d] * centers[k][d];
-      return s;
-    }
-    static std::array<double, Dim> real(const Coordinates& v) noexcept {
-      std::array<double, Dim> x;
-      for (std::size_t d = 0; d < Dim; ++d) x[d] = v[d] * 0x1p-12;
-      return x;
-    }
-    // Whether `rival` is nearer than `k` at every point of the box: it is so at the corner that suits `k` best.
-    bool beaten(std::uint32_t k, std::uint32_t rival, const Node& node) const noexcept {
-      double s = half_square[rival] - half_square[k];
+    // scores[i] of candidate first + i at the middle of the box. The nearest center has the greatest score.
+    void score_middle(const Node& node, std::size_t first, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) scores[i] = -stack.half_square[first + i];
       for (std::size_t d = 0; d < Dim; ++d) {
-        const double toward = centers[k][d] - centers[rival][d];
-        s += toward * ((toward > 0 ? node.high[d] : node.low[d]) * 0x1p-12);
+        const double x = (node.low[d] + node.high[d]) * 0x1p-13, *centers = stack.x[d].data() + first;
+        for (std::size_t i = 0; i < count; ++i) scores[i] += x * centers[i];
       }
-      return s < 0;
     }
-    std::array<double, Dim> middle(const Node& node) const noexcept {
-      std::array<double, Dim> x;
-      for (std::size_t d = 0; d < Dim; ++d) x[d] = (node.low[d] + node.high[d]) * 0x1p-13;
-      return x;
+    // scores[i] > 0 where `rival` is nearer than candidate first + i at every point of the box: it is so at the corner
+    // that suits the candidate best.
+    void score_against(std::size_t rival, const Node& node, std::size_t first, std::size_t count) {
+      const double own = stack.half_square[rival];
+      for (std::size_t i = 0; i < count; ++i) scores[i] = stack.half_square[first + i] - own;
+      for (std::size_t d = 0; d < Dim; ++d) {
+        const double low = node.low[d] * 0x1p-12, high = node.high[d] * 0x1p-12;
+        const double from = stack.x[d][rival], *centers = stack.x[d].data() + first;
+        for (std::size_t i = 0; i < count; ++i) {
+          const double toward = centers[i] - from;
+          scores[i] -= std::max(toward * low, toward * high);
+        }
+      }
+    }
+    // Puts those of the candidates [first, first + kept.size()) behind the stack that `kept` names.
+    void push(std::size_t first, std::span<const std::uint8_t> kept) {
+      const std::size_t count = kept.size();
+      std::size_t top = stack.size();
+      stack.resize(top + count);
+      for (std::size_t i = 0; i < count; ++i) {
+        stack.index[top] = stack.index[first + i];
+        stack.half_square[top] = stack.half_square[first + i];
+        for (std::size_t d = 0; d < Dim; ++d) stack.x[d][top] = stack.x[d][first + i];
+        top += kept[i];
+      }
+      stack.resize(top);
     }
 
-    // The candidates are stack[first ...].
+    // Samples of a leaf, coordinate by coordinate; the last fills what is left.
+    struct Batch {
+      double x[Dim][leaf_size];
+      Batch(const GaussianCloud& cloud, const Node& node) noexcept {
+        for (std::uint32_t i = 0; i < leaf_size; ++i) {
+          const Sample& sample = cloud.samples_[std::min(node.begin + i, node.end - 1)];
+          for (std::size_t d = 0; d < Dim; ++d) x[d][i] = sample.x[d] * 0x1p-12;
+        }
+      }
+    };
+    void score_batch(const Batch& batch, std::size_t candidate, double* score) const noexcept {
+      const double half_square = stack.half_square[candidate];
+      for (std::size_t i = 0; i < leaf_size; ++i) score[i] = -half_square;
+      for (std::size_t d = 0; d < Dim; ++d) {
+        const double center = stack.x[d][candidate];
+        for (std::size_t i = 0; i < leaf_size; ++i) score[i] += batch.x[d][i] * center;
+      }
+    }
+
+    // The candidates are those from `first` on.
     void divide(std::uint32_t index, std::size_t first, Cells<Dim>& cells) {
       const Node& node = cloud.nodes_[index];
-      const std::size_t last = stack.size();
-      const auto x = middle(node);
-      std::uint32_t best = stack[first];
-      double best_score = score(best, x);
-      for (std::size_t i = first + 1; i < last; ++i) {
-        const double s = score(stack[i], x);
-        if (s > best_score) best_score = s, best = stack[i];
-      }
-      for (std::size_t i = first; i < last; ++i) {
-        const std::uint32_t k = stack[i];
-        if (k == best || !beaten(k, best, node)) stack.push_back(k);
-      }
+      const std::size_t last = stack.size(), count = last - first;
+      score_middle(node, first, count);
+      const auto best = static_cast<std::size_t>(
+          std::max_element(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count)) - scores.begin());
+      score_against(first + best, node, first, count);
+      std::vector<std::uint8_t> kept(count);
+      for (std::size_t i = 0; i < count; ++i) kept[i] = scores[i] <= 0;
+      push(first, kept);
       if (stack.size() == last + 1) {
-        cells.mass[best] += node.mass;
-        for (std::size_t d = 0; d < Dim; ++d) cells.sum[best][d] += node.sum[d];
+        const std::uint32_t k = stack.index[last];
+        cells.mass[k] += node.mass;
+        for (std::size_t d = 0; d < Dim; ++d) cells.sum[k][d] += node.sum[d];
       } else if (node.right != 0) {
         divide(index + 1, last, cells);
         divide(node.right, last, cells);
       } else {
+        const Batch batch(cloud, node);
+        double most[leaf_size], score[leaf_size];
+        std::int64_t nearest[leaf_size];
+        std::fill_n(most, leaf_size, -std::numeric_limits<double>::infinity());
+        for (std::size_t j = last; j < stack.size(); ++j) {
+          score_batch(batch, j, score);
+          for (std::size_t i = 0; i < leaf_size; ++i) {
+            nearest[i] = score[i] > most[i] ? static_cast<std::int64_t>(j) : nearest[i];
+            most[i] = std::max(most[i], score[i]);
+          }
+        }
         for (std::uint32_t i = node.begin; i < node.end; ++i) {
           const Sample& sample = cloud.samples_[i];
-          const auto at = real(sample.x);
-          std::uint32_t nearest = stack[last];
-          double nearest_score = score(nearest, at);
-          for (std::size_t j = last + 1; j < stack.size(); ++j) {
-            const double s = score(stack[j], at);
-            if (s > nearest_score) nearest_score = s, nearest = stack[j];
-          }
-          cells.mass[nearest] += sample.mass;
-          for (std::size_t d = 0; d < Dim; ++d) cells.sum[nearest][d] += sample.mass * sample.x[d];
+          const std::uint32_t k = stack.index[static_cast<std::size_t>(nearest[i - node.begin])];
+          cells.mass[k] += sample.mass;
+          for (std::size_t d = 0; d < Dim; ++d) cells.sum[k][d] += sample.mass * sample.x[d];
         }
       }
       stack.resize(last);
     }
 
-    struct Two {
-      std::uint32_t first = 0, second = 0;
-      double first_score = -std::numeric_limits<double>::infinity(), second_score = first_score;
-    };
-    Two best_two(const std::array<double, Dim>& x, std::size_t begin, std::size_t end) const noexcept {
-      Two two;
-      for (std::size_t i = begin; i < end; ++i) {
-        const double s = score(stack[i], x);
-        if (s > two.first_score) {
-          two.second = two.first, two.second_score = two.first_score;
-          two.first = stack[i], two.first_score = s;
-        } else if (s > two.second_score) {
-          two.second = stack[i], two.second_score = s;
-        }
-      }
-      return two;
-    }
-
     template <class Visit>
     void nearest_two(std::uint32_t index, std::size_t first, Visit& visit) {
       const Node& node = cloud.nodes_[index];
-      const std::size_t last = stack.size();
-      const Two at_middle = best_two(middle(node), first, last);
-      for (std::size_t i = first; i < last; ++i) {
-        const std::uint32_t k = stack[i];
-        const bool out = k != at_middle.first && k != at_middle.second && beaten(k, at_middle.first, node) &&
-                         beaten(k, at_middle.second, node);
-        if (!out) stack.push_back(k);
+      const std::size_t last = stack.size(), count = last - first;
+      score_middle(node, first, count);
+      std::size_t best = 0, second = 1;
+      for (std::size_t i = 1; i < count; ++i) {
+        if (scores[i] > scores[best])
+          second = best, best = i;
+        else if (i > 1 && scores[i] > scores[second])
+          second = i;
       }
+      // Out goes what both beat everywhere.
+      std::vector<std::uint8_t> kept(count);
+      for (const std::size_t rival : {best, second}) {
+        score_against(first + rival, node, first, count);
+        for (std::size_t i = 0; i < count; ++i) kept[i] |= scores[i] <= 0;
+      }
+      push(first, kept);
       if (node.right != 0) {
         nearest_two(index + 1, last, visit);
         nearest_two(node.right, last, visit);
       } else {
+        const Batch batch(cloud, node);
+        double most[leaf_size], next[leaf_size], score[leaf_size];
+        std::int64_t nearest[leaf_size], other[leaf_size];
+        std::fill_n(most, leaf_size, -std::numeric_limits<double>::infinity());
+        std::fill_n(next, leaf_size, -std::numeric_limits<double>::infinity());
+        for (std::size_t j = last; j < stack.size(); ++j) {
+          score_batch(batch, j, score);
+          const auto place = static_cast<std::int64_t>(j);
+          for (std::size_t i = 0; i < leaf_size; ++i) {
+            const bool wins = score[i] > most[i], follows = score[i] > next[i];
+            other[i] = wins ? nearest[i] : follows ? place : other[i];
+            next[i] = wins ? most[i] : follows ? score[i] : next[i];
+            nearest[i] = wins ? place : nearest[i];
+            most[i] = wins ? score[i] : most[i];
+          }
+        }
         for (std::uint32_t i = node.begin; i < node.end; ++i) {
-          const Two two = best_two(real(cloud.samples_[i].x), last, stack.size());
-          visit(cloud.samples_[i], two.first, two.second, two.first_score - two.second_score);
+          const std::size_t lane = i - node.begin;
+          visit(cloud.samples_[i], stack.index[static_cast<std::size_t>(nearest[lane])],
+                stack.index[static_cast<std::size_t>(other[lane])], most[lane] - next[lane]);
         }
       }
       stack.resize(last);

@@ -23,7 +23,8 @@ inline namespace v0 {
 
 namespace detail {
 
-/// The magnitudes of a pattern as floats, and |pattern|^2 / 2 in units of nearest_score().
+/// The magnitudes of a pattern as floats, and |pattern|^2 / 2 in units of nearest_score(); then the same for lanes that
+/// are patterns.
 struct E8Patterns {
   static constexpr int count = 256, batch = 16;
   /// The shift in fixed point.
@@ -31,6 +32,10 @@ struct E8Patterns {
 
   alignas(64) std::array<std::array<float, 8>, count> magnitudes{};
   std::array<float, count> half_norms{};
+  alignas(
+      64) std::array<std::array<std::int32_t, count>, 4> pairs{};  // magnitudes 2 p and 2 p + 1, int16 each
+  alignas(64) std::array<std::array<std::int32_t, count>, 8> single{};
+  alignas(64) std::array<std::int32_t, count> starts{};  // -half_norms
 
   E8Patterns() {
     for (std::size_t k = 0; k < count; ++k)
@@ -38,6 +43,9 @@ struct E8Patterns {
         const float magnitude = e8_levels[e8_patterns[k] >> 4 * d & 15u];
         magnitudes[k][d] = magnitude;
         half_norms[k] += magnitude * magnitude * (1 << (fraction_bits<E8Codebook> - 1));
+        single[d][k] = static_cast<std::int32_t>(magnitude);
+        pairs[d / 2][k] |= single[d][k] << 16 * (d % 2);
+        starts[k] = -static_cast<std::int32_t>(half_norms[k]);
       }
   }
 };
@@ -139,44 +147,94 @@ HIGGS_TARGET_END
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace avx512 {
-inline void search_e8(const E8Patterns& patterns, const float* fixed, std::int32_t* found) noexcept {
-  alignas(64) float y[8][E8Patterns::batch];
-  for (int i = 0; i < E8Patterns::batch; ++i)
-    for (int d = 0; d < 8; ++d) y[d][i] = fixed[8 * i + d];
-  __m512 best = _mm512_set1_ps(std::numeric_limits<float>::lowest());
-  __m512i chosen = _mm512_setzero_si512();
-  for (int side = 0; side < 2; ++side) {
-    const float sign = side == 0 ? 1.0f : -1.0f;
-    __m512 z[8], base = _mm512_setzero_ps();
-    __m512i signs = _mm512_setzero_si512();
+inline __m256i least_of(__m256i x) noexcept {  // in all lanes
+  x = _mm256_min_epi32(x, _mm256_permute2x128_si256(x, x, 1));
+  x = _mm256_min_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
+  return _mm256_min_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
+}
+
+// The codes of 16 vectors, one at a time with 16 patterns in the lanes. Of patterns with the wrong parity two bounds are
+// taken: without any loss, and with that of turning the least |z_d|. Hardly more than one pattern then reaches the best
+// lower bound; those are looked at one by one.
+inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint16_t* codes) noexcept {
+  constexpr int count = E8Patterns::count;
+  constexpr auto shift = static_cast<std::int32_t>(E8Patterns::shift);
+  alignas(64) std::int32_t upper[2][count];
+  alignas(64) std::uint16_t reach[2 * count / 16];
+  for (int i = 0; i < E8Patterns::batch; ++i) {
+    const __m256i y = _mm256_cvttps_epi32(_mm256_loadu_ps(fixed + 8 * i));
+    const std::int32_t along = e8_shift * _mm512_reduce_add_epi32(_mm512_zextsi256_si512(y));
+    __m512i most = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min());
+    __m256i z[2];
+    unsigned negative[2], odd[2];
     HIGGS_UNROLL
-    for (int d = 0; d < 8; ++d) {
-      const __m512 at = _mm512_load_ps(y[d]);
-      z[d] = _mm512_sub_ps(at, _mm512_set1_ps(sign * E8Patterns::shift));
-      base = _mm512_fmadd_ps(at, _mm512_set1_ps(sign * e8_shift), base);
-      signs = _mm512_xor_si512(signs, _mm512_castps_si512(z[d]));
-      z[d] = _mm512_abs_ps(z[d]);
-    }
-    const __mmask16 odd = _mm512_movepi32_mask(signs);
-    for (int k = 0; k < E8Patterns::count; ++k) {
-      const float* magnitudes = patterns.magnitudes[static_cast<std::size_t>(k)].data();
-      __m512 score = _mm512_sub_ps(base, _mm512_set1_ps(patterns.half_norms[static_cast<std::size_t>(k)]));
-      __m512 least = _mm512_mul_ps(z[0], _mm512_set1_ps(magnitudes[0]));
-      score = _mm512_add_ps(score, least);
-      HIGGS_UNROLL
-      for (int d = 1; d < 8; ++d) {
-        const __m512 product = _mm512_mul_ps(z[d], _mm512_set1_ps(magnitudes[d]));
-        score = _mm512_add_ps(score, product);
-        least = _mm512_min_ps(least, product);
+    for (int side = 0; side < 2; ++side) {
+      z[side] = _mm256_sub_epi32(y, _mm256_set1_epi32(side == 0 ? shift : -shift));
+      negative[side] = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(z[side])));
+      odd[side] = static_cast<unsigned>(__builtin_popcount(negative[side])) & 1u;
+      z[side] = _mm256_abs_epi32(z[side]);
+      const __m128i packed = _mm256_cvtepi32_epi16(z[side]);
+      const auto least =
+          static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(packed)));  // value, then place
+      const __m512i turn = _mm512_set1_epi32(-2 * static_cast<std::int32_t>(least & 0xffffu) & 0xffff);
+      const std::int32_t* turned = patterns.single[least >> 16].data();
+      const __m512i base = _mm512_set1_epi32(side == 0 ? along : -along);
+      const __m512i z01 = _mm512_broadcastd_epi32(packed),
+                    z23 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 4));
+      const __m512i z45 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 8));
+      const __m512i z67 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 12));
+      const int wrong = odd[side] != 0 ? 0 : count / 2;  // where patterns of the wrong parity begin
+      for (int k = 0; k < count / 2; k += 16) {
+        const auto score = [&](int at) {
+          __m512i sum = _mm512_add_epi32(base, _mm512_load_si512(patterns.starts.data() + at));
+          sum = _mm512_dpwssd_epi32(sum, z01, _mm512_load_si512(patterns.pairs[0].data() + at));
+          sum = _mm512_dpwssd_epi32(sum, z23, _mm512_load_si512(patterns.pairs[1].data() + at));
+          sum = _mm512_dpwssd_epi32(sum, z45, _mm512_load_si512(patterns.pairs[2].data() + at));
+          sum = _mm512_dpwssd_epi32(sum, z67, _mm512_load_si512(patterns.pairs[3].data() + at));
+          _mm512_store_si512(upper[side] + at, sum);
+          return sum;
+        };
+        const int at = k + wrong;
+        const __m512i lower = _mm512_dpwssd_epi32(score(at), turn, _mm512_load_si512(turned + at));
+        most = _mm512_max_epi32(most, _mm512_max_epi32(lower, score(k + count / 2 - wrong)));
       }
-      const __mmask16 wrong = k < E8Patterns::count / 2 ? odd : static_cast<__mmask16>(~odd);
-      score = _mm512_mask_sub_ps(score, wrong, score, _mm512_add_ps(least, least));
-      const __mmask16 better = _mm512_cmp_ps_mask(score, best, _CMP_GT_OQ);
-      chosen = _mm512_mask_mov_epi32(chosen, better, _mm512_set1_epi32(side * E8Patterns::count + k));
-      best = _mm512_max_ps(best, score);
     }
+    const std::int32_t enough = _mm512_reduce_max_epi32(most);
+    for (int k = 0; k < 2 * count; k += 16)
+      reach[k / 16] = static_cast<std::uint16_t>(
+          _mm512_cmpge_epi32_mask(_mm512_load_si512(upper[0] + k), _mm512_set1_epi32(enough)));
+    const auto losses = [&](int side, int k) {  // of turning each sign
+      const __m256 row = _mm256_load_ps(patterns.magnitudes[static_cast<std::size_t>(k)].data());
+      return _mm256_mullo_epi32(z[side], _mm256_cvttps_epi32(row));
+    };
+    std::int32_t best = std::numeric_limits<std::int32_t>::min();
+    int found = 0;
+    for (int word = 0; word < 2 * count / 64; ++word) {
+      std::uint64_t left;
+      __builtin_memcpy(&left, reach + 4 * word, sizeof left);
+      for (; left != 0; left &= left - 1) {
+        const int place = 64 * word + __builtin_ctzll(left), side = place / count, k = place % count;
+        std::int32_t score = upper[side][k];
+        if (odd[side] != static_cast<unsigned>(k >= count / 2))
+          score -= 2 * _mm256_cvtsi256_si32(least_of(losses(side, k)));
+        if (score > best) best = score, found = place;
+      }
+    }
+    // The lowest of the best signs, as best_signs() below.
+    const int side = found / count, k = found % count;
+    const __m256i loss = losses(side, k);
+    const auto where = [](__m256i lanes) {
+      return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
+    };
+    unsigned signs = negative[side] & where(_mm256_cmpgt_epi32(loss, _mm256_setzero_si256()));
+    if ((static_cast<unsigned>(__builtin_popcount(signs)) & 1u) != static_cast<unsigned>(k >= count / 2)) {
+      unsigned turned = 256;
+      for (unsigned ties = where(_mm256_cmpeq_epi32(loss, least_of(loss))); ties != 0; ties &= ties - 1)
+        turned = std::min(turned, (signs ^ (ties & -ties)) & 127u);
+      signs = turned;
+    }
+    codes[i] = static_cast<std::uint16_t>(static_cast<unsigned>(found) << 7 | (signs & 127u));
   }
-  _mm512_storeu_si512(found, chosen);
 }
 }  // namespace avx512
 HIGGS_TARGET_END
@@ -206,6 +264,9 @@ class E8Search {
 
  private:
   void encode_batch(const float* fixed, std::uint16_t* codes, Isa isa) const noexcept {
+#if defined(HIGGS_TARGET_BEGIN)
+    if (isa == Isa::Avx512) return detail::avx512::encode_e8(patterns_, fixed, codes);
+#endif
     std::int32_t found[detail::E8Patterns::batch];
     search(fixed, found, isa);
     for (std::size_t i = 0; i < detail::E8Patterns::batch; ++i)
@@ -213,7 +274,6 @@ class E8Search {
   }
   void search(const float* fixed, std::int32_t* found, Isa isa) const noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa == Isa::Avx512) return detail::avx512::search_e8(patterns_, fixed, found);
     if (isa == Isa::Avx2) return detail::avx2::search_e8(patterns_, fixed, found);
 #endif
     static_cast<void>(isa);

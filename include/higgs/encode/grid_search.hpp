@@ -4,6 +4,7 @@
 
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/cpu.hpp>
+#include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/lattice_search.hpp>
@@ -32,6 +33,13 @@ template <Codebook Book>
   requires(Book::dim == 2 && Book::size > 16 && Book::size <= 256 && sizeof(typename Book::Element) == 1)
 struct SearchOf<Book> {
   using type = PlaneSearch<Book>;
+};
+// Beyond four dimensions a cell lists so many points that comparing all of them, many vectors at a time, is faster.
+template <Codebook Book>
+  requires(Book::dim >= 2 && Book::dim <= 4 && Book::size > 256 && Book::size <= 65536 &&
+           sizeof(typename Book::Element) == 1)
+struct SearchOf<Book> {
+  using type = CellSearch<Book>;
 };
 template <>
 struct SearchOf<E8Codebook> {

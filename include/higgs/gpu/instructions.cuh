@@ -35,6 +35,22 @@ __device__ inline void mma_m16n8k16<BFloat16>(float (&c)[4], const std::uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+/// fma.rn of two pairs of 16-bit numbers: a * b + c.
+template <class T>
+__device__ inline std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c);
+template <>
+__device__ inline std::uint32_t fma_pair<Half>(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+template <>
+__device__ inline std::uint32_t fma_pair<BFloat16>(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+
 /// prmt: byte i of the result is byte (selector >> 4 i & 7) of the eight bytes b:a, a's the low ones.
 template <std::uint32_t Selector>
 __device__ inline std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b) {
@@ -48,6 +64,22 @@ template <std::uint32_t Mask>
 __device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
   std::uint32_t out;  // 0xe4 = (a & m) | (b & ~m) of a = 0xf0, b = 0xcc, m = 0xaa
   asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(out) : "r"(a), "r"(b), "n"(Mask));
+  return out;
+}
+
+/// lop3: the bits of `a` that Mask has, and those of Others.
+template <std::uint32_t Mask, std::uint32_t Others>
+__device__ inline std::uint32_t keep_bits(std::uint32_t a) {
+  std::uint32_t out;  // 0xea = (a & m) | o of a = 0xf0, m = 0xcc, o = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(a), "n"(Mask), "r"(Others));
+  return out;
+}
+
+/// lop3: `a` with those bits flipped that are set in both `b` and Mask.
+template <std::uint32_t Mask>
+__device__ inline std::uint32_t flip_bits(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t out;  // 0x78 = a ^ (b & m) of a = 0xf0, b = 0xcc, m = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0x78;" : "=r"(out) : "r"(a), "r"(b), "n"(Mask));
   return out;
 }
 
@@ -71,18 +103,21 @@ __device__ inline uint2 load_shared_64(std::uint32_t address) {
   return out;
 }
 
-/// ld.shared.v4 at an address that is a multiple of 16.
+/// ld.shared.v4 at address + Offset, a multiple of 16.
+template <int Offset = 0>
 __device__ inline uint4 load_shared_128(std::uint32_t address) {
   uint4 out;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-               : "r"(address)
+               : "r"(address), "n"(Offset)
                : "memory");
   return out;
 }
-/// st.shared.v4: 16 bytes at an address that is a multiple of 16.
+/// st.shared.v4: 16 bytes at address + Offset, a multiple of 16.
+template <int Offset = 0>
 __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+  asm volatile("st.shared.v4.u32 [%0+%5], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w), "n"(Offset)
                : "memory");
 }
 
@@ -180,8 +215,11 @@ template <class T>
 __device__ inline float2 to_floats(std::uint32_t pair);
 template <>
 __device__ inline float2 to_floats<Half>(std::uint32_t pair) {
-  return {to_float(Half::from_bits(static_cast<std::uint16_t>(pair))),
-          to_float(Half::from_bits(static_cast<std::uint16_t>(pair >> 16)))};
+  float2 out;
+  asm("{.reg .b16 low, high;\n mov.b32 {low, high}, %2;\n cvt.f32.f16 %0, low;\n cvt.f32.f16 %1, high;}"
+      : "=f"(out.x), "=f"(out.y)
+      : "r"(pair));
+  return out;
 }
 template <>
 __device__ inline float2 to_floats<BFloat16>(std::uint32_t pair) {

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace higgs {
@@ -62,6 +63,96 @@ __device__ inline void hadamard_warp(float (&v)[Count], int n = 32 * Count) {
       for (int i = 0; i < Count; ++i) v[i] = fmaf(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], by));
     }
   butterflies<8>(v);
+}
+
+namespace detail {
+/// The quads {v[i], v[8 + i], v[16 + i], v[24 + i]}, i = 0 ... 7, to or from shared memory: quad I lies at
+/// place(I), which gives an address and a constant to add.
+template <class Place>
+__device__ inline void store_quads(const float (&v)[32], const Place& place) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (store_shared_128<Place::template offset<I>>(
+         place.template at<I>(), uint4{__float_as_uint(v[I]), __float_as_uint(v[8 + I]),
+                                       __float_as_uint(v[16 + I]), __float_as_uint(v[24 + I])}),
+     ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+template <class Place>
+__device__ inline void load_quads(float (&v)[32], const Place& place) {
+  const auto load = [&]<int I>(std::integral_constant<int, I>) {
+    const uint4 quad = load_shared_128<Place::template offset<I>>(place.template at<I>());
+    v[I] = __uint_as_float(quad.x), v[8 + I] = __uint_as_float(quad.y);
+    v[16 + I] = __uint_as_float(quad.z), v[24 + I] = __uint_as_float(quad.w);
+  };
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (load(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+
+// A quad holds bits 8 and 9 of an element's number. It lies at 1024 high + 128 low + 16 (low ^ middle), where
+// low are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that
+// differ in middle share a bank.
+struct LowQuads {  // of a lane with the given middle and high
+  std::uint32_t base;
+  __device__ LowQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane / 8 * 1024 + lane % 8 * 16) {}
+  template <int I>
+  static constexpr int offset = 128 * I;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * I;
+  }
+};
+struct MiddleQuads {  // of a lane with the given low and high
+  std::uint32_t base;
+  __device__ MiddleQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane / 8 * 1024 + lane % 8 * (128 + 16)) {}
+  template <int I>
+  static constexpr int offset = 0;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * I;
+  }
+};
+struct HighQuads {  // bit 0 and high of a lane with the given bits 1 to 5
+  std::uint32_t base;
+  __device__ HighQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane % 4 * 256 + (lane % 4 * 2 ^ lane / 4) * 16) {}
+  template <int I>
+  static constexpr int offset = I % 2 * 128 + I / 2 * 1024;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * (I % 2);
+  }
+};
+}  // namespace detail
+
+/// The same for 1024 values through `space`, 4 KiB of shared memory from a multiple of 128: two thirds of the
+/// instructions, no shuffles, and another order of results, where value 2 k + i of lane l is element
+/// 64 k + 2 l + i. n is any power of two up to 1024: then the warp holds 1024 / n blocks in a row. Call
+/// __syncwarp() before `space` is written again.
+__device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024) {
+  const std::uint32_t lane = threadIdx.x % 32, at = shared_address(space);
+  const auto passes = [&](int stride, int end, int of_elements) {
+    HIGGS_UNROLL
+    for (; stride < end; stride *= 2, of_elements *= 2)
+      if (of_elements < n) HIGGS_UNROLL
+    for (int i = 0; i < 32; ++i)
+      if ((i & stride) == 0) {
+        const float a = v[i], b = v[i + stride];
+        v[i] = __fadd_rn(a, b);
+        v[i + stride] = __fsub_rn(a, b);
+      }
+  };
+  passes(1, 8, 1);
+  detail::store_quads(v, detail::LowQuads(at, lane));
+  __syncwarp();
+  detail::load_quads(v, detail::MiddleQuads(at, lane));
+  passes(1, 8, 8);
+  detail::store_quads(v, detail::MiddleQuads(at, lane));
+  __syncwarp();
+  detail::load_quads(v, detail::HighQuads(at, lane));
+  passes(2, 32, 64);
 }
 
 /// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of
@@ -126,12 +217,12 @@ struct Cleared {
   std::int64_t size = 0;
 };
 
-/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
+/// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
 /// bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
-inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols) {
+inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols, std::int64_t first = 0) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
   for (std::size_t w = 0; w < words.size(); ++w) {
-    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, static_cast<std::int64_t>(w) * 32));
+    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, first + static_cast<std::int64_t>(w) * 32));
     for (int i = 0; i < 16; ++i)
       words[w] |= (bits >> 2 * i & 1u) << (15 - i) | (bits >> (2 * i + 1) & 1u) << (31 - i);
   }
@@ -141,9 +232,8 @@ inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t co
 namespace detail {
 
 __device__ inline void clear(const Cleared& words) {
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words.size;
-       i += std::int64_t{gridDim.x} * blockDim.x)
-    words.data[i] = 0;
+  _Pragma("unroll 1") for (std::uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words.size;
+                           i += gridDim.x * blockDim.x) words.data[i] = 0;
 }
 
 /// The sign bits of columns [col, col + 8) as sign_words() has them, shifted so that pair i needs a shift by
@@ -165,7 +255,7 @@ __device__ inline void load_eight(const In* from, std::uint32_t signs, float* v)
     const std::uint32_t words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
     HIGGS_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const float2 two = to_floats<In>(words[i] ^ (signs << i & 0x80008000u));
+      const float2 two = to_floats<In>(flip_bits<0x80008000u>(words[i], signs << i));
       v[2 * i] = two.x;
       v[2 * i + 1] = two.y;
     }
@@ -186,6 +276,22 @@ __device__ inline void store_eight(Out* to, const float* v) {
     *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
     *reinterpret_cast<float4*>(to + 4) = float4{v[4], v[5], v[6], v[7]};
   }
+}
+
+/// v[i] *= factors[i], from an aligned place.
+__device__ inline void multiply_eight(const float* factors, float* v) {
+  const float4 first = *reinterpret_cast<const float4*>(factors);
+  const float4 second = *reinterpret_cast<const float4*>(factors + 4);
+  const float by[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  HIGGS_UNROLL
+  for (int i = 0; i < 8; ++i) v[i] = __fmul_rn(v[i], by[i]);
+}
+template <class Out>
+__device__ inline void store_two(Out* to, float first, float second) {
+  if constexpr (sizeof(Out) == 2)
+    *reinterpret_cast<std::uint32_t*>(to) = round_pair<Out>(first, second);
+  else
+    *reinterpret_cast<float2*>(to) = float2{first, second};
 }
 
 /// Columns [col, col + 8) of a row as floats, with factors and signs unless inverse, zeros beyond the row.
@@ -227,21 +333,72 @@ __device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t 
   }
 }
 
+/// Column c, wherever it belongs.
+template <class Out>
+__device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c, float value) {
+  if (c >= (r.inverse ? r.cols : r.padded_cols())) return;
+  if (r.inverse) {
+    value = with_sign(value, signs_of(r, c / 8 * 8), static_cast<int>(c % 8));
+    if (r.factors != nullptr) value = __fmul_rn(value, r.factors[c]);
+  }
+  row[r.group == r.padded_group ? c : c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
+}
+
 /// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is
-/// nothing but whole runs, signs and the transform.
+/// nothing but whole runs, signs, factors and the transform.
 struct RotationCase {
   bool aligned_in, aligned_out, plain;
 };
 
-/// Orders up to 1024: a warp takes 32 * Count neighbouring inputs of a row.
+/// Rows of 1024 or more inputs, orders up to 1024: a warp takes 1024 neighbouring inputs of a row.
+template <class In, class Out, bool Plain>
+__global__ void __launch_bounds__(128)
+    rotate_wide_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
+                       std::uint32_t runs, RotationCase known, Cleared cleared) {
+  __shared__ __align__(128) float space[4][1024];
+  clear(cleared);
+  const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
+  if (row >= x.rows) return;
+  const std::uint32_t start = (warp - row * runs) * 1024, first = start + 8 * lane;
+  float v[32];
+  if constexpr (Plain) {
+    const In* from = x.row(row) + first;
+    std::uint32_t signs[4] = {};
+    if (r.signs != nullptr) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) signs[c] = r.signs[first / 32 + 8 * c] << lane % 4 * 4;
+    HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) load_eight(from + 256 * c, signs[c], v + 8 * c);
+    if (r.factors != nullptr) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) multiply_eight(r.factors + first + 256 * c, v + 8 * c);
+  } else {
+    HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) load_rotation(r, x.row(row), first + 256 * c, known.aligned_in, v + 8 * c);
+  }
+  if (r.block == 1024)
+    hadamard_warp(v, space[threadIdx.x / 32]);
+  else
+    hadamard_warp(v, space[threadIdx.x / 32], static_cast<int>(r.block));
+  HIGGS_UNROLL
+  for (int i = 0; i < 32; ++i) v[i] = __fmul_rn(v[i], scale);
+  Out* const to = y.row(row) + (Plain ? start + 2 * lane : 0);
+  HIGGS_UNROLL
+  for (int k = 0; k < 16; ++k) {
+    if constexpr (Plain)
+      store_two(to + 64 * k, v[2 * k], v[2 * k + 1]);
+    else
+      for (int i = 0; i < 2; ++i) store_rotated(r, to, start + 64 * k + 2 * lane + i, v[2 * k + i]);
+  }
+}
+
+/// Narrower rows, orders up to 512: a warp takes 32 * Count neighbouring inputs of a row.
 template <class In, class Out, int Count>
 __global__ void __launch_bounds__(128)
     rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       int runs, RotationCase known, Cleared cleared) {
+                       std::uint32_t runs, RotationCase known, Cleared cleared) {
   clear(cleared);
-  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, row = warp / runs;
+  const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, row = warp / runs;
   if (row >= x.rows) return;
-  const int first = static_cast<int>(warp % runs) * (32 * Count) + static_cast<int>(threadIdx.x) % 32 * 8;
+  const auto first = static_cast<int>((warp - row * runs) * (32 * Count) + threadIdx.x % 32 * 8);
   float v[Count];
   if (known.plain) {
     const In* from = x.row(row) + first;
@@ -273,24 +430,31 @@ struct HadamardBase {
   std::uint8_t codes[100 * 100 / 4] = {};
 };
 
-/// Row `row` of Paley's matrix times the runs, at Count columns from `col` on.
-template <int Count>
-__device__ inline void combine(const HadamardBase& base, const float* values, int run, int row, int col,
-                               float (&out)[Count]) {
-  const int quads = base.base / 4;
-  const std::uint8_t* code = base.codes + row * quads;
+/// The signs by which quad k of a row is summed: (base / 4, base).
+using QuadSigns = float4;
+inline std::size_t quad_sign_bytes(std::int64_t base) {
+  return base == 1 ? 0 : static_cast<std::size_t>(base * base / 4) * sizeof(QuadSigns);
+}
+
+/// s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)): signs of b, d, right and the quad. Bit 0 of a code is s0 s1, bit 1
+/// s0 s2, bit 2 s0 s3, bit 3 s0.
+__device__ inline QuadSigns quad_signs(unsigned code) {
+  const auto sign = [](unsigned bit) { return (bit & 1u) != 0 ? -1.0f : 1.0f; };
+  return {sign(code), sign(code >> 1 ^ code >> 2), sign(code >> 1), sign(code >> 3)};
+}
+
+/// Rows [row, row + 4) of Paley's matrix times the runs, at column `col`: the values are read once for all.
+__device__ inline void combine(const QuadSigns* signs, int quads, const float* values, int run, int row,
+                               int col, float (&out)[4]) {
   for (int k = 0; k < quads; ++k) {
-    // s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)); bit 0 is s0 s1, bit 1 s0 s2, bit 2 s0 s3, bit 3 s0.
-    const unsigned bits = code[k];
-    const float by_b = bits & 1u ? -1.0f : 1.0f, by_d = (bits >> 1 ^ bits >> 2) & 1u ? -1.0f : 1.0f;
-    const float by_right = bits & 2u ? -1.0f : 1.0f, by_quad = bits & 8u ? -1.0f : 1.0f;
+    const int first = 4 * k * run + col;
+    const float a = values[swizzled(first)], b = values[swizzled(first + run)];
+    const float c = values[swizzled(first + 2 * run)], d = values[swizzled(first + 3 * run)];
     HIGGS_UNROLL
-    for (int j = 0; j < Count; ++j) {
-      const int first = 4 * k * run + col + j;
-      const float left = fmaf(by_b, values[swizzled(first + run)], values[swizzled(first)]);
-      const float right = fmaf(by_d, values[swizzled(first + 3 * run)], values[swizzled(first + 2 * run)]);
-      const float quad = fmaf(by_right, right, left);
-      out[j] = k == 0 ? quad : fmaf(by_quad, quad, out[j]);
+    for (int i = 0; i < 4; ++i) {
+      const QuadSigns by = signs[4 * quads * k + row + i];
+      const float quad = fmaf(by.z, fmaf(by.y, d, c), fmaf(by.x, b, a));
+      out[i] = k == 0 ? quad : fmaf(by.w, quad, out[i]);
     }
   }
 }
@@ -307,6 +471,10 @@ __global__ void __launch_bounds__(512)
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   float* values =
       scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
+  const int log_run = 31 - __clz(run), quads = base.base / 4;
+  auto* signs = reinterpret_cast<QuadSigns*>(rotate_space + (scratch != nullptr ? 0 : ceil_div(n, 32) * 32));
+  for (int i = thread; i < base.base * quads; i += threads)
+    signs[i % quads * base.base + i / quads] = quad_signs(base.codes[i]);
   const std::int64_t blocks = ceil_div(r.cols, r.block);
   for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
     const In* row = x.row(item / blocks);
@@ -331,32 +499,28 @@ __global__ void __launch_bounds__(512)
     __syncthreads();
     hadamard_block(values, n, run);
     Out* out = y.row(item / blocks);
-    for (int i = thread * 8; run % 8 == 0 && i < n; i += threads * 8) {
+    for (int i = thread * 8; base.base == 1 && i < n; i += threads * 8) {
       float v[8];
-      if (base.base == 1) {
-        HIGGS_UNROLL
-        for (int j = 0; j < 8; ++j) v[j] = values[swizzled(i + j)];
-      } else {
-        combine(base, values, run, i / run, i % run, v);
-      }
       HIGGS_UNROLL
-      for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(v[j], scale);
+      for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(values[swizzled(i + j)], scale);
       store_rotation(r, out, start + i, known.aligned_out, v);
     }
-    for (int i = thread; run % 8 != 0 && i < n; i += threads) {
-      float sum[1] = {values[swizzled(i)]};
-      if (base.base > 1) combine(base, values, run, i / run, i % run, sum);
-      const std::int64_t c = start + i;
-      sum[0] = __fmul_rn(sum[0], scale);
-      if (r.inverse) {
-        if (c >= r.cols) continue;
-        sum[0] = with_sign(sum[0], signs_of(r, c / 8 * 8), static_cast<int>(c % 8));
-        if (r.factors != nullptr) sum[0] = __fmul_rn(sum[0], r.factors[c]);
-      }
-      out[c / r.group * r.padded_group + c % r.group] = from_float<Out>(sum[0]);
+    for (int i = thread; i < quads << log_run; i += threads) {
+      const int col = i & (run - 1), first = i >> log_run << 2;
+      float sums[4];
+      combine(signs, quads, values, run, first, col, sums);
+      HIGGS_UNROLL
+      for (int j = 0; j < 4; ++j)
+        store_rotated(r, out, start + ((first + j) << log_run) + col, __fmul_rn(sums[j], scale));
     }
     __syncthreads();
   }
+}
+
+/// What a block of threads needs for a transform: its values, and the signs of its base.
+inline std::size_t rotate_shared_bytes(std::int64_t order) {
+  return static_cast<std::size_t>(ceil_div(order, 32)) * 128 +
+         quad_sign_bytes(higgs::detail::hadamard_shape(order).base);
 }
 
 }  // namespace detail
@@ -364,9 +528,9 @@ __global__ void __launch_bounds__(512)
 /// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its
 /// shared memory.
 inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const Device& device) {
-  const std::int64_t padded = ceil_div(r.block, 32) * 32;
-  if (padded * 4 <= device.shared_bytes) return 0;
-  return padded * std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
+  if (detail::rotate_shared_bytes(r.block) <= static_cast<std::size_t>(device.shared_bytes)) return 0;
+  return ceil_div(r.block, 32) * 32 *
+         std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
 }
 
 /// y = rows of x: times factors, signs, then each block times H / sqrt(block), rounded once. Equals
@@ -392,16 +556,22 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
   const bool eights = r.group == r.padded_group || (r.group % 8 == 0 && r.padded_group % 8 == 0);
   detail::RotationCase known{aligned(x), aligned(y) && eights, false};
   if (r.block <= 1024 && std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
-    const std::int64_t each = std::max<std::int64_t>(r.block, 256), runs = ceil_div(r.padded_cols(), each);
+    const std::int64_t padded = r.padded_cols();
+    const std::int64_t each = padded >= 1024 ? 1024 : std::max<std::int64_t>(r.block, 256);
+    const std::int64_t runs = ceil_div(padded, each);
+    expects(x.rows * runs < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^41 inputs in all");
+    const bool factors_aligned = each == 1024 && reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0;
     known.plain = known.aligned_in && known.aligned_out && r.cols % each == 0 && r.group == r.padded_group &&
-                  r.factors == nullptr && !r.inverse;
+                  (r.factors == nullptr || factors_aligned) && !r.inverse;
     const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
     const auto go = [&](auto kernel) {
-      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<int>(runs), known, words);
+      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<std::uint32_t>(runs), known, words);
     };
     if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
     if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
-    if (each == 1024) go(detail::rotate_warp_kernel<In, Out, 32>);
+    if (each == 1024)
+      known.plain ? go(detail::rotate_wide_kernel<In, Out, true>)
+                  : go(detail::rotate_wide_kernel<In, Out, false>);
     return;
   }
   detail::HadamardBase base;
@@ -409,11 +579,11 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
   base.base = static_cast<int>(shape.base);
   if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
   std::int64_t items = x.rows * ceil_div(r.cols, r.block);
-  std::size_t shared = static_cast<std::size_t>(ceil_div(r.block, 32)) * 128;
+  std::size_t shared = detail::rotate_shared_bytes(r.block);
   if (rotate_scratch(r, x.rows, device) != 0) {
     expects(scratch != nullptr, "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
     items = std::min<std::int64_t>(items, 2 * device.multiprocessors);
-    shared = 0;
+    shared = detail::quad_sign_bytes(shape.base);
   } else {
     scratch = nullptr;
   }
