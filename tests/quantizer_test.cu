@@ -135,5 +135,6 @@ TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is t
           "[front][quantizer][gpu]") {
   check_pipeline(higgs::GridCodebook<2, 256>{});
   check_pipeline(higgs::GridCodebook<2, 64>{});
+  check_pipeline(higgs::E8Codebook{});
   check_pipeline(higgs::UniformCodebook8{});
 }

@@ -62,7 +62,7 @@ constexpr Shape shapes[] = {
 
 template <class Book>
 void check_book(std::int64_t& batch) {
-  if constexpr (gpu::has_tile_order(Book::dim, higgs::code_bits<Book>))
+  if constexpr (gpu::tile_bits<Book> != 0)
     for (const Shape& s : shapes) {
       check_shape<Book, Half, float>(s, batch);
       batch = batch % 20 * 3 + 1;  // 1, 4, 13, 40, 1, ...

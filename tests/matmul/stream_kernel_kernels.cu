@@ -26,5 +26,11 @@ HIGGS_STREAM_KERNEL(2, 1)
 HIGGS_STREAM_KERNEL(4, 2)
 // plan: stream_kernel<4, higgs::v0::Half, 4>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
 HIGGS_STREAM_KERNEL(4, 4)
+// E8: a lookup of 128 bits for eight weights of a lane, no more registers than two blocks leave.
+// plan: stream_kernel<28, higgs::v0::Half, 1>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<28, higgs::v0::Half, 1>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
+// plan: stream_kernel<28, higgs::v0::Half, 1>: loop.lds32 == 0; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1)
 
 // plan: repack_scales_kernel: registers <= 32
+// plan: repack_e8_kernel: registers <= 96

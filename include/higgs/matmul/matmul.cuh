@@ -26,10 +26,11 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The bits of a weight that a call to matmul_async compiles kernels for: all, unless the caller names fewer.
+/// The bits of a weight that a call to matmul_async compiles kernels for: all, unless the caller names fewer
+/// (e8_tiles stands for E8Codebook).
 template <int... Bits>
 using MatmulBits = std::integer_sequence<int, Bits...>;
-using AnyBits = MatmulBits<2, 3, 4, 8>;
+using AnyBits = MatmulBits<2, 3, 4, 8, e8_tiles>;
 
 /// How the work on one matrix is cut.
 struct MatmulPlan {

@@ -196,6 +196,42 @@ __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 
   }
 }
 
+/// The same for E8's tiles, whose lanes take 16 neighbouring bytes of the activations in halves.
+template <class T, int ColumnTiles, int U = 0, class Refill>
+__device__ inline void multiply_e8_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[2],
+                                        std::uint32_t x, std::uint32_t place, const Refill& refill) {
+  if constexpr (U < 2) {
+    uint2 first[ColumnTiles], second[ColumnTiles];
+    const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
+      ((first[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(x)), ...);
+      ((second[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(x ^ 8)), ...);
+    };
+    load_columns(std::make_integer_sequence<int, ColumnTiles>{});
+    const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
+      const auto tiles = [&]<int Row>(std::integral_constant<int, Row>) {
+        std::uint32_t a[4], b[4];
+        decode_e8_fragments<T, Row, U>(a, b, loads, place);
+        HIGGS_UNROLL
+        for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a, first[c]);
+        HIGGS_UNROLL
+        for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], b, second[c]);
+      };
+      (tiles(std::integral_constant<int, I>{}), ...);
+    };
+    multiply_tiles(std::make_integer_sequence<int, 4>{});
+    refill(std::integral_constant<int, 2 * U + 1>{});
+    multiply_e8_slab<T, ColumnTiles, U + 1>(sums, loads, x, place, refill);
+  }
+}
+
+/// Where a lane reads the activations of its column in a line of them.
+template <int Format, int ColumnTiles>
+__device__ inline std::uint32_t activation_place(int column, int lane) {
+  const int t = lane % 4;
+  const int within = Format == e8_tiles ? t % 2 * 16 + t / 2 * (8 + 512 * ColumnTiles) : t * 8;
+  return static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + within);
+}
+
 /// Multiplies the sums of rows 16 i + g and 16 i + g + 8 by factor(i, scales of the two).
 template <int ColumnTiles, class Factor>
 __device__ inline void scale_sums(StreamSums<ColumnTiles>& sums, const Factor& factor) {
@@ -254,9 +290,11 @@ __device__ inline void leave_sums(const StreamSums<ColumnTiles>& sums, float* to
   }
 }
 
-template <int Bits, class T, int ColumnTiles>
-__global__ void __launch_bounds__(stream_threads, stream_blocks<Bits, ColumnTiles>)
+/// Format is the bits of a weight, or e8_tiles.
+template <int Format, class T, int ColumnTiles>
+__global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTiles>)
     stream_kernel(__grid_constant__ const MatmulTask task) {
+  constexpr int Bits = loads_per_slab(Format);
   constexpr int chunk = stream_chunk<ColumnTiles>, columns = 8 * ColumnTiles;
   // Slabs whose loads are under way, and whether scales are: what registers hold beside the sums.
   constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
@@ -294,13 +332,12 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Bits, ColumnTile
     else
       return load_streaming_128(from);
   };
-  const std::uint32_t place = table_place<Bits>();
+  const std::uint32_t place = table_place<Format>();
   // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two
   // is kept.
   const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(batch - 1));
   const int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
-  const std::uint32_t x_place =
-      static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + lane % 4 * 8);
+  const std::uint32_t x_place = activation_place<Format, ColumnTiles>(column, lane);
 
   for (int item = begin; item < end;) {
     const bool table_ready = item != begin;
@@ -349,7 +386,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Bits, ColumnTile
     fetch += ring * stride;
 
     copy_chunk(0);
-    if (!table_ready) fill_byte_table<Bits, T>(task.w.table);
+    if (!table_ready) fill_byte_table<Format, T>(task.w.table);
 
     // A change of group is seen one group ahead, so that its scales have arrived. Where registers are few,
     // scales are loaded when they are needed, old ones again. A lane has those of rows g, g + 8, g + 16, ...
@@ -391,10 +428,13 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Bits, ColumnTile
       const auto refill = [&]<int S>(std::integral_constant<int, S>) {
         if (more && (ring == 1 || S == 3)) HIGGS_UNROLL
         for (int i = 0; i < Bits; ++i)
-          if (ring > 1 || (Bits == 3 ? S == 3 : (4 * i + 3) / Bits == S))
+          if (ring > 1 || (Bits == 3 || Format == e8_tiles ? S == 3 : (4 * i + 3) / Bits == S))
             slab_loads[i] = load_weights(fetch + 32 * i);
       };
-      multiply_slab<Bits, T, ColumnTiles>(sums, slab_loads, x, place, refill);
+      if constexpr (Format == e8_tiles)
+        multiply_e8_slab<T, ColumnTiles>(sums, slab_loads, x, place, refill);
+      else
+        multiply_slab<Bits, T, ColumnTiles>(sums, slab_loads, x, place, refill);
       fetch += stride;
       ++step;
     };
