@@ -535,8 +535,9 @@ inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const D
 
 /// y = rows of x: times factors, signs, then each block times H / sqrt(block), rounded once. Equals
 /// rotate_row bit for bit before that rounding. x (M, cols), y (M, padded); values of y between groups are
-/// not written; x may be y if their rows are equally far apart. The inverse equals unrotate_row, then
-/// factors. `cleared`, in device memory, becomes zeros.
+/// not written; x may be y if their rows are equally far apart. In and Out are free: rows of bf16 that leave
+/// as fp16 keep three more bits for matmul_rotated_async, if none exceeds 65504. The inverse equals
+/// unrotate_row, then factors. `cleared`, in device memory, becomes zeros.
 template <class In, class Out, class Archs = BuiltFor>
 void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
                   const Device& device, cudaStream_t stream, float* scratch = nullptr,
