@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One layer in an engine: its matrix goes from a checkpoint to the device, its product is captured into a CUDA graph
-// once, and the graph is launched for every token.
+// One layer in an engine: its matrix goes from a checkpoint to the device, its product is captured into a
+// CUDA graph once, and the graph is launched for every token.
 #include <higgs/higgs.hpp>
 
 #include <cmath>

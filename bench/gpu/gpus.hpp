@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a GPU can do at most, and a model of the time of a quantized matmul made of it. A prediction, not a measurement:
-// the rates are the vendors', the counts those of the emulator (bench/README.md), and no GPU was timed.
+// What a GPU can do at most, and a model of the time of a quantized matmul made of it. A prediction, not a
+// measurement: the rates are the vendors', the counts those of the emulator (bench/README.md), and no GPU was
+// timed.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -14,7 +15,8 @@ struct Gpu {
   int sms;
   double clock_ghz;
   double memory_gb_per_s;
-  // Multiply-adds a clock and SM, fp16 with fp32 sums: by mma.sync, and by the best instruction, which cuBLAS uses.
+  // Multiply-adds a clock and SM, fp16 with fp32 sums: by mma.sync, and by the best instruction, which cuBLAS
+  // uses.
   double products_per_clock, dense_products_per_clock;
 };
 
@@ -30,7 +32,8 @@ inline constexpr std::array gpus{
     Gpu{"RTX 5090", 170, 2.41, 1792, 256, 256},
 };
 
-/// The GPU of that many multiprocessors whose memory is nearest to the rate that a copy reached; none: nullptr.
+/// The GPU of that many multiprocessors whose memory is nearest to the rate that a copy reached; none:
+/// nullptr.
 inline const Gpu* gpu_like(int sms, double copy_gb_per_s) {
   const auto miss = [&](const Gpu& g) {
     return std::max(g.memory_gb_per_s / copy_gb_per_s, copy_gb_per_s / g.memory_gb_per_s);
@@ -55,7 +58,8 @@ struct Problem {
   double bytes() const { return weight_bytes() + 2.0 * static_cast<double>(batch * (rows + cols)); }
 };
 
-/// What the streaming kernel does for 1000 weights with so many rows of activations at a time, as the emulator counts.
+/// What the streaming kernel does for 1000 weights with so many rows of activations at a time, as the
+/// emulator counts.
 struct KernelCounts {
   std::int64_t batch;
   double instructions, shared_passes;

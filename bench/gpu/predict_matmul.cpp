@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prints the time that a model of the GPUs expects of the fused matmul, so that the first run on a GPU can confirm or
-// refute it. `predict_matmul [BITS [GPU]]`
+// Prints the time that a model of the GPUs expects of the fused matmul, so that the first run on a GPU can
+// confirm or refute it. `predict_matmul [BITS [GPU]]`
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How kernels are timed on a GPU: CUDA events around a graph of the launches, as engines run them, with the cache
-// emptied before each; the median of many. The limits are measured in the same process: a copy for bytes, cuBLAS for fp16.
+// How kernels are timed on a GPU: CUDA events around a graph of the launches, as engines run them, with the
+// cache emptied before each; the median of many. The limits are measured in the same process: a copy for
+// bytes, cuBLAS for fp16.
 #pragma once
 #include <higgs/gpu/error.cuh>
 #include <higgs/gpu/matrix.cuh>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fused products on a GPU, layer by layer: microseconds, the share of the rate of a copy at which their bytes pass, cuBLAS
-// in fp16 beside them, and what bench/gpu/gpus.hpp predicted. First the product is compared with the reference.
+// Fused products on a GPU, layer by layer: microseconds, the share of the rate of a copy at which their bytes
+// pass, cuBLAS in fp16 beside them, and what bench/gpu/gpus.hpp predicted. First the product is compared with
+// the reference.
 //
 //     matmul_matmul_bench_gpu [MODEL]     all layers, or those of models that contain the word
 //     matmul_matmul_bench_gpu --tiny      one small layer, each measurement once: does the program run?

@@ -159,9 +159,9 @@ __device__ inline uint4 decode_e8_code(std::uint32_t patterns, std::uint32_t sig
 }
 }  // namespace detail
 
-/// The A operands for tiles (I, 2 U) and (I, 2 U + 1) of a slab of E8's tiles. Inputs 8 t ... 8 t + 7 of their 32
-/// are a lane's: the first tile has the lower four of them, for t >= 2 the upper four, the second tile the
-/// others. The B operands are neighbouring halves of 16 bytes of the activations.
+/// The A operands for tiles (I, 2 U) and (I, 2 U + 1) of a slab of E8's tiles. Inputs 8 t ... 8 t + 7 of
+/// their 32 are a lane's: the first tile has the lower four of them, for t >= 2 the upper four, the second
+/// tile the others. The B operands are neighbouring halves of 16 bytes of the activations.
 template <class T, int I, int U>
 __device__ inline void decode_e8_fragments(std::uint32_t (&first)[4], std::uint32_t (&second)[4],
                                            const uint4 (&loads)[2], std::uint32_t place) {

@@ -18,8 +18,8 @@
 // E8Codebook names 8 inputs at a time: lane 4 g + t owns inputs 32 u + 8 t ... + 7 of rows 16 i + 8 half + g,
 // that is 16 codes of a slab (i = 0 ... 3, u = 0, 1, half = 0, 1). Byte 2 u + half of word i of load 0 is the
 // code's pattern. The same word of load 1 holds its other 8 bits, at the bits 2 u + half + 4 j, j = 0 ... 7:
-// sign j is bit j differing from bit j - 1 (bit 0: from bit 7), so that a rotation by 4 finds the signs of four
-// codes at once, an even number of them for each; bit 0 is the side. Sign j is that of coordinate
+// sign j is bit j differing from bit j - 1 (bit 0: from bit 7), so that a rotation by 4 finds the signs of
+// four codes at once, an even number of them for each; bit 0 is the side. Sign j is that of coordinate
 // 2 (j % 4) + j / 4; lanes with t >= 2 have coordinates 0 ... 3 and 4 ... 7 exchanged.
 //
 // Groups are padded to whole slabs; what pads rows, groups and slabs is code 0 and meets scales or inputs of

@@ -217,8 +217,9 @@ struct Cleared {
   std::int64_t size = 0;
 };
 
-/// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
-/// bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
+/// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column
+/// 2 i of its 32, bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of
+/// 16-bit numbers.
 inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols, std::int64_t first = 0) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
   for (std::size_t w = 0; w < words.size(); ++w) {
@@ -436,8 +437,8 @@ inline std::size_t quad_sign_bytes(std::int64_t base) {
   return base == 1 ? 0 : static_cast<std::size_t>(base * base / 4) * sizeof(QuadSigns);
 }
 
-/// s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)): signs of b, d, right and the quad. Bit 0 of a code is s0 s1, bit 1
-/// s0 s2, bit 2 s0 s3, bit 3 s0.
+/// s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)): signs of b, d, right and the quad. Bit 0 of a code is s0 s1,
+/// bit 1 s0 s2, bit 2 s0 s3, bit 3 s0.
 __device__ inline QuadSigns quad_signs(unsigned code) {
   const auto sign = [](unsigned bit) { return (bit & 1u) != 0 ? -1.0f : 1.0f; };
   return {sign(code), sign(code >> 1 ^ code >> 2), sign(code >> 1), sign(code >> 3)};
