@@ -27,4 +27,4 @@ HIGGS_STREAM_KERNEL(4, 2)
 // plan: stream_kernel<4, higgs::v0::Half, 4>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
 HIGGS_STREAM_KERNEL(4, 4)
 
-// plan: repack_scales_kernel: registers <= 32
+// plan: repack_(scales|e8)_kernel: registers <= 64
