@@ -59,6 +59,7 @@
 #include <higgs/store/mapped_file.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/safetensors.hpp>
+#include <higgs/store/shard.hpp>
 #include <higgs/store/tensor_source.hpp>
 
 // All of the above in one call.
