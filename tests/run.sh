@@ -53,7 +53,7 @@ else
   phase 'g++ with sanitizers: unit and long tests' asan '' '' ''
 fi
 if need_nvcc "$PWD/build/cuda-toolkit"; then
-  phase 'nvcc: CUDA headers and tests' cuda '-DCMAKE_CUDA_ARCHITECTURES=80' '--target higgs_cuda_tests' '-L gpu'
+  phase 'nvcc: CUDA headers, tests and benchmarks' cuda '-DCMAKE_CUDA_ARCHITECTURES=80 -DHIGGS_BUILD_BENCH=ON' '--target higgs_cuda_tests' '-L gpu'
 else
   printf '\n=== no nvcc, and none to be had: the CUDA half is LEFT OUT\n'
 fi

@@ -1,75 +1,95 @@
 // SPDX-License-Identifier: Apache-2.0
-// How kernels are timed on a GPU: CUDA events around repeated launches, each with weights that are not in the L2 cache,
-// the median of many. The limits are measured in the same process: memcpy for bytes, cuBLAS (where it is found) for fp16.
+// How kernels are timed on a GPU: CUDA events around a graph of the launches, as engines run them, with the cache
+// emptied before each; the median of many. The limits are measured in the same process: a copy for bytes, cuBLAS for fp16.
 #pragma once
+#include <higgs/gpu/error.cuh>
+#include <higgs/gpu/matrix.cuh>
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstddef>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 namespace bench {
 
-inline void check(cudaError_t e) {
-  if (e != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(e));
-}
+using higgs::gpu::check;
 
-/// Overwrites more memory than the L2 cache holds.
-class CacheFlush {
+/// A stream, freed with the object.
+class Stream {
  public:
-  CacheFlush() {
-    int l2 = 0;
-    check(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
-    bytes_ = std::max<std::size_t>(std::size_t{2} * static_cast<std::size_t>(l2), std::size_t{64} << 20);
-    check(cudaMalloc(&data_, bytes_));
-  }
-  CacheFlush(const CacheFlush&) = delete;
-  CacheFlush& operator=(const CacheFlush&) = delete;
-  ~CacheFlush() { cudaFree(data_); }
-  void operator()(cudaStream_t stream) const { check(cudaMemsetAsync(data_, 0, bytes_, stream)); }
+  Stream() { check(cudaStreamCreate(&stream_), "cudaStreamCreate"); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+  operator cudaStream_t() const { return stream_; }
 
  private:
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
+  cudaStream_t stream_ = nullptr;
 };
 
-/// Median time of launch(stream) in microseconds, the cache flushed before each.
-template <class Launch>
-double median_us(const CacheFlush& flush, cudaStream_t stream, Launch launch, int repetitions = 51) {
-  cudaEvent_t begin = nullptr, end = nullptr;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int k = 0; k < repetitions + 3; ++k) {  // the first three warm up
-    flush(stream);
-    check(cudaEventRecord(begin, stream));
-    launch(stream);
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (k >= 3) times.push_back(ms * 1e3f);
+/// Times work on one stream. `thorough` off: small buffers and one repetition, to see that all of it runs.
+class Stopwatch {
+ public:
+  explicit Stopwatch(bool thorough) : repetitions_(thorough ? 51 : 1) {
+    int cache = 0;
+    check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, 0), "L2 cache size");
+    const std::size_t beyond = std::max(std::size_t{64} << 20, 2 * static_cast<std::size_t>(cache));
+    flushed_ = higgs::gpu::DeviceBuffer<std::byte>(thorough ? beyond : 1024);
+    check(cudaEventCreate(&begin_), "cudaEventCreate");
+    check(cudaEventCreate(&end_), "cudaEventCreate");
   }
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
-  std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
-  return static_cast<double>(times[static_cast<std::size_t>(repetitions / 2)]);
-}
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() {
+    static_cast<void>(cudaEventDestroy(begin_));
+    static_cast<void>(cudaEventDestroy(end_));
+  }
 
-/// Bytes a microsecond of a device-to-device copy, read and written ones together: what memory can give at most here.
-inline double copy_bytes_per_us(const CacheFlush& flush, cudaStream_t stream,
-                                std::size_t bytes = std::size_t{512} << 20) {
-  void *from = nullptr, *to = nullptr;
-  check(cudaMalloc(&from, bytes));
-  check(cudaMalloc(&to, bytes));
-  const double us = median_us(
-      flush, stream,
-      [&](cudaStream_t s) { check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, s)); }, 11);
-  check(cudaFree(from));
-  check(cudaFree(to));
-  return 2.0 * static_cast<double>(bytes) / us;
-}
+  /// Microseconds of launch(stream), captured once.
+  template <class Launch>
+  double median_us(const Launch& launch) const {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t work = nullptr;
+    launch(stream_);  // what a library makes at its first call
+    check(cudaStreamSynchronize(stream_), "warm-up");
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    launch(stream_);
+    check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+    check(cudaGraphInstantiate(&work, graph, 0), "cudaGraphInstantiate");
+    std::vector<float> times;
+    for (int k = 0; k < repetitions_ + 2; ++k) {  // the first two warm up
+      check(cudaMemsetAsync(flushed_.data(), k, flushed_.size_bytes(), stream_), "cudaMemsetAsync");
+      check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+      check(cudaGraphLaunch(work, stream_), "cudaGraphLaunch");
+      check(cudaEventRecord(end_, stream_), "cudaEventRecord");
+      check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, begin_, end_), "cudaEventElapsedTime");
+      if (k >= 2) times.push_back(ms * 1e3f);
+    }
+    check(cudaGraphExecDestroy(work), "cudaGraphExecDestroy");
+    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    std::nth_element(times.begin(), times.begin() + repetitions_ / 2, times.end());
+    return static_cast<double>(times[static_cast<std::size_t>(repetitions_ / 2)]);
+  }
+
+  /// GB/s of a copy on the device, bytes read and written together: what memory gives at most here.
+  double copy_rate() const {
+    const std::size_t bytes = repetitions_ > 1 ? std::size_t{512} << 20 : 4096;
+    const higgs::gpu::DeviceBuffer<std::byte> from(bytes), to(bytes);
+    const double us = median_us([&](cudaStream_t stream) {
+      check(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, stream),
+            "cudaMemcpyAsync");
+    });
+    return 2e-3 * static_cast<double>(bytes) / us;
+  }
+
+ private:
+  int repetitions_;
+  Stream stream_;
+  higgs::gpu::DeviceBuffer<std::byte> flushed_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
 
 }  // namespace bench

@@ -70,6 +70,10 @@
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/matmul.hpp>
 #include <higgs/matmul/reference.hpp>
+#include <higgs/matmul/strip.hpp>
+#include <higgs/matmul/strip_amx.hpp>
+#include <higgs/matmul/strip_avx2.hpp>
+#include <higgs/matmul/strip_avx512.hpp>
 #include <higgs/matmul/strip_product.hpp>
 #include <higgs/matmul/tiled_matrix.hpp>
 
@@ -82,6 +86,7 @@
 
 // The CUDA half, in the same order.
 #if defined(__CUDACC__)
+#  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
 #  include <higgs/gpu/instructions.cuh>
 #  include <higgs/gpu/launch.cuh>

@@ -6,6 +6,7 @@
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>
+#include <higgs/encode/nearest.cuh>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
@@ -31,13 +32,6 @@ inline namespace v0 {
 namespace gpu {
 
 namespace detail {
-
-/// A codebook as the search reads it: coordinates, then half the squared norm in units of nearest_score().
-template <int Dim>
-struct SearchPoint {
-  std::int32_t coordinates[Dim];
-  std::int32_t half_norm;
-};
 
 /// The sum of `each` over 16 lanes as strided_dot folds it: halves together.
 __device__ inline double fold_16(double each) {
@@ -68,85 +62,76 @@ struct SearchScale {
   float limit;  // fixed_limit
 };
 
-/// Half a warp for each group: scale, encode, refit. Wide sums are for coordinates beyond int8.
-template <int Dim, class Sum>
+/// Half a warp for each group: scale, encode, refit. `space` is where the search's words lie, if they fit into
+/// shared memory.
+template <class Search, bool InShared, class Index>
 __global__ void __launch_bounds__(128)
-    encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const SearchPoint<Dim>* points,
-                         int size, SearchScale search, std::uint8_t* codes, Half* scales, double2* errors) {
-  extern __shared__ __align__(16) std::int32_t search_space[];
-  auto* table = reinterpret_cast<SearchPoint<Dim>*>(search_space);
-  for (int i = static_cast<int>(threadIdx.x); i < size * (Dim + 1); i += static_cast<int>(blockDim.x))
-    search_space[i] = reinterpret_cast<const std::int32_t*>(points)[i];
-  __syncthreads();
+    encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const std::uint32_t* words,
+                         int word_count, Search search, SearchScale scale, Index* codes, Half* scales,
+                         double2* errors) {
+  constexpr int dim = Search::dim, batch = Search::batch;
+  extern __shared__ __align__(16) std::uint32_t search_space[];
+  if constexpr (InShared) {
+    for (int i = static_cast<int>(threadIdx.x); i < word_count; i += static_cast<int>(blockDim.x))
+      search_space[i] = words[i];
+    __syncthreads();
+    words = search_space;
+  }
   const std::int64_t groups = x.cols / group, count = x.rows * groups;
   const std::int64_t mine = std::int64_t{blockIdx.x} * 8 + threadIdx.x / 16;
   const bool active = mine < count;  // the others stay for the shuffles
   const std::int64_t item = active ? mine : 0, inputs = active ? group : 0;
   const int lane = static_cast<int>(threadIdx.x) % 16;
   const float* in = x.row(item / groups) + item % groups * group;
-  const std::int64_t each = ceil_div(inputs, Dim);
-  std::uint8_t* out = codes + item * ceil_div(group, Dim);
+  const std::int64_t each = ceil_div(inputs, dim);
+  Index* out = codes + item * ceil_div(group, dim);
 
   double sum = 0;  // products of floats are exact in double, so fusing changes nothing
   for (std::int64_t i = lane; i < inputs; i += 16) sum = fma(double{in[i]}, double{in[i]}, sum);
   const double norm = fold_16(sum);
-  const double units = static_cast<double>(1 << search.fraction_bits) /
-                       (sqrt(norm / static_cast<double>(group)) * search.step);
+  const double units =
+      static_cast<double>(1 << scale.fraction_bits) / (sqrt(norm / static_cast<double>(group)) * scale.step);
   const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
 
-  constexpr int batch = Dim == 1 ? 8 : 4;  // vectors that share the reading of a point
   for (std::int64_t first = lane; first < each; first += 16 * batch) {
-    std::int32_t y[batch][Dim];
-    Sum best[batch];
-    int code[batch] = {};
+    float y[batch][dim];
+    std::uint32_t code[batch] = {};
     HIGGS_UNROLL
     for (int b = 0; b < batch; ++b) HIGGS_UNROLL
-    for (int d = 0; d < Dim; ++d) {
-      const std::int64_t i = (first + 16 * b) * Dim + d;
+    for (int d = 0; d < dim; ++d) {
+      const std::int64_t i = (first + 16 * b) * dim + d;
       const float scaled = i < group ? in[i] * factor : 0.0f;
-      y[b][d] = __float2int_rn(fminf(fmaxf(scaled, -search.limit), search.limit));
+      y[b][d] = rintf(fminf(fmaxf(scaled, -scale.limit), scale.limit));
     }
-    for (int p = 0; p < size; ++p) {
-      const SearchPoint<Dim> point = table[p];
-      HIGGS_UNROLL
-      for (int b = 0; b < batch; ++b) {
-        Sum score = -static_cast<Sum>(point.half_norm);
-        HIGGS_UNROLL
-        for (int d = 0; d < Dim; ++d) score += static_cast<Sum>(y[b][d]) * point.coordinates[d];
-        if (p == 0 || score > best[b]) {
-          best[b] = score;
-          code[b] = p;
-        }
-      }
-    }
+    search.find(words, y, code);
     HIGGS_UNROLL
     for (int b = 0; b < batch; ++b)
-      if (first + 16 * b < each) out[first + 16 * b] = static_cast<std::uint8_t>(code[b]);
+      if (first + 16 * b < each) out[first + 16 * b] = static_cast<Index>(code[b]);
   }
   __syncwarp();
 
   double product = 0, squares = 0;
   for (std::int64_t i = lane; i < inputs; i += 16) {
-    const double q = table[out[i / Dim]].coordinates[i % Dim];
+    const double q = search.coordinate(words, out[i / dim], static_cast<int>(i % dim));
     product = fma(double{in[i]}, q, product);
     squares = fma(q, q, squares);
   }
   product = fold_16(product);
   squares = fold_16(squares);
   if (lane != 0 || !active) return;
-  Half scale = Half::from_bits(0);
+  Half fitted = Half::from_bits(0);
   if (squares > 0 && product > 0)
-    scale = from_float<Half>(static_cast<float>(fmin(product / squares, 65504.0)));
-  const double s = to_float(scale);
-  scales[item] = scale;
+    fitted = from_float<Half>(static_cast<float>(fmin(product / squares, 65504.0)));
+  const double s = to_float(fitted);
+  scales[item] = fitted;
   if (errors != nullptr)
     errors[item] = double2{fmax(fma(s, fma(s, squares, -2.0 * product), norm), 0.0), norm};
 }
 
 /// One thread for each byte of interchange order.
-__global__ static void pack_bits_kernel(const std::uint8_t* codes, std::int64_t rows,
-                                        std::int64_t codes_per_row, int bits, std::int64_t row_bytes,
-                                        std::uint8_t* out) {
+template <class Index>
+__global__ void pack_bits_kernel(const Index* codes, std::int64_t rows, std::int64_t codes_per_row, int bits,
+                                 std::int64_t row_bytes, std::uint8_t* out) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / row_bytes;
   if (row >= rows) return;
   const std::int64_t begin = i % row_bytes * 8, first = begin / bits;
@@ -162,34 +147,24 @@ __global__ static void pack_bits_kernel(const std::uint8_t* codes, std::int64_t 
 }  // namespace detail
 
 /// Quantizes rows on the device as RowQuantizer does on the host. Made once for a matrix; holds the
-/// codebook's points, the signs and the factors of the columns.
+/// search's constants, the signs and the factors of the columns.
 template <Codebook Book>
 class DeviceRowQuantizer {
-  static_assert(Book::size <= 256, "DeviceRowQuantizer: codes of at most a byte");
-  using Point = detail::SearchPoint<Book::dim>;
+  using Search = typename DeviceSearchOf<Book>::Type;
+  using Index = typename Book::Index;
 
  public:
   /// Arguments as RowQuantizer's; scales are fp16, without a search for better ones.
   DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
                      int exponent, std::span<const Half> input_scales = {})
-      : step_(book.step()), layout_(layout), exponent_(exponent) {
+      : step_(book.step()),
+        layout_(layout),
+        exponent_(exponent),
+        words_(std::span<const std::uint32_t>(Search::words(book))) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
             "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else "
             "none");
     expects(layout.scale_format == ScaleFormat::Fp16, "higgs::gpu::DeviceRowQuantizer: scales must be fp16");
-    std::vector<Point> points;
-    for (int i = 0; i < Book::size; ++i) {
-      const typename Book::Point from = book.decode(static_cast<typename Book::Index>(i));
-      Point point{};
-      std::int64_t norm = 0;
-      for (std::size_t d = 0; d < from.size(); ++d) {
-        point.coordinates[d] = from[d];
-        norm += std::int64_t{from[d]} * from[d];
-      }
-      point.half_norm = static_cast<std::int32_t>(norm * (std::int64_t{1} << (fraction_bits<Book> - 1)));
-      points.push_back(point);
-    }
-    points_ = DeviceBuffer<Point>(std::span<const Point>(points));
     if (seed)
       signs_ = DeviceBuffer<std::uint32_t>(
           std::span<const std::uint32_t>(sign_words(*seed, layout.padded_cols())));
@@ -198,10 +173,12 @@ class DeviceRowQuantizer {
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
   }
 
-  /// Bytes of workspace for `rows` rows at a time: rotated floats, a byte for each code.
+  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes.
   std::size_t workspace_size(std::int64_t rows, const Device& device) const {
-    return static_cast<std::size_t>(rows * (layout_.padded_cols() * 4 + layout_.codes_per_row(Book::dim)) +
-                                    4 * rotate_scratch(rotation(), rows, device)) +
+    constexpr auto code_bytes = static_cast<std::int64_t>(sizeof(Index));
+    return static_cast<std::size_t>(
+               rows * (layout_.padded_cols() * 4 + layout_.codes_per_row(Book::dim) * code_bytes) +
+               4 * rotate_scratch(rotation(), rows, device)) +
            32;
   }
 
@@ -220,7 +197,7 @@ class DeviceRowQuantizer {
     const std::int64_t padded = layout_.padded_cols(), per_row = layout_.codes_per_row(Book::dim);
     const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, padded);
     float* scratch = rows.data + ceil_div(w.rows * padded, 4) * 4;
-    auto* plain = reinterpret_cast<std::uint8_t*>(scratch + rotate_scratch(rotation(), w.rows, device));
+    auto* plain = reinterpret_cast<Index*>(scratch + rotate_scratch(rotation(), w.rows, device));
     const auto blocks = [](std::int64_t threads) {
       return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
     };
@@ -228,14 +205,18 @@ class DeviceRowQuantizer {
            std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
     rotate_async<float, float, Archs>(rotation(), DeviceMatrixView<const float>(rows), rows, device, stream,
                                       scratch);
-    using Sum = std::conditional_t<(sizeof(typename Book::Element) > 1), std::int64_t, std::int32_t>;
-    const detail::SearchScale search{step_, fraction_bits<Book>, static_cast<float>(fixed_limit<Book>)};
-    launch(detail::encode_groups_kernel<Book::dim, Sum>, blocks(w.rows * layout_.groups() * 16), 128,
-           points_.size_bytes(), stream, DeviceMatrixView<const float>(rows), layout_.group, points_.data(),
-           Book::size, search, plain, scales, errors);
+    const detail::SearchScale scale{step_, fraction_bits<Book>, static_cast<float>(fixed_limit<Book>)};
+    const auto encode = [&](auto kernel, std::size_t shared) {
+      launch(kernel, blocks(w.rows * layout_.groups() * 16), 128, shared, stream,
+             DeviceMatrixView<const float>(rows), layout_.group, words_.data(),
+             static_cast<int>(words_.size()), Search{DeviceSearchOf<Book>::size}, scale, plain, scales,
+             errors);
+    };
+    constexpr bool in_shared = DeviceSearchOf<Book>::in_shared;
+    encode(detail::encode_groups_kernel<Search, in_shared, Index>, in_shared ? words_.size_bytes() : 0);
     const std::int64_t row_bytes = layout_.row_bytes(Book::dim, code_bits<Book>);
-    launch(detail::pack_bits_kernel, blocks(w.rows * row_bytes), 128, 0, stream, plain, w.rows, per_row,
-           code_bits<Book>, row_bytes, codes);
+    launch(detail::pack_bits_kernel<Index>, blocks(w.rows * row_bytes), 128, 0, stream, plain, w.rows,
+           per_row, code_bits<Book>, row_bytes, codes);
   }
 
  private:
@@ -247,7 +228,7 @@ class DeviceRowQuantizer {
   double step_;
   CodeLayout layout_;
   int exponent_;
-  DeviceBuffer<Point> points_;
+  DeviceBuffer<std::uint32_t> words_;
   DeviceBuffer<std::uint32_t> signs_;
   DeviceBuffer<float> factors_;
 };

@@ -101,6 +101,18 @@ __global__ void warp_kernel(int* out) {
   out[threadIdx.x] = *static_cast<const volatile int*>(&tile[31 - threadIdx.x]);
 }
 
+// A tile of 32 x 32 through shared memory, rows `Stride` apart; each number is read `Loads` times.
+template <int Stride, int Loads>
+__global__ void transpose_kernel(const int* in, int* out) {
+  __shared__ int tile[32 * Stride];
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int row = 0; row < 32; ++row)
+    for (int load = 0; load < Loads; ++load)
+      tile[row * Stride + lane] = static_cast<const volatile int*>(in)[row * 32 + lane];
+  __syncwarp();
+  for (int row = 0; row < 32; ++row) out[row * 32 + lane] = tile[lane * Stride + row];
+}
+
 template <Fault fault>
 std::string failure_of_block(std::uint32_t seed = 1) {
   const DeviceArray<int> in(std::vector<int>(128, 1)), out(std::vector<int>(128));
@@ -177,6 +189,26 @@ TEST_CASE("lanes that run apart show a missing __syncwarp", "[emulator][launch]"
   emulator::options().seed = 0;
   CHECK(wrong_with == 0);
   CHECK(wrong_without > 0);
+}
+
+TEST_CASE("a stride that conflicts and a load too many are counted", "[emulator][launch]") {
+  if (!emulator::in_use) return;
+  const DeviceArray<int> in(std::vector<int>(1024, 1)), out(std::vector<int>(1024));
+  const auto counters_of = [&](auto kernel) {
+    emulator::clear_launches();
+    kernel<<<1, 32>>>(in.data(), out.data());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    return emulator::launches().back().counters;
+  };
+  const emulator::Counters sound = counters_of(transpose_kernel<33, 1>);
+  CHECK(sound.shared_passes == 64);
+  CHECK(sound.shared_passes == sound.shared_passes_ideal);
+  CHECK(sound.sectors_read == 1024 * 4 / 32);
+  CHECK(sound.sectors_written == 1024 * 4 / 32);
+  const emulator::Counters conflicts = counters_of(transpose_kernel<32, 1>);
+  CHECK(conflicts.shared_passes == 32 + 32 * 32);  // one store a pass, 32 passes a load
+  CHECK(conflicts.shared_passes_ideal == 64);
+  CHECK(counters_of(transpose_kernel<33, 2>).sectors_read == 2 * sound.sectors_read);
 }
 
 TEST_CASE("a launch that the device could not take is refused", "[emulator][launch]") {

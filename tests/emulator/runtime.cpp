@@ -507,6 +507,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrMaxRegistersPerMultiprocessor:
       *value = 65536;
       break;
+    case cudaDevAttrL2CacheSize:
+      *value = 40 << 20;
+      break;
     case cudaDevAttrWarpSize:
       *value = 32;
       break;

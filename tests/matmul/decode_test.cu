@@ -15,11 +15,11 @@ namespace gpu = higgs::gpu;
 
 namespace {
 
-template <class Out, class Book>
+template <class Out, class Book, class Owner = gpu::DeviceMatrix>
 void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, std::int64_t group) {
   INFO(Book::name() << ", " << rows << " x " << cols << ", block " << block << ", group " << group);
   const auto w = random_matrix<Book>(rows, cols, block, group, 17, true);
-  const gpu::DeviceMatrix device(w);
+  const Owner device(w);
   const gpu::Device here = gpu::current_device();
   const std::int64_t padded = w.layout.padded_cols();
   const gpu::DeviceBuffer<Out> rotated(static_cast<std::size_t>(rows * padded)),
@@ -55,5 +55,16 @@ TEST_CASE("dequantized weights are the host's, rounded once, in both bases", "[m
   check_dequantize<Half, GridCodebook<2, 64>>(3, 300, 60, 20);
   check_dequantize<Half, GridCodebook<4, 256>>(65, 100, 100, 50);
   check_dequantize<Half, GridCodebook<1, 256>>(10, 512, 512, 128);
+  check_dequantize<Half, higgs::E8Codebook>(70, 130, 64, 64);
+  check_dequantize<Half, higgs::E8Codebook>(3, 300, 60, 20);
   check_dequantize<higgs::BFloat16, GridCodebook<2, 256>>(64, 64, 64, 64);
+  check_dequantize<higgs::BFloat16, higgs::E8Codebook>(64, 128, 128, 128);
+}
+
+TEST_CASE("codebooks without tiles are dequantized from the codes of files", "[matmul][decode][gpu]") {
+  check_dequantize<Half, GridCodebook<2, 256>, gpu::DeviceCodes>(66, 130, 64, 64);
+  check_dequantize<higgs::BFloat16, GridCodebook<3, 64>, gpu::DeviceCodes>(5, 300, 60, 20);
+  check_dequantize<Half, GridCodebook<3, 512>, gpu::DeviceCodes>(5, 300, 60, 20);
+  check_dequantize<Half, GridCodebook<8, 256>, gpu::DeviceCodes>(5, 130, 64, 64);
+  check_dequantize<Half, higgs::E8Codebook, gpu::DeviceCodes>(5, 130, 64, 64);
 }

@@ -107,7 +107,8 @@ TEST_CASE("a tiled product is as near as its activations' steps, for every codeb
          {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 5}, {100, 129, 30}, {577, 19, 96}, {1030, 7, 1024}}) {
       const Normals w(rows, cols, 1), x(batch, cols, 2);
       const auto quantized = higgs::quantize(w.view, book, {.group = group});
-      const higgs::TiledMatrix tiled(quantized);
+      const higgs::TiledMatrix tiled(quantized, higgs::default_executor(), higgs::TileOrder::Codes),
+          coordinates(quantized, higgs::default_executor(), higgs::TileOrder::Coordinates);
       const std::int64_t padded = quantized.layout.padded_cols(), g = quantized.layout.group;
       std::vector<double> exact(static_cast<std::size_t>(batch * rows));
       higgs::matmul_reference(MatrixView<const float>(x.view), quantized,
@@ -125,6 +126,9 @@ TEST_CASE("a tiled product is as near as its activations' steps, for every codeb
             REQUIRE(std::memcmp(y.data(), first.data(),
                                 static_cast<std::size_t>(few * rows) * sizeof(float)) == 0);
           }
+        higgs::matmul(x.view, coordinates, MatrixView<float>(y.data(), batch, rows), {}, higgs::default_executor(),
+                      {.activations = kind});
+        REQUIRE(y == first);
 
         const std::int64_t run = kind == higgs::Activations::Int16 ? 512 : 64;
         const double limit = kind == higgs::Activations::Int16 ? 32639.0 : 127.0;

@@ -3,6 +3,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -79,11 +81,12 @@ TEST_CASE("rotation on the device has the host's bits for every order", "[rotate
 }
 
 TEST_CASE("rows, padding, groups, types and input scales are the host's", "[rotate][hadamard][gpu]") {
-  for (const std::int64_t cols : {1, 7, 64, 100, 257, 512, 1030}) {
+  for (const std::int64_t cols : {1, 7, 64, 100, 257, 512, 1030, 2048}) {
     check_equals_host<Half, Half>(3, cols, 64, 16, true);
     check_equals_host<Half, Half>(2, cols, 256, 256);
     check_equals_host<BFloat16, BFloat16>(2, cols, 512, 64, true);
     check_equals_host<BFloat16, Half>(2, cols, 1024, 1024);
+    check_equals_host<Half, Half>(2, cols, 1024, 1024, true);
     check_equals_host<float, Half>(2, cols, 96, 12, true);
   }
 }
@@ -95,10 +98,34 @@ TEST_CASE("no schedule of the rotation has a race", "[rotate][hadamard][gpu]") {
   });
 }
 
-TEST_CASE("rotation reads and writes each sector once", "[rotate][hadamard][gpu]") {
+TEST_CASE("rotation is right to two units in the last place of fp16", "[rotate][hadamard][gpu]") {
+  const Normals<BFloat16> x(2, 1024, 4);
+  const std::vector<Half> y =
+      rotate_on_device<BFloat16, Half>(x, {1024, 1024, nullptr, nullptr, 1024, 1024}, 9, 1024);
+  const std::uint64_t count = 1024;
+  double worst = 0;
+  for (std::size_t m = 0; m < 2; ++m)
+    for (std::uint64_t k = 0; k < count; ++k) {
+      double exact = 0;
+      for (std::uint64_t c = 0; c < count; ++c) {
+        const double value = static_cast<double>(static_cast<float>(x.data[m * count + c]));
+        const bool negative = (std::popcount(k & c) & 1) != 0;
+        const bool sign = (higgs::sign_bits(9, static_cast<std::int64_t>(c / 64 * 64)) >> c % 64 & 1u) != 0;
+        exact += negative != sign ? -value : value;
+      }
+      exact /= 32;
+      const double unit = std::ldexp(1.0, std::max(std::ilogb(exact), -14) - 10);
+      worst =
+          std::max(worst, std::abs(static_cast<double>(static_cast<float>(y[m * count + k])) - exact) / unit);
+    }
+  CHECK(worst <= 0.51);  // rounding to fp16, and 10 additions of floats
+}
+
+TEST_CASE("rotation reads and writes each sector once, without bank conflicts and in few instructions",
+          "[rotate][hadamard][gpu]") {
   if (!emulator::in_use) return;
   const Normals<Half> x(64, 1024, 4);
-  for (const std::int64_t block : {128, 1024}) {
+  for (const std::int64_t block : {128, 512, 1024}) {
     emulator::clear_launches();
     rotate_on_device<Half, Half>(x, {1024, block, nullptr, nullptr, block, block}, 1, 1024);
     const emulator::Counters& c = emulator::launches().back().counters;
@@ -106,5 +133,6 @@ TEST_CASE("rotation reads and writes each sector once", "[rotate][hadamard][gpu]
     CHECK(c.sectors_read <= rows + 64 * 4 * 1024 / 256);  // and the signs: one sector for each warp's load
     CHECK(c.sectors_written <= rows + 10);                // and what it clears
     CHECK(c.shared_passes == c.shared_passes_ideal);
+    CHECK(c.work() * 1000 <= 600 * 65536);                // signs included
   }
 }

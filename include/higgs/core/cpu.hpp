@@ -4,6 +4,14 @@
 
 #include <higgs/config.hpp>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#  include <cpuid.h>
+#  if defined(__linux__)
+#    include <sys/syscall.h>
+#    include <unistd.h>
+#  endif
+#endif
+
 namespace higgs {
 inline namespace v0 {
 
@@ -22,6 +30,28 @@ inline Isa detect_isa() noexcept {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::Avx2;
 #endif
   return Isa::Portable;
+}
+
+/// The dot products of bytes that came to processors without AVX-512 (Alder Lake, Zen 5 and newer).
+inline bool has_avx_vnni() noexcept {
+#if defined(__x86_64__) && defined(__GNUC__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return detect_isa() != Isa::Portable && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
+#else
+  return false;
+#endif
+}
+
+/// Tiles of AMX with int8, which Linux lets a process use when asked; asks it.
+inline bool request_amx_int8() noexcept {
+#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d >> 24 & 3u) != 3) return false;
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
 }
 }  // namespace detail
 

@@ -51,6 +51,14 @@ __device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
   return out;
 }
 
+/// lop3: `a` with those bits flipped that are set in both `b` and Mask.
+template <std::uint32_t Mask>
+__device__ inline std::uint32_t flip_bits(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t out;  // 0x78 = a ^ (b & m) of a = 0xf0, b = 0xcc, m = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0x78;" : "=r"(out) : "r"(a), "r"(b), "n"(Mask));
+  return out;
+}
+
 /// The address that instructions on shared memory take.
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -71,18 +79,21 @@ __device__ inline uint2 load_shared_64(std::uint32_t address) {
   return out;
 }
 
-/// ld.shared.v4 at an address that is a multiple of 16.
+/// ld.shared.v4 at address + Offset, a multiple of 16.
+template <int Offset = 0>
 __device__ inline uint4 load_shared_128(std::uint32_t address) {
   uint4 out;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-               : "r"(address)
+               : "r"(address), "n"(Offset)
                : "memory");
   return out;
 }
-/// st.shared.v4: 16 bytes at an address that is a multiple of 16.
+/// st.shared.v4: 16 bytes at address + Offset, a multiple of 16.
+template <int Offset = 0>
 __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+  asm volatile("st.shared.v4.u32 [%0+%5], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w), "n"(Offset)
                : "memory");
 }
 
@@ -180,8 +191,11 @@ template <class T>
 __device__ inline float2 to_floats(std::uint32_t pair);
 template <>
 __device__ inline float2 to_floats<Half>(std::uint32_t pair) {
-  return {to_float(Half::from_bits(static_cast<std::uint16_t>(pair))),
-          to_float(Half::from_bits(static_cast<std::uint16_t>(pair >> 16)))};
+  float2 out;
+  asm("{.reg .b16 low, high;\n mov.b32 {low, high}, %2;\n cvt.f32.f16 %0, low;\n cvt.f32.f16 %1, high;}"
+      : "=f"(out.x), "=f"(out.y)
+      : "r"(pair));
+  return out;
 }
 template <>
 __device__ inline float2 to_floats<BFloat16>(std::uint32_t pair) {

@@ -37,15 +37,21 @@ enum class Activations {
 
 namespace detail {
 
-constexpr std::int64_t run_inputs(Activations kind) noexcept { return kind == Activations::Int16 ? 512 : 64; }
+/// Inputs whose products are added before a scale multiplies them: one run, or eight of 8-bit activations.
+inline constexpr std::int64_t chunk_inputs = 512;
+constexpr std::int64_t run_inputs(Activations kind) noexcept {
+  return kind == Activations::Int16 ? chunk_inputs : 64;
+}
 constexpr float quantizer_limit(Activations kind) noexcept {
   return kind == Activations::Int16 ? 32639.0f : 127.0f;  // 32639 = 127 * 256 + 127: both bytes stay in int8
 }
 
-/// How activations are laid out for one instruction set.
+/// How activations are laid out for one kernel. A quad is four inputs that meet the four bytes of a lane of decoded
+/// weights, see quad_position(). Planes: the high bytes of 16-bit integers, then the low ones.
 enum class QuadOrder {
-  Bytes,  // (inputs / 4, rows, planes) quads of int8 in the order of decoded vectors; planes: high byte, low byte
-  Words,  // (inputs / 2, rows) pairs of int16 in the order of inputs
+  Bytes,  // (quads, rows, planes, 4) int8
+  Words,  // (quads, rows, 4) int16, of a quad the inputs 0, 2, 1, 3: those of even bytes, then those of odd ones
+  Tiles,  // (quads / 16, planes, 16 rows, 16 quads, 4) int8
 };
 
 /// The shape of the activations of one group, padded to whole steps of the tiles.
@@ -65,23 +71,44 @@ struct RunShape {
   }
 };
 
+/// Rows of x in a panel of QuadOrder::Tiles; those that are missing are zero.
+inline constexpr int tile_panel_rows = 16;
+
 /// Some rows of activations. What belongs to one input lies together for all rows.
 struct Panel {
   int rows = 0;
-  std::uint8_t* quads = nullptr;        // row_bytes * rows, see QuadOrder
+  std::uint8_t* quads = nullptr;        // see QuadOrder
   float* steps = nullptr;               // (runs, rows)
-  std::int32_t* corrections = nullptr;  // (runs, rows): 128 * sum of q, for coordinates stored with 128 added
+  std::int32_t* corrections = nullptr;  // (runs, rows): -128 * sum of q, as coordinates come with 128 added
 
   /// Bytes of a panel of `rows`, a multiple of 64.
   static std::size_t bytes(const RunShape& shape, QuadOrder order, int rows) noexcept {
-    const auto all = static_cast<std::size_t>(rows * (shape.row_bytes(order) + 8 * shape.runs()));
-    return (all + 63) / 64 * 64;
+    const std::int64_t all = quad_bytes(shape, order, rows) + 8 * rows * shape.runs();
+    return static_cast<std::size_t>((all + 63) / 64 * 64);
   }
   Panel(const RunShape& shape, QuadOrder order, int row_count, std::uint8_t* memory) noexcept
       : rows(row_count),
         quads(memory),
-        steps(reinterpret_cast<float*>(memory + row_count * shape.row_bytes(order))),
-        corrections(reinterpret_cast<std::int32_t*>(steps + row_count * shape.runs())) {}
+        steps(reinterpret_cast<float*>(memory + quad_bytes(shape, order, row_count))),
+        corrections(reinterpret_cast<std::int32_t*>(steps + row_count * shape.runs())) {
+    if (order == QuadOrder::Tiles && row_count < tile_panel_rows)
+      std::memset(memory, 0, static_cast<std::size_t>(quad_bytes(shape, order, row_count)));
+  }
+
+  /// Where row `at` has the first plane of a quad, and how far from there the next plane lies.
+  std::uint8_t* quad(const RunShape& shape, QuadOrder order, std::int64_t number, int at) const noexcept {
+    if (order == QuadOrder::Tiles)
+      return quads + ((number / 16 * shape.planes * tile_panel_rows + at) * 16 + number % 16) * 4;
+    return quads + (number * rows + at) * 4 * (order == QuadOrder::Words ? 2 : shape.planes);
+  }
+  static std::int64_t plane_stride(QuadOrder order) noexcept {
+    return order == QuadOrder::Tiles ? tile_panel_rows * 64 : 4;
+  }
+
+ private:
+  static std::int64_t quad_bytes(const RunShape& shape, QuadOrder order, int rows) noexcept {
+    return (order == QuadOrder::Tiles ? tile_panel_rows : rows) * shape.row_bytes(order);
+  }
 };
 
 /// The step of a run and the factor that takes inputs to integers, from the bits of the largest magnitude.
@@ -104,10 +131,9 @@ constexpr std::int64_t quad_position(std::int64_t i, int dim) noexcept {
 /// Quantizes a rotated row into row `at` of a panel.
 inline void quantize_row_portable(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                                   const Panel& panel, int at) noexcept {
-  const std::int64_t rows = panel.rows, per_input = order == QuadOrder::Words ? 2 : shape.planes;
+  const std::int64_t rows = panel.rows;
   std::int64_t run = at;  // index into steps and corrections
   for (std::int64_t g = 0; g < shape.groups; ++g) {
-    std::uint8_t* quads = panel.quads + g * shape.padded_group * per_input * rows;
     for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += rows) {
       const float* x = row + g * shape.group + first;
       const std::int64_t padded = std::min(shape.run, shape.padded_group - first);
@@ -121,42 +147,132 @@ inline void quantize_row_portable(const float* row, const RunShape& shape, Activ
         const bool real = i < count && scale.inverse != 0.0f;
         const auto q = real ? static_cast<std::int32_t>(std::lrint(x[i] * scale.inverse)) : 0;
         sum += q;
+        const std::int64_t place = g * shape.padded_group + quad_position(first + i, shape.dim), byte = place % 4;
+        std::uint8_t* quad = panel.quad(shape, order, place / 4, at);
         if (order == QuadOrder::Words) {
           const auto word = static_cast<std::int16_t>(q);
-          std::memcpy(quads + (((first + i) / 2 * rows + at) * 2 + (first + i) % 2) * 2, &word, 2);
+          std::memcpy(quad + 2 * (byte % 2 * 2 + byte / 2), &word, 2);
+        } else if (shape.planes == 2) {
+          quad[byte] = static_cast<std::uint8_t>((q + 128) >> 8);
+          quad[byte + Panel::plane_stride(order)] = static_cast<std::uint8_t>(q);
         } else {
-          const std::int64_t place = quad_position(first + i, shape.dim);
-          std::uint8_t* quad = quads + (place / 4 * rows + at) * 4 * shape.planes + place % 4;
-          if (shape.planes == 2) {
-            quad[0] = static_cast<std::uint8_t>((q + 128) >> 8);
-            quad[4] = static_cast<std::uint8_t>(q);
-          } else {
-            quad[0] = static_cast<std::uint8_t>(q);
-          }
+          quad[byte] = static_cast<std::uint8_t>(q);
         }
       }
       panel.steps[run] = scale.step;
-      panel.corrections[run] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum) * 128u);
+      panel.corrections[run] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum) * -128u);
     }
   }
 }
 
 #if defined(HIGGS_TARGET_BEGIN)
-HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
-namespace avx512 {
+HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
+namespace avx2 {
 
-/// The same in the order Bytes.
-inline void quantize_row(const float* row, const RunShape& shape, Activations kind, const Panel& panel,
-                         int at) noexcept {
+/// The order within 16 inputs that quad_position() gives to them.
+[[gnu::always_inline]] inline __m128i quad_shuffle(int dim) noexcept {
   alignas(16) static constexpr std::uint8_t orders[3][16] = {
       {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
       {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
       {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}};
-  const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(orders[shape.dim / 2]));
-  const std::int64_t rows = panel.rows, stride = rows * shape.planes;  // of quads
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(orders[dim / 2]));
+}
+
+/// Writes the first `count` of four quads from their high and low bytes, the low ones signed.
+[[gnu::always_inline]] inline void store_quads(const RunShape& shape, QuadOrder order, const Panel& panel,
+                                               std::int64_t number, int at, __m128i high, __m128i low,
+                                               int count) noexcept {
+  std::uint8_t* quad = panel.quad(shape, order, number, at);
+  if (order == QuadOrder::Words) {
+    const __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    high = _mm_shuffle_epi8(_mm_add_epi8(high, _mm_cmpgt_epi8(_mm_setzero_si128(), low)), swap);
+    low = _mm_shuffle_epi8(low, swap);
+    alignas(16) std::uint64_t words[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(words), _mm_unpacklo_epi8(low, high));
+    _mm_store_si128(reinterpret_cast<__m128i*>(words + 2), _mm_unpackhi_epi8(low, high));
+    for (int j = 0; j < count; ++j, quad += 8 * panel.rows) std::memcpy(quad, words + j, 8);
+  } else if (order == QuadOrder::Tiles && count == 4 && number % 4 == 0) {
+    if (shape.planes == 2) _mm_storeu_si128(reinterpret_cast<__m128i*>(quad), high);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad + (shape.planes == 2 ? tile_panel_rows * 64 : 0)), low);
+  } else if (shape.planes == 2 && panel.rows == 1 && count == 4 && order == QuadOrder::Bytes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad), _mm_unpacklo_epi32(high, low));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad + 16), _mm_unpackhi_epi32(high, low));
+  } else {
+    alignas(16) std::uint32_t highs[4], lows[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(highs), high);
+    _mm_store_si128(reinterpret_cast<__m128i*>(lows), low);
+    const std::int64_t second = shape.planes == 2 ? Panel::plane_stride(order) : 0;
+    const std::int64_t stride = order == QuadOrder::Tiles ? 4 : 4 * panel.rows * shape.planes;
+    for (int j = 0; j < count; ++j, quad += stride) {
+      std::memcpy(quad, highs + j, 4);
+      std::memcpy(quad + second, lows + j, 4);  // of one plane, the only ones
+    }
+  }
+}
+
+/// As quantize_row_portable.
+inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
+                         const Panel& panel, int at) noexcept {
+  const __m128i shuffle = quad_shuffle(shape.dim);
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
   std::int64_t run = at;
-  for (std::int64_t g = 0; g < shape.groups; ++g) {
-    for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += rows) {
+  for (std::int64_t g = 0; g < shape.groups; ++g)
+    for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
+      alignas(32) float x[chunk_inputs + 16];  // with zeros behind the last input
+      const std::int64_t padded = std::min(shape.run, shape.padded_group - first);
+      const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
+      std::copy_n(row + g * shape.group + first, count, x);
+      std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
+      __m256i magnitude = _mm256_setzero_si256();
+      for (std::int64_t i = 0; i < count; i += 8)
+        magnitude =
+            _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
+      alignas(32) std::uint32_t peaks[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), magnitude);
+      const RunStep scale(*std::max_element(peaks, peaks + 8), quantizer_limit(kind));
+      const __m256 inverse = _mm256_set1_ps(scale.inverse);
+      const __m256i real = _mm256_set1_epi32(scale.inverse != 0.0f ? -1 : 0), low_byte = _mm256_set1_epi32(255);
+      __m256i sum = _mm256_setzero_si256();
+      for (std::int64_t i = 0; i < padded; i += 16) {
+        __m256i low[2], high[2];
+        HIGGS_UNROLL
+        for (int j = 0; j < 2; ++j) {
+          const __m256 scaled = _mm256_mul_ps(_mm256_load_ps(x + i + 8 * j), inverse);
+          const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(scaled), real);
+          sum = _mm256_add_epi32(sum, q);
+          low[j] = _mm256_and_si256(q, low_byte);
+          high[j] = _mm256_and_si256(_mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(128)), 8), low_byte);
+        }
+        const __m256i bytes = _mm256_permutevar8x32_epi32(
+            _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(high[0], high[1])),
+            _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        store_quads(shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
+                    _mm_shuffle_epi8(_mm256_extracti128_si256(bytes, 1), shuffle),
+                    _mm_shuffle_epi8(_mm256_castsi256_si128(bytes), shuffle),
+                    static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
+      }
+      alignas(32) std::uint32_t sums[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(sums), sum);
+      std::uint32_t all = 0;
+      for (const std::uint32_t each : sums) all += each;
+      panel.steps[run] = scale.step;
+      panel.corrections[run] = static_cast<std::int32_t>(all * -128u);
+    }
+}
+
+}  // namespace avx2
+HIGGS_TARGET_END
+
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+namespace avx512 {
+
+/// As quantize_row_portable.
+inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
+                         const Panel& panel, int at) noexcept {
+  const __m128i shuffle = avx2::quad_shuffle(shape.dim);
+  std::int64_t run = at;
+  for (std::int64_t g = 0; g < shape.groups; ++g)
+    for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
       const float* x = row + g * shape.group + first;
       const std::int64_t padded = std::min(shape.run, shape.padded_group - first);
       const std::int64_t count = std::min(padded, shape.group - first);
@@ -173,38 +289,19 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const __m512 inverse = _mm512_set1_ps(scale.inverse);
       const __mmask16 real = scale.inverse != 0.0f ? 0xffff : 0;
       __m512i sum = _mm512_setzero_si512();
-      std::uint8_t* quad =
-          panel.quads + ((g * shape.padded_group + first) / 4 * rows + at) * 4 * shape.planes;
       for (std::int64_t i = 0; i < padded; i += 16) {
         const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load(i), inverse));
         sum = _mm512_add_epi32(sum, q);
-        const __m128i low = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), order);
-        alignas(16) std::uint32_t lows[4], highs[4];
-        _mm_store_si128(reinterpret_cast<__m128i*>(lows), low);
-        const int quads = static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4;
-        if (shape.planes == 1) {
-          for (int j = 0; j < quads; ++j, quad += 4 * stride) std::memcpy(quad, lows + j, 4);
-          continue;
-        }
-        const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-        const __m128i high = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(upper), order);
-        if (rows == 1 && quads == 4) {
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(quad), _mm_unpacklo_epi32(high, low));
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(quad + 16), _mm_unpackhi_epi32(high, low));
-          quad += 32;
-          continue;
-        }
-        _mm_store_si128(reinterpret_cast<__m128i*>(highs), high);
-        for (int j = 0; j < quads; ++j, quad += 4 * stride) {
-          std::memcpy(quad, highs + j, 4);
-          std::memcpy(quad + 4, lows + j, 4);
-        }
+        const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+        avx2::store_quads(shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
+                          _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), shuffle),
+                          _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), shuffle),
+                          static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
       }
       panel.steps[run] = scale.step;
       panel.corrections[run] =
-          static_cast<std::int32_t>(static_cast<std::uint32_t>(_mm512_reduce_add_epi32(sum)) * 128u);
+          static_cast<std::int32_t>(static_cast<std::uint32_t>(_mm512_reduce_add_epi32(sum)) * -128u);
     }
-  }
 }
 
 }  // namespace avx512
@@ -214,8 +311,8 @@ HIGGS_TARGET_END
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at, Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512 && order == QuadOrder::Bytes)
-    return avx512::quantize_row(row, shape, kind, panel, at);
+  if (isa == Isa::Avx512) return avx512::quantize_row(row, shape, kind, order, panel, at);
+  if (isa == Isa::Avx2) return avx2::quantize_row(row, shape, kind, order, panel, at);
 #endif
   static_cast<void>(isa);
   quantize_row_portable(row, shape, kind, order, panel, at);

@@ -2,6 +2,7 @@
 // A quantized matrix on the device, in tile order. Kernels know its bits, not its codebook.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/gpu/launch.cuh>
@@ -15,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -27,7 +29,7 @@ struct TiledMatrix {
   TileOrder order;
   Rotation rotation;             // of the activations that meet it
   int exponent = 0;              // weight = 2^exponent * scale * coordinate
-  const uint4* tiles = nullptr;  // (row_slabs, slabs, bits, 32)
+  const uint4* tiles = nullptr;  // (row_slabs, slabs, loads_per_slab, 32)
   const Half* scales = nullptr;  // (row_slabs, groups, 64)
   const std::int16_t* table =
       nullptr;  // (256, weights_per_byte): the coordinates that a byte of the tiles names
@@ -49,6 +51,52 @@ std::vector<std::int16_t> byte_table(const Book& book) {
   return table;
 }
 
+/// The same for E8Codebook: the magnitudes of each pattern. From 128 on the last one is negated, for the sign
+/// that is odd there.
+inline std::vector<std::int16_t> byte_table(const E8Codebook&) {
+  std::vector<std::int16_t> table;
+  for (unsigned number = 0; number < 256; ++number)
+    for (unsigned d = 0; d < 8; ++d) {
+      const std::uint8_t magnitude =
+          higgs::detail::e8_levels[higgs::detail::e8_patterns[number] >> 4 * d & 15u];
+      table.push_back(static_cast<std::int16_t>(number >= 128 && d == 7 ? -magnitude : magnitude));
+    }
+  return table;
+}
+
+/// The bits by which kernels know the tiles of a codebook; 0 if it has none.
+template <Codebook Book>
+inline constexpr int tile_bits = std::is_same_v<Book, E8Codebook>             ? e8_tiles
+                                 : has_tile_order(Book::dim, code_bits<Book>) ? code_bits<Book> / Book::dim
+                                                                              : 0;
+
+/// A part of a matrix, for one of several devices: rows (outputs) and columns (inputs), these in whole blocks
+/// of the rotation. The products of column shards with their part of x add up to the whole.
+struct Shard {
+  std::int64_t first_row = 0, rows = 0;
+  std::int64_t first_col = 0, cols = 0;
+};
+
+namespace detail {
+/// The bits [first, first + count) of each row of `bytes`, from a byte on.
+inline std::vector<std::uint8_t> slice_rows(std::span<const std::uint8_t> bytes, std::int64_t row_bytes,
+                                            std::int64_t first_row, std::int64_t rows, std::int64_t first,
+                                            std::int64_t count) {
+  const std::int64_t each = ceil_div(count, 8);
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(rows * each));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < each; ++i) {
+      const std::int64_t at = first / 8 + i;
+      unsigned two = bytes[static_cast<std::size_t>((first_row + r) * row_bytes + at)];
+      if (at + 1 < row_bytes)
+        two |= static_cast<unsigned>(bytes[static_cast<std::size_t>((first_row + r) * row_bytes + at + 1)])
+               << 8;
+      out[static_cast<std::size_t>(r * each + i)] = static_cast<std::uint8_t>(two >> first % 8);
+    }
+  return out;
+}
+}  // namespace detail
+
 /// Owns a TiledMatrix. Made once at load; interchange order is not kept.
 class DeviceMatrix {
  public:
@@ -57,15 +105,20 @@ class DeviceMatrix {
   template <Codebook Book, class Archs = BuiltFor>
   explicit DeviceMatrix(const QuantizedMatrix<Book>& w, cudaStream_t stream = nullptr)
       : DeviceMatrix(w, byte_table(w.book), stream, Archs{}) {
-    static_assert(has_tile_order(Book::dim, code_bits<Book>),
-                  "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code");
+    static_assert(
+        tile_bits<Book> != 0,
+        "DeviceMatrix: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code, or E8Codebook");
   }
+  /// The same for a part of `w`.
+  template <Codebook Book, class Archs = BuiltFor>
+  DeviceMatrix(const QuantizedMatrix<Book>& w, const Shard& part, cudaStream_t stream = nullptr)
+      : DeviceMatrix(Slice<Book>(w, part).matrix, byte_table(w.book), stream, Archs{}, part.first_col) {}
   /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
       : DeviceMatrix(std::visit(
             [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
-              if constexpr (has_tile_order(Book::dim, code_bits<Book>))
+              if constexpr (tile_bits<Book> != 0)
                 return DeviceMatrix(matrix, stream);
               else
                 return throw_no_tile_order();
@@ -83,14 +136,16 @@ class DeviceMatrix {
 
  private:
   template <class Matrix, class Archs>
-  DeviceMatrix(const Matrix& w, const std::vector<std::int16_t>& table, cudaStream_t stream, Archs)
+  DeviceMatrix(const Matrix& w, const std::vector<std::int16_t>& table, cudaStream_t stream, Archs,
+               std::int64_t first_col = 0)
       : table_(std::span(table)), factors_(std::span<const float>(floats_of(w.input_scales))) {
     using Book = typename Matrix::CodebookType;
-    view_.order = {code_bits<Book> / Book::dim, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
+    view_.order = {tile_bits<Book>, Book::dim, w.rows(), w.layout.groups(), w.layout.group};
     tiles_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.order.code_loads()));
     scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.order.scale_count()));
     if (w.seed)
-      signs_ = DeviceBuffer<std::uint32_t>(std::span<const std::uint32_t>(sign_words(*w.seed, w.cols())));
+      signs_ = DeviceBuffer<std::uint32_t>(
+          std::span<const std::uint32_t>(sign_words(*w.seed, w.cols(), first_col)));
     view_.rotation = {w.cols(),        w.layout.block, signs_.data(),
                       factors_.data(), w.layout.group, view_.order.padded_group()};
     view_.exponent = w.exponent;
@@ -102,6 +157,38 @@ class DeviceMatrix {
     repack_async<Archs>(view_.order, codes.data(), scales.data(), tiles_.data(), scales_.data(), stream);
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
   }
+
+  /// A part of a matrix as a matrix of its own, but for the signs.
+  template <Codebook Book>
+  struct Slice {
+    QuantizedMatrix<Book> matrix;
+    std::vector<std::uint8_t> codes;
+    std::vector<Half> scales;
+
+    Slice(const QuantizedMatrix<Book>& w, const Shard& part) : matrix(w) {
+      const CodeLayout& layout = w.layout;
+      expects(part.first_row >= 0 && part.rows >= 0 && part.first_row + part.rows <= layout.rows &&
+                  part.first_col >= 0 && part.cols > 0 && part.first_col + part.cols <= layout.cols &&
+                  part.first_col % layout.block == 0 &&
+                  (part.cols % layout.block == 0 || part.first_col + part.cols == layout.cols),
+              "higgs::gpu::DeviceMatrix: a shard has rows of the matrix, and columns in whole blocks");
+      matrix.layout.rows = part.rows;
+      matrix.layout.cols = part.cols;
+      const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
+      const std::int64_t bits = layout.codes_per_group(Book::dim) * code_bits<Book>;  // of a group
+      codes = detail::slice_rows(w.codes, w.row_bytes(), part.first_row, part.rows, first_group * bits,
+                                 groups * bits);
+      for (std::int64_t r = 0; r < part.rows; ++r) {
+        const std::span<const Half> row = w.row_scales(part.first_row + r);
+        scales.insert(scales.end(), row.begin() + first_group, row.begin() + first_group + groups);
+      }
+      matrix.codes = codes;
+      matrix.scales = scales;
+      if (!w.input_scales.empty())
+        matrix.input_scales = w.input_scales.subspan(static_cast<std::size_t>(part.first_col),
+                                                     static_cast<std::size_t>(part.cols));
+    }
+  };
 
   [[noreturn]] static DeviceMatrix throw_no_tile_order() {
     throw InvalidArgument("higgs::gpu::DeviceMatrix: codes of this codebook have no tile order");

@@ -75,21 +75,23 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
                   Executor& executor, const MatmulOptions& options) {
   const CodeLayout& layout = w.layout();
   const TileLayout& tiles = w.tiles();
+  const StripKernel kernel = strip_kernel(options.isa, x.rows);
   const RunShape shape{.groups = layout.groups(),
                        .group = layout.group,
-                       .padded_group = tiles.steps_per_group() * tiles.units_per_step() * w.tables().dim,
+                       .padded_group = padded_group(kernel, tiles, w.tables()),
                        .run = run_inputs(options.activations),
                        .dim = w.tables().dim,
                        .planes = options.activations == Activations::Int16 ? 2 : 1};
-  const QuadOrder order = quad_order(options.isa);
-  const int most = panel_rows(options.isa, options.activations), batch = static_cast<int>(x.rows);
+  const QuadOrder order = quad_order(kernel);
+  const int most = panel_rows(kernel, shape.planes), batch = static_cast<int>(x.rows);
   const int panel_count = (batch + most - 1) / most;
   const std::size_t panel_bytes = Panel::bytes(shape, order, most);
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
   const std::size_t floats = (padded * sizeof(float) + 63) / 64 * 64;  // of a row
-  const Scratch scratch(static_cast<std::size_t>(panel_count) * panel_bytes +
-                        static_cast<std::size_t>(batch) * floats);
-  constexpr std::size_t most_panels = batch_block / word_panel_rows;
+  // Rows that one task prepares, one after the other in the same floats.
+  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32), tasks = (batch + grain - 1) / grain;
+  const Scratch scratch(static_cast<std::size_t>(panel_count) * panel_bytes + static_cast<std::size_t>(tasks) * floats);
+  constexpr std::size_t most_panels = batch_block / min_panel_rows;
   alignas(Panel) std::byte panel_memory[most_panels * sizeof(Panel)];
   auto* panels = reinterpret_cast<Panel*>(panel_memory);
   for (int i = 0; i < panel_count; ++i)
@@ -97,9 +99,9 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
                            scratch.data() + static_cast<std::size_t>(i) * panel_bytes);
   std::uint8_t* rotated = scratch.data() + static_cast<std::size_t>(panel_count) * panel_bytes;
 
-  parallel_for(executor, batch, 2, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(executor, batch, grain, [&](std::int64_t begin, std::int64_t end) {
+    auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(begin / grain) * floats);
     for (std::int64_t m = begin; m < end; ++m) {
-      auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(m) * floats);
       rotate_activations(x, m, w.input_scales(), layout, w.seed(), {row, padded}, options.isa);
       quantize_row(row, shape, options.activations, order, panels[m / most], static_cast<int>(m % most),
                    options.isa);
@@ -112,7 +114,7 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
     for (std::int64_t strip = begin; strip < end; ++strip) {
       std::fill(sums, sums + batch * strip_rows, 0.0f);
       const StripProduct product{&tiles, &w.tables(), &shape, w.bytes().data() + strip * tiles.strip_bytes()};
-      strip_product(product, panels, panel_count, sums, options.isa);
+      strip_product(product, panels, panel_count, sums, kernel);
       const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, w.rows() - first);
       const float* added = bias.empty() ? nullptr : bias.data() + first;
       for (std::int64_t m = 0; m < batch; ++m)

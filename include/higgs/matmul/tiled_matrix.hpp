@@ -4,6 +4,7 @@
 
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/convert.hpp>
+#include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/pack/tiles.hpp>
@@ -29,6 +30,15 @@
 namespace higgs {
 inline namespace v0 {
 
+/// What a TiledMatrix keeps of codebooks of 256 points in two or four dimensions.
+enum class TileOrder {
+  Codes,        ///< 4 or 2 bits a weight, as in files
+  Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
+};
+inline TileOrder best_tile_order() noexcept {
+  return best_isa() == Isa::Avx512 ? TileOrder::Codes : TileOrder::Coordinates;
+}
+
 namespace detail {
 
 /// Which kernel reads the tiles: how units are stored, and what one stands for.
@@ -51,8 +61,6 @@ struct UnitTables {
   // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
   // 256 apart.
   alignas(64) std::uint8_t bytes[4][256] = {};
-  // The same without 128, (planes, 256, dim).
-  std::int16_t words[4 * 256] = {};
 };
 
 /// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
@@ -88,18 +96,17 @@ constexpr UnitKind unit_kind() {
 }
 
 template <Codebook Book>
-UnitTables make_unit_tables(const Book& book) {
+UnitTables make_unit_tables(const Book& book, TileOrder order) {
   constexpr int width = pairs_codes<Book> ? 2 : 1;  // codes of a unit
   UnitTables out;
   out.kind = unit_kind<Book>();
+  if (order == TileOrder::Coordinates && (out.kind == UnitKind::Byte2 || out.kind == UnitKind::Byte4))
+    out.kind = UnitKind::Byte1;
   out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
   out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
   out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
   if (out.kind == UnitKind::Byte1) {
-    for (int unit = 0; unit < 256; ++unit) {
-      out.words[unit] = static_cast<std::int16_t>(unit - 128);
-      out.bytes[0][unit] = static_cast<std::uint8_t>(unit);
-    }
+    for (int unit = 0; unit < 256; ++unit) out.bytes[0][unit] = static_cast<std::uint8_t>(unit);
     return out;
   }
   for (int unit = 0; unit < 1 << out.unit_bits; ++unit) {
@@ -114,11 +121,9 @@ UnitTables make_unit_tables(const Book& book) {
         expects(value <= 127 * 256 + 127, "higgs::TiledMatrix: coordinates must not exceed 32639");
         const int high = out.planes == 2 ? (value + 128) >> 8 : 0, low = value - 256 * high;
         const int parts[2] = {low, high};
-        for (int plane = 0; plane < out.planes; ++plane) {
-          out.words[(plane * 256 + unit) * out.dim + c] = static_cast<std::int16_t>(parts[plane]);
+        for (int plane = 0; plane < out.planes; ++plane)
           for (int copy = unit; copy < (out.unit_bits == 8 ? 256 : 64); copy += 1 << out.unit_bits)
             out.bytes[plane + c][copy] = static_cast<std::uint8_t>(parts[plane] + 128);
-        }
       }
     }
   }
@@ -156,11 +161,12 @@ class TiledMatrix {
  public:
   /// Repacks `w`, about as fast as memory copies.
   template <Codebook Book>
-  explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor())
+  explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor(),
+                       TileOrder order = best_tile_order())
       : layout_(w.layout),
         seed_(w.seed),
         exponent_(w.exponent),
-        tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book))) {
+        tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book, order))) {
     const bool coordinates = tables_->kind == detail::UnitKind::Byte1;
     tiles_ = {.rows = w.rows(),
               .groups = w.layout.groups(),
@@ -180,8 +186,9 @@ class TiledMatrix {
     to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
     input_scales_ = std::make_shared<const std::vector<float>>(std::move(input_scales));
   }
-  explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor())
-      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor); }, w)) {}
+  explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
+                       TileOrder order = best_tile_order())
+      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); }, w)) {}
 
   std::int64_t rows() const noexcept { return layout_.rows; }
   std::int64_t cols() const noexcept { return layout_.cols; }

@@ -15,6 +15,13 @@
 //      4      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  load s, word i, byte j
 //      8      1    row g: 0 ... 3, row g + 8: 0..3  load 2 s + i / 2, word i % 2 * 2 + j / 4, byte j % 4
 //
+// E8Codebook names 8 inputs at a time: lane 4 g + t owns inputs 32 u + 8 t ... + 7 of rows 16 i + 8 half + g,
+// that is 16 codes of a slab (i = 0 ... 3, u = 0, 1, half = 0, 1). Byte 2 u + half of word i of load 0 is the
+// code's pattern. The same word of load 1 holds its other 8 bits, at the bits 2 u + half + 4 j, j = 0 ... 7:
+// sign j is bit j differing from bit j - 1 (bit 0: from bit 7), so that a rotation by 4 finds the signs of four
+// codes at once, an even number of them for each; bit 0 is the side. Sign j is that of coordinate
+// 2 (j % 4) + j / 4; lanes with t >= 2 have coordinates 0 ... 3 and 4 ... 7 exchanged.
+//
 // Groups are padded to whole slabs; what pads rows, groups and slabs is code 0 and meets scales or inputs of
 // zero.
 #pragma once
@@ -34,12 +41,18 @@ namespace gpu {
 
 inline constexpr int slab = 64;  // rows and inputs of a slab
 
+/// Stands for the bits of a weight where E8Codebook's tiles are meant: 2 bits, but 8 weights to a code.
+inline constexpr int e8_tiles = 28;
+
+/// Loads of 128 bits that each lane of a warp needs for a slab.
+HIGGS_HOST_DEVICE constexpr int loads_per_slab(int bits) noexcept { return bits == e8_tiles ? 2 : bits; }
+
 /// Weights that one byte names in a matrix of `bits` bits a weight.
 HIGGS_HOST_DEVICE constexpr int weights_per_byte(int bits) noexcept {
-  return bits == 2 ? 4 : bits == 8 ? 1 : 2;
+  return bits == e8_tiles ? 8 : bits == 2 ? 4 : bits == 8 ? 1 : 2;
 }
 
-/// Whether codes of `code_bits` bits for `dim` weights have a tile order.
+/// Whether codes of `code_bits` bits for `dim` weights have a tile order; those of E8Codebook have one too.
 constexpr bool has_tile_order(int dim, int code_bits) noexcept {
   if (dim < 1 || code_bits % dim != 0) return false;
   const int bits = code_bits / dim;
@@ -48,7 +61,7 @@ constexpr bool has_tile_order(int dim, int code_bits) noexcept {
 
 /// The shape of a matrix in tile order.
 struct TileOrder {
-  int bits = 0;  // a weight: 2, 3, 4 or 8
+  int bits = 0;  // a weight: 2, 3, 4, 8 or e8_tiles
   int dim = 1;   // weights of a code
   std::int64_t rows = 0;
   std::int64_t groups = 0;  // of a row
@@ -59,18 +72,19 @@ struct TileOrder {
   }
   HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept {
     return groups * padded_group();
-  }                                                                                           // padded inputs
+  }  // padded inputs
   HIGGS_HOST_DEVICE constexpr std::int64_t slabs() const noexcept { return depth() / slab; }  // of a row
   HIGGS_HOST_DEVICE constexpr std::int64_t row_slabs() const noexcept { return ceil_div(rows, slab); }
   HIGGS_HOST_DEVICE constexpr std::int64_t code_loads() const noexcept {
-    return row_slabs() * slabs() * bits * 32;
+    return row_slabs() * slabs() * loads_per_slab(bits) * 32;
   }
   HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept {
     return row_slabs() * groups * slab;
   }
+  HIGGS_HOST_DEVICE constexpr int code_bits() const noexcept { return loads_per_slab(bits) * dim; }
   HIGGS_HOST_DEVICE constexpr std::int64_t codes_per_group() const noexcept { return ceil_div(group, dim); }
   HIGGS_HOST_DEVICE constexpr std::int64_t row_bytes() const noexcept {  // in interchange order
-    return ceil_div(groups * codes_per_group() * bits * dim, 8);
+    return ceil_div(groups * codes_per_group() * code_bits(), 8);
   }
 };
 
@@ -152,6 +166,49 @@ __global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4*
         uint4{words[4 * load], words[4 * load + 1], words[4 * load + 2], words[4 * load + 3]};
 }
 
+/// The code of weights (row, k ... k + 7), as E8Codebook has it.
+__device__ inline std::uint32_t e8_code(const TileOrder& order, const std::uint8_t* codes, std::int64_t row,
+                                        std::int64_t k) {
+  const std::int64_t padded = order.padded_group(), within = k % padded;
+  if (row >= order.rows || within >= order.group) return 0;
+  const std::uint8_t* from =
+      codes + row * order.row_bytes() + 2 * (k / padded * order.codes_per_group() + within / 8);
+  return from[0] | static_cast<std::uint32_t>(from[1]) << 8;
+}
+
+/// Pattern `number` of a code, and its 8 bits of signs and side as a tile has them, at bits 4 j. Of patterns
+/// from 128 on the table negates the last magnitude, so that all signs are even.
+__device__ inline std::uint32_t e8_tile_signs(std::uint32_t code, bool exchanged) {
+  std::uint32_t signs = code & 127u;
+  signs |= (static_cast<std::uint32_t>(__popc(signs)) & 1u) << 7;
+  std::uint32_t bit = code >> 15, out = bit;
+  for (std::uint32_t j = 1; j < 8; ++j) {
+    const std::uint32_t coordinate = (2 * (j % 4) + j / 4) ^ (exchanged ? 4u : 0u);
+    bit ^= signs >> coordinate & 1u;
+    out |= bit << 4 * j;
+  }
+  return out;
+}
+
+/// One thread for each lane of each slab.
+static __global__ void repack_e8_kernel(TileOrder order, const std::uint8_t* codes, uint4* out) {
+  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t place = thread / 32;  // (row_slabs, slabs)
+  const int lane = static_cast<int>(thread % 32), g = lane / 4, t = lane % 4;
+  if (place >= order.row_slabs() * order.slabs()) return;
+  std::uint32_t patterns[4] = {}, signs[4] = {};
+  HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
+  for (int z = 0; z < 4; ++z) {
+    const std::uint32_t code = e8_code(order, codes, place / order.slabs() * slab + 16 * i + z % 2 * 8 + g,
+                                       place % order.slabs() * slab + z / 2 * 32 + 8 * t);
+    patterns[i] |= (code >> 7 & 255u) << 8 * z;
+    signs[i] |= e8_tile_signs(code, t >= 2) << z;
+  }
+  out[place * 64 + lane] = uint4{patterns[0], patterns[1], patterns[2], patterns[3]};
+  out[place * 64 + 32 + lane] = uint4{signs[0], signs[1], signs[2], signs[3]};
+}
+
 /// Eight neighbours are what lane 4 g + t needs of a group: rows g, g + 8, g + 16, ... of the slab.
 static __global__ void repack_scales_kernel(TileOrder order, const Half* scales, Half* out) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -165,11 +222,11 @@ static __global__ void repack_scales_kernel(TileOrder order, const Half* scales,
 }  // namespace detail
 
 /// Writes `codes` (rows, row_bytes) and `scales` (rows, groups), in interchange order on the device, in tile
-/// order: `tiles` (row_slabs, slabs, bits, 32) loads and `tile_scales` (row_slabs, groups, 64).
+/// order: `tiles` (row_slabs, slabs, loads_per_slab, 32) loads and `tile_scales` (row_slabs, groups, 64).
 template <class Archs = BuiltFor>
 void repack_async(const TileOrder& order, const std::uint8_t* codes, const Half* scales, uint4* tiles,
                   Half* tile_scales, cudaStream_t stream) {
-  expects(has_tile_order(order.dim, order.bits * order.dim),
+  expects(order.bits == e8_tiles ? order.dim == 8 : has_tile_order(order.dim, order.code_bits()),
           "higgs::gpu::repack_async: such codes have no tile order");
   const auto blocks = [](std::int64_t threads) {
     return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
@@ -184,6 +241,9 @@ void repack_async(const TileOrder& order, const std::uint8_t* codes, const Half*
       break;
     case 4:
       launch(detail::repack_kernel<4>, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      break;
+    case e8_tiles:
+      launch(detail::repack_e8_kernel, blocks(lanes), 128, 0, stream, order, codes, tiles);
       break;
     default:
       launch(detail::repack_kernel<8>, blocks(lanes), 128, 0, stream, order, codes, tiles);

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace higgs {
@@ -62,6 +63,96 @@ __device__ inline void hadamard_warp(float (&v)[Count], int n = 32 * Count) {
       for (int i = 0; i < Count; ++i) v[i] = fmaf(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], by));
     }
   butterflies<8>(v);
+}
+
+namespace detail {
+/// The quads {v[i], v[8 + i], v[16 + i], v[24 + i]}, i = 0 ... 7, to or from shared memory: quad I lies at
+/// place(I), which gives an address and a constant to add.
+template <class Place>
+__device__ inline void store_quads(const float (&v)[32], const Place& place) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (store_shared_128<Place::template offset<I>>(
+         place.template at<I>(), uint4{__float_as_uint(v[I]), __float_as_uint(v[8 + I]),
+                                       __float_as_uint(v[16 + I]), __float_as_uint(v[24 + I])}),
+     ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+template <class Place>
+__device__ inline void load_quads(float (&v)[32], const Place& place) {
+  const auto load = [&]<int I>(std::integral_constant<int, I>) {
+    const uint4 quad = load_shared_128<Place::template offset<I>>(place.template at<I>());
+    v[I] = __uint_as_float(quad.x), v[8 + I] = __uint_as_float(quad.y);
+    v[16 + I] = __uint_as_float(quad.z), v[24 + I] = __uint_as_float(quad.w);
+  };
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (load(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+
+// A quad holds bits 8 and 9 of an element's number. It lies at 1024 high + 128 low + 16 (low ^ middle), where
+// low are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that
+// differ in middle share a bank.
+struct LowQuads {  // of a lane with the given middle and high
+  std::uint32_t base;
+  __device__ LowQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane / 8 * 1024 + lane % 8 * 16) {}
+  template <int I>
+  static constexpr int offset = 128 * I;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * I;
+  }
+};
+struct MiddleQuads {  // of a lane with the given low and high
+  std::uint32_t base;
+  __device__ MiddleQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane / 8 * 1024 + lane % 8 * (128 + 16)) {}
+  template <int I>
+  static constexpr int offset = 0;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * I;
+  }
+};
+struct HighQuads {  // bit 0 and high of a lane with the given bits 1 to 5
+  std::uint32_t base;
+  __device__ HighQuads(std::uint32_t space, std::uint32_t lane)
+      : base(space + lane % 4 * 256 + (lane % 4 * 2 ^ lane / 4) * 16) {}
+  template <int I>
+  static constexpr int offset = I % 2 * 128 + I / 2 * 1024;
+  template <int I>
+  __device__ std::uint32_t at() const {
+    return base ^ 16 * (I % 2);
+  }
+};
+}  // namespace detail
+
+/// The same for 1024 values through `space`, 4 KiB of shared memory from a multiple of 128: two thirds of the
+/// instructions, no shuffles, and another order of results, where value 2 k + i of lane l is element
+/// 64 k + 2 l + i. n is any power of two up to 1024: then the warp holds 1024 / n blocks in a row. Call
+/// __syncwarp() before `space` is written again.
+__device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024) {
+  const std::uint32_t lane = threadIdx.x % 32, at = shared_address(space);
+  const auto passes = [&](int stride, int end, int of_elements) {
+    HIGGS_UNROLL
+    for (; stride < end; stride *= 2, of_elements *= 2)
+      if (of_elements < n) HIGGS_UNROLL
+    for (int i = 0; i < 32; ++i)
+      if ((i & stride) == 0) {
+        const float a = v[i], b = v[i + stride];
+        v[i] = __fadd_rn(a, b);
+        v[i + stride] = __fsub_rn(a, b);
+      }
+  };
+  passes(1, 8, 1);
+  detail::store_quads(v, detail::LowQuads(at, lane));
+  __syncwarp();
+  detail::load_quads(v, detail::MiddleQuads(at, lane));
+  passes(1, 8, 8);
+  detail::store_quads(v, detail::MiddleQuads(at, lane));
+  __syncwarp();
+  detail::load_quads(v, detail::HighQuads(at, lane));
+  passes(2, 32, 64);
 }
 
 /// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of
@@ -126,12 +217,12 @@ struct Cleared {
   std::int64_t size = 0;
 };
 
-/// The signs of `cols` columns for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
+/// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column 2 i of its 32,
 /// bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of 16-bit numbers.
-inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols) {
+inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t cols, std::int64_t first = 0) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(ceil_div(cols, 32)));
   for (std::size_t w = 0; w < words.size(); ++w) {
-    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, static_cast<std::int64_t>(w) * 32));
+    const auto bits = static_cast<std::uint32_t>(sign_bits(seed, first + static_cast<std::int64_t>(w) * 32));
     for (int i = 0; i < 16; ++i)
       words[w] |= (bits >> 2 * i & 1u) << (15 - i) | (bits >> (2 * i + 1) & 1u) << (31 - i);
   }
@@ -141,9 +232,8 @@ inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t co
 namespace detail {
 
 __device__ inline void clear(const Cleared& words) {
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words.size;
-       i += std::int64_t{gridDim.x} * blockDim.x)
-    words.data[i] = 0;
+  _Pragma("unroll 1") for (std::uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words.size;
+                           i += gridDim.x * blockDim.x) words.data[i] = 0;
 }
 
 /// The sign bits of columns [col, col + 8) as sign_words() has them, shifted so that pair i needs a shift by
@@ -165,7 +255,7 @@ __device__ inline void load_eight(const In* from, std::uint32_t signs, float* v)
     const std::uint32_t words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
     HIGGS_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const float2 two = to_floats<In>(words[i] ^ (signs << i & 0x80008000u));
+      const float2 two = to_floats<In>(flip_bits<0x80008000u>(words[i], signs << i));
       v[2 * i] = two.x;
       v[2 * i + 1] = two.y;
     }
@@ -186,6 +276,22 @@ __device__ inline void store_eight(Out* to, const float* v) {
     *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
     *reinterpret_cast<float4*>(to + 4) = float4{v[4], v[5], v[6], v[7]};
   }
+}
+
+/// v[i] *= factors[i], from an aligned place.
+__device__ inline void multiply_eight(const float* factors, float* v) {
+  const float4 first = *reinterpret_cast<const float4*>(factors);
+  const float4 second = *reinterpret_cast<const float4*>(factors + 4);
+  const float by[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  HIGGS_UNROLL
+  for (int i = 0; i < 8; ++i) v[i] = __fmul_rn(v[i], by[i]);
+}
+template <class Out>
+__device__ inline void store_two(Out* to, float first, float second) {
+  if constexpr (sizeof(Out) == 2)
+    *reinterpret_cast<std::uint32_t*>(to) = round_pair<Out>(first, second);
+  else
+    *reinterpret_cast<float2*>(to) = float2{first, second};
 }
 
 /// Columns [col, col + 8) of a row as floats, with factors and signs unless inverse, zeros beyond the row.
@@ -227,21 +333,79 @@ __device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t 
   }
 }
 
+/// Columns col and col + 1, wherever they belong; col is even.
+template <class Out>
+__device__ inline void store_rotated_two(const Rotation& r, Out* row, std::int64_t col, float first,
+                                         float second) {
+  const std::int64_t end = r.inverse ? r.cols : r.padded_cols();
+  HIGGS_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const std::int64_t c = col + i;
+    if (c >= end) continue;
+    float value = i == 0 ? first : second;
+    if (r.inverse) {
+      value = with_sign(value, signs_of(r, c - i), i);
+      if (r.factors != nullptr) value = __fmul_rn(value, r.factors[c]);
+    }
+    row[c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
+  }
+}
+
 /// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is
-/// nothing but whole runs, signs and the transform.
+/// nothing but whole runs, signs, factors and the transform.
 struct RotationCase {
   bool aligned_in, aligned_out, plain;
 };
 
-/// Orders up to 1024: a warp takes 32 * Count neighbouring inputs of a row.
+/// Rows of 1024 or more inputs, orders up to 1024: a warp takes 1024 neighbouring inputs of a row.
+template <class In, class Out, bool Plain>
+__global__ void __launch_bounds__(128)
+    rotate_wide_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
+                       std::uint32_t runs, RotationCase known, Cleared cleared) {
+  __shared__ __align__(128) float space[4][1024];
+  clear(cleared);
+  const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
+  if (row >= x.rows) return;
+  const std::uint32_t start = (warp - row * runs) * 1024, first = start + 8 * lane;
+  float v[32];
+  if constexpr (Plain) {
+    const In* from = x.row(row) + first;
+    std::uint32_t signs[4] = {};
+    if (r.signs != nullptr) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) signs[c] = r.signs[first / 32 + 8 * c] << lane % 4 * 4;
+    HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) load_eight(from + 256 * c, signs[c], v + 8 * c);
+    if (r.factors != nullptr) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) multiply_eight(r.factors + first + 256 * c, v + 8 * c);
+  } else {
+    HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) load_rotation(r, x.row(row), first + 256 * c, known.aligned_in, v + 8 * c);
+  }
+  if (r.block == 1024)
+    hadamard_warp(v, space[threadIdx.x / 32]);
+  else
+    hadamard_warp(v, space[threadIdx.x / 32], static_cast<int>(r.block));
+  HIGGS_UNROLL
+  for (int i = 0; i < 32; ++i) v[i] = __fmul_rn(v[i], scale);
+  Out* const to = y.row(row) + (Plain ? start + 2 * lane : 0);
+  HIGGS_UNROLL
+  for (int k = 0; k < 16; ++k) {
+    if constexpr (Plain)
+      store_two(to + 64 * k, v[2 * k], v[2 * k + 1]);
+    else
+      store_rotated_two(r, to, start + 64 * k + 2 * lane, v[2 * k], v[2 * k + 1]);
+  }
+}
+
+/// Narrower rows, orders up to 512: a warp takes 32 * Count neighbouring inputs of a row.
 template <class In, class Out, int Count>
 __global__ void __launch_bounds__(128)
     rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       int runs, RotationCase known, Cleared cleared) {
+                       std::uint32_t runs, RotationCase known, Cleared cleared) {
   clear(cleared);
-  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, row = warp / runs;
+  const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, row = warp / runs;
   if (row >= x.rows) return;
-  const int first = static_cast<int>(warp % runs) * (32 * Count) + static_cast<int>(threadIdx.x) % 32 * 8;
+  const auto first = static_cast<int>((warp - row * runs) * (32 * Count) + threadIdx.x % 32 * 8);
   float v[Count];
   if (known.plain) {
     const In* from = x.row(row) + first;
@@ -392,16 +556,22 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
   const bool eights = r.group == r.padded_group || (r.group % 8 == 0 && r.padded_group % 8 == 0);
   detail::RotationCase known{aligned(x), aligned(y) && eights, false};
   if (r.block <= 1024 && std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
-    const std::int64_t each = std::max<std::int64_t>(r.block, 256), runs = ceil_div(r.padded_cols(), each);
+    const std::int64_t padded = r.padded_cols();
+    const std::int64_t each = padded >= 1024 ? 1024 : std::max<std::int64_t>(r.block, 256);
+    const std::int64_t runs = ceil_div(padded, each);
+    expects(x.rows * runs < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^41 inputs in all");
+    const bool factors_aligned = each == 1024 && reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0;
     known.plain = known.aligned_in && known.aligned_out && r.cols % each == 0 && r.group == r.padded_group &&
-                  r.factors == nullptr && !r.inverse;
+                  (r.factors == nullptr || factors_aligned) && !r.inverse;
     const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
     const auto go = [&](auto kernel) {
-      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<int>(runs), known, words);
+      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<std::uint32_t>(runs), known, words);
     };
     if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
     if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
-    if (each == 1024) go(detail::rotate_warp_kernel<In, Out, 32>);
+    if (each == 1024)
+      known.plain ? go(detail::rotate_wide_kernel<In, Out, true>)
+                  : go(detail::rotate_wide_kernel<In, Out, false>);
     return;
   }
   detail::HadamardBase base;

@@ -213,12 +213,15 @@ template <int W>
 // The vector paths cut a run of N into passes, each over up to `radix` registers that are a stride apart; the
 // first pass, whose registers are neighbours, does the strides inside a register too. A function is compiled
 // for the instructions of the place where it is written, so the two widths cannot share templates.
+// Zen has pipes for additions and others for FMA: three of eight butterflies of a later pass are FMAs with `one`.
 
-/// The stride of the last pass.
+/// The stride of the last pass: passes are as few and as equal as they can be.
 constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
-  std::ptrdiff_t stride = lanes;
-  while (stride * radix < n) stride *= radix;
-  return stride;
+  std::ptrdiff_t passes = 1, reach = lanes * radix;
+  for (; reach < n; reach *= radix) ++passes;
+  if (passes == 1) return lanes;
+  const int bits = std::countr_zero(static_cast<std::size_t>(n / lanes));
+  return n >> (bits / static_cast<int>(passes));
 }
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
@@ -249,23 +252,29 @@ template <int H, int... I>
   }
 }
 
-template <std::ptrdiff_t Stride, int... I>
+template <std::ptrdiff_t Stride, bool Scaled, int... I>
 [[gnu::always_inline]] inline void columns(float* x, __m256 scale, std::integer_sequence<int, I...> all) {
   __m256 v[] = {_mm256_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
   butterflies<1>(v, all);
-  (_mm256_storeu_ps(x + I * Stride, _mm256_mul_ps(v[I], scale)), ...);
+  (_mm256_storeu_ps(x + I * Stride, Scaled ? _mm256_mul_ps(v[I], scale) : v[I]), ...);
 }
 
-template <std::ptrdiff_t N>
-void transform(float* x, float scale) {
+template <std::ptrdiff_t N, bool Scaled>
+[[gnu::always_inline]] inline void passes(float* x, __m256 scale) {
   constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
   if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
+    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale);
   for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride>(x + i, _mm256_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
+    columns<stride, Scaled>(x + i, scale, std::make_integer_sequence<int, N / stride>{});
 }
-inline constexpr void (*transforms[])(float*, float) = {
+
+/// `count` runs of N, one after another.
+template <std::ptrdiff_t N>
+void transform(float* x, std::ptrdiff_t count, float scale) {
+  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, _mm256_set1_ps(scale));
+}
+inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
     transform<8>,    transform<16>,    transform<32>,   transform<64>,   transform<128>,
     transform<256>,  transform<512>,   transform<1024>, transform<2048>, transform<4096>,
     transform<8192>, transform<16384>, transform<32768>};
@@ -330,62 +339,148 @@ inline constexpr std::ptrdiff_t lanes = 16, radix = 16;
   return _mm512_fmadd_ps(x, by8, _mm512_shuffle_f32x4(x, x, 0x4e));
 }
 
-[[gnu::always_inline]] inline void butterfly(__m512& u, __m512& v) {
-  const __m512 sum = _mm512_add_ps(u, v);
-  v = _mm512_sub_ps(u, v);
+template <bool Fused>
+[[gnu::always_inline]] inline void butterfly(__m512& u, __m512& v, __m512 one) {
+  const __m512 sum = Fused ? _mm512_fmadd_ps(v, one, u) : _mm512_add_ps(u, v);
+  v = Fused ? _mm512_fnmadd_ps(v, one, u) : _mm512_sub_ps(u, v);
   u = sum;
 }
 
-template <int H, int... I>
-[[gnu::always_inline]] inline void butterflies(__m512* v, std::integer_sequence<int, I...> all) {
+template <int H, bool Fused, int... I>
+[[gnu::always_inline]] inline void butterflies(__m512* v, __m512 one, std::integer_sequence<int, I...> all) {
   if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly(v[I], v[I | H])), ...);
-    butterflies<2 * H>(v, all);
+    ((I & H ? void() : butterfly<Fused && I % 3 == 0>(v[I], v[I | H], one)), ...);
+    butterflies<2 * H, Fused>(v, one, all);
   }
 }
 
-template <std::ptrdiff_t Stride, int... I>
-[[gnu::always_inline]] inline void columns(float* x, __m512 scale, std::integer_sequence<int, I...> all) {
+template <std::ptrdiff_t Stride, bool Scaled, int... I>
+[[gnu::always_inline]] inline void columns(float* x, __m512 scale, __m512 one, std::integer_sequence<int, I...> all) {
   __m512 v[] = {_mm512_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
-  butterflies<1>(v, all);
-  (_mm512_storeu_ps(x + I * Stride, _mm512_mul_ps(v[I], scale)), ...);
+  butterflies<1, Stride != lanes>(v, one, all);
+  (_mm512_storeu_ps(x + I * Stride, Scaled ? _mm512_mul_ps(v[I], scale) : v[I]), ...);
 }
 
-template <std::ptrdiff_t N>
-void transform(float* x, float scale) {
+template <std::ptrdiff_t N, bool Scaled>
+[[gnu::always_inline]] inline void passes(float* x, __m512 scale, __m512 one) {
   constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
   if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) transform<stride>(x + i, 1.0f);
+    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale, one);
   for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride>(x + i, _mm512_set1_ps(scale), std::make_integer_sequence<int, N / stride>{});
+    columns<stride, Scaled>(x + i, scale, one, std::make_integer_sequence<int, N / stride>{});
 }
-inline constexpr void (*transforms[])(float*, float) = {
+
+/// `count` runs of N, one after another.
+template <std::ptrdiff_t N>
+void transform(float* x, std::ptrdiff_t count, float scale) {
+  __m512 one = _mm512_set1_ps(1.0f);
+  asm("" : "+v"(one));  // or compilers turn FMAs with it into additions
+  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, _mm512_set1_ps(scale), one);
+}
+inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
     transform<16>,   transform<32>,   transform<64>,   transform<128>,  transform<256>,   transform<512>,
     transform<1024>, transform<2048>, transform<4096>, transform<8192>, transform<16384>, transform<32768>};
+
+/// The signed sum of a quad, by its code, or a row's first quad.
+template <int Code, bool First, bool Fused>
+[[gnu::always_inline]] inline __m512 add_quad(__m512 y, const __m512 (&sum)[8], __m512 one) {
+  if constexpr (First) return sum[Code];  // the first column is positive
+  if constexpr (Fused)
+    return Code & 8 ? _mm512_fnmadd_ps(sum[Code & 7], one, y) : _mm512_fmadd_ps(sum[Code & 7], one, y);
+  return Code & 8 ? _mm512_sub_ps(y, sum[Code & 7]) : _mm512_add_ps(y, sum[Code & 7]);
+}
+
+/// Rows First + I of the base matrix on 16 columns, all sums in registers; x are the inputs, a register each.
+template <const auto& Base, int First, int K, int... I>
+[[gnu::always_inline]] inline void add_quads(const float* x, __m512* y, __m512 one, std::integer_sequence<int, I...> all) {
+  constexpr int quads = Base.order / 4;
+  if constexpr (K < quads) {
+    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + lanes);
+    const __m512 c = _mm512_loadu_ps(x + 2 * lanes), d = _mm512_loadu_ps(x + 3 * lanes);
+    const __m512 u0 = _mm512_add_ps(a, b), u1 = _mm512_sub_ps(a, b);
+    const __m512 v0 = _mm512_add_ps(c, d), v1 = _mm512_sub_ps(c, d);
+    const __m512 sum[8] = {_mm512_add_ps(u0, v0), _mm512_add_ps(u1, v0), _mm512_sub_ps(u0, v1),
+                           _mm512_sub_ps(u1, v1), _mm512_add_ps(u0, v1), _mm512_add_ps(u1, v1),
+                           _mm512_sub_ps(u0, v0), _mm512_sub_ps(u1, v0)};
+    ((y[I] = add_quad<Base.codes[(First + I) * quads + K], K == 0, I % 2 == 0>(y[I], sum, one)), ...);
+    add_quads<Base, First, K + 1>(x + 4 * lanes, y, one, all);
+  }
+}
+
+template <const auto& Base, int First, int... I>
+[[gnu::always_inline]] inline void base_rows(const float* in, float* out, std::ptrdiff_t run, __m512 scale, __m512 one,
+                                             std::integer_sequence<int, I...> all) {
+  __m512 y[sizeof...(I)];
+  add_quads<Base, First, 0>(in, y, one, all);
+  (_mm512_storeu_ps(out + (First + I) * run, _mm512_mul_ps(y[I], scale)), ...);
+}
+
+/// All of a block of base * run inputs, for the smaller bases, which are those of most models: up to 20 rows of
+/// the base matrix at once, more would not fit into registers.
+template <const auto& Base>
+void transform_base(float* x, std::ptrdiff_t run, float scale) {
+  constexpr int order = Base.order, parts = order > 20 ? 2 : 1;
+  __m512 one = _mm512_set1_ps(1.0f);
+  asm("" : "+v"(one));
+  const __m512 factor = _mm512_set1_ps(scale);
+  alignas(64) float column[order * lanes];
+  for (std::ptrdiff_t col = 0; col < run; col += lanes) {
+    for (std::ptrdiff_t i = 0; i < order; ++i) {
+      const __m512 v = _mm512_loadu_ps(x + i * run + col);
+      _mm512_store_ps(column + i * lanes, run == lanes ? inside(v) : v);
+    }
+    constexpr auto rows = std::make_integer_sequence<int, order / parts>{};
+    base_rows<Base, 0>(column, x + col, run, factor, one, rows);
+    if constexpr (parts == 2) base_rows<Base, order / 2>(column, x + col, run, factor, one, rows);
+  }
+}
+
+inline auto find_transform_base(std::ptrdiff_t base) noexcept -> void (*)(float*, std::ptrdiff_t, float) {
+  switch (base) {
+    case 12: return transform_base<paley<11, 1>>;
+    case 20: return transform_base<paley<19, 1>>;
+    case 28: return transform_base<paley<13, 1>>;
+    case 36: return transform_base<paley<17, 1>>;
+    default: return nullptr;
+  }
+}
 }  // namespace hadamard_avx512
 HIGGS_TARGET_END
 
 #endif
 
-inline void hadamard_block(float* x, const HadamardShape& shape, float scale, [[maybe_unused]] Isa isa) {
+/// `count` blocks, one after another.
+inline void transform_blocks(float* x, std::ptrdiff_t count, const HadamardShape& shape, float scale,
+                             [[maybe_unused]] Isa isa) {
+  const std::ptrdiff_t run = shape.run, n = shape.base * run;
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa != Isa::Portable && shape.run >= hadamard_avx2::lanes) {
-    const bool wide = isa == Isa::Avx512 && shape.run >= hadamard_avx512::lanes;
-    const int a = std::countr_zero(static_cast<unsigned>(shape.run));
+  if (isa != Isa::Portable && run >= hadamard_avx2::lanes) {
+    const bool wide = isa == Isa::Avx512 && run >= hadamard_avx512::lanes;
+    const int a = std::countr_zero(static_cast<unsigned>(run));
     const auto transform = wide ? hadamard_avx512::transforms[a - 4] : hadamard_avx2::transforms[a - 3];
-    if (shape.base == 1) return transform(x, scale);
-    for (std::ptrdiff_t i = 0; i < shape.base; ++i) transform(x + i * shape.run, 1.0f);
-    // Limited by reading codes, not by the width of vectors, so one width is enough.
-    if (shape.run == 8) return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 1>{});
-    if (shape.run == 16) return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 2>{});
-    return hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 4>{});
+    if (shape.base == 1) return transform(x, count, scale);
+    const auto whole = wide ? hadamard_avx512::find_transform_base(shape.base) : nullptr;
+    for (const float* end = x + count * n; x != end; x += n) {
+      if (whole == nullptr || run > hadamard_avx512::lanes) transform(x, shape.base, 1.0f);
+      // Limited by reading codes, not by the width of vectors, so one width is enough.
+      if (whole != nullptr)
+        whole(x, run, scale);
+      else if (run == 8)
+        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 1>{});
+      else if (run == 16)
+        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 2>{});
+      else
+        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 4>{});
+    }
+    return;
   }
 #endif
-  if (shape.run == 1) return hadamard_portable::transform_block<1>(x, shape, scale);
-  if (shape.run == 2) return hadamard_portable::transform_block<2>(x, shape, scale);
-  if (shape.run == 4) return hadamard_portable::transform_block<4>(x, shape, scale);
-  return hadamard_portable::transform_block<8>(x, shape, scale);
+  const auto portable = run == 1   ? hadamard_portable::transform_block<1>
+                        : run == 2 ? hadamard_portable::transform_block<2>
+                        : run == 4 ? hadamard_portable::transform_block<4>
+                                   : hadamard_portable::transform_block<8>;
+  for (const float* end = x + count * n; x != end; x += n) portable(x, shape, scale);
 }
 
 }  // namespace detail
@@ -438,7 +533,7 @@ inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
   expects(size % block == 0, "higgs::hadamard_blocks: x.size() must be a multiple of block");
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
   isa = std::min(isa, best_isa());
-  for (std::int64_t i = 0; i < size; i += block) detail::hadamard_block(x.data() + i, shape, scale, isa);
+  detail::transform_blocks(x.data(), size / block, shape, scale, isa);
 }
 
 inline void hadamard(std::span<float> x, Isa isa) {

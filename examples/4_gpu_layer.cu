@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// One layer in an engine: its matrix goes from a checkpoint to the device, its product is captured into a CUDA graph
+// once, and the graph is launched for every token.
+#include <higgs/higgs.hpp>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+using higgs::Half;
+namespace gpu = higgs::gpu;
+
+constexpr int inputs = 1024, outputs = 192, batch = 2, tokens = 3;
+
+// A layer of random weights in a file, as higgs-model quantize writes one.
+void write_checkpoint(const std::filesystem::path& path) {
+  std::vector<float> weights(outputs * inputs);
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = static_cast<float>(higgs::random_normal(1, i));
+  const auto w = higgs::quantize(higgs::MatrixView<const float>(weights.data(), outputs, inputs),
+                                 higgs::GridCodebook<2, 256>{});
+  higgs::CheckpointContents contents;
+  contents.add_layer<higgs::GridCodebook<2, 256>>("layer", w.layout, w.seed, "F32");
+  higgs::CheckpointWriter writer(path, contents);
+  writer.write_layer("layer", w);
+  writer.commit();
+}
+
+int main() {
+  const auto path = std::filesystem::temp_directory_path() / "higgs_example_gpu_layer.safetensors";
+  write_checkpoint(path);
+
+  // Load: codes go to the device and into the order in which kernels read them.
+  const higgs::AnyQuantizedMatrix quantized = higgs::Checkpoint::open(path).load("layer");
+  const gpu::DeviceMatrix w(quantized);
+  const gpu::Device device = gpu::current_device();
+  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
+  const gpu::DeviceBuffer<Half> x(batch * inputs), y(batch * outputs);
+  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(w.view(), batch, plan, device));
+
+  // Capture: matmul_async neither allocates nor waits.
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t token = nullptr;
+  gpu::check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x.data(), batch, inputs), w.view(),
+                                        gpu::DeviceMatrixView<Half>(y.data(), batch, outputs),
+                                        std::span(workspace.data(), workspace.size()), plan, device, stream);
+  gpu::check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  gpu::check(cudaGraphInstantiate(&token, graph, 0), "cudaGraphInstantiate");
+
+  // Run, and compare with the CPU.
+  double error = 0, norm = 0;
+  for (std::uint64_t t = 0; t < tokens; ++t) {
+    std::vector<Half> activations(batch * inputs);
+    for (std::size_t i = 0; i < activations.size(); ++i)
+      activations[i] = Half(static_cast<float>(higgs::random_normal(2 + t, i)));
+    gpu::check(cudaMemcpyAsync(x.data(), activations.data(), x.size_bytes(), cudaMemcpyHostToDevice, stream),
+               "x");
+    gpu::check(cudaGraphLaunch(token, stream), "cudaGraphLaunch");
+    gpu::check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+
+    std::vector<float> expected(batch * outputs);
+    higgs::matmul(higgs::MatrixView<const Half>(activations.data(), batch, inputs), quantized,
+                  higgs::MatrixView<float>(expected.data(), batch, outputs));
+    const std::vector<Half> result = y.to_host();
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      error += std::pow(static_cast<float>(result[i]) - expected[i], 2);
+      norm += std::pow(expected[i], 2);
+    }
+  }
+  std::printf("%d tokens; relative difference from the CPU: %.2g\n", tokens, std::sqrt(error / norm));
+  gpu::check(cudaGraphExecDestroy(token), "cudaGraphExecDestroy");
+  gpu::check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  gpu::check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  std::filesystem::remove(path);
+  return std::sqrt(error / norm) < 6e-4 ? 0 : 1;
+}

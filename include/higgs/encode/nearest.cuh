@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// Searches for nearest points on the device: the same codes as nearest(), bit for bit.
+//
+// A search keeps its constants in 32-bit words, which a kernel copies to shared memory once. find() takes a
+// batch of vectors in fixed point, so that they share the reading of a point; decoding goes by coordinate().
+#pragma once
+
+#include <higgs/codebook/e8.hpp>
+#include <higgs/core/concepts.hpp>
+#include <higgs/encode/nearest.hpp>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// Compares with every point of a table. Scores are integers below 2^24, so floats hold them exactly.
+template <int Dim>
+struct PointSearch {
+  static constexpr int dim = Dim, batch = Dim <= 4 ? 4 : 2;
+  /// Words of a point: coordinates, then half its squared norm in units of nearest_score(), then padding.
+  static constexpr int stride = (Dim + 4) / 4 * 4;
+
+  int size = 0;
+
+  template <Codebook Book>
+  static std::vector<std::uint32_t> words(const Book& book) {
+    std::vector<std::uint32_t> out;
+    for (std::int64_t i = 0; i < Book::size; ++i) {
+      const typename Book::Point point = book.decode(static_cast<typename Book::Index>(i));
+      float norm = 0;
+      for (const auto c : point) {
+        out.push_back(std::bit_cast<std::uint32_t>(static_cast<float>(c)));
+        norm += static_cast<float>(c) * static_cast<float>(c);
+      }
+      out.push_back(std::bit_cast<std::uint32_t>(norm * (1 << (fraction_bits<Book> - 1))));
+      out.resize((out.size() + 3) / 4 * 4);
+    }
+    return out;
+  }
+
+  __device__ void find(const std::uint32_t* words, const float (&y)[batch][Dim],
+                       std::uint32_t (&codes)[batch]) const {
+    float best[batch];
+    HIGGS_UNROLL
+    for (int b = 0; b < batch; ++b) best[b] = -std::numeric_limits<float>::infinity();
+    for (int p = 0; p < size; ++p) {
+      float point[stride];
+      HIGGS_UNROLL
+      for (int w = 0; w < stride; w += 4)
+        *reinterpret_cast<uint4*>(point + w) = *reinterpret_cast<const uint4*>(words + p * stride + w);
+      HIGGS_UNROLL
+      for (int b = 0; b < batch; ++b) {
+        float score = -point[Dim];
+        HIGGS_UNROLL
+        for (int d = 0; d < Dim; ++d) score = fmaf(y[b][d], point[d], score);
+        if (score > best[b]) {
+          best[b] = score;
+          codes[b] = static_cast<std::uint32_t>(p);
+        }
+      }
+    }
+  }
+  __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int d) const {
+    return static_cast<int>(std::bit_cast<float>(words[code * stride + static_cast<std::uint32_t>(d)]));
+  }
+};
+
+/// A codebook on a line: the borders between neighbours, halved again and again.
+struct LineSearch {
+  static constexpr int dim = 1, batch = 8;
+
+  int size = 0;  // of the tables, a power of two
+
+  /// Borders, codes in the order of coordinates, coordinates in the order of codes.
+  template <Codebook Book>
+  static std::vector<std::uint32_t> words(const Book& book) {
+    struct Place {
+      std::int32_t coordinate;
+      std::uint32_t code;
+    };
+    std::vector<Place> line;
+    for (int i = 0; i < Book::size; ++i)
+      line.push_back({book.decode(static_cast<typename Book::Index>(i))[0], static_cast<std::uint32_t>(i)});
+    std::vector<std::uint32_t> coordinates;
+    for (const Place& each : line) coordinates.push_back(static_cast<std::uint32_t>(each.coordinate));
+    std::stable_sort(line.begin(), line.end(),
+                     [](const Place& a, const Place& b) { return a.coordinate < b.coordinate; });
+    const auto same = [](const Place& a, const Place& b) { return a.coordinate == b.coordinate; };
+    line.erase(std::unique(line.begin(), line.end(), same), line.end());  // of equals, the lowest code stays
+    constexpr std::size_t count = std::bit_ceil(static_cast<std::size_t>(Book::size));
+    std::vector<std::uint32_t> out(2 * count, std::numeric_limits<std::int32_t>::max());
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      out[count + i] = line[i].code;
+      if (i + 1 == line.size()) break;
+      const std::int32_t middle =
+          (line[i].coordinate + line[i + 1].coordinate) * (1 << (fraction_bits<Book> - 1));
+      out[i] = static_cast<std::uint32_t>(middle -
+                                          (line[i].code > line[i + 1].code));  // a tie goes to the lower code
+    }
+    out.insert(out.end(), coordinates.begin(), coordinates.end());
+    return out;
+  }
+
+  __device__ void find(const std::uint32_t* words, const float (&y)[batch][1],
+                       std::uint32_t (&codes)[batch]) const {
+    HIGGS_UNROLL
+    for (int b = 0; b < batch; ++b) {
+      const int at = __float2int_rn(y[b][0]);
+      int rank = 0;  // borders below y
+      for (int step = size / 2; step > 0; step /= 2)
+        if (at > static_cast<int>(words[rank + step - 1])) rank += step;
+      codes[b] = words[size + rank];
+    }
+  }
+  __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int) const {
+    return static_cast<int>(words[2 * size + static_cast<int>(code)]);
+  }
+};
+
+/// E8Codebook: 512 shifted patterns with the best signs for each, as higgs::E8Search.
+struct E8PatternSearch {
+  static constexpr int dim = 8, batch = 2, patterns = 256;
+  static constexpr float shift = higgs::detail::e8_shift << fraction_bits<E8Codebook>;  // in fixed point
+
+  int size = 0;  // unused
+
+  /// Magnitudes (256, 8), then halves of squared norms (256).
+  static std::vector<std::uint32_t> words(const E8Codebook&) {
+    std::vector<std::uint32_t> out, norms;
+    for (const std::uint32_t pattern : higgs::detail::e8_patterns) {
+      float norm = 0;
+      for (unsigned d = 0; d < 8; ++d) {
+        const float magnitude = higgs::detail::e8_levels[pattern >> 4 * d & 15u];
+        out.push_back(std::bit_cast<std::uint32_t>(magnitude));
+        norm += magnitude * magnitude;
+      }
+      norms.push_back(std::bit_cast<std::uint32_t>(norm * (1 << (fraction_bits<E8Codebook> - 1))));
+    }
+    out.insert(out.end(), norms.begin(), norms.end());
+    return out;
+  }
+
+  __device__ void find(const std::uint32_t* words, const float (&y)[batch][8],
+                       std::uint32_t (&codes)[batch]) const {
+    float best[batch];
+    int found[batch] = {};
+    HIGGS_UNROLL
+    for (int b = 0; b < batch; ++b) best[b] = -std::numeric_limits<float>::infinity();
+    for (int side = 0; side < 2; ++side) {
+      const float sign = side == 0 ? 1.0f : -1.0f;
+      float z[batch][8], base[batch] = {};
+      bool odd[batch] = {};
+      HIGGS_UNROLL
+      for (int b = 0; b < batch; ++b) HIGGS_UNROLL
+      for (int d = 0; d < 8; ++d) {
+        const float moved = y[b][d] - sign * shift;
+        odd[b] ^= moved < 0;
+        z[b][d] = fabsf(moved);
+        base[b] = fmaf(sign * higgs::detail::e8_shift, y[b][d], base[b]);
+      }
+      for (int k = 0; k < patterns; ++k) {
+        float pattern[8];
+        load_pattern(words, k, pattern);
+        const float half_norm = std::bit_cast<float>(words[8 * patterns + k]);
+        HIGGS_UNROLL
+        for (int b = 0; b < batch; ++b) {
+          float score = base[b] - half_norm, least = std::numeric_limits<float>::infinity();
+          HIGGS_UNROLL
+          for (int d = 0; d < 8; ++d) {
+            const float product = z[b][d] * pattern[d];
+            score += product;
+            least = fminf(least, product);
+          }
+          if (odd[b] != (k >= patterns / 2)) score = fmaf(-2.0f, least, score);
+          if (score > best[b]) {
+            best[b] = score;
+            found[b] = side * patterns + k;
+          }
+        }
+      }
+    }
+    HIGGS_UNROLL
+    for (int b = 0; b < batch; ++b)
+      codes[b] = static_cast<std::uint32_t>(found[b] << 7 | best_signs(words, y[b], found[b]));
+  }
+  __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int d) const {
+    const std::uint32_t number = code >> 7 & 255u, signs = code & 127u;
+    const std::uint32_t all = signs | ((static_cast<std::uint32_t>(__popc(signs)) + (number >> 7)) & 1u) << 7;
+    const int magnitude =
+        static_cast<int>(std::bit_cast<float>(words[8 * number + static_cast<std::uint32_t>(d)]));
+    return ((all >> d & 1u) != 0 ? -magnitude : magnitude) +
+           (code >> 15 != 0 ? -higgs::detail::e8_shift : higgs::detail::e8_shift);
+  }
+
+ private:
+  static __device__ void load_pattern(const std::uint32_t* words, int k, float (&pattern)[8]) {
+    *reinterpret_cast<uint4*>(pattern) = *reinterpret_cast<const uint4*>(words + 8 * k);
+    *reinterpret_cast<uint4*>(pattern + 4) = *reinterpret_cast<const uint4*>(words + 8 * k + 4);
+  }
+  // The lowest of the best signs. If their parity is wrong, the one that costs least is turned.
+  static __device__ int best_signs(const std::uint32_t* words, const float (&y)[8], int found) {
+    float pattern[8], losses[8], least = std::numeric_limits<float>::infinity();
+    load_pattern(words, found % patterns, pattern);
+    int signs = 0;
+    bool odd = found % patterns >= patterns / 2;
+    HIGGS_UNROLL
+    for (int d = 0; d < 8; ++d) {
+      const float product = (y[d] - (found < patterns ? shift : -shift)) * pattern[d];
+      if (product < 0) signs |= 1 << d, odd = !odd;
+      losses[d] = fabsf(product);
+      least = fminf(least, losses[d]);
+    }
+    int best = odd ? 256 : signs & 127;
+    HIGGS_UNROLL
+    for (int d = 0; d < 8; ++d)
+      if (odd && losses[d] == least) best = min(best, (signs ^ 1 << d) & 127);
+    return best;
+  }
+};
+
+/// The search for a codebook: its type, what it calls its size, and whether its words fit into shared memory.
+template <Codebook Book>
+struct DeviceSearchOf {
+  static_assert(Book::size <= 65536, "DeviceSearchOf<Book>: codes of at most 16 bits");
+  static_assert(Book::dim == 1 || sizeof(typename Book::Element) == 1,
+                "DeviceSearchOf<Book>: coordinates of a byte, but on a line");
+  using Type = std::conditional_t<std::is_same_v<Book, E8Codebook>, E8PatternSearch,
+                                  std::conditional_t<Book::dim == 1, LineSearch, PointSearch<Book::dim>>>;
+  static constexpr int size =
+      Book::dim == 1 ? std::bit_ceil(static_cast<unsigned>(Book::size)) : static_cast<int>(Book::size);
+  static constexpr bool in_shared =
+      std::is_same_v<Type, E8PatternSearch> || Book::size * ((Book::dim + 4) / 4 * 16) <= 96 * 1024;
+};
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Strips times many rows of x by the int8 tiles of AMX (Sapphire Rapids and newer).
+//
+// A tile of activations (16 rows of x, 16 quads) times one of decoded weights (16 quads, 16 rows of the strip) is one
+// instruction; QuadOrder::Tiles and decoded chunks are those tiles as they are.
+#pragma once
+
+#include <higgs/core/cpu.hpp>
+#include <higgs/matmul/activations.hpp>
+#include <higgs/matmul/strip.hpp>
+#include <higgs/matmul/strip_avx512.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(HIGGS_TARGET_BEGIN)
+#  include <immintrin.h>
+
+namespace higgs {
+inline namespace v0 {
+namespace detail {
+
+/// LDTILECFG's operand: eight tiles of 16 rows of 64 bytes.
+struct AmxConfig {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(AmxConfig) == 64);
+
+/// The instructions, as assembly: g++ 12's _tile_loadconfig names 8 of the 64 bytes as its input and loses the others.
+struct AmxTiles {
+  void configure(const AmxConfig& config) const noexcept { asm volatile("ldtilecfg %0" : : "m"(config)); }
+  void release() const noexcept { asm volatile("tilerelease"); }
+  template <int Tile>
+  void zero() const noexcept {
+    asm volatile("tilezero %%tmm%c0" : : "i"(Tile));
+  }
+  template <int Tile>
+  void load(const std::uint8_t* from, std::int64_t stride) const noexcept {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Tile) : "memory");
+  }
+  /// Sum += signed bytes of A times unsigned bytes of B.
+  template <int Sum, int A, int B>
+  void add_dot() const noexcept {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(B));
+  }
+  template <int Tile>
+  void store(std::int32_t* to, std::int64_t stride) const noexcept {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(Tile) : "memory");
+  }
+};
+
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+namespace amx {
+
+/// As portable::dot_chunk, for a panel in QuadOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of the strip), 4
+/// and 5 planes of x, 6 and 7 halves of the strip.
+template <int Planes, class Tiles>
+inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, float* sums) noexcept {
+  alignas(64) float parts[tile_panel_rows * strip_rows] = {};
+  alignas(64) std::int32_t totals[4][tile_panel_rows][16];
+  std::int64_t run = chunk.first_run * panel.rows;
+  for (std::int64_t first = 0; first < chunk.quads; first += chunk.run_quads, run += panel.rows) {
+    const std::int64_t end = std::min(first + chunk.run_quads, chunk.quads);
+    float factor = 1.0f;
+    for (int plane = 0; plane < chunk.planes; ++plane, factor *= 256.0f) {
+      tiles.template zero<0>();
+      tiles.template zero<1>();
+      if constexpr (Planes == 2) {
+        tiles.template zero<2>();
+        tiles.template zero<3>();
+      }
+      for (std::int64_t quad = first; quad < end; quad += 16) {  // beyond the last quad, x is zero
+        const std::uint8_t* x = panel.quads + (chunk.first_quad + quad) / 16 * Planes * tile_panel_rows * 64;
+        const std::uint8_t* w = chunk.weights + plane * chunk_bytes + quad * 128;
+        tiles.template load<6>(w, 128);
+        tiles.template load<7>(w + 64, 128);
+        tiles.template load<4>(x, 64);
+        tiles.template add_dot<0, 4, 6>();
+        tiles.template add_dot<1, 4, 7>();
+        if constexpr (Planes == 2) {
+          tiles.template load<5>(x + tile_panel_rows * 64, 64);
+          tiles.template add_dot<2, 5, 6>();
+          tiles.template add_dot<3, 5, 7>();
+        }
+      }
+      tiles.template store<0>(totals[0][0], 64);
+      tiles.template store<1>(totals[1][0], 64);
+      if constexpr (Planes == 2) {
+        tiles.template store<2>(totals[2][0], 64);
+        tiles.template store<3>(totals[3][0], 64);
+      }
+      for (int m = 0; m < panel.rows; ++m)
+        for (int half = 0; half < 2; ++half) {
+          const __m512i high = _mm512_load_si512(totals[half][m]),
+                        low = _mm512_load_si512(totals[half + 2 * Planes - 2][m]);
+          float* part = parts + m * strip_rows + half * 16;
+          _mm512_store_ps(part, avx512::add_run<Planes>(
+                                    high, _mm512_add_epi32(low, _mm512_set1_epi32(panel.corrections[run + m])),
+                                    panel.steps[run + m] * factor, _mm512_load_ps(part)));
+        }
+    }
+  }
+  const __m512 scale[2] = {_mm512_load_ps(chunk.scales), _mm512_load_ps(chunk.scales + 16)};
+  for (int i = 0; i < 2 * panel.rows; ++i)
+    avx512::add_part(_mm512_load_ps(parts + 16 * i), scale[i % 2], sums + 16 * i);
+}
+
+template <class Tiles>
+inline void strip_product(Tiles& tiles, const StripProduct& p, const Panel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  const auto decode = [&p](const std::uint8_t* codes, std::int64_t steps, std::uint8_t* out) {
+    // Tiles are read whole: bytes that come as codes are copied, so that none behind the matrix is touched.
+    if (avx512::decode_chunk(p, codes, steps, out) == codes)
+      std::memcpy(out, codes, static_cast<std::size_t>(steps * p.layout->step_bytes()));
+    return static_cast<const std::uint8_t*>(out);
+  };
+  const auto dot = [&](const Chunk& chunk, const Panel& panel, float* y) {
+    if (p.runs->planes == 2)
+      dot_chunk<2>(tiles, chunk, panel, y);
+    else
+      dot_chunk<1>(tiles, chunk, panel, y);
+  };
+  tiles.configure(AmxConfig{});
+  for_each_chunk(p, panels, panel_count, sums, Isa::Avx512, decode, dot);
+  tiles.release();
+}
+
+}  // namespace amx
+HIGGS_TARGET_END
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace higgs
+#endif
