@@ -36,6 +36,7 @@
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
+#include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/grid_search.hpp>
