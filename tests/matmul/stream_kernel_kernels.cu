@@ -32,5 +32,4 @@ HIGGS_STREAM_KERNEL(4, 4)
 // plan: stream_kernel<28, higgs::v0::Half, 1>: loop.lds32 == 0; loop.lds64 == 16
 HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1)
 
-// plan: repack_scales_kernel: registers <= 32
-// plan: repack_e8_kernel: registers <= 96
+// plan: repack_(scales|e8)_kernel: registers <= 64
