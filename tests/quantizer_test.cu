@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "emulator/schedules.hpp"
@@ -95,31 +96,44 @@ TEST_CASE("quantizing on the device has no race under any schedule", "[front][qu
   });
 }
 
-TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is the host's",
-          "[front][quantizer][gpu]") {
-  const higgs::GridCodebook<2, 256> book;
-  const Normals<float> w(140, 512, 31);
-  higgs::QuantizedMatrix<higgs::GridCodebook<2, 256>> host =
-      higgs::quantize(higgs::MatrixView<const float>(w.view), book);
-  const Rows device = quantize_on_device(w, host);
+namespace {
 
+// Weights to codes on the device, to a file, back, and multiplied there.
+template <class Book>
+void check_pipeline(const Book& book) {
+  INFO(Book::name());
+  const Normals<float> w(70, 256, 31);
+  const auto host = higgs::quantize(higgs::MatrixView<const float>(w.view), book);
+  const Rows device = quantize_on_device(w, host);
   auto made = host;
   made.codes = device.codes;
   made.scales = device.scales;
   const TemporaryFolder folder;
   higgs::CheckpointContents contents;
-  contents.add_layer<higgs::GridCodebook<2, 256>>("w", host.layout, host.seed, "F32");
+  contents.add_layer<Book>("w", host.layout, host.seed, "F32");
   higgs::CheckpointWriter writer(folder / "a.safetensors", contents);
   writer.write_layer("w", made);
   writer.commit();
   const higgs::AnyQuantizedMatrix loaded = higgs::Checkpoint::open(folder / "a.safetensors").load("w");
+  const auto& stored = std::get<higgs::QuantizedMatrix<Book>>(loaded);
+  CHECK(std::equal(host.codes.begin(), host.codes.end(), stored.codes.begin(), stored.codes.end()));
+  CHECK(std::equal(host.scales.begin(), host.scales.end(), stored.scales.begin(), stored.scales.end()));
 
   const gpu::DeviceMatrix on_device(loaded);
-  const Normals<Half> x(5, 512, 32);
+  const Normals<Half> x(5, 256, 32);
   const auto plan = gpu::plan_matmul(on_device.view().order, gpu::current_device());
-  const auto y = device_product<float, gpu::MatmulBits<4>>(on_device.view(), x, plan);
+  const auto y = device_product<float, gpu::MatmulBits<gpu::tile_bits<Book>>>(on_device.view(), x, plan);
   std::vector<double> exact(y.size());
   higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), host,
-                          higgs::MatrixView<double>(exact.data(), 5, 140));
+                          higgs::MatrixView<double>(exact.data(), 5, 70));
   CHECK(relative_error(y, exact) < 3e-4);
+}
+
+}  // namespace
+
+TEST_CASE("quantized on the device, stored, loaded and multiplied, a matrix is the host's",
+          "[front][quantizer][gpu]") {
+  check_pipeline(higgs::GridCodebook<2, 256>{});
+  check_pipeline(higgs::GridCodebook<2, 64>{});
+  check_pipeline(higgs::UniformCodebook8{});
 }

@@ -64,13 +64,14 @@ higgs::FitOptions effort(int starts, int steps) {
 }
 
 // Thousands of points: more samples, but one run, and few looks at the result.
-higgs::FitOptions large_effort(int log2_samples, int rotations, int rounds) {
+higgs::FitOptions large_effort(int log2_samples, int rotations, int rounds, int stages = 0) {
   higgs::FitOptions options = effort(1, 300);
   options.polish_steps = 40;
   options.heat = 0.3;
   options.log2_samples = log2_samples;
   options.rotations = rotations;
   options.rounds = rounds;
+  options.stages = stages;
   return options;
 }
 
@@ -138,7 +139,7 @@ int main(int count, char** arguments) {
   };
   const std::tuple large{
       Table<2, 1024>{effort(2, 800)},
-      Table<2, 4096>{large_effort(22, 8, 150)},
+      Table<2, 4096>{large_effort(22, 8, 100, 40)},
       Table<3, 4096>{large_effort(22, 2, 30)},
       Table<4, 4096>{large_effort(22, 2, 40)},
       Table<6, 4096>{large_effort(20, 2, 4)},

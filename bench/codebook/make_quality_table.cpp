@@ -4,7 +4,12 @@
 #include "../../examples/model/baselines.hpp"
 
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
+#include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/lattice.hpp>
+#include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/quantizer.hpp>
@@ -231,10 +236,14 @@ int main(int argc, char** argv) {
   const std::string path = argc > 1 ? argv[1] : "quality.svg";
   const std::vector<float> w = normal_matrix();
   std::vector<Point> points;
-  using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::TypeList, higgs::UniformCodebook;
+  using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::RadixCodebook, higgs::TypeList, higgs::UniformCodebook;
   measure_books(higgs::ShippedCodebooks{}, w, points);
   measure_books(TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
-                         GridCodebook<1, 32>, GridCodebook<2, 1024>, GridCodebook<1, 64>>{},
+                         GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<1, 32>,
+                         GridCodebook<2, 1024>, GridCodebook<1, 64>, GridCodebook<2, 4096>, GridCodebook<1, 128>>{},
+                w, points);
+  measure_books(TypeList<RadixCodebook<GridCodebook<2, 23>, 7>, RadixCodebook<GridCodebook<2, 40>, 6>,
+                         RadixCodebook<GridCodebook<2, 84>, 5>>{},
                 w, points);
   measure_books(TypeList<NestedE8Codebook<2>, NestedE8Codebook<3>, NestedE8Codebook<4>>{}, w, points);
   measure_books(TypeList<UniformCodebook<2>, UniformCodebook<3>, UniformCodebook<4>>{}, w, points);

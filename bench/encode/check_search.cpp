@@ -3,9 +3,12 @@
 // plane with every input there is. In the plane the exhaustive search stands for nearest(), after a check of
 // its own.
 //
-//   check_search [codebook ...]     all shipped codebooks if none is named; exit status 1 if any code differs
+//   check_search [codebook ...]     if none is named, all that ship and the large tables; exit status 1 if any code differs
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
 #include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
@@ -20,6 +23,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <iterator>
+#include <limits>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -34,15 +38,15 @@ constexpr std::int64_t block = 1 << 16;  // vectors that are compared at a time
 // How many codes of each instruction set differ from the expected ones, over blocks of vectors that `fill`
 // makes.
 template <higgs::Codebook Book, class Fill, class Search, class Expected>
-std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search,
-                                      Expected expected) {
+std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search, Expected expected,
+                                      std::size_t first_isa = 0) {
   std::array<std::atomic<std::int64_t>, std::size(isa_names)> totals{};
   higgs::parallel_for(higgs::default_executor(), blocks, 1, [&](std::int64_t number, std::int64_t) {
     std::vector<float> fixed(static_cast<std::size_t>(block) * Book::dim);
     std::vector<typename Book::Index> found(static_cast<std::size_t>(block)), wanted(found.size());
     fill(number, fixed);
     expected(fixed, wanted);
-    for (std::size_t isa = 0; isa <= static_cast<std::size_t>(higgs::best_isa()); ++isa) {
+    for (std::size_t isa = first_isa; isa <= static_cast<std::size_t>(higgs::best_isa()); ++isa) {
       search.encode(fixed, found, static_cast<higgs::Isa>(isa));
       for (std::size_t i = 0; i < found.size(); ++i) totals[isa] += found[i] != wanted[i];
     }
@@ -75,6 +79,38 @@ void fill_random(std::int64_t number, std::vector<float>& fixed) {
                              ? (static_cast<double>(bits >> 11) * 0x1p-52 - 1) * static_cast<double>(limit)
                              : (static_cast<double>(sum) - 131070.0) * units;
     fixed[i] = std::clamp(static_cast<float>(std::rint(value)), -limit, limit);
+  }
+}
+
+// Halfway between two of 32 points drawn at random that are near each other, moved by -1, 0 or 1: borders and ties.
+template <higgs::Codebook Book>
+void fill_borders(std::int64_t number, std::vector<float>& fixed) {
+  constexpr auto limit = static_cast<std::int32_t>(higgs::fixed_limit<Book>);
+  constexpr std::int32_t half = 1 << (higgs::fraction_bits<Book> - 1);
+  static const Book book;
+  std::uint64_t counter = 0;
+  const auto below = [&](std::uint64_t bound) {
+    return static_cast<std::int32_t>(
+        higgs::random_bits(static_cast<std::uint64_t>(number) + 1000, counter++) % bound);
+  };
+  const auto point = [&] { return book.decode(static_cast<typename Book::Index>(below(Book::size))); };
+  for (std::size_t i = 0; i < fixed.size(); i += Book::dim) {
+    const auto a = point();
+    auto b = point();
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (int tries = 0; tries < 32; ++tries) {
+      const auto other = point();
+      std::int64_t distance = 0;
+      for (std::size_t d = 0; d < other.size(); ++d) distance += (a[d] - other[d]) * (a[d] - other[d]);
+      if (distance > 0 && distance < least) least = distance, b = other;
+    }
+    const std::int32_t along = below(65) - 32;
+    for (std::size_t d = 0; d < a.size(); ++d) {
+      std::int32_t v = (a[d] + b[d]) * half + below(3) - 1;
+      if (d == 0) v -= along * (a[1] - b[1]);  // along the border
+      if (d == 1) v += along * (a[0] - b[0]);
+      fixed[i + d] = static_cast<float>(std::clamp(v, -limit, limit));
+    }
   }
 }
 
@@ -112,15 +148,26 @@ std::int64_t check() {
   constexpr std::int64_t line = side / block + 1, plane = side * side / block + 1,
                          random = 100'000'000 / block + 1;
   const auto by_all = [&](const auto& fixed, auto& codes) { all.encode(fixed, codes); };
-  if constexpr (Book::size > 4096) {  // the definition compares so many points
-    report("search = nearest, random", 1, differences<Book>(1, fill_random<Book>, fast, call_nearest<Book>));
-  } else if constexpr (Book::dim == 1) {
+  if constexpr (Book::dim == 1) {
     report("search = nearest, every input", line,
            differences<Book>(line, fill_all<Book>, fast, call_nearest<Book>));
+  } else if constexpr (Book::size >
+                       4096) {  // the definition is too slow; the portable search is another algorithm
+    report("search = nearest, random", 1, differences<Book>(1, fill_random<Book>, fast, call_nearest<Book>));
+    report("search = nearest, borders", 1,
+           differences<Book>(1, fill_borders<Book>, fast, call_nearest<Book>));
+    const auto portable = [&](const auto& fixed, auto& codes) {
+      fast.encode(fixed, codes, higgs::Isa::Portable);
+    };
+    report("search = portable search, random", random,
+           differences<Book>(random, fill_random<Book>, fast, portable, 1));
+    report("search = portable search, borders", 160,
+           differences<Book>(160, fill_borders<Book>, fast, portable, 1));
   } else {
     report("exhaustive = nearest, random", 32,
            differences<Book>(32, fill_random<Book>, all, call_nearest<Book>));
-    if constexpr (Book::dim == 2)
+    report("search = exhaustive, borders", 160, differences<Book>(160, fill_borders<Book>, fast, by_all));
+    if constexpr (Book::dim == 2 && Book::size <= 256)
       report("search = exhaustive, every input", plane,
              differences<Book>(plane, fill_all<Book>, fast, by_all));
     else
@@ -132,12 +179,26 @@ std::int64_t check() {
 
 }  // namespace
 
-int main(int count, char** names) {
-  std::vector<std::string> codebooks(names + 1, names + count);
-  if (codebooks.empty()) codebooks = higgs::shipped_codebook_names();
+int main(int count, char** arguments) {
+  const higgs::ShippedCodebooks shipped;
+  const higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<2, 1024>,
+                        higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>,
+                        higgs::GridCodebook<4, 4096>, higgs::GridCodebook<6, 4096>>
+      large;
+  std::vector<std::string> names(arguments + 1, arguments + count);
+  if (names.empty()) {
+    names = higgs::detail::names_of(shipped);
+    for (const std::string& name : higgs::detail::names_of(large)) names.push_back(name);
+  }
   std::int64_t wrong = 0;
-  for (const std::string& name : codebooks)
-    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) { wrong += check<Book>(); });
+  const auto run = [&]<class Book>(std::type_identity<Book>) { wrong += check<Book>(); };
+  for (const std::string& name : names) {
+    if (higgs::detail::visit_codebook_named(name, run, shipped) ||
+        higgs::detail::visit_codebook_named(name, run, large))
+      continue;
+    std::fprintf(stderr, "check_search: there is no codebook %s\n", name.c_str());
+    return 2;
+  }
   std::printf("%lld differences in all\n", static_cast<long long>(wrong));
   return wrong != 0;
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Encoders on one thread, Gaussian inputs, beside the comparison with all points in the same run.
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
 #include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
@@ -80,6 +83,7 @@ bool register_books(higgs::TypeList<Books...>) {
 const bool registered = register_books(higgs::ShippedCodebooks{});
 const bool large_registered =
     register_books(higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<8, 256>, higgs::GridCodebook<2, 1024>,
-                                   higgs::GridCodebook<3, 4096>>{});
+                                   higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>,
+                                   higgs::GridCodebook<4, 4096>, higgs::GridCodebook<6, 4096>>{});
 
 }  // namespace

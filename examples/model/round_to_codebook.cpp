@@ -2,7 +2,10 @@
 #include "round_to_codebook.hpp"
 
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
 #include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/lattice.hpp>
 #include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/uniform.hpp>
@@ -17,18 +20,20 @@ namespace {
 
 using FurtherCodebooks =
     TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
-             GridCodebook<3, 4096>, GridCodebook<2, 1024>, GridCodebook<1, 2>, GridCodebook<1, 3>, GridCodebook<1, 32>,
-             GridCodebook<1, 64>, GridCodebook<1, 128>, NestedE8Codebook<2>, NestedE8Codebook<3>, NestedE8Codebook<4>,
-             RadixCodebook<GridCodebook<2, 23>, 7>, RadixCodebook<GridCodebook<2, 40>, 6>,
-             RadixCodebook<GridCodebook<2, 84>, 5>, UniformCodebook<2>, UniformCodebook<3>, UniformCodebook<4>,
-             UniformCodebook<5>, UniformCodebook<6>, UniformCodebook<7>>;
+             GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<2, 1024>,
+             GridCodebook<2, 4096>, GridCodebook<1, 2>, GridCodebook<1, 3>, GridCodebook<1, 32>,
+             GridCodebook<1, 64>, GridCodebook<1, 128>, NestedE8Codebook<2>, NestedE8Codebook<3>,
+             NestedE8Codebook<4>, RadixCodebook<GridCodebook<2, 23>, 7>,
+             RadixCodebook<GridCodebook<2, 40>, 6>, RadixCodebook<GridCodebook<2, 84>, 5>, UniformCodebook<2>,
+             UniformCodebook<3>, UniformCodebook<4>, UniformCodebook<5>, UniformCodebook<6>,
+             UniformCodebook<7>>;
 
 }  // namespace
 
 std::vector<std::string> further_codebook_names() { return detail::names_of(FurtherCodebooks{}); }
 
-RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view codebook, const QuantizeOptions& options,
-                                Executor& executor) {
+RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view codebook,
+                                const QuantizeOptions& options, Executor& executor) {
   RoundedMatrix out{std::vector<float>(static_cast<std::size_t>(w.rows * w.cols))};
   const auto round = [&]<class Book>(std::type_identity<Book>) {
     const QuantizedMatrix<Book> quantized = quantize(w, Book{}, options, executor);

@@ -22,7 +22,7 @@ struct RoundedMatrix {
 std::vector<std::string> further_codebook_names();
 
 /// Rounds `w` with one of them. Throws InvalidArgument if none has that name.
-RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view codebook, const QuantizeOptions& options,
-                                Executor& executor = default_executor());
+RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view codebook,
+                                const QuantizeOptions& options, Executor& executor = default_executor());
 
 }  // namespace higgs::model

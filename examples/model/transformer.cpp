@@ -156,7 +156,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
   block[Part::K].apply(normal, k, executor);
   block[Part::V].apply(normal, v, executor);
 
-  const MatrixView<float> keys(cache.keys_[layer].data(), cache.capacity_, config_.kv_width());
+  const MatrixView<float> keys(cache.keys_[layer].data(), config_.kv_heads * cache.capacity_, width);
   const MatrixView<float> values(cache.values_[layer].data(), config_.kv_width(), cache.capacity_);
   parallel_for(executor, count, row_grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
@@ -168,32 +168,38 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
       };
       for (std::int64_t h = 0; h < config_.heads; ++h) place(q.row(t) + h * width, block.q_norm);
       for (std::int64_t h = 0; h < config_.kv_heads; ++h) place(k.row(t) + h * width, block.k_norm);
-      std::copy_n(k.row(t), k.cols, keys.row(past + t));
+      for (std::int64_t h = 0; h < config_.kv_heads; ++h)
+        std::copy_n(k.row(t) + h * width, width, keys.row(h * cache.capacity_ + past + t));
       for (std::int64_t c = 0; c < v.cols; ++c) values(c, past + t) = v(t, c);
     }
   });
 
   const std::int64_t query_blocks = (count + query_block - 1) / query_block;
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(width)));
-  executor.run(config_.heads * query_blocks, [&](std::int64_t task) {
-    const std::int64_t head = task % config_.heads, kv_head = head / (config_.heads / config_.kv_heads);
-    const std::int64_t first = task / config_.heads * query_block,
-                       rows = std::min(query_block, count - first);
-    const std::int64_t seen = past + first + rows;  // keys that the last of these queries sees
-    Buffer buffer(rows, seen);
+  // A token alone: heads that share keys are the rows of one product, so that keys and values are read once.
+  const std::int64_t shared = config_.heads / config_.kv_heads, together = count == 1 ? shared : 1;
+  const auto rows_of = [&](MatrixView<float> all, std::int64_t head, std::int64_t first, std::int64_t rows) {
+    return count == 1 ? MatrixView<float>(all.row(0) + head * width, together, width)
+                      : all.row_range(first, rows).col_range(head * width, width);
+  };
+  executor.run(config_.heads / together * query_blocks, [&](std::int64_t task) {
+    const std::int64_t head = task / query_blocks * together, first = task % query_blocks * query_block;
+    const std::int64_t kv_head = head / shared, last = std::min(first + query_block, count);
+    const std::int64_t seen = past + last;  // keys that the last of these queries sees
+    const MatrixView<float> queries = rows_of(q, head, first, last - first);
+    Buffer buffer(queries.rows, seen);
     const MatrixView<float> scores = buffer.view();
     SerialExecutor here;
-    const MatrixView<float> queries = q.row_range(first, rows).col_range(head * width, width);
-    matmul(queries, keys.row_range(0, seen).col_range(kv_head * width, width), scores, here);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t visible = past + first + r + 1;
+    matmul(queries, keys.row_range(kv_head * cache.capacity_, seen), scores, here);
+    for (std::int64_t r = 0; r < queries.rows; ++r) {
+      const std::int64_t visible = std::min(past + first + r + 1, seen);
       float* row = scores.row(r);
       for (std::int64_t i = 0; i < visible; ++i) row[i] *= scale;
       softmax(row, visible);
       std::fill(row + visible, row + seen, 0.0f);
     }
     const MatrixView<const float> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
-    matmul(scores, head_values, mixed.row_range(first, rows).col_range(head * width, width), here);
+    matmul(scores, head_values, rows_of(mixed, head, first, last - first), here);
   });
   observe(std::array{Part::O}, mixed);
   block[Part::O].apply(mixed, scratch.sum.view(), executor);

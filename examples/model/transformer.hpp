@@ -31,10 +31,8 @@ class KvCache {
   friend class Transformer;
   std::int64_t capacity_;
   std::int64_t size_ = 0;
-  std::vector<std::vector<float>> keys_;  // by block: (capacity, kv_width)
-  std::vector<std::vector<float>>
-      values_;  // by block, transposed so that both products of attention read rows:
-                // (kv_width, capacity)
+  std::vector<std::vector<float>> keys_;  // by block: (kv_heads, capacity, head_width)
+  std::vector<std::vector<float>> values_;  // by block, transposed as products read rows: (kv_width, capacity)
 };
 
 /// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.

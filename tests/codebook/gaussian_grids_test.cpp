@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codebook/gaussian_grids.hpp>
 #include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/grids/2x4096.hpp>
 #include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codebook/grids/6x4096.hpp>
 #include <higgs/codebook/measure_grid.hpp>
 
 #include <catch2/catch.hpp>
@@ -54,10 +57,11 @@ double plane_error(double h) {
 
 template <int Dim, int Size>
 higgs::GridError measured() {
+  constexpr bool large = Dim > 3 && Size >= 256;
   using Grid = GaussianGrid<Dim, Size>;
   using Element = typename decltype(Grid::points)::value_type::value_type;
   return higgs::measure_grid(std::span<const std::array<Element, Dim>>(Grid::points), Grid::step,
-                             {.log2_samples = 16, .repeats = 8, .seed = 77});
+                             {.log2_samples = large ? 12 : 16, .repeats = large ? 4 : 8, .seed = 77});
 }
 
 }  // namespace
@@ -92,15 +96,17 @@ TEST_CASE("tables in the plane have the error they claim, no more than the best 
   CHECK(plane_error<64>(0.02) == Approx(GaussianGrid<2, 64>::mse).epsilon(4e-4));
   CHECK(plane_error<256>(0.02) == Approx(GaussianGrid<2, 256>::mse).epsilon(1e-3));
   CHECK(plane_error<1024>(0.03) == Approx(GaussianGrid<2, 1024>::mse).epsilon(0.02));
+  CHECK(measured<2, 4096>().mse == Approx(GaussianGrid<2, 4096>::mse).epsilon(0.01));
   CHECK(GaussianGrid<2, 16>::mse < 0.10758 * 1.001);
   CHECK(GaussianGrid<2, 64>::mse < 0.02960 * 1.001);
   CHECK(GaussianGrid<2, 23>::mse < 0.07752 * 1.001);
   CHECK(GaussianGrid<2, 256>::mse < 0.00774 * 1.004);
   CHECK(GaussianGrid<2, 1024>::mse < 0.00204);
+  CHECK(GaussianGrid<2, 4096>::mse < 0.00054);
 }
 
 TEMPLATE_TEST_CASE_SIG("tables in three dimensions and more have the error they claim", "[codebook][gaussian_grids]",
-                       ((int Dim, int Size), Dim, Size), (3, 64), (3, 512), (3, 4096), (4, 16), (4, 256), (8, 256)) {
+                       ((int Dim, int Size), Dim, Size), (3, 64), (3, 512), (3, 4096), (4, 16), (4, 256), (4, 4096), (6, 4096), (8, 256)) {
   const higgs::GridError error = measured<Dim, Size>();
   CHECK(std::fabs(error.mse / GaussianGrid<Dim, Size>::mse - 1) < 5 * error.standard_error / error.mse + 3e-4);
 }
@@ -111,6 +117,8 @@ TEST_CASE("tables in three dimensions and more are no worse than the best publis
   CHECK(GaussianGrid<3, 4096>::mse < 0.00697);
   CHECK(GaussianGrid<4, 16>::mse < 0.34164);
   CHECK(GaussianGrid<4, 256>::mse < 0.0963);
+  CHECK(GaussianGrid<4, 4096>::mse < 0.0255);
+  CHECK(GaussianGrid<6, 4096>::mse < 0.0907);
   CHECK(GaussianGrid<8, 256>::mse < 0.3210);
 }
 
@@ -127,10 +135,13 @@ TEST_CASE("int8 tables keep to 127 and hold no point twice", "[codebook][gaussia
   check(GaussianGrid<2, 64>::points);
   check(GaussianGrid<2, 256>::points);
   check(GaussianGrid<2, 1024>::points);
+  check(GaussianGrid<2, 4096>::points);
   check(GaussianGrid<3, 64>::points);
   check(GaussianGrid<3, 512>::points);
   check(GaussianGrid<3, 4096>::points);
   check(GaussianGrid<4, 16>::points);
   check(GaussianGrid<4, 256>::points);
+  check(GaussianGrid<4, 4096>::points);
+  check(GaussianGrid<6, 4096>::points);
   check(GaussianGrid<8, 256>::points);
 }

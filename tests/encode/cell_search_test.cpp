@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codebook/grids/2x1024.hpp>
 #include <higgs/codebook/grids/3x4096.hpp>
+#include <higgs/codebook/grids/4x4096.hpp>
 #include <higgs/encode/cell_search.hpp>
 
 #include <catch2/catch.hpp>
@@ -23,6 +24,7 @@ TEST_CASE("cells lead to the nearest point for large tables that ship", "[encode
   check(higgs::GridCodebook<3, 512>{});
   check(higgs::GridCodebook<2, 1024>{});
   check(higgs::GridCodebook<3, 4096>{});
+  check(higgs::GridCodebook<4, 4096>{});
 }
 
 TEST_CASE("cells lead to the nearest of any points", "[encode][cell_search]") {
@@ -32,10 +34,7 @@ TEST_CASE("cells lead to the nearest of any points", "[encode][cell_search]") {
   check(random_book<3, 200>(4));
   check(random_book<3, 600>(5, 100, 127));  // far from most inputs
   check(random_book<4, 257>(6, -60, 60));
-  check(random_book<5, 64>(7));
-  check(random_book<6, 300>(8, -40, 40));
-  check(random_book<8, 64>(9));
-  check(random_book<4, 3>(10, -128, -128));
+  check(random_book<4, 3>(7, -128, -128));
 }
 
 TEST_CASE("exact ties between cells and inside go to the lower index", "[encode][cell_search]") {
@@ -45,7 +44,9 @@ TEST_CASE("exact ties between cells and inside go to the lower index", "[encode]
     Book::Points points{};
     for (std::size_t i = 0; i < 512; ++i) {
       const std::size_t k = reversed ? 511 - i : i;
-      const auto c = [](std::size_t v) { return static_cast<std::int8_t>(16 * static_cast<int>(v % 8) - 56); };
+      const auto c = [](std::size_t v) {
+        return static_cast<std::int8_t>(16 * static_cast<int>(v % 8) - 56);
+      };
       points[i] = {c(k), c(k / 8), c(k / 64)};
     }
     std::vector<std::int32_t> y;

@@ -11,6 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "device_matrices.cuh"
+#include "emulator/emulator.hpp"
+
 using higgs::BFloat16;
 using higgs::Half;
 namespace gpu = higgs::gpu;
@@ -91,6 +94,55 @@ void check_fragments() {
   CHECK(wrong == 0);
 }
 
+// The same for E8's tiles.
+template <class T>
+__global__ void decode_e8_slab_kernel(const uint4* tiles, const std::int16_t* table, uint4* out) {
+  extern __shared__ std::byte space[];
+  gpu::fill_byte_table<gpu::e8_tiles, T>(table);
+  __syncthreads();
+  const uint4 loads[2] = {tiles[threadIdx.x], tiles[32 + threadIdx.x]};
+  const auto tiles_of = [&]<int Pair>(std::integral_constant<int, Pair>) {
+    std::uint32_t a[4], b[4];
+    gpu::decode_e8_fragments<T, Pair / 2, Pair % 2>(a, b, loads, gpu::table_place<gpu::e8_tiles>());
+    out[(2 * Pair) * 32 + threadIdx.x] = uint4{a[0], a[1], a[2], a[3]};
+    out[(2 * Pair + 1) * 32 + threadIdx.x] = uint4{b[0], b[1], b[2], b[3]};
+  };
+  [&]<int... Pairs>(std::integer_sequence<int, Pairs...>) {
+    (tiles_of(std::integral_constant<int, Pairs>{}), ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+
+template <class T>
+void check_e8_fragments() {
+  const higgs::E8Codebook book;
+  const auto w = random_matrix<higgs::E8Codebook>(64, 64, 64, 64, 3);
+  const gpu::DeviceMatrix matrix(w);
+  const gpu::DeviceBuffer<uint4> fragments(16 * 32);
+  gpu::launch(decode_e8_slab_kernel<T>, dim3(1), 32, gpu::table_end, nullptr, matrix.view().tiles,
+              matrix.view().table, fragments.data());
+  gpu::check(cudaDeviceSynchronize(), "decode_e8_slab_kernel");
+  const std::vector<uint4> out = fragments.to_host();
+  std::size_t wrong = 0;
+  for (int tile = 0; tile < 16; ++tile)
+    for (int lane = 0; lane < 32; ++lane) {
+      const uint4 v = out[static_cast<std::size_t>(tile * 32 + lane)];
+      const std::uint32_t a[4] = {v.x, v.y, v.z, v.w};
+      for (int r = 0; r < 4; ++r)
+        for (int odd = 0; odd < 2; ++odd) {
+          const int t = lane % 4, row = tile / 4 * 16 + lane / 4 + r % 2 * 8;
+          const auto vector = static_cast<std::size_t>(row * 8 + tile % 4 / 2 * 4 + t);
+          const auto code = static_cast<std::uint16_t>(w.codes[2 * vector] | w.codes[2 * vector + 1] << 8);
+          const int coordinate = ((tile % 2) ^ (t / 2)) * 4 + r / 2 * 2 + odd;
+          wrong +=
+              (a[r] >> 16 * odd & 0xffffu) != T(book.decode(code)[static_cast<std::size_t>(coordinate)]).bits;
+        }
+    }
+  CHECK(wrong == 0);
+  if (!emulator::in_use) return;
+  const emulator::Counters& c = emulator::launches().back().counters;
+  CHECK(c.shared_passes == c.shared_passes_ideal);
+}
+
 }  // namespace
 
 TEST_CASE("fragments hold the coordinates that codes name, where mma wants them",
@@ -100,4 +152,10 @@ TEST_CASE("fragments hold the coordinates that codes name, where mma wants them"
   check_fragments<4, Half>();
   check_fragments<8, Half>();
   check_fragments<4, BFloat16>();
+}
+
+TEST_CASE("E8's fragments hold the coordinates that codes name, without bank conflicts",
+          "[matmul][fragments][gpu]") {
+  check_e8_fragments<Half>();
+  check_e8_fragments<BFloat16>();
 }

@@ -15,7 +15,8 @@
 
 using namespace higgs::model;
 
-TEST_CASE("codebooks that no file names round with the error that the rate-distortion theory allows", "[model][compare]") {
+TEST_CASE("codebooks that no file names round with the error that the rate-distortion theory allows",
+          "[model][compare]") {
   constexpr std::int64_t rows = 16, cols = 512;
   std::vector<float> w;
   for (std::uint64_t i = 0; i < rows * cols; ++i) w.push_back(static_cast<float>(higgs::random_normal(5, i)));
@@ -24,9 +25,10 @@ TEST_CASE("codebooks that no file names round with the error that the rate-disto
     if (name == "e8n4") continue;  // slow
     const RoundedMatrix rounded = round_to_codebook(view, name, {});
     double error = 0;
-    for (std::size_t i = 0; i < w.size(); ++i) error += std::pow(static_cast<double>(rounded.values[i]) - w[i], 2);
-    const double decibels =
-        10 * std::log10(error / static_cast<double>(w.size())) + 20 * (rounded.bits - 16.0 / cols) * std::log10(2.0);
+    for (std::size_t i = 0; i < w.size(); ++i)
+      error += std::pow(static_cast<double>(rounded.values[i]) - w[i], 2);
+    const double decibels = 10 * std::log10(error / static_cast<double>(w.size())) +
+                            20 * (rounded.bits - 16.0 / cols) * std::log10(2.0);
     INFO(name << ", " << rounded.bits << " bits");
     CHECK(decibels > 0.5);
     CHECK(decibels < 6.5);

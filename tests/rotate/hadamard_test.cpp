@@ -19,7 +19,7 @@ using namespace higgs;
 
 namespace {
 
-constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512};
+constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon};
 
 // Rows differ in exactly half of their places, and the first row and column are ones.
 template <int N>

@@ -17,7 +17,7 @@ using namespace higgs;
 
 namespace {
 
-constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512};
+constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon};
 
 std::vector<float> normal_row(std::size_t n, std::uint64_t seed) {
   std::vector<float> x(n);
@@ -120,6 +120,28 @@ TEST_CASE("rotate_row is signs, then the transform of each block, on every path"
       CHECK(same_bits(y, expected));
     }
   }
+}
+
+TEMPLATE_TEST_CASE("rotate_row from other numbers converts, scales and pads first, on every path",
+                   "[rotate][random_hadamard]", float, Half, BFloat16) {
+  for (const auto& [block, blocks] : cases)
+    for (const std::size_t missing : {std::size_t{0}, static_cast<std::size_t>(block) / 3}) {
+      const auto padded = static_cast<std::size_t>(block * blocks), size = padded - missing;
+      const std::vector<float> numbers = normal_row(size, 1), scales = normal_row(size, 2);
+      std::vector<TestType> x;
+      for (const float number : numbers) x.push_back(static_cast<TestType>(number));
+      for (const bool scaled : {false, true})
+        for (const std::optional<std::uint64_t> seed : {std::optional<std::uint64_t>(), {3}}) {
+          std::vector<float> expected(padded);
+          for (std::size_t i = 0; i < size; ++i) expected[i] = static_cast<float>(x[i]) * (scaled ? scales[i] : 1.0f);
+          rotate_row(expected, block, seed, 5, Isa::Portable);
+          for (const Isa isa : all_isas) {
+            std::vector<float> y(padded, 7.0f);
+            rotate_row(std::span<const TestType>(x), scaled ? scales : std::span<const float>(), y, block, seed, 5, isa);
+            CHECK(same_bits(y, expected));
+          }
+        }
+    }
 }
 
 TEST_CASE("rotate_row without a seed is the plain transform", "[rotate][random_hadamard]") {
@@ -234,5 +256,11 @@ TEST_CASE("rows and blocks that do not fit are refused", "[rotate][random_hadama
   CHECK_THROWS_AS(rotate_row(x, 64, 1, -64), InvalidArgument);
   CHECK_THROWS_AS(unrotate_row(x, 256, 1), InvalidArgument);
   CHECK_THROWS_AS(unrotate_row(x, 64, 1, -1), InvalidArgument);
-  rotate_row({}, 64, 1);  // an empty shard is fine
+  const std::span<const float> in(x);
+  std::vector<float> y(128);
+  CHECK_THROWS_AS(rotate_row(in, {}, y, 96, 1), InvalidArgument);
+  CHECK_THROWS_AS(rotate_row(in, {}, std::span<float>(y).first(64), 64, 1), InvalidArgument);
+  CHECK_THROWS_AS(rotate_row(in, in.first(64), y, 64, 1), InvalidArgument);
+  CHECK_THROWS_AS(rotate_row(in, {}, y, 64, 1, -1), InvalidArgument);
+  rotate_row(std::span<float>(), 64, 1);  // an empty shard is fine
 }

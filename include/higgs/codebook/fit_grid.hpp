@@ -44,6 +44,7 @@ struct FitOptions {
   double heat = 0.5;      ///< first random displacement, in units of the root mean squared error
   int log2_samples = 20;  ///< integration points of a polishing step, 12 ... 24; a step of a run uses a sixteenth
   int rotations = 8;      ///< orientations in which rounding to integers is tried
+  int stages = 0;         ///< parts in which points become integers, the others making up for it; 0: all at once
   int rounds = 40;        ///< times that moves of single coordinates improve the integers
   int limit = 0;          ///< greatest integer; 0: 127, or where Element has 16 bits 2047 (exact in fp16), past 256 points 32767
   MeasureOptions measure = {};
@@ -155,14 +156,9 @@ class GridFitter {
         for (const double x : center) greatest = std::max(greatest, std::abs(x));
       }
       const double unrounded = error(turned, 1);
-      for (int finer = -5; finer <= 10; ++finer) {
+      for (int finer = -5; finer <= (options_.stages > 0 ? 16 : 10); ++finer) {
         RoundedGrid<Dim> trial{turned, {}, snap(greatest / limit * (1.0 - 0.02 * finer))};
-        for (const auto& center : turned) {
-          auto& integer = trial.integers.emplace_back();
-          for (std::size_t d = 0; d < Dim; ++d) {
-            integer[d] = std::clamp(static_cast<int>(std::floor(center[d] / trial.step + 0.5)), -limit, limit);
-          }
-        }
+        for (const auto& center : turned) trial.integers.push_back(nearest_integers(center, trial.step, limit));
         trial.loss = error(trial.centers(), 1) - unrounded;
         trials.push_back(std::move(trial));
       }
@@ -173,7 +169,10 @@ class GridFitter {
     };
     std::sort(trials.begin(), trials.end(), better);
     trials.resize(Dim == 2 ? 4 : 1);  // in the plane an improvement is quick
-    for (RoundedGrid<Dim>& trial : trials) improve(trial, limit);
+    for (RoundedGrid<Dim>& trial : trials) {
+      if (options_.stages > 0) settle(trial, limit);
+      improve(trial, limit);
+    }
     const RoundedGrid<Dim> best = *std::min_element(trials.begin(), trials.end(), better);
     return best;
   }
@@ -277,6 +276,43 @@ class GridFitter {
       for (std::size_t d = 0; d < Dim; ++d) center[d] = snap(std::fma(-2 * product / square, normal[d], center[d]));
     }
     return centers;
+  }
+
+  static std::array<int, Dim> nearest_integers(const std::array<double, Dim>& center, double step, int limit) {
+    std::array<int, Dim> integers;
+    for (std::size_t d = 0; d < Dim; ++d)
+      integers[d] = std::clamp(static_cast<int>(std::floor(center[d] / step + 0.5)), -limit, limit);
+    return integers;
+  }
+
+  /// Replaces the integers of a grid: in each stage those centers become integers that lie outside of the range, then
+  /// those next to integers; Lloyd steps of the others follow.
+  void settle(RoundedGrid<Dim>& grid, int limit) const {
+    Centers<Dim> centers = grid.points;
+    std::vector<std::size_t> open(size_);
+    std::iota(open.begin(), open.end(), std::size_t{0});
+    for (int stage = 1; stage <= options_.stages; ++stage) {
+      std::vector<double> away(size_);
+      for (const std::size_t k : open) {
+        grid.integers[k] = nearest_integers(centers[k], grid.step, limit);
+        for (std::size_t d = 0; d < Dim; ++d) {
+          const double distance = std::abs(centers[k][d] - grid.step * grid.integers[k][d]);
+          away[k] += distance <= grid.step ? distance * distance : -1.0;
+        }
+      }
+      std::sort(open.begin(), open.end(),
+                [&](std::size_t a, std::size_t b) { return std::pair(away[a], a) < std::pair(away[b], b); });
+      const std::size_t left = size_ - size_ * static_cast<std::size_t>(stage) / static_cast<std::size_t>(options_.stages);
+      for (const std::size_t k : std::span(open).first(open.size() - left))
+        for (std::size_t d = 0; d < Dim; ++d) centers[k][d] = grid.step * grid.integers[k][d];
+      open.erase(open.begin(), open.end() - static_cast<std::ptrdiff_t>(left));
+      for (int step = 0; step < 3 && left > 0; ++step) {
+        Cells<Dim> cells(size_), of_open(size_);
+        for (const auto& cloud : clouds_) AxisShuffle<Dim>().gather(cloud.divide(centers, executor_), cells);
+        for (const std::size_t k : open) of_open.mass[k] = cells.mass[k], of_open.sum[k] = cells.sum[k];
+        step_toward(of_open, 1.5, centers);
+      }
+    }
   }
 
   /// By the first `count` clouds.
@@ -402,8 +438,8 @@ template <int Dim, int Size>
 FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executor = default_executor()) {
   using Element = typename GridCodebook<Dim, Size>::Element;
   expects(options.starts >= 1 && options.steps >= 1 && options.polish_steps >= 0 && options.rotations >= 1 &&
-              options.rounds >= 0,
-          "higgs::fit_grid: starts, steps and rotations must be positive, polish_steps and rounds not negative");
+              options.stages >= 0 && options.rounds >= 0,
+          "higgs::fit_grid: starts, steps and rotations must be positive, polish_steps, stages and rounds not negative");
   expects(options.log2_samples >= 12 && options.log2_samples <= 24, "higgs::fit_grid: log2_samples must lie in [12, 24]");
   expects(options.heat >= 0 && options.heat <= 10, "higgs::fit_grid: heat must lie in [0, 10]");
   const int greatest = std::numeric_limits<Element>::max();

@@ -10,14 +10,16 @@
 #    include <sys/syscall.h>
 #    include <unistd.h>
 #  endif
+#elif defined(__aarch64__) && defined(__GNUC__)
+#  define HIGGS_NEON
 #endif
 
 namespace higgs {
 inline namespace v0 {
 
 /// Instruction sets that a fast path exists for, each including those before it on its architecture.
-/// `Avx512` means F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and newer).
-enum class Isa { Portable, Avx2, Avx512 };
+/// `Avx512` means F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and newer); `Neon` is what every AArch64 has.
+enum class Isa { Portable, Avx2, Avx512, Neon };
 
 namespace detail {
 inline Isa detect_isa() noexcept {
@@ -28,6 +30,8 @@ inline Isa detect_isa() noexcept {
       __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
     return Isa::Avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::Avx2;
+#elif defined(HIGGS_NEON)
+  return Isa::Neon;
 #endif
   return Isa::Portable;
 }

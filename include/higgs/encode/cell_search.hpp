@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest of many points in 2 to 8 dimensions: a table of cells lists the points that can be nearest in each.
+// Nearest of many points in 2 to 4 dimensions: a table of cells lists the points that can be nearest in each.
 #pragma once
 
 #include <higgs/core/concepts.hpp>
@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #if defined(HIGGS_TARGET_BEGIN)
@@ -78,7 +79,8 @@ void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t*
 
 /// The int16 y[0], y[1] in one word.
 constexpr std::int32_t packed_pair(const std::int32_t* y) noexcept {
-  return static_cast<std::int32_t>((static_cast<std::uint32_t>(y[0]) & 0xffffu) | static_cast<std::uint32_t>(y[1]) << 16);
+  return static_cast<std::int32_t>((static_cast<std::uint32_t>(y[0]) & 0xffffu) |
+                                   static_cast<std::uint32_t>(y[1]) << 16);
 }
 
 #if defined(HIGGS_TARGET_BEGIN)
@@ -99,8 +101,8 @@ inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::ui
         __m256i score = _mm256_setzero_si256();
         HIGGS_UNROLL
         for (int p = 0; p < pairs; ++p) {
-          const __m256i c = _mm256_cvtepi8_epi16(
-              _mm_load_si128(reinterpret_cast<const __m128i*>(block.points[p]) + half));
+          const __m256i c =
+              _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(block.points[p]) + half));
           score = _mm256_add_epi32(
               score, _mm256_madd_epi16(_mm256_sub_epi16(y[p], _mm256_slli_epi16(c, Bits - 1)), c));
         }
@@ -150,8 +152,9 @@ inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::ui
     const unsigned best = _mm512_cmpeq_epi32_mask(most, _mm512_set1_epi32(_mm512_reduce_max_epi32(most)));
     const __m512i first = _mm512_maskz_compress_epi32(static_cast<__mmask16>(best), at);
     const std::uint32_t place_of_best =
-        (best & (best - 1)) == 0 ? static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(first)))
-                                 : _mm512_mask_reduce_min_epu32(static_cast<__mmask16>(best), at);
+        (best & (best - 1)) == 0
+            ? static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(first)))
+            : _mm512_mask_reduce_min_epu32(static_cast<__mmask16>(best), at);
     found[i] = batch.blocks[i][place_of_best / 16].index[place_of_best % 16];
   }
 }
@@ -163,7 +166,7 @@ HIGGS_TARGET_END
 
 /// nearest() among int8 points: the cell of a vector lists the few that any other one beats nowhere in it.
 template <Codebook Book>
-  requires(Book::dim >= 2 && Book::dim <= 8 && Book::size <= 65536 && sizeof(typename Book::Element) == 1)
+  requires(Book::dim >= 2 && Book::dim <= 4 && Book::size <= 65536 && sizeof(typename Book::Element) == 1)
 class CellSearch {
  public:
   explicit CellSearch(const Book& book) : table_(table_of(book)) {}
@@ -186,7 +189,8 @@ class CellSearch {
           batch.y[i][d] = y;
           cell = cell * table.bins + table.bin[static_cast<std::size_t>((y >> bits) + 256)];
         }
-        batch.blocks[i] = {table.blocks.data() + table.first[cell], table.blocks.data() + table.first[cell + 1]};
+        batch.blocks[i] = {table.blocks.data() + table.first[cell],
+                           table.blocks.data() + table.first[cell + 1]};
       }
       search(batch, count, found.data(), isa);
       for (std::size_t i = 0; i < count; ++i) codes[begin + i] = static_cast<Index>(found[i]);
@@ -199,7 +203,8 @@ class CellSearch {
   using Table = detail::CellTable<dim>;
   using Block = detail::CellBlock<dim>;
 
-  static void search(const detail::CellBatch<dim>& batch, std::size_t count, std::uint16_t* found, Isa isa) noexcept {
+  static void search(const detail::CellBatch<dim>& batch, std::size_t count, std::uint16_t* found,
+                     Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
     // Vector lanes hold y - 2^(bits - 1) c as int16.
     bool fits = true;
@@ -243,86 +248,90 @@ class CellSearch {
   };
   struct Builder {
     Table& table;
-    std::vector<std::int32_t> edges;  // bin b: fixed-point values from edges[b] to edges[b + 1] - 1
+    std::vector<std::int32_t> edges;        // bin b: fixed-point values from edges[b] to edges[b + 1] - 1
+    std::vector<std::vector<Point>> lists;  // of each cell, the last axis fastest
   };
   using Bins = std::array<std::uint32_t, dim>;
 
   static Table make_table(const std::vector<Point>& points) {
-    // Where space is crowded more cells pay, until they leave the cache.
+    // About as many cells as points: with more of them the table leaves the cache.
     constexpr std::uint32_t bins = dim == 2   ? (Book::size > 1024 ? 64 : 32)
-                                   : dim == 3 ? (Book::size > 512 ? 24 : 16)
-                                   : dim == 4 ? 10
-                                   : dim <= 6 ? 4
-                                              : 3;
+                                   : dim == 3 ? (Book::size > 512 ? 16 : 12)
+                                              : 8;
     Table table;
     table.bins = bins;
     std::vector<std::int32_t> coordinates;
     for (const Point& point : points)
       for (const std::int32_t c : point.c) coordinates.push_back(c);
     std::sort(coordinates.begin(), coordinates.end());
-    Builder builder{table, {}};
+    Builder builder{table, {}, {}};
     for (std::uint32_t b = 0; b <= bins; ++b) {
       const std::int32_t least = b == 0 ? -256 : builder.edges.back() / (1 << bits) + 1;
-      const std::int32_t edge = b == 0 || b == bins ? -256 + 513 * (b != 0) : coordinates[coordinates.size() * b / bins];
+      const std::int32_t edge =
+          b == 0 || b == bins ? -256 + 513 * (b != 0) : coordinates[coordinates.size() * b / bins];
       builder.edges.push_back(std::max(edge, least) * (1 << bits));
     }
     for (std::uint32_t b = 0; b < bins; ++b)
       for (std::int32_t v = builder.edges[b]; v < builder.edges[b + 1]; v += 1 << bits) {
         const std::int32_t place = v / (1 << bits) + 256;
-        if (place >= 0 && place <= 512) table.bin[static_cast<std::size_t>(place)] = static_cast<std::uint8_t>(b);
+        if (place >= 0 && place <= 512)
+          table.bin[static_cast<std::size_t>(place)] = static_cast<std::uint8_t>(b);
       }
-    table.first.push_back(0);
     Bins low{}, high;
     high.fill(bins);
-    divide(builder, low, high, 0, points);
+    std::size_t cells = 1;
+    for (const std::uint32_t count : high) cells *= count;
+    builder.lists.resize(cells);
+    divide(builder, low, high, points);
+    for (const std::vector<Point>& list : builder.lists) append(table, list);
+    table.first.push_back(static_cast<std::uint32_t>(table.blocks.size()));
     return table;
   }
 
-  // Appends the cells from `low` to, not including, `high`, the last axis fastest, given all points that can be nearest
-  // there. Axes before `axis` are down to one bin.
-  static void divide(Builder& builder, Bins low, Bins high, std::size_t axis, const std::vector<Point>& points) {
+  // Fills the lists of the cells from `low` to, not including, `high`, given all points that can be nearest there.
+  static void divide(Builder& builder, const Bins& low, const Bins& high, const std::vector<Point>& points) {
     Box box;
+    std::size_t cell = 0, widest = 0;
     for (std::size_t d = 0; d < dim; ++d) {
       box.low[d] = std::max(builder.edges[low[d]], -fixed_limit<Book>);
       box.high[d] = std::min(builder.edges[high[d]] - 1, fixed_limit<Book>);
+      cell = cell * builder.table.bins + low[d];
+      if (high[d] - low[d] > high[widest] - low[widest]) widest = d;
     }
-    const std::vector<Point> kept = unbeaten(points, box);
-    while (axis < dim && high[axis] - low[axis] == 1) ++axis;
-    if (axis == dim) return append(builder.table, kept);
-    const std::uint32_t middle = (low[axis] + high[axis]) / 2;
+    std::vector<Point> kept = unbeaten(points, box);
+    if (high[widest] - low[widest] == 1) {
+      builder.lists[cell] = std::move(kept);
+      return;
+    }
     Bins end = high, begin = low;
-    end[axis] = begin[axis] = middle;
-    divide(builder, low, end, axis, kept);
-    divide(builder, begin, high, axis, kept);
+    end[widest] = begin[widest] = (low[widest] + high[widest]) / 2;
+    divide(builder, low, end, kept);
+    divide(builder, begin, high, kept);
   }
 
   static void append(Table& table, const std::vector<Point>& points) {
+    table.first.push_back(static_cast<std::uint32_t>(table.blocks.size()));
     for (std::size_t first = 0; first < points.size(); first += Block::lanes) {
       Block& block = table.blocks.emplace_back();
       for (std::size_t lane = 0; lane < Block::lanes; ++lane) {
         const Point& point = points[std::min(first + lane, points.size() - 1)];
         block.index[lane] = point.index;
-        for (std::size_t d = 0; d < dim; ++d) block.points[d / 2][lane][d % 2] = static_cast<std::int8_t>(point.c[d]);
+        for (std::size_t d = 0; d < dim; ++d)
+          block.points[d / 2][lane][d % 2] = static_cast<std::int8_t>(point.c[d]);
       }
     }
-    table.first.push_back(static_cast<std::uint32_t>(table.blocks.size()));
   }
 
   // The points that are nearest somewhere in the box, and a few more: out goes what one of the winners at the middle and
-  // the corners (beyond 4 dimensions: faces) beats everywhere in it.
+  // the corners beats everywhere in it.
   static std::vector<Point> unbeaten(const std::vector<Point>& points, const Box& box) {
     std::vector<std::size_t> rivals;
-    constexpr unsigned probes = 1 + (dim <= 4 ? 1u << dim : 2u * dim);
-    for (unsigned probe = 0; probe < probes; ++probe) {
+    for (unsigned probe = 0; probe <= 1u << dim; ++probe) {
       std::array<std::int32_t, dim> y;
-      for (unsigned d = 0; d < dim; ++d) {
-        y[d] = (box.low[d] + box.high[d]) / 2;
-        if (probe == 0) continue;
-        if (dim <= 4)
-          y[d] = ((probe - 1) >> d & 1u) != 0 ? box.high[d] : box.low[d];
-        else if ((probe - 1) / 2 == d)
-          y[d] = probe % 2 != 0 ? box.high[d] : box.low[d];
-      }
+      for (unsigned d = 0; d < dim; ++d)
+        y[d] = probe == 1u << dim       ? (box.low[d] + box.high[d]) / 2
+               : (probe >> d & 1u) != 0 ? box.high[d]
+                                        : box.low[d];
       std::size_t best = 0;
       std::int32_t most = std::numeric_limits<std::int32_t>::min();
       for (std::size_t k = 0; k < points.size(); ++k) {
@@ -334,7 +343,8 @@ class CellSearch {
     }
     std::vector<Point> kept;
     for (const Point& point : points)
-      if (std::none_of(rivals.begin(), rivals.end(), [&](std::size_t k) { return beats(points[k], point, box); }))
+      if (std::none_of(rivals.begin(), rivals.end(),
+                       [&](std::size_t k) { return beats(points[k], point, box); }))
         kept.push_back(point);
     return kept;
   }

@@ -32,7 +32,8 @@ struct E8Patterns {
 
   alignas(64) std::array<std::array<float, 8>, count> magnitudes{};
   std::array<float, count> half_norms{};
-  alignas(64) std::array<std::array<std::int32_t, count>, 4> pairs{};  // magnitudes 2 p and 2 p + 1, int16 each
+  alignas(
+      64) std::array<std::array<std::int32_t, count>, 4> pairs{};  // magnitudes 2 p and 2 p + 1, int16 each
   alignas(64) std::array<std::array<std::int32_t, count>, 8> single{};
   alignas(64) std::array<std::int32_t, count> starts{};  // -half_norms
 
@@ -173,11 +174,13 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
       odd[side] = static_cast<unsigned>(__builtin_popcount(negative[side])) & 1u;
       z[side] = _mm256_abs_epi32(z[side]);
       const __m128i packed = _mm256_cvtepi32_epi16(z[side]);
-      const auto least = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(packed)));  // value, then place
+      const auto least =
+          static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(packed)));  // value, then place
       const __m512i turn = _mm512_set1_epi32(-2 * static_cast<std::int32_t>(least & 0xffffu) & 0xffff);
       const std::int32_t* turned = patterns.single[least >> 16].data();
       const __m512i base = _mm512_set1_epi32(side == 0 ? along : -along);
-      const __m512i z01 = _mm512_broadcastd_epi32(packed), z23 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 4));
+      const __m512i z01 = _mm512_broadcastd_epi32(packed),
+                    z23 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 4));
       const __m512i z45 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 8));
       const __m512i z67 = _mm512_broadcastd_epi32(_mm_srli_si128(packed, 12));
       const int wrong = odd[side] != 0 ? 0 : count / 2;  // where patterns of the wrong parity begin
@@ -220,7 +223,9 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
     // The lowest of the best signs, as best_signs() below.
     const int side = found / count, k = found % count;
     const __m256i loss = losses(side, k);
-    const auto where = [](__m256i lanes) { return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes))); };
+    const auto where = [](__m256i lanes) {
+      return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
+    };
     unsigned signs = negative[side] & where(_mm256_cmpgt_epi32(loss, _mm256_setzero_si256()));
     if ((static_cast<unsigned>(__builtin_popcount(signs)) & 1u) != static_cast<unsigned>(k >= count / 2)) {
       unsigned turned = 256;

@@ -34,8 +34,9 @@ template <Codebook Book>
 struct SearchOf<Book> {
   using type = PlaneSearch<Book>;
 };
+// Beyond four dimensions a cell lists so many points that comparing all of them, many vectors at a time, is faster.
 template <Codebook Book>
-  requires(Book::dim >= 2 && Book::dim <= 6 && Book::size > 256 && Book::size <= 65536 &&
+  requires(Book::dim >= 2 && Book::dim <= 4 && Book::size > 256 && Book::size <= 65536 &&
            sizeof(typename Book::Element) == 1)
 struct SearchOf<Book> {
   using type = CellSearch<Book>;

@@ -35,6 +35,22 @@ __device__ inline void mma_m16n8k16<BFloat16>(float (&c)[4], const std::uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+/// fma.rn of two pairs of 16-bit numbers: a * b + c.
+template <class T>
+__device__ inline std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c);
+template <>
+__device__ inline std::uint32_t fma_pair<Half>(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+template <>
+__device__ inline std::uint32_t fma_pair<BFloat16>(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+
 /// prmt: byte i of the result is byte (selector >> 4 i & 7) of the eight bytes b:a, a's the low ones.
 template <std::uint32_t Selector>
 __device__ inline std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b) {
@@ -48,6 +64,14 @@ template <std::uint32_t Mask>
 __device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
   std::uint32_t out;  // 0xe4 = (a & m) | (b & ~m) of a = 0xf0, b = 0xcc, m = 0xaa
   asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(out) : "r"(a), "r"(b), "n"(Mask));
+  return out;
+}
+
+/// lop3: the bits of `a` that Mask has, and those of Others.
+template <std::uint32_t Mask, std::uint32_t Others>
+__device__ inline std::uint32_t keep_bits(std::uint32_t a) {
+  std::uint32_t out;  // 0xea = (a & m) | o of a = 0xf0, m = 0xcc, o = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(a), "n"(Mask), "r"(Others));
   return out;
 }
 

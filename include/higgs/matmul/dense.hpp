@@ -157,11 +157,15 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   for (int r = 0; r < Rows; ++r)
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
+  // The next rows of w, 4 KiB ahead or more: rows are too short for the prefetcher of the machine to notice them.
+  const std::int64_t ahead = t.ldw * 4 * std::max<std::int64_t>(1, 256 / std::max<std::int64_t>(t.k, 1)) * 4;
   std::int64_t k = 0;
   for (; k + 16 <= t.k; k += 16) {
     __m512 ws[4];
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) ws[c] = _mm512_loadu_ps(w[c] + k);
+    if constexpr (Rows <= 3)  // limited by memory; prefetches beyond the last row do not fault
+      for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(w[c] + k) + ahead, _MM_HINT_T0);
     HIGGS_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const __m512 xs = _mm512_loadu_ps(x[r] + k);

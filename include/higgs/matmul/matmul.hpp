@@ -60,13 +60,13 @@ void write_outputs(const float* sums, float unit, const float* bias, std::int64_
 template <class X>
 void rotate_activations(MatrixView<X> x, std::int64_t m, std::span<const float> input_scales, const CodeLayout& layout,
                         std::optional<std::uint64_t> seed, std::int64_t first_col, std::span<float> row, Isa isa) {
-  if (x.col_stride == 1)
-    to_floats(x.row(m), x.cols, row.data(), isa);
-  else
-    for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
-  std::fill(row.begin() + static_cast<std::ptrdiff_t>(x.cols), row.end(), 0.0f);
-  for (std::size_t k = 0; k < input_scales.size(); ++k) row[k] *= input_scales[k];
-  rotate_row(row, layout.block, seed, first_col, isa);
+  if (x.col_stride == 1) {
+    const std::span<const std::remove_const_t<X>> inputs(x.row(m), static_cast<std::size_t>(x.cols));
+    return rotate_row(inputs, input_scales, row, layout.block, seed, first_col, isa);
+  }
+  for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
+  const std::span<float> inputs = row.first(static_cast<std::size_t>(x.cols));
+  rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, first_col, isa);
 }
 
 /// The product of up to batch_block rows.

@@ -333,22 +333,15 @@ __device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t 
   }
 }
 
-/// Columns col and col + 1, wherever they belong; col is even.
+/// Column c, wherever it belongs.
 template <class Out>
-__device__ inline void store_rotated_two(const Rotation& r, Out* row, std::int64_t col, float first,
-                                         float second) {
-  const std::int64_t end = r.inverse ? r.cols : r.padded_cols();
-  HIGGS_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const std::int64_t c = col + i;
-    if (c >= end) continue;
-    float value = i == 0 ? first : second;
-    if (r.inverse) {
-      value = with_sign(value, signs_of(r, c - i), i);
-      if (r.factors != nullptr) value = __fmul_rn(value, r.factors[c]);
-    }
-    row[c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
+__device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c, float value) {
+  if (c >= (r.inverse ? r.cols : r.padded_cols())) return;
+  if (r.inverse) {
+    value = with_sign(value, signs_of(r, c / 8 * 8), static_cast<int>(c % 8));
+    if (r.factors != nullptr) value = __fmul_rn(value, r.factors[c]);
   }
+  row[r.group == r.padded_group ? c : c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
 }
 
 /// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is
@@ -393,7 +386,7 @@ __global__ void __launch_bounds__(128)
     if constexpr (Plain)
       store_two(to + 64 * k, v[2 * k], v[2 * k + 1]);
     else
-      store_rotated_two(r, to, start + 64 * k + 2 * lane, v[2 * k], v[2 * k + 1]);
+      for (int i = 0; i < 2; ++i) store_rotated(r, to, start + 64 * k + 2 * lane + i, v[2 * k + i]);
   }
 }
 
@@ -437,24 +430,31 @@ struct HadamardBase {
   std::uint8_t codes[100 * 100 / 4] = {};
 };
 
-/// Row `row` of Paley's matrix times the runs, at Count columns from `col` on.
-template <int Count>
-__device__ inline void combine(const HadamardBase& base, const float* values, int run, int row, int col,
-                               float (&out)[Count]) {
-  const int quads = base.base / 4;
-  const std::uint8_t* code = base.codes + row * quads;
+/// The signs by which quad k of a row is summed: (base / 4, base).
+using QuadSigns = float4;
+inline std::size_t quad_sign_bytes(std::int64_t base) {
+  return base == 1 ? 0 : static_cast<std::size_t>(base * base / 4) * sizeof(QuadSigns);
+}
+
+/// s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)): signs of b, d, right and the quad. Bit 0 of a code is s0 s1, bit 1
+/// s0 s2, bit 2 s0 s3, bit 3 s0.
+__device__ inline QuadSigns quad_signs(unsigned code) {
+  const auto sign = [](unsigned bit) { return (bit & 1u) != 0 ? -1.0f : 1.0f; };
+  return {sign(code), sign(code >> 1 ^ code >> 2), sign(code >> 1), sign(code >> 3)};
+}
+
+/// Rows [row, row + 4) of Paley's matrix times the runs, at column `col`: the values are read once for all.
+__device__ inline void combine(const QuadSigns* signs, int quads, const float* values, int run, int row,
+                               int col, float (&out)[4]) {
   for (int k = 0; k < quads; ++k) {
-    // s0 * ((a + s0 s1 b) + s0 s2 (c + s2 s3 d)); bit 0 is s0 s1, bit 1 s0 s2, bit 2 s0 s3, bit 3 s0.
-    const unsigned bits = code[k];
-    const float by_b = bits & 1u ? -1.0f : 1.0f, by_d = (bits >> 1 ^ bits >> 2) & 1u ? -1.0f : 1.0f;
-    const float by_right = bits & 2u ? -1.0f : 1.0f, by_quad = bits & 8u ? -1.0f : 1.0f;
+    const int first = 4 * k * run + col;
+    const float a = values[swizzled(first)], b = values[swizzled(first + run)];
+    const float c = values[swizzled(first + 2 * run)], d = values[swizzled(first + 3 * run)];
     HIGGS_UNROLL
-    for (int j = 0; j < Count; ++j) {
-      const int first = 4 * k * run + col + j;
-      const float left = fmaf(by_b, values[swizzled(first + run)], values[swizzled(first)]);
-      const float right = fmaf(by_d, values[swizzled(first + 3 * run)], values[swizzled(first + 2 * run)]);
-      const float quad = fmaf(by_right, right, left);
-      out[j] = k == 0 ? quad : fmaf(by_quad, quad, out[j]);
+    for (int i = 0; i < 4; ++i) {
+      const QuadSigns by = signs[4 * quads * k + row + i];
+      const float quad = fmaf(by.z, fmaf(by.y, d, c), fmaf(by.x, b, a));
+      out[i] = k == 0 ? quad : fmaf(by.w, quad, out[i]);
     }
   }
 }
@@ -471,6 +471,10 @@ __global__ void __launch_bounds__(512)
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   float* values =
       scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
+  const int log_run = 31 - __clz(run), quads = base.base / 4;
+  auto* signs = reinterpret_cast<QuadSigns*>(rotate_space + (scratch != nullptr ? 0 : ceil_div(n, 32) * 32));
+  for (int i = thread; i < base.base * quads; i += threads)
+    signs[i % quads * base.base + i / quads] = quad_signs(base.codes[i]);
   const std::int64_t blocks = ceil_div(r.cols, r.block);
   for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
     const In* row = x.row(item / blocks);
@@ -495,32 +499,28 @@ __global__ void __launch_bounds__(512)
     __syncthreads();
     hadamard_block(values, n, run);
     Out* out = y.row(item / blocks);
-    for (int i = thread * 8; run % 8 == 0 && i < n; i += threads * 8) {
+    for (int i = thread * 8; base.base == 1 && i < n; i += threads * 8) {
       float v[8];
-      if (base.base == 1) {
-        HIGGS_UNROLL
-        for (int j = 0; j < 8; ++j) v[j] = values[swizzled(i + j)];
-      } else {
-        combine(base, values, run, i / run, i % run, v);
-      }
       HIGGS_UNROLL
-      for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(v[j], scale);
+      for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(values[swizzled(i + j)], scale);
       store_rotation(r, out, start + i, known.aligned_out, v);
     }
-    for (int i = thread; run % 8 != 0 && i < n; i += threads) {
-      float sum[1] = {values[swizzled(i)]};
-      if (base.base > 1) combine(base, values, run, i / run, i % run, sum);
-      const std::int64_t c = start + i;
-      sum[0] = __fmul_rn(sum[0], scale);
-      if (r.inverse) {
-        if (c >= r.cols) continue;
-        sum[0] = with_sign(sum[0], signs_of(r, c / 8 * 8), static_cast<int>(c % 8));
-        if (r.factors != nullptr) sum[0] = __fmul_rn(sum[0], r.factors[c]);
-      }
-      out[c / r.group * r.padded_group + c % r.group] = from_float<Out>(sum[0]);
+    for (int i = thread; i < quads << log_run; i += threads) {
+      const int col = i & (run - 1), first = i >> log_run << 2;
+      float sums[4];
+      combine(signs, quads, values, run, first, col, sums);
+      HIGGS_UNROLL
+      for (int j = 0; j < 4; ++j)
+        store_rotated(r, out, start + ((first + j) << log_run) + col, __fmul_rn(sums[j], scale));
     }
     __syncthreads();
   }
+}
+
+/// What a block of threads needs for a transform: its values, and the signs of its base.
+inline std::size_t rotate_shared_bytes(std::int64_t order) {
+  return static_cast<std::size_t>(ceil_div(order, 32)) * 128 +
+         quad_sign_bytes(higgs::detail::hadamard_shape(order).base);
 }
 
 }  // namespace detail
@@ -528,9 +528,9 @@ __global__ void __launch_bounds__(512)
 /// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its
 /// shared memory.
 inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const Device& device) {
-  const std::int64_t padded = ceil_div(r.block, 32) * 32;
-  if (padded * 4 <= device.shared_bytes) return 0;
-  return padded * std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
+  if (detail::rotate_shared_bytes(r.block) <= static_cast<std::size_t>(device.shared_bytes)) return 0;
+  return ceil_div(r.block, 32) * 32 *
+         std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
 }
 
 /// y = rows of x: times factors, signs, then each block times H / sqrt(block), rounded once. Equals
@@ -579,11 +579,11 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
   base.base = static_cast<int>(shape.base);
   if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
   std::int64_t items = x.rows * ceil_div(r.cols, r.block);
-  std::size_t shared = static_cast<std::size_t>(ceil_div(r.block, 32)) * 128;
+  std::size_t shared = detail::rotate_shared_bytes(r.block);
   if (rotate_scratch(r, x.rows, device) != 0) {
     expects(scratch != nullptr, "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
     items = std::min<std::int64_t>(items, 2 * device.multiprocessors);
-    shared = 0;
+    shared = detail::quad_sign_bytes(shape.base);
   } else {
     scratch = nullptr;
   }

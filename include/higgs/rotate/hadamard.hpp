@@ -30,6 +30,8 @@
 
 #if defined(HIGGS_TARGET_BEGIN)
 #  include <immintrin.h>
+#elif defined(HIGGS_NEON)
+#  include <arm_neon.h>
 #endif
 
 namespace higgs {
@@ -208,11 +210,9 @@ template <int W>
 }
 }  // namespace hadamard_portable
 
-#if defined(HIGGS_TARGET_BEGIN)
-
 // The vector paths cut a run of N into passes, each over up to `radix` registers that are a stride apart; the
 // first pass, whose registers are neighbours, does the strides inside a register too. A function is compiled
-// for the instructions of the place where it is written, so the two widths cannot share templates.
+// for the instructions of the place where it is written, so the widths cannot share templates.
 // Zen has pipes for additions and others for FMA: three of eight butterflies of a later pass are FMAs with `one`.
 
 /// The stride of the last pass: passes are as few and as equal as they can be.
@@ -223,6 +223,8 @@ constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std
   const int bits = std::countr_zero(static_cast<std::size_t>(n / lanes));
   return n >> (bits / static_cast<int>(passes));
 }
+
+#if defined(HIGGS_TARGET_BEGIN)
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace hadamard_avx2 {
@@ -448,6 +450,60 @@ inline auto find_transform_base(std::ptrdiff_t base) noexcept -> void (*)(float*
 }  // namespace hadamard_avx512
 HIGGS_TARGET_END
 
+#elif defined(HIGGS_NEON)
+
+namespace hadamard_neon {
+inline constexpr std::ptrdiff_t lanes = 4, radix = 16;
+
+/// Strides 1 and 2.
+[[gnu::always_inline]] inline float32x4_t inside(float32x4_t x) {
+  const float32x4_t by1 = {1, -1, 1, -1}, by2 = {1, 1, -1, -1};
+  x = vfmaq_f32(vrev64q_f32(x), x, by1);
+  return vfmaq_f32(vextq_f32(x, x, 2), x, by2);
+}
+
+[[gnu::always_inline]] inline void butterfly(float32x4_t& u, float32x4_t& v) {
+  const float32x4_t sum = vaddq_f32(u, v);
+  v = vsubq_f32(u, v);
+  u = sum;
+}
+
+template <int H, int... I>
+[[gnu::always_inline]] inline void butterflies(float32x4_t* v, std::integer_sequence<int, I...> all) {
+  if constexpr (H < static_cast<int>(sizeof...(I))) {
+    ((I & H ? void() : butterfly(v[I], v[I | H])), ...);
+    butterflies<2 * H>(v, all);
+  }
+}
+
+template <std::ptrdiff_t Stride, bool Scaled, int... I>
+[[gnu::always_inline]] inline void columns(float* x, float scale, std::integer_sequence<int, I...> all) {
+  float32x4_t v[] = {vld1q_f32(x + I * Stride)...};
+  if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
+  butterflies<1>(v, all);
+  (vst1q_f32(x + I * Stride, Scaled ? vmulq_n_f32(v[I], scale) : v[I]), ...);
+}
+
+template <std::ptrdiff_t N, bool Scaled>
+[[gnu::always_inline]] inline void passes(float* x, float scale) {
+  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
+  if constexpr (stride > lanes)
+    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale);
+  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
+    columns<stride, Scaled>(x + i, scale, std::make_integer_sequence<int, N / stride>{});
+}
+
+/// `count` runs of N, one after another.
+template <std::ptrdiff_t N>
+[[gnu::noinline]] void transform(float* x, std::ptrdiff_t count, float scale) {
+  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, scale);
+}
+inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
+    transform<4>,    transform<8>,    transform<16>,   transform<32>,   transform<64>,
+    transform<128>,  transform<256>,  transform<512>,  transform<1024>, transform<2048>,
+    transform<4096>, transform<8192>, transform<16384>, transform<32768>};
+}  // namespace hadamard_neon
+
 #endif
 
 /// `count` blocks, one after another.
@@ -475,6 +531,9 @@ inline void transform_blocks(float* x, std::ptrdiff_t count, const HadamardShape
     }
     return;
   }
+#elif defined(HIGGS_NEON)
+  if (isa == Isa::Neon && shape.base == 1 && run >= hadamard_neon::lanes)
+    return hadamard_neon::transforms[std::countr_zero(static_cast<unsigned>(run)) - 2](x, count, scale);
 #endif
   const auto portable = run == 1   ? hadamard_portable::transform_block<1>
                         : run == 2 ? hadamard_portable::transform_block<2>

@@ -6,8 +6,11 @@
 #pragma once
 
 #include <higgs/config.hpp>
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/rotate/hadamard.hpp>
 
@@ -57,6 +60,28 @@ inline void flip_signs_avx2(float* x, std::uint64_t bits) {  // 64 values
   }
 }
 HIGGS_TARGET_END
+
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+inline __m512 load_16_floats(const float* x) noexcept { return _mm512_loadu_ps(x); }
+inline __m512 load_16_floats(const Half* x) noexcept {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+inline __m512 load_16_floats(const BFloat16* x) noexcept {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+/// out[i] = x[i] * scales[i], negated where its bit is set; 64 values, `scales` may be null.
+template <class X>
+void load_signed_avx512(const X* x, const float* scales, std::uint64_t bits, float* out) {
+  for (std::ptrdiff_t i = 0; i < 64; i += 16) {
+    __m512 v = load_16_floats(x + i);
+    if (scales != nullptr) v = _mm512_mul_ps(v, _mm512_loadu_ps(scales + i));
+    v = _mm512_mask_xor_ps(v, static_cast<__mmask16>(bits >> i), v, _mm512_set1_ps(-0.0f));
+    _mm512_storeu_ps(out + i, v);
+  }
+}
+HIGGS_TARGET_END
 #endif
 
 }  // namespace detail
@@ -87,6 +112,36 @@ inline void rotate_row(std::span<float> row, std::int64_t block, std::optional<s
                        std::int64_t first_column = 0, Isa isa = best_isa()) {
   if (seed) apply_signs(row, *seed, first_column, isa);
   hadamard_blocks(row, block, isa);
+}
+
+/// The same from numbers of any kind to another row, a block at a time: converted, times `scales` (x.size(), or none),
+/// and zeros behind the last. Throws InvalidArgument as well unless row.size() >= x.size() and the sizes of x and
+/// scales agree.
+template <Scalar X>
+void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<float> row, std::int64_t block,
+                std::optional<std::uint64_t> seed, std::int64_t first_column = 0, Isa isa = best_isa()) {
+  expects(is_hadamard_order(block) && static_cast<std::int64_t>(row.size()) % block == 0 && row.size() >= x.size(),
+          "higgs::rotate_row: row must hold whole blocks, and all of x");
+  expects(scales.empty() || scales.size() == x.size(), "higgs::rotate_row: scales must be as many as x, or none");
+  expects(first_column >= 0, "higgs::rotate_row: first_column must not be negative");
+  isa = std::min(isa, best_isa());
+  const auto size = static_cast<std::size_t>(block);
+  for (std::size_t begin = 0; begin < row.size(); begin += size) {
+    const std::size_t end = std::min(begin + size, std::max(begin, x.size()));  // of the inputs of this block
+    std::size_t i = begin;
+#if defined(HIGGS_TARGET_BEGIN)
+    if (isa == Isa::Avx512)
+      for (; i + 64 <= end; i += 64)
+        detail::load_signed_avx512(x.data() + i, scales.empty() ? nullptr : scales.data() + i,
+                                   seed ? sign_bits(*seed, first_column + static_cast<std::int64_t>(i)) : 0,
+                                   row.data() + i);
+#endif
+    to_floats(x.data() + i, static_cast<std::int64_t>(end - i), row.data() + i, isa);
+    for (std::size_t k = i; k < end && !scales.empty(); ++k) row[k] *= scales[k];
+    if (seed) apply_signs(row.subspan(i, end - i), *seed, first_column + static_cast<std::int64_t>(i), isa);
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(end), row.begin() + static_cast<std::ptrdiff_t>(begin + size), 0.0f);
+    hadamard_blocks(row.subspan(begin, size), block, isa);
+  }
 }
 
 /// The inverse of rotate_row, up to rounding.
