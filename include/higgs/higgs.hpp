@@ -36,6 +36,7 @@
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
+#include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/grid_search.hpp>
@@ -95,6 +96,7 @@
 #  include <higgs/matmul/decode.cuh>
 #  include <higgs/matmul/device_matrix.cuh>
 #  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/pack/tiles.cuh>
