@@ -21,9 +21,9 @@ namespace {
 using FurtherCodebooks =
     TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
              GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<2, 1024>,
-             GridCodebook<2, 4096>, GridCodebook<1, 2>, GridCodebook<1, 3>, GridCodebook<1, 32>,
-             GridCodebook<1, 64>, GridCodebook<1, 128>, NestedE8Codebook<2>, NestedE8Codebook<3>,
-             NestedE8Codebook<4>, RadixCodebook<GridCodebook<2, 23>, 7>,
+             GridCodebook<2, 4096>, GridCodebook<1, 2>, RadixCodebook<GridCodebook<1, 3>, 20>,
+             GridCodebook<1, 32>, GridCodebook<1, 64>, GridCodebook<1, 128>, NestedE8Codebook<2>,
+             NestedE8Codebook<3>, NestedE8Codebook<4>, RadixCodebook<GridCodebook<2, 23>, 7>,
              RadixCodebook<GridCodebook<2, 40>, 6>, RadixCodebook<GridCodebook<2, 84>, 5>, UniformCodebook<2>,
              UniformCodebook<3>, UniformCodebook<4>, UniformCodebook<5>, UniformCodebook<6>,
              UniformCodebook<7>>;

@@ -36,6 +36,7 @@
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/encode/byte_table.hpp>
+#include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/e8_search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/grid_search.hpp>
@@ -59,6 +60,7 @@
 #include <higgs/store/mapped_file.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/safetensors.hpp>
+#include <higgs/store/shard.hpp>
 #include <higgs/store/tensor_source.hpp>
 
 // All of the above in one call.
@@ -94,6 +96,7 @@
 #  include <higgs/matmul/decode.cuh>
 #  include <higgs/matmul/device_matrix.cuh>
 #  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/pack/tiles.cuh>
