@@ -178,7 +178,8 @@ void measure(benchmark::State& state, std::int64_t n, Transform transform) {
   for (int sample = 0; sample < 200; ++sample) {
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < 64; ++i) read_and_write(x);
-    once = std::min(once, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 64);
+    once =
+        std::min(once, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 64);
   }
   state.counters["share_of_limit"] = std::max(adds_of(n) / adds_per_second(), once) * rows;
 }
@@ -208,7 +209,12 @@ void measure_memory(benchmark::State& state) {
   state.counters["GB/s"] = 8e-9 * static_cast<double>(part) / time;
   state.counters["share_of_limit"] = median(limits) / time;
 }
-BENCHMARK(measure_memory)->Name("rotate/hadamard/memory/f32")->UseManualTime()->Arg(256)->Arg(1024)->Arg(4096);
+BENCHMARK(measure_memory)
+    ->Name("rotate/hadamard/memory/f32")
+    ->UseManualTime()
+    ->Arg(256)
+    ->Arg(1024)
+    ->Arg(4096);
 
 template <class Transform>
 void add(const std::string& name, std::int64_t n, Transform transform) {

@@ -133,11 +133,13 @@ TEMPLATE_TEST_CASE("rotate_row from other numbers converts, scales and pads firs
       for (const bool scaled : {false, true})
         for (const std::optional<std::uint64_t> seed : {std::optional<std::uint64_t>(), {3}}) {
           std::vector<float> expected(padded);
-          for (std::size_t i = 0; i < size; ++i) expected[i] = static_cast<float>(x[i]) * (scaled ? scales[i] : 1.0f);
+          for (std::size_t i = 0; i < size; ++i)
+            expected[i] = static_cast<float>(x[i]) * (scaled ? scales[i] : 1.0f);
           rotate_row(expected, block, seed, 5, Isa::Portable);
           for (const Isa isa : all_isas) {
             std::vector<float> y(padded, 7.0f);
-            rotate_row(std::span<const TestType>(x), scaled ? scales : std::span<const float>(), y, block, seed, 5, isa);
+            rotate_row(std::span<const TestType>(x), scaled ? scales : std::span<const float>(), y, block,
+                       seed, 5, isa);
             CHECK(same_bits(y, expected));
           }
         }

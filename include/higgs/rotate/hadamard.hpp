@@ -351,13 +351,14 @@ template <bool Fused>
 template <int H, bool Fused, int... I>
 [[gnu::always_inline]] inline void butterflies(__m512* v, __m512 one, std::integer_sequence<int, I...> all) {
   if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly<Fused && I % 3 == 0>(v[I], v[I | H], one)), ...);
+    ((I & H ? void() : butterfly < Fused && I % 3 == 0 > (v[I], v[I | H], one)), ...);
     butterflies<2 * H, Fused>(v, one, all);
   }
 }
 
 template <std::ptrdiff_t Stride, bool Scaled, int... I>
-[[gnu::always_inline]] inline void columns(float* x, __m512 scale, __m512 one, std::integer_sequence<int, I...> all) {
+[[gnu::always_inline]] inline void columns(float* x, __m512 scale, __m512 one,
+                                           std::integer_sequence<int, I...> all) {
   __m512 v[] = {_mm512_loadu_ps(x + I * Stride)...};
   if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
   butterflies<1, Stride != lanes>(v, one, all);
@@ -395,7 +396,8 @@ template <int Code, bool First, bool Fused>
 
 /// Rows First + I of the base matrix on 16 columns, all sums in registers; x are the inputs, a register each.
 template <const auto& Base, int First, int K, int... I>
-[[gnu::always_inline]] inline void add_quads(const float* x, __m512* y, __m512 one, std::integer_sequence<int, I...> all) {
+[[gnu::always_inline]] inline void add_quads(const float* x, __m512* y, __m512 one,
+                                             std::integer_sequence<int, I...> all) {
   constexpr int quads = Base.order / 4;
   if constexpr (K < quads) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + lanes);
@@ -405,14 +407,14 @@ template <const auto& Base, int First, int K, int... I>
     const __m512 sum[8] = {_mm512_add_ps(u0, v0), _mm512_add_ps(u1, v0), _mm512_sub_ps(u0, v1),
                            _mm512_sub_ps(u1, v1), _mm512_add_ps(u0, v1), _mm512_add_ps(u1, v1),
                            _mm512_sub_ps(u0, v0), _mm512_sub_ps(u1, v0)};
-    ((y[I] = add_quad<Base.codes[(First + I) * quads + K], K == 0, I % 2 == 0>(y[I], sum, one)), ...);
+    ((y[I] = add_quad < Base.codes[(First + I) * quads + K], K == 0, I % 2 == 0 > (y[I], sum, one)), ...);
     add_quads<Base, First, K + 1>(x + 4 * lanes, y, one, all);
   }
 }
 
 template <const auto& Base, int First, int... I>
-[[gnu::always_inline]] inline void base_rows(const float* in, float* out, std::ptrdiff_t run, __m512 scale, __m512 one,
-                                             std::integer_sequence<int, I...> all) {
+[[gnu::always_inline]] inline void base_rows(const float* in, float* out, std::ptrdiff_t run, __m512 scale,
+                                             __m512 one, std::integer_sequence<int, I...> all) {
   __m512 y[sizeof...(I)];
   add_quads<Base, First, 0>(in, y, one, all);
   (_mm512_storeu_ps(out + (First + I) * run, _mm512_mul_ps(y[I], scale)), ...);
@@ -440,11 +442,16 @@ void transform_base(float* x, std::ptrdiff_t run, float scale) {
 
 inline auto find_transform_base(std::ptrdiff_t base) noexcept -> void (*)(float*, std::ptrdiff_t, float) {
   switch (base) {
-    case 12: return transform_base<paley<11, 1>>;
-    case 20: return transform_base<paley<19, 1>>;
-    case 28: return transform_base<paley<13, 1>>;
-    case 36: return transform_base<paley<17, 1>>;
-    default: return nullptr;
+    case 12:
+      return transform_base<paley<11, 1>>;
+    case 20:
+      return transform_base<paley<19, 1>>;
+    case 28:
+      return transform_base<paley<13, 1>>;
+    case 36:
+      return transform_base<paley<17, 1>>;
+    default:
+      return nullptr;
   }
 }
 }  // namespace hadamard_avx512
@@ -499,8 +506,8 @@ template <std::ptrdiff_t N>
   for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, scale);
 }
 inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
-    transform<4>,    transform<8>,    transform<16>,   transform<32>,   transform<64>,
-    transform<128>,  transform<256>,  transform<512>,  transform<1024>, transform<2048>,
+    transform<4>,    transform<8>,    transform<16>,    transform<32>,   transform<64>,
+    transform<128>,  transform<256>,  transform<512>,   transform<1024>, transform<2048>,
     transform<4096>, transform<8192>, transform<16384>, transform<32768>};
 }  // namespace hadamard_neon
 

@@ -120,9 +120,11 @@ inline void rotate_row(std::span<float> row, std::int64_t block, std::optional<s
 template <Scalar X>
 void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<float> row, std::int64_t block,
                 std::optional<std::uint64_t> seed, std::int64_t first_column = 0, Isa isa = best_isa()) {
-  expects(is_hadamard_order(block) && static_cast<std::int64_t>(row.size()) % block == 0 && row.size() >= x.size(),
+  expects(is_hadamard_order(block) && static_cast<std::int64_t>(row.size()) % block == 0 &&
+              row.size() >= x.size(),
           "higgs::rotate_row: row must hold whole blocks, and all of x");
-  expects(scales.empty() || scales.size() == x.size(), "higgs::rotate_row: scales must be as many as x, or none");
+  expects(scales.empty() || scales.size() == x.size(),
+          "higgs::rotate_row: scales must be as many as x, or none");
   expects(first_column >= 0, "higgs::rotate_row: first_column must not be negative");
   isa = std::min(isa, best_isa());
   const auto size = static_cast<std::size_t>(block);
@@ -139,7 +141,8 @@ void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<f
     to_floats(x.data() + i, static_cast<std::int64_t>(end - i), row.data() + i, isa);
     for (std::size_t k = i; k < end && !scales.empty(); ++k) row[k] *= scales[k];
     if (seed) apply_signs(row.subspan(i, end - i), *seed, first_column + static_cast<std::int64_t>(i), isa);
-    std::fill(row.begin() + static_cast<std::ptrdiff_t>(end), row.begin() + static_cast<std::ptrdiff_t>(begin + size), 0.0f);
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(end),
+              row.begin() + static_cast<std::ptrdiff_t>(begin + size), 0.0f);
     hadamard_blocks(row.subspan(begin, size), block, isa);
   }
 }
