@@ -25,6 +25,7 @@ namespace {
 using higgs::Activations;
 using higgs::Isa;
 using higgs::MatrixView;
+using higgs::TileOrder;
 
 constexpr std::int64_t size = 4096;               // rows and cols
 constexpr std::size_t beyond_cache = 160u << 20;  // bytes of weights between two uses of the same
@@ -46,7 +47,7 @@ double median(std::vector<double> values) {
 
 // Random codes; what they stand for does not change the time.
 template <class Book>
-higgs::TiledMatrix random_matrix(std::int64_t rows, std::int64_t cols) {
+higgs::TiledMatrix random_matrix(std::int64_t rows, std::int64_t cols, TileOrder order) {
   higgs::QuantizedMatrix<Book> w;
   w.layout = {.rows = rows, .cols = cols, .block = 1024, .group = 1024};
   w.seed = 1;
@@ -57,7 +58,7 @@ higgs::TiledMatrix random_matrix(std::int64_t rows, std::int64_t cols) {
                                         higgs::Half(0.01f));
   w.codes = codes;
   w.scales = scales;
-  return higgs::TiledMatrix(w);
+  return higgs::TiledMatrix(w, higgs::default_executor(), order);
 }
 
 template <class T>
@@ -102,14 +103,16 @@ struct Case {
   Isa isa = higgs::best_isa();
   Activations activations = Activations::Int16;
   int threads = 1;
+  TileOrder order = higgs::best_tile_order();
 };
 
 template <class Book>
 void measure(benchmark::State& state, const Case& c) {
-  static std::vector<higgs::TiledMatrix> all;  // of this codebook
+  static std::vector<higgs::TiledMatrix> matrices[2];  // of this codebook, by order
+  std::vector<higgs::TiledMatrix>& all = matrices[static_cast<int>(c.order)];
   if (all.empty())
     for (std::size_t bytes = 0; bytes < beyond_cache; bytes += all.back().bytes().size())
-      all.push_back(random_matrix<Book>(size, size));
+      all.push_back(random_matrix<Book>(size, size, c.order));
   std::vector<float> x(static_cast<std::size_t>(c.batch * size)), y(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(higgs::random_normal(2, i));
   higgs::ThreadPool pool(c.threads);
@@ -166,13 +169,16 @@ void add_book() {
         ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
   };
-  for (const std::int64_t batch : {1, 2, 4, 8, 16, 64, 256}) {
+  for (const std::int64_t batch : {1, 2, 4, 16, 64, 256}) {
     add("cpu", {.batch = batch});
     add("cpu_int8", {.batch = batch, .activations = Activations::Int8});
   }
   for (const std::int64_t batch : {1, 256}) {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
-    if (higgs::best_isa() > Isa::Avx2) add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2});
+    if (higgs::best_isa() > Isa::Avx2) {
+      add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Coordinates});
+      add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Codes});
+    }
     if (higgs::best_isa() > Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
   }
 }

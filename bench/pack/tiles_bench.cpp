@@ -14,7 +14,7 @@ namespace {
 void repack(benchmark::State& state, int code_bits, int unit_bits) {
   const higgs::TileLayout layout{.rows = 4096,
                                  .groups = 8,
-                                 .codes_per_group = 8192 / code_bits,
+                                 .codes_per_group = 2048,
                                  .code_bits = code_bits,
                                  .unit_bits = unit_bits,
                                  .codes_per_unit = unit_bits == code_bits ? 1 : 2};
@@ -45,7 +45,7 @@ const int registered = [] {
   } orders[] = {{2, 4}, {3, 6}, {4, 4}, {6, 6}, {8, 8}};
   for (const auto& [code_bits, unit_bits] : orders)
     benchmark::RegisterBenchmark(
-        ("pack/tiles/cpu/" + std::to_string(code_bits) + "_bits/4096x8x1KiB").c_str(),
+        ("pack/tiles/cpu/" + std::to_string(code_bits) + "_bits/4096x8x2048").c_str(),
         [code_bits = code_bits, unit_bits = unit_bits](benchmark::State& state) {
           repack(state, code_bits, unit_bits);
         })

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Hadamard transform of hot rows against plain loops and against the rate at which this core adds.
+// The Hadamard transform of hot rows against plain loops and against what this core can do at best: its additions, or
+// reading and writing the row once. Rows beyond the caches against scaling them.
 #include <higgs/rotate/random_hadamard.hpp>
 
 #include <benchmark/benchmark.h>
@@ -88,6 +89,28 @@ double adds_per_second() {
   return rate;
 }
 
+// Reads and writes a row once: times one, so that values stay.
+[[gnu::noinline]] void scale_row(float* x, std::int64_t n, float factor) {
+  for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+#if defined(HIGGS_TARGET_BEGIN)
+HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
+[[gnu::noinline]] void scale_row_avx512(float* x, std::int64_t n, float factor) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(factor)));
+  for (; i < n; ++i) x[i] *= factor;
+}
+HIGGS_TARGET_END
+#endif
+void read_and_write(std::span<float> x) {
+  volatile float one = 1.0f;
+#if defined(HIGGS_TARGET_BEGIN)
+  if (higgs::best_isa() == Isa::Avx512) return scale_row_avx512(x.data(), std::ssize(x), one);
+#endif
+  scale_row(x.data(), std::ssize(x), one);
+}
+
 // The textbook: one stride after another, left to the compiler.
 void radix2(std::span<float> x) {
   const std::size_t n = x.size();
@@ -151,8 +174,41 @@ void measure(benchmark::State& state, std::int64_t n, Transform transform) {
   const double rows = static_cast<double>(state.iterations()) / seconds;
   state.counters["GB/s"] = 8e-9 * static_cast<double>(n) * rows;
   state.counters["adds/s"] = adds_of(n) * rows;
-  state.counters["share_of_limit"] = adds_of(n) * rows / adds_per_second();
+  double once = 1e9;  // seconds to read and write the row, the best of many
+  for (int sample = 0; sample < 200; ++sample) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 64; ++i) read_and_write(x);
+    once = std::min(once, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 64);
+  }
+  state.counters["share_of_limit"] = std::max(adds_of(n) / adds_per_second(), once) * rows;
 }
+
+// Rows beyond the caches, in turns with scaling others of them in place.
+void measure_memory(benchmark::State& state) {
+  constexpr std::int64_t part = 8 << 20;  // floats: 32 MiB
+  const std::int64_t n = state.range(0);
+  static std::vector<float> x(8 * part, 1.0f);
+  std::vector<double> times, limits;
+  std::int64_t at = 0;
+  const auto timed = [&](auto&& body) {
+    const auto start = std::chrono::steady_clock::now();
+    body(std::span<float>(x.data() + at++ % 8 * part, part));
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  for (auto _ : state) {
+    times.push_back(timed([n](std::span<float> rows) { higgs::hadamard_blocks(rows, n); }));
+    state.SetIterationTime(times.back());
+    limits.push_back(timed(read_and_write));
+  }
+  const auto median = [](std::vector<double>& values) {
+    std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+    return values[values.size() / 2];
+  };
+  const double time = median(times);
+  state.counters["GB/s"] = 8e-9 * static_cast<double>(part) / time;
+  state.counters["share_of_limit"] = median(limits) / time;
+}
+BENCHMARK(measure_memory)->Name("rotate/hadamard/memory/f32")->UseManualTime()->Arg(256)->Arg(1024)->Arg(4096);
 
 template <class Transform>
 void add(const std::string& name, std::int64_t n, Transform transform) {
@@ -167,7 +223,7 @@ const int registered = [] {
   } paths[] = {{"cpu", higgs::best_isa()}, {"cpu_avx2", Isa::Avx2}, {"cpu_portable", Isa::Portable}};
   for (const auto& [where, isa] : paths)
     if (isa <= higgs::best_isa())
-      for (const std::int64_t n : {64, 256, 576, 768, 896, 1024, 1536, 4096, 32768})
+      for (const std::int64_t n : {64, 256, 512, 576, 768, 896, 1024, 1536, 2048, 4096, 32768})
         add("rotate/hadamard/" + std::string(where) + "/f32", n,
             [isa = isa](std::span<float> x) { higgs::hadamard(x, isa); });
   for (const std::int64_t n : {64, 256, 1024, 4096, 32768}) {

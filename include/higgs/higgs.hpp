@@ -60,6 +60,7 @@
 #include <higgs/store/mapped_file.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/safetensors.hpp>
+#include <higgs/store/shard.hpp>
 #include <higgs/store/tensor_source.hpp>
 
 // All of the above in one call.
@@ -95,6 +96,7 @@
 #  include <higgs/matmul/decode.cuh>
 #  include <higgs/matmul/device_matrix.cuh>
 #  include <higgs/matmul/fragments.cuh>
+#  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/pack/tiles.cuh>

@@ -197,6 +197,53 @@ TEST_CASE("a tiled product's bits depend on threads no more than on the batch, o
   }
 }
 
+TEST_CASE("row shards give the bits of the whole, column shards add up to it", "[matmul][matmul]") {
+  const Normals w(70, 448, 1), x(5, 448, 2);
+  higgs::SerialExecutor serial;
+  const auto check = [&](const auto& quantizer, std::int64_t cut) {
+    const auto quantized = quantizer(w.view, higgs::QuantizeOptions{.block = 64, .group = 32});
+    std::vector<float> whole(5 * 70), rows(whole.size()), cols(whole.size()), part(whole.size());
+    const auto product = [&](MatrixView<const float> input, const higgs::TiledMatrix& tiled, MatrixView<float> y) {
+      higgs::matmul(input, tiled, y, {}, serial);
+    };
+    product(x.view, higgs::TiledMatrix(quantized), MatrixView<float>(whole.data(), 5, 70));
+    const MatrixView<float> out(rows.data(), 5, 70);
+    product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{0, 33, 0, 448}), out.col_range(0, 33));
+    product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{33, 37, 0, 448}), out.col_range(33, 37));
+    REQUIRE(rows == whole);
+    for (const auto& [first, count] : {std::array{std::int64_t{0}, cut}, std::array{cut, 448 - cut}}) {
+      product(x.view.col_range(first, count), higgs::TiledMatrix(quantized, higgs::Shard{0, 70, first, count}),
+              MatrixView<float>(part.data(), 5, 70));
+      for (std::size_t i = 0; i < part.size(); ++i) cols[i] += part[i];
+    }
+    for (std::size_t i = 0; i < whole.size(); ++i)  // one rounding of the shards' sum, of about sqrt(448)
+      REQUIRE(std::fabs(cols[i] - whole[i]) <= 100 * 14 * 0x1p-24f);
+  };
+  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<2, 256>{}, options); }, 192);
+  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<1, 8>{}, options); }, 64);
+  const auto quantized = higgs::Quantizer<1, 16>{}.quantize(w.view);
+  CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 71, 0, 448}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 70, 1, 447}), higgs::InvalidArgument);
+}
+
+TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
+  struct Backwards final : higgs::Executor {  // the oddest order there is
+    int width() const noexcept override { return 2; }
+    void run(std::int64_t count, higgs::TaskRef task) override {
+      calls += count;
+      for (std::int64_t i = count; i > 0; --i) task(i - 1);
+    }
+    std::int64_t calls = 0;
+  } pool;
+  const Normals w(70, 128, 1), x(5, 128, 2);
+  const higgs::TiledMatrix tiled(higgs::Quantizer<2, 64>{}.quantize(w.view));
+  std::vector<float> a(5 * 70), b(a.size());
+  higgs::matmul(x.view, tiled, MatrixView<float>(a.data(), 5, 70), {}, pool);
+  higgs::matmul(x.view, tiled, MatrixView<float>(b.data(), 5, 70));
+  CHECK(a == b);
+  CHECK(pool.calls >= 3);  // strips
+}
+
 TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][matmul]") {
   const Normals w(100, 512, 5), x(20, 512, 6);
   const higgs::TiledMatrix tiled(higgs::Quantizer<2, 256>{}.quantize(w.view));

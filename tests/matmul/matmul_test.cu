@@ -5,8 +5,12 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "device_matrices.cuh"
@@ -74,6 +78,61 @@ void check_books(higgs::TypeList<Books...>) {
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// y = x w^T (+ y), a thread for each output.
+template <class T, class Y>
+__global__ void gemm_kernel(gpu::DeviceMatrixView<const T> x, gpu::DeviceMatrixView<const T> w,
+                            gpu::DeviceMatrixView<Y> y, bool add) {
+  const auto m = static_cast<std::int64_t>(blockIdx.x), n = static_cast<std::int64_t>(threadIdx.x);
+  for (std::int64_t row = n; row < w.rows; row += blockDim.x) {
+    float sum = add ? gpu::to_float(y.row(m)[row]) : 0.0f;
+    for (std::int64_t k = 0; k < x.cols; ++k)
+      sum = fmaf(gpu::to_float(x.row(m)[k]), gpu::to_float(w.row(row)[k]), sum);
+    y.row(m)[row] = gpu::from_float<Y>(sum);
+  }
+}
+
+const auto gemm = []<class T, class Y>(gpu::DeviceMatrixView<const T> x, gpu::DeviceMatrixView<const T> w,
+                                       gpu::DeviceMatrixView<Y> y, bool add, cudaStream_t stream) {
+  gpu::launch(gemm_kernel<T, Y>, dim3(static_cast<unsigned>(x.rows)), 64, 0, stream, x, w, y, add);
+};
+
+// Rows [first, first + count) of a matrix, as a matrix that shares its memory.
+higgs::QuantizedMatrix<GridCodebook<2, 256>> row_shard(const higgs::QuantizedMatrix<GridCodebook<2, 256>>& w,
+                                                       std::int64_t first, std::int64_t count) {
+  higgs::QuantizedMatrix<GridCodebook<2, 256>> shard = w;
+  shard.layout.rows = count;
+  const auto part = [&](auto whole, std::int64_t each) {
+    return whole.subspan(static_cast<std::size_t>(first * each), static_cast<std::size_t>(count * each));
+  };
+  shard.codes = part(w.codes, w.row_bytes());
+  shard.scales = part(w.scales, w.layout.groups());
+  return shard;
+}
+
+// Inputs [first, first + count), whole blocks and groups of codes of whole bytes.
+higgs::QuantizedMatrix<GridCodebook<2, 256>> input_shard(
+    const higgs::QuantizedMatrix<GridCodebook<2, 256>>& w, std::int64_t first, std::int64_t count) {
+  struct Storage {
+    std::vector<std::uint8_t> codes;
+    std::vector<Half> scales;
+  };
+  auto storage = std::make_shared<Storage>();
+  higgs::QuantizedMatrix<GridCodebook<2, 256>> shard = w;
+  shard.layout.cols = count;
+  const auto copy = [&](auto from, auto& to, std::int64_t each, std::int64_t begin, std::int64_t length) {
+    for (std::int64_t r = 0; r < w.rows(); ++r)
+      for (std::int64_t i = 0; i < length; ++i)
+        to.push_back(from[static_cast<std::size_t>(r * each + begin + i)]);
+  };
+  const std::int64_t group = w.layout.group;
+  copy(w.codes, storage->codes, w.row_bytes(), first / 2, count / 2);
+  copy(w.scales, storage->scales, w.layout.groups(), first / group, count / group);
+  shard.codes = storage->codes;
+  shard.scales = storage->scales;
+  shard.owner = storage;
+  return shard;
 }
 
 }  // namespace
@@ -167,4 +226,96 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   CHECK_NOTHROW(call(64, workspace.size()));
   CHECK_THROWS_AS(call(63, workspace.size()), higgs::InvalidArgument);
   CHECK_THROWS_AS(call(64, workspace.size() - 1), higgs::InvalidArgument);
+}
+
+TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to it",
+          "[matmul][matmul][gpu]") {
+  auto w = random_matrix<GridCodebook<2, 256>>(330, 1536, 128, 64, 5);
+  w.seed = std::nullopt;
+  const gpu::Device device = gpu::current_device();
+  const Normals<Half> x(3, 1536, 6);
+  const auto product = [&](const higgs::QuantizedMatrix<GridCodebook<2, 256>>& matrix,
+                           const Normals<Half>& inputs) {
+    const gpu::DeviceMatrix on_device(matrix);
+    return device_product<float, gpu::MatmulBits<4>>(
+        on_device.view(), inputs,
+        gpu::plan_matmul(on_device.view().order, device, gpu::Sums::FixedEverywhere));
+  };
+  const auto whole = product(w, x);
+  for (const std::int64_t first : {0, 65, 200}) {
+    const std::int64_t count = first == 200 ? 130 : first == 65 ? 135 : 65;
+    const auto part = product(row_shard(w, first, count), x);
+    for (std::int64_t m = 0; m < 3; ++m) {
+      const auto* row = whole.data() + m * 330 + first;
+      REQUIRE(same_bits(std::vector<float>(part.begin() + m * count, part.begin() + (m + 1) * count),
+                        std::vector<float>(row, row + count)));
+    }
+  }
+  std::vector<double> sums(whole.size());
+  for (const std::int64_t first : {0, 640}) {
+    const std::int64_t count = first == 0 ? 640 : 896;
+    Normals<Half> some(3, count, 6);
+    for (std::int64_t m = 0; m < 3; ++m)
+      std::copy_n(x.data.begin() + m * 1536 + first, count, some.data.begin() + m * count);
+    const auto part = product(input_shard(w, first, count), some);
+    for (std::size_t i = 0; i < part.size(); ++i) sums[i] += static_cast<double>(part[i]);
+  }
+  CHECK(relative_error(whole, sums) < 1e-6);  // both are sums in float of the same products
+}
+
+TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights", "[matmul][matmul][gpu]") {
+  const auto w = random_matrix<GridCodebook<2, 256>>(150, 140, 60, 20, 5, true);
+  const gpu::DeviceMatrix device(w);
+  const gpu::Device here = gpu::current_device();
+  gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  plan.dense_from = 70;
+  plan.dense_rows = 64;
+  const std::int64_t batch = 71;
+  const Normals<Half> x(batch, 140, 6);
+  const Normals bias(1, 150, 8);
+  const Normals<float> residual(batch, 150, 9);
+  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+  const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias.data)};
+  const gpu::DeviceBuffer<float> y{std::span<const float>(residual.data)};
+  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), batch, plan, here));
+  const auto call = [&](std::int64_t rows, const gpu::Epilogue<float>& epilogue, const auto& product) {
+    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data(), rows, 140),
+                                          device.view(), gpu::DeviceMatrixView<float>(y.data(), rows, 150),
+                                          std::span(workspace.data(), workspace.size()), plan, here, nullptr,
+                                          epilogue, product);
+    gpu::check(cudaDeviceSynchronize(), "matmul_async");
+  };
+  call(batch, {bias_device.data(), y.data()}, gemm);  // the residual is y itself
+  auto with_both = y.to_host();
+  call(batch, {}, gemm);
+  const auto plain = y.to_host();
+  std::vector<double> exact(plain.size());
+  higgs::matmul_reference(MatrixView<const Half>(x.view), w, MatrixView<double>(exact.data(), batch, 150));
+  CHECK(relative_error(plain, exact) < 6e-4);  // activations and weights rounded to fp16
+  for (std::size_t i = 0; i < exact.size(); ++i)
+    exact[i] += static_cast<double>(bias.data[i % 150] + residual.data[i]);
+  CHECK(relative_error(with_both, exact) < 6e-4);
+  CHECK_THROWS_AS(call(batch, {}, gpu::NoGemm{}), higgs::InvalidArgument);
+}
+
+TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
+  const auto w = random_matrix<GridCodebook<2, 256>>(130, 200, 128, 64, 5);
+  const gpu::DeviceMatrix device(w);
+  const gpu::Device here = gpu::current_device();
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  const Normals<Half> x(5, 200, 6);
+  const auto expected = device_product<Half, gpu::MatmulBits<4>>(device.view(), x, plan);
+  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), 5, plan, here));
+  std::vector<Half> spread(1 + 5 * 203);
+  for (std::size_t i = 0; i < x.data.size(); ++i) spread[1 + i / 200 * 203 + i % 200] = x.data[i];
+  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(spread)}, y(1 + 5 * 137);
+  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data() + 1, 5, 200, 203),
+                                        device.view(), gpu::DeviceMatrixView<Half>(y.data() + 1, 5, 130, 137),
+                                        std::span(workspace.data(), workspace.size()), plan, here, nullptr);
+  gpu::check(cudaDeviceSynchronize(), "matmul_async");
+  const auto got = y.to_host();
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    wrong += !(got[1 + i / 130 * 137 + i % 130] == expected[i]);
+  CHECK(wrong == 0);
 }

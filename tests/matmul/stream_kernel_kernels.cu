@@ -1,21 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ptxas must make of the streaming kernel. 128 threads a block and one or two blocks on a multiprocessor
-// leave a thread all of its 255 registers. The loop holds four slabs of 16 tiles: a load of 128 bits for 4
-// tiles (and one for scales where a group ends), 4 lookups and one mma for a tile and 8 rows of x, no barrier.
+// What ptxas must make of the streaming kernel. 168 registers for 128 threads leave room for three blocks on
+// a multiprocessor, 255 for two; the shared memory of a block, 66 KiB, for one (sm_86, 89, 120), two (80) or
+// three (90, 100). The loop holds a round of slabs of 16 tiles between two changes of group: a load of 128
+// bits for 4 tiles, 4 lookups for a tile, one mma for a tile and 8 rows of x, no barrier, and up to 13
+// instructions for a tile where x has up to 8 rows.
 #include <higgs/matmul/stream_kernel.cuh>
 
-// plan: stream_kernel<4, higgs::v0::Half, 1>: registers <= 255; loop.hmma == 64; loop.lds32 == 256
-// plan: stream_kernel<4, higgs::v0::Half, 1>: loop.lds64 == 16; loop.ldg128 == 20; loop.ldg32 == 0
-// plan: stream_kernel<4, higgs::v0::Half, 1>: loop.ldg64 == 0; loop.bar == 0
-template __global__ void higgs::gpu::detail::stream_kernel<4, higgs::Half, 1>(
-    __grid_constant__ const higgs::gpu::detail::MatmulTask);
+#define HIGGS_STREAM_KERNEL(Bits, ColumnTiles)                                                \
+  template __global__ void higgs::gpu::detail::stream_kernel<Bits, higgs::Half, ColumnTiles>( \
+      __grid_constant__ const higgs::gpu::detail::MatmulTask);
 
+// plan: stream_kernel<., higgs::v0::Half, 1>: registers <= 168; loop.instructions <= 13 * loop.hmma
+// plan: stream_kernel<., higgs::v0::Half, 1>: loop.hmma == 64; loop.ldgsts == 0
+// plan: stream_kernel<., higgs::v0::Half, .>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<4, higgs::v0::Half, 1>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(4, 1)
 // 3 bits: three loads for 16 tiles, four of whose bytes are gathered from the others' spare bits.
-//
-// plan: stream_kernel<3, higgs::v0::Half, 1>: registers <= 255; loop.hmma == 64; loop.lds32 == 256
-// plan: stream_kernel<3, higgs::v0::Half, 1>: loop.lds64 == 16; loop.ldg128 == 16; loop.ldg32 == 0
-// plan: stream_kernel<3, higgs::v0::Half, 1>: loop.ldg64 == 0; loop.bar == 0
-template __global__ void higgs::gpu::detail::stream_kernel<3, higgs::Half, 1>(
-    __grid_constant__ const higgs::gpu::detail::MatmulTask);
+// plan: stream_kernel<3, higgs::v0::Half, 1>: loop.ldg128 == 12; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(3, 1)
+// 2 bits: a lookup brings four weights.
+// plan: stream_kernel<2, higgs::v0::Half, 1>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
+HIGGS_STREAM_KERNEL(2, 1)
+// Up to 16 and 32 rows of x: half the slabs in a round.
+// plan: stream_kernel<4, higgs::v0::Half, 2>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(4, 2)
+// plan: stream_kernel<4, higgs::v0::Half, 4>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(4, 4)
 
-// plan: repack_scales_kernel: registers <= 32
+// plan: repack_(scales|e8)_kernel: registers <= 64

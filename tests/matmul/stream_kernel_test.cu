@@ -5,7 +5,9 @@
 #include <catch2/catch.hpp>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "device_matrices.cuh"
@@ -21,6 +23,48 @@ namespace {
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// For 1000 weights: warp instructions without mov and parameters, and passes of shared memory. Sectors of 32
+// bytes beside weights, scales, activations and outputs read or written once.
+struct Counts {
+  double instructions, passes, ideal_passes, sectors;
+};
+
+template <int Bits>
+Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, gpu::Sums sums = gpu::Sums::FixedPerDevice) {
+  constexpr std::int64_t n = 4096;
+  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
+  emulator::clear_launches();
+  static_cast<void>(device_product<float, gpu::MatmulBits<Bits>>(w.view(), Normals<Half>(batch, n, 6), plan));
+  const emulator::Counters& c = emulator::launches().back().counters;
+  const double least = static_cast<double>(n * n * Bits / 8 + n * n / 1024 * 2 + batch * n * (2 + 4)) / 32;
+  const auto each = [](std::uint64_t events) { return static_cast<double>(events) / (n * n / 1e3); };
+  return {each(c.work()), each(c.shared_passes), each(c.shared_passes_ideal),
+          static_cast<double>(c.sectors_read + c.sectors_written) / least};
+}
+
+struct Case {
+  std::int64_t batch;
+  Counts most;
+  gpu::Sums sums = gpu::Sums::FixedPerDevice;
+};
+
+template <class Book>
+void check_counts(std::initializer_list<Case> cases) {
+  constexpr int bits = higgs::code_bits<Book> / Book::dim;
+  const gpu::DeviceMatrix w(random_matrix<Book>(4096, 4096, 1024, 1024, 5));
+  for (const Case& one : cases) {
+    const Counts c = count<bits>(w, one.batch, one.sums);
+    std::printf("| %d | %lld%s | %.1f | %.1f | %.1f | %.2f |\n", bits, static_cast<long long>(one.batch),
+                one.sums == gpu::Sums::FixedPerBatch ? " FixedPerBatch" : "", c.instructions, c.passes,
+                c.ideal_passes, c.sectors);
+    INFO(bits << " bits, M = " << one.batch);
+    CHECK(c.instructions <= one.most.instructions);
+    CHECK(c.passes <= one.most.passes);
+    CHECK(c.passes == c.ideal_passes);
+    CHECK(c.sectors <= one.most.sectors);
+  }
 }
 
 }  // namespace
@@ -62,6 +106,10 @@ TEST_CASE("a row has the same bits in every batch, and under FixedEverywhere on 
       const auto part = device_product<float, gpu::MatmulBits<4>>(device.view(), some, plan);
       CHECK(same_bits(part, std::vector<float>(all.begin(), all.begin() + batch * 260)));
     }
+    if (multiprocessors != 108) return;
+    const auto many =
+        device_product<float, gpu::MatmulBits<4>>(device.view(), Normals<Half>(130, 640, 6), plan);
+    CHECK(same_bits(all, std::vector<float>(many.begin(), many.begin() + 40 * 260)));
   });
 }
 
@@ -86,4 +134,29 @@ TEST_CASE("weights are read once and no lookup meets a bank conflict", "[matmul]
     CHECK(c.sectors_read >= weights);
     CHECK(c.sectors_read <= weights + others);
   }
+}
+
+TEST_CASE("a product executes no more instructions, passes and sectors than the table says",
+          "[matmul][stream_kernel][counts][gpu]") {
+  if (!emulator::in_use) return;
+  std::printf("| bits | M | instructions | passes | conflict-free passes | sectors / least |\n");
+  std::printf("|---:|---:|---:|---:|---:|---:|\n");
+  constexpr gpu::Sums per_batch = gpu::Sums::FixedPerBatch;
+  check_counts<GridCodebook<2, 256>>({{1, {60, 20, 0, 1.1}},
+                                      {8, {60, 20.1, 0, 1.4}},
+                                      {16, {75, 25, 0, 1.75}},
+                                      {32, {100, 32, 0, 2.35}},
+                                      {64, {145, 45, 0, 3.45}},
+                                      {256, {540, 160, 0, 11}},
+                                      {256, {480, 150, 0, 9}, per_batch}});
+  check_counts<GridCodebook<2, 64>>({{1, {75, 25, 0, 1.15}},
+                                     {8, {75, 25, 0, 1.5}},
+                                     {16, {94, 31, 0, 2}},
+                                     {32, {125, 40, 0, 2.75}},
+                                     {64, {181, 56, 0, 4.1}}});
+  check_counts<GridCodebook<2, 16>>({{1, {75, 25, 0, 1.35}},
+                                     {8, {75, 25, 0, 1.9}},
+                                     {16, {94, 31, 0, 2.5}},
+                                     {32, {125, 40, 0, 3.6}},
+                                     {64, {181, 56, 0, 5.3}}});
 }

@@ -27,7 +27,8 @@ struct SoftwareTiles {
     std::uint8_t operand[64];
     std::memcpy(operand, &config, 64);
     REQUIRE(operand[0] == 1);
-    for (int t = 0; t < 8; ++t) REQUIRE((operand[16 + 2 * t] == 64 && operand[17 + 2 * t] == 0 && operand[48 + t] == 16));
+    for (int t = 0; t < 8; ++t)
+      REQUIRE((operand[16 + 2 * t] == 64 && operand[17 + 2 * t] == 0 && operand[48 + t] == 16));
     ++configured;
   }
   void release() { --configured; }
@@ -54,7 +55,8 @@ struct SoftwareTiles {
   }
   template <int Tile>
   void store(std::int32_t* to, std::int64_t stride) {
-    for (int row = 0; row < 16; ++row) std::memcpy(reinterpret_cast<char*>(to) + row * stride, tile[Tile][row], 64);
+    for (int row = 0; row < 16; ++row)
+      std::memcpy(reinterpret_cast<char*>(to) + row * stride, tile[Tile][row], 64);
   }
 };
 
@@ -81,16 +83,19 @@ std::vector<float> product(const RandomStrip& strip, QuadOrder order, Activation
   for (int m = 0; m < rows; ++m) {
     for (std::size_t i = 0; i < x.size(); ++i)
       x[i] = static_cast<float>(higgs::random_normal(static_cast<std::uint64_t>(m), i));
-    detail::quantize_row_portable(x.data(), shape, kind, order, panels[static_cast<std::size_t>(m / most)], m % most);
+    detail::quantize_row_portable(x.data(), shape, kind, order, panels[static_cast<std::size_t>(m / most)],
+                                  m % most);
   }
   std::vector<float> sums(static_cast<std::size_t>(rows * 32), 0.25f);
-  multiply(detail::StripProduct{&strip.layout, &strip.tables, &shape, strip.bytes.data()}, panels.data(), count, sums.data());
+  multiply(detail::StripProduct{&strip.layout, &strip.tables, &shape, strip.bytes.data()}, panels.data(),
+           count, sums.data());
   return sums;
 }
 
 }  // namespace
 
-TEST_CASE("tiles as Intel's manual defines them give the bits of the portable kernel", "[matmul][strip_amx]") {
+TEST_CASE("tiles as Intel's manual defines them give the bits of the portable kernel",
+          "[matmul][strip_amx]") {
   if (higgs::best_isa() < higgs::Isa::Avx512) return;
   for (const std::int64_t units : {7, 40, 150})
     for_each_strip(units, [](RandomStrip strip, const auto& book) {
@@ -101,12 +106,12 @@ TEST_CASE("tiles as Intel's manual defines them give the bits of the portable ke
       for (const auto kind : {Activations::Int16, Activations::Int8})
         for (const int rows : {3, 16, 21}) {
           INFO(book.name() << ", rows " << rows);
-          REQUIRE(product(strip, QuadOrder::Tiles, kind, rows, detail::tile_panel_rows,
-                          [](auto... arguments) {
-                            SoftwareTiles tiles;
-                            detail::amx::strip_product(tiles, arguments...);
-                            REQUIRE(tiles.configured == 0);
-                          }) == product(strip, QuadOrder::Words, kind, rows, 4, detail::portable::strip_product));
+          REQUIRE(
+              product(strip, QuadOrder::Tiles, kind, rows, detail::tile_panel_rows, [](auto... arguments) {
+                SoftwareTiles tiles;
+                detail::amx::strip_product(tiles, arguments...);
+                REQUIRE(tiles.configured == 0);
+              }) == product(strip, QuadOrder::Words, kind, rows, 4, detail::portable::strip_product));
         }
     });
 }

@@ -12,9 +12,8 @@ TEST_CASE("byte permutes give the points of every table", "[matmul][strip_avx512
   for_each_strip(64, [](const RandomStrip& strip, const auto& book) {
     INFO(book.name());
     REQUIRE(strip.decoded([](const auto& product, auto... arguments) {
-              return detail::avx512::decode_chunk(product, arguments...);
-            }) ==
-            strip.decoded(detail::portable::decode_chunk));
+      return detail::avx512::decode_chunk(product, arguments...);
+    }) == strip.decoded(detail::portable::decode_chunk));
   });
 #endif
 }

@@ -77,7 +77,8 @@ TEST_CASE("all kernels give the same bits for every codebook, number of rows and
               detail::quantize_row_portable(x.data() + m * 2 * group, shape, kind, order,
                                             panels[static_cast<std::size_t>(m / most)], m % most);
             std::vector<float> sums(static_cast<std::size_t>(rows * 32), 0.5f);
-            detail::strip_product({&layout, &tables, &shape, strip.bytes.data()}, panels.data(), count, sums.data(), kernel);
+            detail::strip_product({&layout, &tables, &shape, strip.bytes.data()}, panels.data(), count,
+                                  sums.data(), kernel);
             if (first.empty()) first = sums;
             INFO(book.name() << ", kernel " << static_cast<int>(kernel) << ", rows " << rows);
             REQUIRE(std::memcmp(sums.data(), first.data(), sums.size() * sizeof(float)) == 0);

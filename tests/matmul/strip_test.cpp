@@ -21,7 +21,8 @@ static unsigned unit_at(const RandomStrip& strip, std::int64_t row, std::int64_t
                   : unsigned{lane[0]} >> 6 | unsigned{lane[64]} >> 6 << 2 | unsigned{lane[128]} >> 6 << 4;
 }
 
-TEST_CASE("a decoded chunk holds the points of its codes, four inputs of a row side by side", "[matmul][strip]") {
+TEST_CASE("a decoded chunk holds the points of its codes, four inputs of a row side by side",
+          "[matmul][strip]") {
   for_each_strip(24, [](const RandomStrip& strip, const auto& book) {
     const std::vector<std::uint8_t> decoded = strip.decoded(detail::portable::decode_chunk);
     const int dim = strip.tables.dim;
@@ -31,7 +32,8 @@ TEST_CASE("a decoded chunk holds the points of its codes, four inputs of a row s
           for (int plane = 0; plane < strip.tables.planes; ++plane) {
             INFO(book.name() << ", row " << row << ", unit " << u << ", coordinate " << d);
             const std::int64_t quad = u / 4 * dim + d;
-            REQUIRE(decoded[static_cast<std::size_t>(plane * detail::chunk_bytes + quad * 128 + row * 4 + u % 4)] ==
+            REQUIRE(decoded[static_cast<std::size_t>(plane * detail::chunk_bytes + quad * 128 + row * 4 +
+                                                     u % 4)] ==
                     strip.tables.bytes[plane + d][unit_at(strip, row, u)]);
           }
   });

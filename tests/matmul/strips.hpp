@@ -15,9 +15,11 @@ struct RandomStrip {
   template <class Book>
   RandomStrip(const Book& book, std::int64_t units)
       : tables(higgs::detail::make_unit_tables(book, higgs::TileOrder::Codes)),
-        layout{.rows = 32, .groups = 2, .codes_per_group = units, .code_bits = 1, .unit_bits = tables.unit_bits},
+        layout{
+            .rows = 32, .groups = 2, .codes_per_group = units, .code_bits = 1, .unit_bits = tables.unit_bits},
         bytes(static_cast<std::size_t>(layout.strip_bytes())) {
-    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(higgs::random_bits(1, i));
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+      bytes[i] = static_cast<std::uint8_t>(higgs::random_bits(1, i));
   }
   const std::uint8_t* codes() const { return bytes.data() + layout.scale_bytes(); }
   higgs::detail::StripProduct product() const { return {&layout, &tables, nullptr, bytes.data()}; }

@@ -10,6 +10,7 @@
 #include <higgs/pack/tiles.cuh>
 #include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/shard.hpp>
 
 #include <cuda_runtime.h>
 
@@ -70,32 +71,7 @@ inline constexpr int tile_bits = std::is_same_v<Book, E8Codebook>             ? 
                                  : has_tile_order(Book::dim, code_bits<Book>) ? code_bits<Book> / Book::dim
                                                                               : 0;
 
-/// A part of a matrix, for one of several devices: rows (outputs) and columns (inputs), these in whole blocks
-/// of the rotation. The products of column shards with their part of x add up to the whole.
-struct Shard {
-  std::int64_t first_row = 0, rows = 0;
-  std::int64_t first_col = 0, cols = 0;
-};
-
-namespace detail {
-/// The bits [first, first + count) of each row of `bytes`, from a byte on.
-inline std::vector<std::uint8_t> slice_rows(std::span<const std::uint8_t> bytes, std::int64_t row_bytes,
-                                            std::int64_t first_row, std::int64_t rows, std::int64_t first,
-                                            std::int64_t count) {
-  const std::int64_t each = ceil_div(count, 8);
-  std::vector<std::uint8_t> out(static_cast<std::size_t>(rows * each));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < each; ++i) {
-      const std::int64_t at = first / 8 + i;
-      unsigned two = bytes[static_cast<std::size_t>((first_row + r) * row_bytes + at)];
-      if (at + 1 < row_bytes)
-        two |= static_cast<unsigned>(bytes[static_cast<std::size_t>((first_row + r) * row_bytes + at + 1)])
-               << 8;
-      out[static_cast<std::size_t>(r * each + i)] = static_cast<std::uint8_t>(two >> first % 8);
-    }
-  return out;
-}
-}  // namespace detail
+using higgs::Shard;
 
 /// Owns a TiledMatrix. Made once at load; interchange order is not kept.
 class DeviceMatrix {
@@ -112,7 +88,7 @@ class DeviceMatrix {
   /// The same for a part of `w`.
   template <Codebook Book, class Archs = BuiltFor>
   DeviceMatrix(const QuantizedMatrix<Book>& w, const Shard& part, cudaStream_t stream = nullptr)
-      : DeviceMatrix(Slice<Book>(w, part).matrix, byte_table(w.book), stream, Archs{}, part.first_col) {}
+      : DeviceMatrix(ShardedMatrix<Book>(w, part).matrix, byte_table(w.book), stream, Archs{}, part.first_col) {}
   /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
@@ -157,38 +133,6 @@ class DeviceMatrix {
     repack_async<Archs>(view_.order, codes.data(), scales.data(), tiles_.data(), scales_.data(), stream);
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
   }
-
-  /// A part of a matrix as a matrix of its own, but for the signs.
-  template <Codebook Book>
-  struct Slice {
-    QuantizedMatrix<Book> matrix;
-    std::vector<std::uint8_t> codes;
-    std::vector<Half> scales;
-
-    Slice(const QuantizedMatrix<Book>& w, const Shard& part) : matrix(w) {
-      const CodeLayout& layout = w.layout;
-      expects(part.first_row >= 0 && part.rows >= 0 && part.first_row + part.rows <= layout.rows &&
-                  part.first_col >= 0 && part.cols > 0 && part.first_col + part.cols <= layout.cols &&
-                  part.first_col % layout.block == 0 &&
-                  (part.cols % layout.block == 0 || part.first_col + part.cols == layout.cols),
-              "higgs::gpu::DeviceMatrix: a shard has rows of the matrix, and columns in whole blocks");
-      matrix.layout.rows = part.rows;
-      matrix.layout.cols = part.cols;
-      const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
-      const std::int64_t bits = layout.codes_per_group(Book::dim) * code_bits<Book>;  // of a group
-      codes = detail::slice_rows(w.codes, w.row_bytes(), part.first_row, part.rows, first_group * bits,
-                                 groups * bits);
-      for (std::int64_t r = 0; r < part.rows; ++r) {
-        const std::span<const Half> row = w.row_scales(part.first_row + r);
-        scales.insert(scales.end(), row.begin() + first_group, row.begin() + first_group + groups);
-      }
-      matrix.codes = codes;
-      matrix.scales = scales;
-      if (!w.input_scales.empty())
-        matrix.input_scales = w.input_scales.subspan(static_cast<std::size_t>(part.first_col),
-                                                     static_cast<std::size_t>(part.cols));
-    }
-  };
 
   [[noreturn]] static DeviceMatrix throw_no_tile_order() {
     throw InvalidArgument("higgs::gpu::DeviceMatrix: codes of this codebook have no tile order");

@@ -6,6 +6,7 @@
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
+#include <higgs/matmul/decode.cuh>
 #include <higgs/matmul/device_matrix.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 #include <higgs/rotate/hadamard.cuh>
@@ -16,6 +17,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -29,30 +31,56 @@ template <int... Bits>
 using MatmulBits = std::integer_sequence<int, Bits...>;
 using AnyBits = MatmulBits<2, 3, 4, 8>;
 
-/// How the work on one matrix is cut. It never depends on M: a row of y has the same bits in every batch.
+/// How the work on one matrix is cut.
 struct MatmulPlan {
   int row_warps = 4;      // 64 rows each; 2 or 4
-  std::int64_t grid = 1;  // blocks, each with an equal run of slabs
+  std::int64_t grid = 1;  // blocks for up to 64 rows of x, each with an equal run of slabs
+  std::int64_t dense_from = std::numeric_limits<std::int64_t>::max();  // rows of x that a caller's GEMM takes
+  std::int64_t dense_rows = 1024;  // rows of W that are decoded for it at a time; a multiple of 64
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
 };
 
-/// The order of sums: the best for one device, or one that no device changes.
-enum class Sums { FixedPerDevice, FixedEverywhere };
+/// Who sees the same bits, which the order of sums decides. A product is deterministic under each.
+enum class Sums {
+  FixedPerDevice,   // a row of x, in whatever batch
+  FixedEverywhere,  // that, on every device, and a row of W in whatever shard of rows
+  FixedPerBatch     // only equal calls: fewer and longer runs where there are more than 64 rows of x
+};
 
-/// The plan for `w`: a block for each multiprocessor (for 128 of them under FixedEverywhere), unless there is
-/// less work.
-inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device,
-                              Sums sums = Sums::FixedPerDevice) {
+/// The plan for `w`: under FixedPerDevice, a block for each multiprocessor unless there is less work; under
+/// FixedEverywhere, one for each 512 inputs of 256 rows. `batch` counts under FixedPerBatch alone.
+inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums sums = Sums::FixedPerDevice,
+                              std::int64_t batch = 1) {
   MatmulPlan plan;
+  if (sums == Sums::FixedEverywhere) {
+    plan.grid = ceil_div(order.row_slabs(), plan.row_warps) * ceil_div(order.slabs(), 8);
+    return plan;
+  }
   plan.row_warps = order.row_slabs() > 2 ? 4 : 2;
   const std::int64_t work = ceil_div(order.row_slabs(), plan.row_warps) * order.slabs();
-  const std::int64_t blocks = sums == Sums::FixedEverywhere ? 128 : device.multiprocessors;
+  const std::int64_t tiles = sums == Sums::FixedPerBatch ? ceil_div(batch, 64) : 1;
+  const std::int64_t blocks =
+      tiles == 1 ? device.multiprocessors : ceil_div(2 * device.multiprocessors, tiles);
   const std::int64_t least =
       2 * detail::stream_warps / plan.row_warps;  // slabs of a row block that are worth a block
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
   return plan;
 }
+
+/// What matmul_async takes for a GEMM, here cuBLAS, to which row-major matrices are transposed ones:
+///
+///     [&](DeviceMatrixView<const Half> x, DeviceMatrixView<const Half> w, DeviceMatrixView<Half> y,
+///         bool add, cudaStream_t stream) {             // y = x * w^T, plus y if `add`
+///       const float one = 1, beta = add ? 1 : 0;
+///       cublasSetStream(handle, stream);
+///       cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, w.rows, x.rows, x.cols, &one, w.data, CUDA_R_16F,
+///                    w.row_stride, x.data, CUDA_R_16F, x.row_stride, &beta, y.data, CUDA_R_16F,
+///                    y.row_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+///     }
+///
+/// NoGemm stands for none: then the fused kernels serve every batch.
+struct NoGemm {};
 
 namespace detail {
 
@@ -63,26 +91,35 @@ constexpr std::int64_t batch_tile(std::int64_t batch) noexcept {
 
 /// The parts of a workspace, each a multiple of 256 bytes.
 struct MatmulWorkspace {
-  std::size_t arrivals = 0, sums = 0, x = 0, scratch = 0;  // bytes of each
+  std::size_t arrivals = 0, sums = 0, x = 0, scratch = 0, dense = 0;  // bytes of each
 
-  MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan, const Device& device) {
-    const auto whole = [](std::int64_t bytes) {
-      return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
-    };
-    const std::int64_t columns = batch_tile(batch), tiles = ceil_div(batch, columns);
+  /// For `tiles` times `columns` rows of x that are `batch` in all.
+  MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, std::int64_t columns, std::int64_t tiles,
+                  const MatmulPlan& plan, const Device& device) {
     arrivals = whole(4 * tiles * ceil_div(w.order.row_slabs(), plan.row_warps));
     sums = whole(tiles * plan.grid * 2 * columns * plan.row_warps * slab * 4);
     x = whole(batch * w.order.depth() * 2);
     scratch = whole(rotate_scratch(w.rotation, batch, device) * 4);
   }
-  std::size_t size() const noexcept { return arrivals + sums + x + scratch; }
+  MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan, const Device& device)
+      : MatmulWorkspace(w, batch, batch_tile(batch), ceil_div(batch, batch_tile(batch)), plan, device) {
+    if (batch < plan.dense_from) return;
+    arrivals = sums = 0;
+    x = whole(batch * w.rotation.padded_cols() * 2);
+    dense = whole(std::min(plan.dense_rows, w.order.rows) * w.rotation.padded_cols() * 2);
+  }
+  std::size_t size() const noexcept { return arrivals + sums + x + scratch + dense; }
+
+ private:
+  static std::size_t whole(std::int64_t bytes) {
+    return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
+  }
 };
 
 template <class T, int ColumnTiles, int... Bits>
-void launch_stream(const MatmulTask& task, const MatmulPlan& plan, cudaStream_t stream,
+void launch_stream(const MatmulTask& task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
                    std::integer_sequence<int, Bits...>) {
-  const dim3 grid(static_cast<unsigned>(plan.grid),
-                  static_cast<unsigned>(ceil_div(task.batch, 8 * ColumnTiles)));
+  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(tiles));
   const auto go = [&](auto kernel) {
     launch(kernel, grid, stream_threads, stream_shared, stream, task);
     return true;
@@ -93,7 +130,8 @@ void launch_stream(const MatmulTask& task, const MatmulPlan& plan, cudaStream_t 
 
 }  // namespace detail
 
-/// Bytes of workspace for matmul_async with up to `batch` rows. Its contents need no preparation.
+/// Bytes of workspace for matmul_async with `batch` rows, enough for fewer on the same side of
+/// plan.dense_from. Its contents need no preparation.
 inline std::size_t matmul_workspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan,
                                     const Device& device) {
   return detail::MatmulWorkspace(w, batch, plan, device).size();
@@ -111,10 +149,12 @@ struct Epilogue {
 
 namespace detail {
 
-template <class Bits, class T, class Y>
-void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y,
-                    const MatmulPlan& plan, std::uint32_t* arrivals, float* sums, cudaStream_t stream,
-                    const Epilogue<Y>& epilogue) {
+/// What every product on `w` has in common; x is rotated.
+template <class T, class Y>
+MatmulTask task_for(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y,
+                    const MatmulPlan& plan, const Epilogue<Y>& epilogue) {
+  expects(batch <= std::numeric_limits<std::int32_t>::max() - 64,
+          "higgs::gpu::matmul_async: x must have less than 2^31 rows");
   MatmulTask task;
   task.w = w;
   task.x = x;
@@ -125,19 +165,65 @@ void multiply_async(const T* x, std::int64_t batch, const TiledMatrix& w, Device
             : std::is_same_v<Y, Half> ? OutputType::Half
                                       : OutputType::BFloat16,
             y.row_stride, epilogue.bias, epilogue.residual};
-  task.arrivals = arrivals;
-  task.sums = sums;
-  task.row_warps = plan.row_warps;
   task.unit = std::ldexp(1.0f, w.exponent);
-  switch (batch_tile(batch)) {
+  task.row_warps = plan.row_warps;
+  task.k_warps = stream_warps / plan.row_warps;
+  task.slabs = static_cast<int>(w.order.slabs());
+  task.group_slabs = static_cast<int>(w.order.padded_group() / slab);
+  task.row_slabs = static_cast<int>(w.order.row_slabs());
+  task.row_blocks = static_cast<int>(ceil_div(w.order.row_slabs(), plan.row_warps));
+  return task;
+}
+
+/// `tiles` tiles of up to `columns` (8, 16, 32, 64) rows of x.
+template <class Bits, class T>
+void multiply_async(const MatmulTask& task, const MatmulPlan& plan, std::int64_t columns, std::int64_t tiles,
+                    cudaStream_t stream) {
+  switch (columns) {
     case 8:
-      return launch_stream<T, 1>(task, plan, stream, Bits{});
+      return launch_stream<T, 1>(task, plan, tiles, stream, Bits{});
     case 16:
-      return launch_stream<T, 2>(task, plan, stream, Bits{});
+      return launch_stream<T, 2>(task, plan, tiles, stream, Bits{});
     case 32:
-      return launch_stream<T, 4>(task, plan, stream, Bits{});
+      return launch_stream<T, 4>(task, plan, tiles, stream, Bits{});
     default:
-      return launch_stream<T, 8>(task, plan, stream, Bits{});
+      return launch_stream<T, 8>(task, plan, tiles, stream, Bits{});
+  }
+}
+
+/// y = bias + residual, one thread for each element.
+template <class Y>
+__global__ void prepare_outputs_kernel(DeviceMatrixView<Y> y, Epilogue<Y> epilogue) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, m = i / y.cols, n = i % y.cols;
+  if (m >= y.rows) return;
+  float value = epilogue.bias != nullptr ? epilogue.bias[n] : 0.0f;
+  if (epilogue.residual != nullptr) value += to_float(epilogue.residual[m * y.row_stride + n]);
+  y.row(m)[n] = from_float<Y>(value);
+}
+
+/// The product by `gemm`, of W decoded plan.dense_rows rows at a time.
+template <class T, class X, class Y, class Archs, class Gemm>
+void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y, std::byte* at,
+                          const MatmulWorkspace& parts, const MatmulPlan& plan, const Device& device,
+                          cudaStream_t stream, const Epilogue<Y>& epilogue, const Gemm& gemm) {
+  expects(plan.dense_rows > 0 && plan.dense_rows % slab == 0,
+          "higgs::gpu::matmul_async: dense_rows must be a multiple of 64");
+  Rotation rotation = w.rotation;
+  rotation.group = rotation.padded_group = rotation.block;  // without gaps
+  const std::int64_t depth = rotation.padded_cols();
+  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, depth);
+  rotate_async<std::remove_const_t<X>, T, Archs>(rotation, x, rotated, device, stream,
+                                                 reinterpret_cast<float*>(at + parts.x));
+  const bool bias = epilogue.bias != nullptr, residual = epilogue.residual != nullptr;
+  if (bias || (residual && epilogue.residual != y.data))
+    launch(prepare_outputs_kernel<Y>, dim3(static_cast<unsigned>(ceil_div(y.rows * y.cols, 256))), 256, 0,
+           stream, y, epilogue);
+  auto* decoded = reinterpret_cast<T*>(at + parts.x + parts.scratch);
+  for (std::int64_t row = 0; row < y.cols; row += plan.dense_rows) {
+    const DeviceMatrixView<T> weights(decoded, std::min(plan.dense_rows, y.cols - row), depth);
+    decode_rows_async<T, Archs>(w, row, weights, stream);
+    gemm(DeviceMatrixView<const T>(rotated), DeviceMatrixView<const T>(weights),
+         DeviceMatrixView<Y>(y.data + row, y.rows, weights.rows, y.row_stride), bias || residual, stream);
   }
 }
 
@@ -150,11 +236,13 @@ inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspac
 
 /// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is),
 /// products with the integer coordinates are exact, sums are float. Deterministic; `workspace` must not be in
-/// use by another call at the same time, and begin at a multiple of 256.
-template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
+/// use by another call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is
+/// decoded, rounded to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual
+/// is rounded to Y then.
+template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
 void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                   std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
-                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
+                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
   expects(x.cols == w.rotation.cols && y.rows == x.rows && y.cols == w.order.rows,
@@ -164,6 +252,12 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
   const detail::MatmulWorkspace parts(w, x.rows, plan, device);
   detail::check_workspace(workspace, parts);
   std::byte* at = workspace.data();
+  if (x.rows >= plan.dense_from) {
+    if constexpr (!std::is_same_v<Gemm, NoGemm>)
+      return detail::multiply_dense_async<T, X, Y, Archs>(x, w, y, at, parts, plan, device, stream, epilogue,
+                                                          gemm);
+    throw InvalidArgument("higgs::gpu::matmul_async: so many rows of x need a gemm (see dense_from)");
+  }
   auto* arrivals = reinterpret_cast<std::uint32_t*>(at);
   auto* sums = reinterpret_cast<float*>(at += parts.arrivals);
   auto* rotated = reinterpret_cast<T*>(at += parts.sums);
@@ -172,12 +266,16 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
     check(cudaMemsetAsync(rotated, 0, parts.x, stream), "higgs::gpu::matmul_async");
   rotate_async<In, T, Archs>(w.rotation, x, DeviceMatrixView<T>(rotated, x.rows, w.order.depth()), device,
                              stream, scratch, std::span(arrivals, parts.arrivals / 4));
-  detail::multiply_async<Bits>(rotated, x.rows, w, y, plan, arrivals, sums, stream, epilogue);
+  detail::MatmulTask task = detail::task_for(rotated, x.rows, w, y, plan, epilogue);
+  task.arrivals = arrivals;
+  task.sums = sums;
+  const std::int64_t columns = detail::batch_tile(x.rows);
+  detail::multiply_async<Bits, T>(task, plan, columns, ceil_div(x.rows, columns), stream);
 }
 
 /// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x
 /// (M, depth) without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between
-/// them (see Rotation).
+/// them (see Rotation). Never dense.
 template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
 void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
@@ -187,11 +285,14 @@ void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, Dev
   expects(can_matmul(device),
           "higgs::gpu::matmul_rotated_async: the device lacks shared memory (see can_matmul)");
   if (x.rows == 0 || y.cols == 0) return;
-  const detail::MatmulWorkspace parts(w, x.rows, plan, device);
+  const std::int64_t columns = detail::batch_tile(x.rows), tiles = ceil_div(x.rows, columns);
+  const detail::MatmulWorkspace parts(w, x.rows, columns, tiles, plan, device);
   detail::check_workspace(workspace, parts);
   check(cudaMemsetAsync(workspace.data(), 0, parts.arrivals, stream), "higgs::gpu::matmul_rotated_async");
-  detail::multiply_async<Bits>(x.data, x.rows, w, y, plan, reinterpret_cast<std::uint32_t*>(workspace.data()),
-                               reinterpret_cast<float*>(workspace.data() + parts.arrivals), stream, epilogue);
+  detail::MatmulTask task = detail::task_for(x.data, x.rows, w, y, plan, epilogue);
+  task.arrivals = reinterpret_cast<std::uint32_t*>(workspace.data());
+  task.sums = reinterpret_cast<float*>(workspace.data() + parts.arrivals);
+  detail::multiply_async<Bits, T>(task, plan, columns, tiles, stream);
 }
 
 }  // namespace gpu

@@ -59,14 +59,14 @@ void write_outputs(const float* sums, float unit, const float* bias, std::int64_
 /// Row m of x in the rotated basis of W: times the input scales (cols, or none), zeros up to whole blocks, rotated.
 template <class X>
 void rotate_activations(MatrixView<X> x, std::int64_t m, std::span<const float> input_scales, const CodeLayout& layout,
-                        std::optional<std::uint64_t> seed, std::span<float> row, Isa isa) {
+                        std::optional<std::uint64_t> seed, std::int64_t first_col, std::span<float> row, Isa isa) {
   if (x.col_stride == 1) {
     const std::span<const std::remove_const_t<X>> inputs(x.row(m), static_cast<std::size_t>(x.cols));
-    return rotate_row(inputs, input_scales, row, layout.block, seed, 0, isa);
+    return rotate_row(inputs, input_scales, row, layout.block, seed, first_col, isa);
   }
   for (std::int64_t k = 0; k < x.cols; ++k) row[static_cast<std::size_t>(k)] = static_cast<float>(x(m, k));
   const std::span<float> inputs = row.first(static_cast<std::size_t>(x.cols));
-  rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, 0, isa);
+  rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, first_col, isa);
 }
 
 /// The product of up to batch_block rows.
@@ -102,7 +102,7 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
   parallel_for(executor, batch, grain, [&](std::int64_t begin, std::int64_t end) {
     auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(begin / grain) * floats);
     for (std::int64_t m = begin; m < end; ++m) {
-      rotate_activations(x, m, w.input_scales(), layout, w.seed(), {row, padded}, options.isa);
+      rotate_activations(x, m, w.input_scales(), layout, w.seed(), w.first_col(), {row, padded}, options.isa);
       quantize_row(row, shape, options.activations, order, panels[m / most], static_cast<int>(m % most),
                    options.isa);
     }
@@ -161,7 +161,7 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
   std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
   parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m)
-      detail::rotate_activations(x, m, input_scales, w.layout, w.seed,
+      detail::rotate_activations(x, m, input_scales, w.layout, w.seed, 0,
                                  {rotated.data() + m * padded, static_cast<std::size_t>(padded)}, isa);
   });
 

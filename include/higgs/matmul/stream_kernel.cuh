@@ -43,23 +43,48 @@ struct MatmulOutput {
   const void* residual = nullptr;  // like data, same type and stride: y = x W^T + bias + residual
 };
 
+/// What distinguishes one of several matrices of equal shape, codebook and rotation.
+struct ExpertWeights {
+  const uint4* tiles = nullptr;
+  const Half* scales = nullptr;
+  float unit = 1;  // 2^exponent
+};
+
 namespace detail {
 
 /// Everything a kernel needs; x is rotated, in padded groups: (M, depth), rows `x_stride` numbers apart.
 struct MatmulTask {
-  TiledMatrix w;
+  TiledMatrix w;                           // of a group: what its matrices share
+  const ExpertWeights* experts = nullptr;  // in device memory; none: w alone
+  int expert_count = 0;
+  const std::int32_t* offsets =
+      nullptr;  // (expert_count + 1): rows [offsets[e], offsets[e + 1]) meet expert e
   const void* x = nullptr;
   std::int64_t x_stride = 0;
   std::int64_t batch = 0;  // M
   MatmulOutput y;
   std::uint32_t* arrivals = nullptr;  // (batch tiles, row blocks), zeros
   float* sums = nullptr;              // (batch tiles, grid, 2, rows of a batch tile, rows of a row block)
-  int row_warps = 4;
-  float unit = 1;  // 2^exponent
+  float unit = 1;                     // 2^exponent
+  int row_warps = 4, k_warps = 1;     // of a block
+  int slabs = 0, group_slabs = 0;     // of a row, of a group
+  int row_slabs = 0, row_blocks = 0;  // of a matrix
 };
 
 inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
-inline constexpr int stream_shared = table_end + 16;
+
+/// What a block keeps behind the table.
+struct StreamBlock {
+  int4 work;  // rows of x, the first and how many; its run of slabs, begin and end
+  ExpertWeights w;
+  bool last;  // of the blocks that share rows of y
+};
+inline constexpr int stream_shared = table_end + sizeof(StreamBlock);
+
+/// Blocks that fit a multiprocessor by their registers; its shared memory has room for one (sm_86, 89, 120),
+/// two (80) or three (90, 100).
+template <int Bits, int ColumnTiles>
+inline constexpr int stream_blocks = ColumnTiles == 1 && Bits < 8 ? 3 : 2;
 
 /// Slabs of activations in one of the two buffers: together they fill the second halves of the lines.
 template <int ColumnTiles>
@@ -113,10 +138,43 @@ __device__ inline void store_outputs(const MatmulOutput& y, std::int64_t m, std:
 template <int ColumnTiles>
 using StreamSums = float[4][ColumnTiles][4];
 
-/// One slab: 16 tiles against 64 inputs of the activations at shared address `x`.
-template <int Bits, class T, int ColumnTiles, int S = 0>
+/// The rows of x that a block multiplies, and the matrix of a group that they meet.
+struct BatchTile {
+  int first, rows, expert;
+};
+
+/// Tile `index` of up to `columns` rows when each expert's rows are cut into such tiles; no rows beyond the
+/// last. All lanes of a warp call it.
+__device__ inline BatchTile expert_tile(const std::int32_t* offsets, int experts, int index, int columns) {
+  constexpr unsigned all = 0xffffffffu;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int from = 0; from < experts; from += 32) {
+    const int e = min(from + lane, experts - 1), begin = offsets[e];
+    const int rows = from + lane < experts ? offsets[e + 1] - begin : 0;
+    const int tiles = (rows + columns - 1) / columns;
+    int end = tiles;  // of this expert's tiles, counted from those of `from`
+    HIGGS_UNROLL
+    for (int by = 1; by < 32; by *= 2) {
+      const int left = __shfl_up_sync(all, end, by);
+      if (lane >= by) end += left;
+    }
+    const unsigned beyond = __ballot_sync(all, end > index);
+    if (beyond != 0) {
+      const int owner = __ffs(static_cast<int>(beyond)) - 1;
+      const int tile = index - __shfl_sync(all, end - tiles, owner);
+      const int first = __shfl_sync(all, begin, owner) + tile * columns;
+      return {first, min(columns, __shfl_sync(all, rows, owner) - tile * columns), from + owner};
+    }
+    index -= __shfl_sync(all, end, 31);
+  }
+  return {0, 0, 0};
+}
+
+/// One slab: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
+/// all that step S needs of `loads` is decoded.
+template <int Bits, class T, int ColumnTiles, int S = 0, class Refill>
 __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[Bits],
-                                     std::uint32_t x, std::uint32_t place) {
+                                     std::uint32_t x, std::uint32_t place, const Refill& refill) {
   if constexpr (S < 4) {
     uint2 b[ColumnTiles];
     const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
@@ -133,7 +191,8 @@ __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 
       (tile(std::integral_constant<int, I>{}), ...);
     };
     multiply_tiles(std::make_integer_sequence<int, 4>{});
-    multiply_slab<Bits, T, ColumnTiles, S + 1>(sums, loads, x, place);
+    refill(std::integral_constant<int, S>{});
+    multiply_slab<Bits, T, ColumnTiles, S + 1>(sums, loads, x, place, refill);
   }
 }
 
@@ -153,8 +212,51 @@ __device__ inline void scale_sums(StreamSums<ColumnTiles>& sums, const Factor& f
   }
 }
 
+/// The sums of warps 0 and 1 become those of 0 and 2, 1 and 3, through the second halves of the lines.
+template <int ColumnTiles>
+__device__ inline void add_warps(StreamSums<ColumnTiles>& sums) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  const auto slot = [&](int i, int c) {  // 8 lanes to a line
+    const int line = ((thread / 32 % 2 * 4 + i) * ColumnTiles + c) * 4 + thread % 32 / 8;
+    return static_cast<std::uint32_t>(table_begin + 128 + line * 256 + thread % 8 * 16);
+  };
+  __syncthreads();
+  if (thread >= 64) HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
+  for (int c = 0; c < ColumnTiles; ++c) {
+    const float* v = sums[i][c];
+    store_shared_128(slot(i, c), uint4{__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
+                                       __float_as_uint(v[3])});
+  }
+  __syncthreads();
+  if (thread < 64) HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
+  for (int c = 0; c < ColumnTiles; ++c) {
+    const uint4 v = load_shared_128(slot(i, c));
+    sums[i][c][0] += __uint_as_float(v.x);
+    sums[i][c][1] += __uint_as_float(v.y);
+    sums[i][c][2] += __uint_as_float(v.z);
+    sums[i][c][3] += __uint_as_float(v.w);
+  }
+}
+
+/// Stores the sums of a warp for the first `count` rows of x to `to` (rows of x, block_rows).
+template <int ColumnTiles>
+__device__ inline void leave_sums(const StreamSums<ColumnTiles>& sums, float* to, int block_rows, int count) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  to += lane % 4 * 2 * block_rows + thread / 32 * slab % block_rows + lane / 4;
+  HIGGS_UNROLL
+  for (int c = 0; c < ColumnTiles; ++c) HIGGS_UNROLL
+  for (int odd = 0; odd < 2; ++odd) {
+    if (8 * c + lane % 4 * 2 + odd < count) HIGGS_UNROLL
+    for (int i = 0; i < 8; ++i) to[8 * i] = sums[i / 2][c][i % 2 * 2 + odd];
+    to += odd == 0 ? block_rows : 7 * block_rows;
+  }
+}
+
 template <int Bits, class T, int ColumnTiles>
-__global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_constant__ const MatmulTask task) {
+__global__ void __launch_bounds__(stream_threads, stream_blocks<Bits, ColumnTiles>)
+    stream_kernel(__grid_constant__ const MatmulTask task) {
   constexpr int chunk = stream_chunk<ColumnTiles>, columns = 8 * ColumnTiles;
   // Slabs whose loads are under way, and whether scales are: what registers hold beside the sums.
   constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
@@ -162,24 +264,29 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
   constexpr std::uint32_t slab_bytes = 2048 * ColumnTiles;  // of activations, with the gaps
   const TileOrder& order = task.w.order;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row_warps = task.row_warps, k_warps = stream_warps / row_warps;
+  const int row_warps = task.row_warps, k_warps = task.k_warps, slabs = task.slabs;
   const int row_warp = warp % row_warps, k_warp = warp / row_warps, block_rows = row_warps * slab;
-  const auto slabs = static_cast<int>(order.slabs()),
-             group_slabs = static_cast<int>(order.padded_group()) / slab;
-  const auto row_slabs = static_cast<int>(order.row_slabs()),
-             row_blocks = (row_slabs + row_warps - 1) / row_warps;
   const auto me = static_cast<int>(blockIdx.x);
-  const StreamSplit split{row_blocks * slabs, static_cast<int>(gridDim.x)};
-  const int begin = split.begin(me), end = split.begin(me + 1);
-  const std::int64_t first_batch = std::int64_t{blockIdx.y} * columns;
-  const int batch = static_cast<int>(min(task.batch - first_batch, std::int64_t{columns}));
-  // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two
-  // is kept.
-  const int kept = ColumnTiles > 1 ? columns : batch == 1 ? 1 : batch == 2 ? 2 : batch <= 4 ? 4 : 8;
+  const StreamSplit split{task.row_blocks * slabs, static_cast<int>(gridDim.x)};
 
   extern __shared__ std::byte stream_space[];
   if (shared_address(stream_space) > table_begin)
     __trap();  // CUDA keeps more for itself than any architecture did so far
+
+  auto& mine = *reinterpret_cast<StreamBlock*>(stream_space + (table_end - shared_address(stream_space)));
+  BatchTile x_rows{static_cast<int>(blockIdx.y) * columns, columns, 0};
+  if (task.experts != nullptr)
+    x_rows = expert_tile(task.offsets, task.expert_count, static_cast<int>(blockIdx.y), columns);
+  x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
+  if (x_rows.rows <= 0) return;
+  if (threadIdx.x == 0) {
+    mine.work = {x_rows.first, x_rows.rows, split.begin(me), split.begin(me + 1)};
+    mine.w = task.experts != nullptr ? task.experts[x_rows.expert]
+                                     : ExpertWeights{task.w.tiles, task.w.scales, task.unit};
+  }
+  __syncthreads();
+  const int4 work = mine.work;
+  const int first_x = work.x, batch = work.y, begin = work.z, end = work.w;
   [[maybe_unused]] const std::uint64_t policy = evict_first_policy();
   const auto load_weights = [&](const uint4* from) {
     if constexpr (ahead)
@@ -188,30 +295,40 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
       return load_streaming_128(from);
   };
   const std::uint32_t place = table_place<Bits>();
+  // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two
+  // is kept.
+  const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(batch - 1));
   const int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
   const std::uint32_t x_place =
       static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + lane % 4 * 8);
 
-  bool table_ready = false;
   for (int item = begin; item < end;) {
+    const bool table_ready = item != begin;
     const int block = item / slabs, s0 = item % slabs, s1 = min(slabs, s0 + (end - item));
     item += s1 - s0;
     const int row_slab = block * row_warps + row_warp;
-    const int steps = row_slab < row_slabs ? (s1 - s0 - k_warp + k_warps - 1) / k_warps : 0;  // of this warp
+    // Step p of this warp is slab base + p * k_warps + k_warp of the row: a group of whole rounds begins with
+    // one.
+    const int base = s0 / (ring * k_warps) * (ring * k_warps);
+    const auto step_of = [&](int slab_of_row) {
+      return (slab_of_row - base - k_warp + k_warps - 1) / k_warps;
+    };
+    const int first_step = step_of(s0), end_step = row_slab < task.row_slabs ? step_of(s1) : first_step;
 
     // A thread copies pieces of 16 bytes: half of the 16 inputs that one row of x has in a step. Eight pieces
     // fill a line.
     const auto copy_chunk = [&](int c) {
       const int thread = opaque(static_cast<int>(threadIdx.x)),
                 m = thread / 16 % ColumnTiles * 8 + thread / 2 % 8;
-      const int step = thread / 16 / ColumnTiles, steps_left = (s1 - s0 - c * chunk) * 4;
-      constexpr int round = stream_threads / 16 / ColumnTiles;  // steps that all threads copy at a time
+      const int k16 = thread / 16 / ColumnTiles, first = (base + c * chunk) * 4;  // in runs of 16 inputs
+      constexpr int round = stream_threads / 16 / ColumnTiles;  // of which all threads copy so many at a time
+      const int skip = max(s0 * 4 - first, 0), left = s1 * 4 - first - skip;
       const int to = table_begin + 128 + c % 2 * 32768 + thread / 8 * 256 + thread % 8 * 16;
-      const T* from = static_cast<const T*>(task.x) + (first_batch + min(m, batch - 1)) * task.x_stride;
-      from += ((s0 + c * chunk) * 4 + step) * 16 + thread % 2 * 8;
+      const T* from = static_cast<const T*>(task.x) + (first_x + min(m, batch - 1)) * task.x_stride;
+      from += (first + k16) * 16 + thread % 2 * 8;
       const auto copy = [&]<int... I>(std::integer_sequence<int, I...>) {
         const auto at = static_cast<std::uint32_t>(to);
-        ((step + I * round < steps_left
+        ((static_cast<unsigned>(k16 + I * round - skip) < static_cast<unsigned>(left)
               ? copy_async_128<I * 32 * stream_threads, I * 32 * round>(at, from, m < batch)
               : void()),
          ...);
@@ -220,41 +337,44 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
       commit_copies();
     };
 
-    uint4 loads[ring][Bits];
-    const uint4* fetch = task.w.tiles + (std::int64_t{row_slab} * slabs + s0 + k_warp) * (Bits * 32) + lane;
+    uint4 loads[ring][Bits];  // of the next steps, the first one's in front
+    const uint4* fetch =
+        mine.w.tiles + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
+        lane;
     const int stride = k_warps * Bits * 32;
     HIGGS_UNROLL
     for (int r = 0; r < ring; ++r)
-      if (r < steps) HIGGS_UNROLL
+      if (first_step + r < end_step) HIGGS_UNROLL
     for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + r * stride + 32 * i);
     fetch += ring * stride;
 
     copy_chunk(0);
     if (!table_ready) fill_byte_table<Bits, T>(task.w.table);
-    table_ready = true;
 
-    // A change of group is seen one group ahead, so that its scales have arrived (unless registers are few).
-    // A lane needs eight: of rows g, g + 8, g + 16, ...
+    // A change of group is seen one group ahead, so that its scales have arrived. Where registers are few,
+    // scales are loaded when they are needed, old ones again. A lane has those of rows g, g + 8, g + 16, ...
     uint4 scale = {}, coming = {};
     std::uint32_t seen = 0;  // nonzero_halves() of all groups before
-    int change = 0;          // the step of this warp with the first slab of another group
-    const auto scales_at = [&](int slab_of_row) {
-      return load_128(task.w.scales + (row_slab * order.groups + slab_of_row / group_slabs) * slab +
-                      lane / 4 * 8);
+    int change = 0;          // the first step in another group
+    const Half* const row_scales = mine.w.scales + row_slab * order.groups * slab + lane / 4 * 8;
+    const auto scales_of = [&](int step) {
+      return load_128(row_scales + (base + step * k_warps + k_warp) / task.group_slabs * slab);
     };
     const auto look_ahead = [&](int from) {
-      const int next = ((s0 + k_warp + from * k_warps) / group_slabs + 1) * group_slabs;
-      change = (next - s0 - k_warp + k_warps - 1) / k_warps;
-      if (ahead && change < steps) coming = scales_at(s0 + k_warp + change * k_warps);
+      change = step_of(((base + from * k_warps + k_warp) / task.group_slabs + 1) * task.group_slabs);
+      if (ahead && change < end_step) coming = scales_of(change);
     };
-    if (steps > 0) {
-      scale = scales_at(s0 + k_warp);
-      look_ahead(0);
+    if (first_step < end_step) {
+      if (ahead) scale = scales_of(first_step);
+      look_ahead(first_step);
     }
 
     StreamSums<ColumnTiles> sums = {};
     const auto change_group = [&](int step) {
-      if (!ahead) coming = scales_at(s0 + k_warp + step * k_warps);
+      if (!ahead) {
+        scale = scales_of(step - 1);
+        coming = scales_of(step);
+      }
       scale_sums<ColumnTiles>(sums, [&](int i) {
         const float2 from = to_floats<Half>(word_of(scale, i)), to = to_floats<Half>(word_of(coming, i));
         return float2{divide_normal(divisible(from.x), divisible(to.x)),
@@ -264,25 +384,47 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
       scale = coming;
       look_ahead(step);
     };
-    for (int c = 0; c * chunk < s1 - s0; ++c) {
+    int step = first_step;
+    const auto multiply = [&](uint4(&slab_loads)[Bits], std::uint32_t x) {
+      const bool more = step + ring < end_step;
+      // Where only one step's loads are under way, each is asked for as soon as its registers are free.
+      const auto refill = [&]<int S>(std::integral_constant<int, S>) {
+        if (more && (ring == 1 || S == 3)) HIGGS_UNROLL
+        for (int i = 0; i < Bits; ++i)
+          if (ring > 1 || (Bits == 3 ? S == 3 : (4 * i + 3) / Bits == S))
+            slab_loads[i] = load_weights(fetch + 32 * i);
+      };
+      multiply_slab<Bits, T, ColumnTiles>(sums, slab_loads, x, place, refill);
+      fetch += stride;
+      ++step;
+    };
+    for (int c = 0; base + c * chunk < s1; ++c) {
       wait_copies<0>();
       __syncthreads();
-      if ((c + 1) * chunk < s1 - s0) copy_chunk(c + 1);
-      std::uint32_t at = x_place + static_cast<std::uint32_t>(c % 2 * chunk + k_warp) * slab_bytes;
-      const int stop = min(steps, (c + 1) * chunk / k_warps);
-      for (int first = c * chunk / k_warps; first < stop; first += ring) {  // a chunk has whole rounds
-        HIGGS_UNROLL
-        for (int r = 0; r < ring; ++r) {
-          if (first + r >= stop) break;
-          if (first + r == change) change_group(first + r);
-          multiply_slab<Bits, T, ColumnTiles>(sums, loads[r], at, place);
-          if (first + r + ring < steps) HIGGS_UNROLL
-          for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + 32 * i);
-          fetch += stride;
-          at += static_cast<std::uint32_t>(k_warps) * slab_bytes;
-        }
+      if (base + (c + 1) * chunk < s1) copy_chunk(c + 1);
+      const int chunk_step = c * chunk / k_warps, stop = min(end_step, chunk_step + chunk / k_warps);
+      const std::uint32_t each = static_cast<std::uint32_t>(k_warps) * slab_bytes;
+      std::uint32_t at = x_place + static_cast<std::uint32_t>(c % 2 * chunk + k_warp) * slab_bytes +
+                         static_cast<std::uint32_t>(max(first_step - chunk_step, 0)) * each;
+      while (step < stop) {
+        if (step == change) change_group(step);
+        const int until = min(stop, change);
+        while (step + ring <= until) HIGGS_UNROLL
+        for (int r = 0; r < ring; ++r, at += each) multiply(loads[r], at);
+        if constexpr (ring > 1)
+          for (; step < until; at += each) {  // what is no round: the loads move up
+            multiply(loads[0], at);
+            HIGGS_UNROLL
+            for (int r = 0; r + 1 < ring; ++r) HIGGS_UNROLL
+            for (int i = 0; i < Bits; ++i) {
+              const uint4 next = loads[r + 1][i];
+              loads[r + 1][i] = loads[r][i];
+              loads[r][i] = next;
+            }
+          }
       }
     }
+    if (!ahead && first_step < end_step) scale = scales_of(end_step - 1);
     seen |= nonzero_halves(scale);
     scale_sums<ColumnTiles>(sums, [&](int i) {
       const float2 last = to_floats<Half>(word_of(scale, i));
@@ -290,77 +432,35 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
                     seen << i & 0x80000000u ? divisible(last.y) : 0.0f};
     });
 
-    // The warps of the same rows add up in the order of k_warp; sums pass through the lines' second halves.
-    const int fit = max(1, 16 / (row_warps * ColumnTiles));  // warps that leave their sums at a time
-    constexpr int parts = ColumnTiles <= 4 ? 1 : 2;          // in which they do
-    for (int from = 1; from < k_warps; from += fit) {
-      HIGGS_UNROLL
-      for (int part = 0; part < parts; ++part) {
-        const auto slot = [&](int k, int i, int c) {
-          const int line =
-              ((((k - from) * row_warps + row_warp) * (4 / parts) + i) * ColumnTiles + c) * 4 + lane / 8;
-          return static_cast<std::uint32_t>(table_begin + 128 + line * 256 + lane % 8 * 16);
-        };
-        __syncthreads();
-        if (k_warp >= from && k_warp < from + fit) HIGGS_UNROLL
-        for (int i = 0; i < 4 / parts; ++i) HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c) {
-          const float* v = sums[part * (4 / parts) + i][c];
-          store_shared_128(slot(k_warp, i, c), uint4{__float_as_uint(v[0]), __float_as_uint(v[1]),
-                                                     __float_as_uint(v[2]), __float_as_uint(v[3])});
-        }
-        __syncthreads();
-        if (k_warp == 0)
-          for (int k = from; k < min(k_warps, from + fit); ++k) HIGGS_UNROLL
-        for (int i = 0; i < 4 / parts; ++i) HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c) {
-          const uint4 v = load_shared_128(slot(k, i, c));
-          float(&to)[4] = sums[part * (4 / parts) + i][c];
-          to[0] += __uint_as_float(v.x);
-          to[1] += __uint_as_float(v.y);
-          to[2] += __uint_as_float(v.z);
-          to[3] += __uint_as_float(v.w);
-        }
-      }
-    }
-
+    if (k_warps == 2) add_warps<ColumnTiles>(sums);
     // Each block leaves its sums (batch, block_rows) in the workspace. The last of those that share these
     // rows adds them in the order of the inputs.
     const std::int64_t sum_size = columns * block_rows;
     float* const block_sums = task.sums + std::int64_t{blockIdx.y} * gridDim.x * 2 * sum_size;
-    if (k_warp == 0 && row_slab < row_slabs) {
-      float* to = block_sums + (2 * me + (begin < block * slabs)) * sum_size;
-      to += lane % 4 * 2 * block_rows + row_warp * slab + lane / 4;
-      HIGGS_UNROLL
-      for (int c = 0; c < ColumnTiles; ++c) HIGGS_UNROLL
-      for (int odd = 0; odd < 2; ++odd) {
-        if (8 * c + lane % 4 * 2 + odd < batch) HIGGS_UNROLL
-        for (int i = 0; i < 8; ++i) to[8 * i] = sums[i / 2][c][i % 2 * 2 + odd];
-        to += odd == 0 ? block_rows : 7 * block_rows;
-      }
-    }
+    if (k_warp == 0 && row_slab < task.row_slabs)
+      leave_sums<ColumnTiles>(sums, block_sums + (2 * me + (begin < block * slabs)) * sum_size, block_rows,
+                              batch);
     const int first_owner = split.owner(block * slabs), last_owner = split.owner((block + 1) * slabs - 1);
     if (first_owner != last_owner) {
-      constexpr std::uint32_t flag = table_end;
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
-        const std::uint32_t before = atomicAdd(task.arrivals + blockIdx.y * row_blocks + block, 1u);
+        const std::uint32_t before = atomicAdd(task.arrivals + blockIdx.y * task.row_blocks + block, 1u);
         __threadfence();
-        store_shared_128(flag,
-                         uint4{before == static_cast<std::uint32_t>(last_owner - first_owner), 0, 0, 0});
+        mine.last = before == static_cast<std::uint32_t>(last_owner - first_owner);
       }
       __syncthreads();
-      if (load_shared_32<0>(flag) == 0) continue;
+      if (!mine.last) continue;
     } else {
       __syncthreads();
     }
     const float* first_sums =
         block_sums + (2 * first_owner + (split.begin(first_owner) < block * slabs)) * sum_size;
     const float* other_sums = block_sums + 2 * (first_owner + 1) * sum_size;
-    const int quads = block_rows / 4;
-    for (int q = static_cast<int>(threadIdx.x); q < batch * quads; q += stream_threads) {
-      const std::int64_t m = first_batch + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
+    const int quads = block_rows / 4, items = batch * quads;
+    const float unit = mine.w.unit;
+    for (int q = static_cast<int>(threadIdx.x); q < items; q += stream_threads) {
+      const std::int64_t m = first_x + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
       if (row >= order.rows) continue;
       const float4 first = __ldcg(reinterpret_cast<const float4*>(first_sums) + q);
       float v[4] = {first.x, first.y, first.z, first.w};
@@ -373,7 +473,7 @@ __global__ void __launch_bounds__(stream_threads, 2) stream_kernel(__grid_consta
         v[3] += more.w;
       }
       HIGGS_UNROLL
-      for (int i = 0; i < 4; ++i) v[i] *= task.unit;
+      for (int i = 0; i < 4; ++i) v[i] *= unit;
       const auto count = static_cast<int>(min(order.rows - row, std::int64_t{4}));
       if (task.y.type == OutputType::Float)
         store_outputs<float>(task.y, m, row, count, v);

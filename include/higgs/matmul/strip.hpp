@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // One strip of tiles times some rows of activations: what every kernel computes, and the portable one.
 //
-// A group of weights is cut into chunks of 512 inputs, a chunk into runs of activations. For each row of x and each row
-// n of the strip, over runs and planes of a chunk in their order, then over chunks:
+// A group of weights is cut into chunks of 512 inputs, a chunk into runs of activations. For each row of x
+// and each row n of the strip, over runs and planes of a chunk in their order, then over chunks:
 //     part = fma(float(S), step * 256^plane, part),  S = sum over the run of q * coordinate, exact in 32 bits,
 //     sum = fma(part, scale, sum),
-// so the results of all kernels are equal bit for bit. Codebooks of 16-bit coordinates have two planes, coordinate =
-// plane 0 + 256 * plane 1, both int8; all others have one.
+// so the results of all kernels are equal bit for bit. Codebooks of 16-bit coordinates have two planes,
+// coordinate = plane 0 + 256 * plane 1, both int8; all others have one.
 //
-// Kernels for many rows of x decode a chunk once, into bytes (quads, 32 rows, 4) with 128 added for each plane, and
-// multiply it with all panels while it is in the first cache.
+// Kernels for many rows of x decode a chunk once, into bytes (quads, 32 rows, 4) with 128 added for each
+// plane, and multiply it with all panels while it is in the first cache.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -53,15 +53,17 @@ struct Chunk {
   std::int64_t first_quad, first_run;  // in a panel
   std::int64_t run_quads;              // of a run, at most
   const float* scales;                 // of 32 rows
-  const std::uint8_t* ahead;           // codes of the next chunk: each quad of a panel should prefetch some bytes of them
+  const std::uint8_t*
+      ahead;  // codes of the next chunk: each quad of a panel should prefetch some bytes of them
   std::int64_t ahead_bytes;
   const Panel* next;  // the panel that is read after this one
 };
 
-/// Calls decode(codes, steps, out) for every chunk of a strip, which returns where the decoded bytes are, then dot(chunk, panel, sums of the panel's rows) for each panel.
+/// Calls decode(codes, steps, out) for every chunk of a strip, which returns where the decoded bytes are,
+/// then dot(chunk, panel, sums of the panel's rows) for each panel.
 template <class Decode, class Dot>
-void for_each_chunk(const StripProduct& p, const Panel* panels, std::int64_t panel_count, float* sums, Isa isa,
-                    const Decode& decode, const Dot& dot) {
+void for_each_chunk(const StripProduct& p, const Panel* panels, std::int64_t panel_count, float* sums,
+                    Isa isa, const Decode& decode, const Dot& dot) {
   alignas(64) std::uint8_t weights[2 * chunk_bytes];
   alignas(64) float scales[strip_rows];
   const std::int64_t steps = p.layout->steps_per_group(), runs_per_group = p.runs->runs_per_group();
@@ -70,7 +72,8 @@ void for_each_chunk(const StripProduct& p, const Panel* panels, std::int64_t pan
     to_floats(reinterpret_cast<const Half*>(group), strip_rows, scales, isa);
     const std::uint8_t* codes = group + p.layout->scale_bytes();
     for (std::int64_t first = 0; first < steps; first += p.steps_per_chunk()) {
-      const std::int64_t count = std::min(p.steps_per_chunk(), steps - first), inputs = first * p.step_inputs();
+      const std::int64_t count = std::min(p.steps_per_chunk(), steps - first),
+                         inputs = first * p.step_inputs();
       const std::uint8_t* const from = codes + first * p.layout->step_bytes();
       const std::int64_t bytes = count * p.layout->step_bytes(), quads = count * p.step_inputs() / 4;
       Chunk chunk{.weights = decode(from, count, weights),
@@ -117,7 +120,8 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_
           } else if (quad < 3) {
             unit = lane[64 * quad + j] & 63u;
           } else {
-            unit = unsigned{lane[j]} >> 6 | unsigned{lane[64 + j]} >> 6 << 2 | unsigned{lane[128 + j]} >> 6 << 4;
+            unit =
+                unsigned{lane[j]} >> 6 | unsigned{lane[64 + j]} >> 6 << 2 | unsigned{lane[128 + j]} >> 6 << 4;
           }
           for (int d = 0; d < tables.dim; ++d)
             for (int plane = 0; plane < tables.planes; ++plane)
@@ -144,8 +148,8 @@ inline void dot_chunk(const Chunk& chunk, const Panel& panel, float* sums) noexc
           std::memcpy(q, panel.quads + ((chunk.first_quad + quad) * panel.rows + m) * 8, 8);
           const std::uint8_t* w = chunk.weights + plane * chunk_bytes + quad * 128;
           for (int n = 0; n < strip_rows; ++n)
-            totals[n] += static_cast<std::uint32_t>(q[0] * w[4 * n] + q[1] * w[4 * n + 2] + q[2] * w[4 * n + 1] +
-                                                    q[3] * w[4 * n + 3]);
+            totals[n] += static_cast<std::uint32_t>(q[0] * w[4 * n] + q[1] * w[4 * n + 2] +
+                                                    q[2] * w[4 * n + 1] + q[3] * w[4 * n + 3]);
         }
         for (int n = 0; n < strip_rows; ++n)
           parts[n] = std::fma(static_cast<float>(static_cast<std::int32_t>(totals[n])), step, parts[n]);

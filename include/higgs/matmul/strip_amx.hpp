@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Strips times many rows of x by the int8 tiles of AMX (Sapphire Rapids and newer).
 //
-// A tile of activations (16 rows of x, 16 quads) times one of decoded weights (16 quads, 16 rows of the strip) is one
-// instruction; QuadOrder::Tiles and decoded chunks are those tiles as they are.
+// A tile of activations (16 rows of x, 16 quads) times one of decoded weights (16 quads, 16 rows of the
+// strip) is one instruction; QuadOrder::Tiles and decoded chunks are those tiles as they are.
 #pragma once
 
 #include <higgs/core/cpu.hpp>
@@ -30,7 +30,8 @@ struct AmxConfig {
 };
 static_assert(sizeof(AmxConfig) == 64);
 
-/// The instructions, as assembly: g++ 12's _tile_loadconfig names 8 of the 64 bytes as its input and loses the others.
+/// The instructions, as assembly: g++ 12's _tile_loadconfig names 8 of the 64 bytes as its input and loses
+/// the others.
 struct AmxTiles {
   void configure(const AmxConfig& config) const noexcept { asm volatile("ldtilecfg %0" : : "m"(config)); }
   void release() const noexcept { asm volatile("tilerelease"); }
@@ -56,8 +57,8 @@ struct AmxTiles {
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace amx {
 
-/// As portable::dot_chunk, for a panel in QuadOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of the strip), 4
-/// and 5 planes of x, 6 and 7 halves of the strip.
+/// As portable::dot_chunk, for a panel in QuadOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of
+/// the strip), 4 and 5 planes of x, 6 and 7 halves of the strip.
 template <int Planes, class Tiles>
 inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, float* sums) noexcept {
   alignas(64) float parts[tile_panel_rows * strip_rows] = {};
@@ -98,9 +99,10 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, floa
           const __m512i high = _mm512_load_si512(totals[half][m]),
                         low = _mm512_load_si512(totals[half + 2 * Planes - 2][m]);
           float* part = parts + m * strip_rows + half * 16;
-          _mm512_store_ps(part, avx512::add_run<Planes>(
-                                    high, _mm512_add_epi32(low, _mm512_set1_epi32(panel.corrections[run + m])),
-                                    panel.steps[run + m] * factor, _mm512_load_ps(part)));
+          _mm512_store_ps(part,
+                          avx512::add_run<Planes>(
+                              high, _mm512_add_epi32(low, _mm512_set1_epi32(panel.corrections[run + m])),
+                              panel.steps[run + m] * factor, _mm512_load_ps(part)));
         }
     }
   }

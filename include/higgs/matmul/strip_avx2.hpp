@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strips on processors without AVX-512: lookups by pshufb, products of 16-bit words or, with AVX-VNNI, of bytes.
+// Strips on processors without AVX-512: lookups by pshufb, products of 16-bit words or, with AVX-VNNI, of
+// bytes.
 #pragma once
 
 #include <higgs/core/cpu.hpp>
@@ -30,8 +31,8 @@ inline void store(void* p, __m256i x) noexcept { _mm256_storeu_si256(static_cast
   return _mm256_set1_epi32(value);
 }
 
-/// The tables of every coordinate in slices of 16 entries, each but those at 0 and 128 xor the slice before it: a lookup
-/// of n slices xors pshufb(slice i, unit - 16 i), and pshufb gives 0 for what is negative.
+/// The tables of every coordinate in slices of 16 entries, each but those at 0 and 128 xor the slice before
+/// it: a lookup of n slices xors pshufb(slice i, unit - 16 i), and pshufb gives 0 for what is negative.
 struct Slices {
   alignas(32) std::uint8_t bytes[4][16][32];
 
@@ -46,17 +47,19 @@ struct Slices {
   }
 };
 
-/// Looks four vectors of units up in the tables of `Coordinates`, Count slices each: out[c] ^=. Units are used up.
+/// Looks four vectors of units up in the tables of `Coordinates`, Count slices each: out[c] ^=. Units are
+/// used up.
 template <int Count, int Coordinates>
-[[gnu::always_inline]] inline void look_up(const std::uint8_t (*slices)[16][32], int first, __m256i (&unit)[4],
-                                           __m256i (&out)[Coordinates][4]) noexcept {
+[[gnu::always_inline]] inline void look_up(const std::uint8_t (*slices)[16][32], int first,
+                                           __m256i (&unit)[4], __m256i (&out)[Coordinates][4]) noexcept {
   HIGGS_UNROLL
   for (int i = 0; i < Count; ++i) {
     HIGGS_UNROLL
     for (int c = 0; c < Coordinates; ++c) {
       const __m256i slice = load(slices[c][first + i]);
       HIGGS_UNROLL
-      for (int r = 0; r < 4; ++r) out[c][r] = _mm256_xor_si256(out[c][r], _mm256_shuffle_epi8(slice, unit[r]));
+      for (int r = 0; r < 4; ++r)
+        out[c][r] = _mm256_xor_si256(out[c][r], _mm256_shuffle_epi8(slice, unit[r]));
     }
     HIGGS_UNROLL
     for (int r = 0; r < 4 && i + 1 < Count; ++r) unit[r] = _mm256_subs_epi8(unit[r], _mm256_set1_epi8(16));
@@ -99,10 +102,10 @@ template <int Bits>
       out[0][r] = _mm256_and_si256(a, low6);
       out[1][r] = _mm256_and_si256(b, low6);
       out[2][r] = _mm256_and_si256(c, low6);
-      out[3][r] = _mm256_or_si256(
-          _mm256_and_si256(_mm256_srli_epi16(a, 6), _mm256_set1_epi8(3)),
-          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(12)),
-                          _mm256_and_si256(_mm256_srli_epi16(c, 2), _mm256_set1_epi8(48))));
+      out[3][r] =
+          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(a, 6), _mm256_set1_epi8(3)),
+                          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(12)),
+                                          _mm256_and_si256(_mm256_srli_epi16(c, 2), _mm256_set1_epi8(48))));
     }
   }
 }
@@ -131,8 +134,9 @@ inline void decode_steps(const Slices& slices, const std::uint8_t* codes, std::i
 }
 
 /// As portable::decode_chunk.
-inline const std::uint8_t* decode_chunk(const StripProduct& p, const Slices& slices, const std::uint8_t* codes,
-                                        std::int64_t steps, std::uint8_t* out) noexcept {
+inline const std::uint8_t* decode_chunk(const StripProduct& p, const Slices& slices,
+                                        const std::uint8_t* codes, std::int64_t steps,
+                                        std::uint8_t* out) noexcept {
   switch (p.tables->kind) {
     case UnitKind::Byte1:
       return codes;
@@ -165,20 +169,22 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const Slices& sli
 }
 inline void add_parts(const float* parts, int rows, const float* scales, float* sums) noexcept {
   for (int i = 0; i < rows * strip_rows; i += 8)
-    _mm256_storeu_ps(sums + i, _mm256_fmadd_ps(_mm256_loadu_ps(parts + i), _mm256_loadu_ps(scales + i % strip_rows),
-                                               _mm256_loadu_ps(sums + i)));
+    _mm256_storeu_ps(sums + i,
+                     _mm256_fmadd_ps(_mm256_loadu_ps(parts + i), _mm256_loadu_ps(scales + i % strip_rows),
+                                     _mm256_loadu_ps(sums + i)));
 }
 
-/// A run of quads times words: V vectors of 8 rows of the strip, Rows rows of x. Bytes of weights, unsigned, become words
-/// by a mask and a shift.
+/// A run of quads times words: V vectors of 8 rows of the strip, Rows rows of x. Bytes of weights, unsigned,
+/// become words by a mask and a shift.
 struct WordDot {
   static constexpr QuadOrder order = QuadOrder::Words;
   template <int Rows, int Planes>
   static constexpr int vectors = Rows == 1 ? 4 : 2;
 
   template <int V, int Rows, int Planes>
-  [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads, std::int64_t count,
-                                                const std::int32_t* corrections, __m256i (&total)[Rows][V]) noexcept {
+  [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads,
+                                                std::int64_t count, const std::int32_t* corrections,
+                                                __m256i (&total)[Rows][V]) noexcept {
     const __m256i low = _mm256_set1_epi16(255);
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) total[i / V][i % V] = _mm256_set1_epi32(corrections[i / V]);
@@ -203,7 +209,8 @@ struct WordDot {
   }
 };
 
-/// The instruction of AVX-VNNI, and that of AVX-512 VNNI which does the same: processors that have one may lack the other.
+/// The instruction of AVX-VNNI, and that of AVX-512 VNNI which does the same: processors that have one may
+/// lack the other.
 struct VexDot {
   [[gnu::always_inline]] static inline __m256i add(__m256i total, __m256i weights, __m256i x) noexcept {
     asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(total) : "x"(weights), "x"(x));
@@ -225,8 +232,9 @@ struct ByteDot {
   static constexpr int vectors = Rows * Planes <= 2 ? 4 : 2;
 
   template <int V, int Rows, int Planes>
-  [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads, std::int64_t count,
-                                                const std::int32_t* corrections, __m256i (&total)[Rows][V]) noexcept {
+  [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads,
+                                                std::int64_t count, const std::int32_t* corrections,
+                                                __m256i (&total)[Rows][V]) noexcept {
     __m256i high[Planes == 2 ? Rows : 1][V];  // total: the low plane, or the only one
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) {
@@ -317,7 +325,8 @@ inline void strip_product(const StripProduct& p, const Panel* panels, std::int64
     return decode_chunk(p, slices, codes, steps, out);
   };
   const bool two = Dot::order == QuadOrder::Bytes && p.runs->planes == 2;
-  for_each_chunk(p, panels, panel_count, sums, Isa::Avx2, decode, two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>);
+  for_each_chunk(p, panels, panel_count, sums, Isa::Avx2, decode,
+                 two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>);
 }
 
 }  // namespace avx2

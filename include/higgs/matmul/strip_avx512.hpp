@@ -56,8 +56,8 @@ template <UnitKind Kind>
   return out;
 }
 
-/// The units of half a step, 4 for each of 16 rows in a vector. Bits above those of a unit are left as they come:
-/// permutes ignore bits 6 and 7, and tables of 4 bits are repeated.
+/// The units of half a step, 4 for each of 16 rows in a vector. Bits above those of a unit are left as they
+/// come: permutes ignore bits 6 and 7, and tables of 4 bits are repeated.
 template <UnitKind Kind>
 [[gnu::always_inline]] inline void load_units(const std::uint8_t* codes, __m512i* unit) {
   unit[0] = _mm512_loadu_si512(codes);
@@ -77,7 +77,8 @@ template <UnitKind Kind>
 [[gnu::always_inline]] inline __m512i decode(const Tables<Kind>& tables, int c, __m512i unit) {
   if constexpr (Kind == UnitKind::Byte1) return unit;
   if constexpr (Unit<Kind>::bits < 8) return _mm512_permutexvar_epi8(unit, tables.table[c][0]);
-  // Two tables of 128 entries. Each lookup replaces the units that are its own and leaves the others: no blend.
+  // Two tables of 128 entries. Each lookup replaces the units that are its own and leaves the others: no
+  // blend.
   if constexpr (Unit<Kind>::bits == 8 && Kind != UnitKind::Byte1) {
     const __mmask64 high = _mm512_movepi8_mask(unit);
     const __m512i low =
@@ -98,16 +99,16 @@ template <UnitKind Kind>
   return _mm512_set1_epi32(value);
 }
 
-/// total + dot products of each lane's 4 bytes. The empty statement ties the result to the register of the sum:
-/// g++ 12 otherwise keeps every sum twice and spills half of them.
+/// total + dot products of each lane's 4 bytes. The empty statement ties the result to the register of the
+/// sum: g++ 12 otherwise keeps every sum twice and spills half of them.
 [[gnu::always_inline]] inline __m512i add_dot(__m512i total, __m512i weights, __m512i x) {
   total = _mm512_dpbusd_epi32(total, weights, x);
   asm("" : "+v"(total));
   return total;
 }
 
-/// part + a run's sums times its step. By value, since g++ keeps arrays whose address is taken in memory; a single plane
-/// passes itself twice.
+/// part + a run's sums times its step. By value, since g++ keeps arrays whose address is taken in memory; a
+/// single plane passes itself twice.
 template <int Planes>
 [[gnu::always_inline]] inline __m512 add_run(__m512i high, __m512i low, float step, __m512 part) {
   if constexpr (Planes == 2) low = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
@@ -145,7 +146,8 @@ inline void stream_strip(const StripProduct& p, const Panel& panel, float* sums)
         HIGGS_UNROLL
         for (int i = 0; i < U::planes * columns; ++i)
           total[0][i / columns][i % columns] = total[1][i / columns][i % columns] =
-              i % Planes == Planes - 1 ? _mm512_set1_epi32(correction[i % columns / Planes]) : _mm512_setzero_si512();
+              i % Planes == Planes - 1 ? _mm512_set1_epi32(correction[i % columns / Planes])
+                                       : _mm512_setzero_si512();
         for (std::int64_t s = std::min(run_steps, end - first); s > 0;
              --s, codes += step_bytes, quads += act_bytes) {
           HIGGS_UNROLL
@@ -179,9 +181,9 @@ inline void stream_strip(const StripProduct& p, const Panel& panel, float* sums)
         HIGGS_UNROLL
         for (int plane = 0; plane < U::planes; ++plane) HIGGS_UNROLL
         for (int i = 0; i < 2 * Rows; ++i)
-          part[i % 2][i / 2] = add_run<Planes>(total[i % 2][plane][i / 2 * Planes],
-                                               total[i % 2][plane][i / 2 * Planes + Planes - 1],
-                                               step[i / 2] * (plane == 0 ? 1.0f : 256.0f), part[i % 2][i / 2]);
+          part[i % 2][i / 2] = add_run<Planes>(
+              total[i % 2][plane][i / 2 * Planes], total[i % 2][plane][i / 2 * Planes + Planes - 1],
+              step[i / 2] * (plane == 0 ? 1.0f : 256.0f), part[i % 2][i / 2]);
       }
       HIGGS_UNROLL
       for (int i = 0; i < 2 * Rows; ++i)
@@ -213,8 +215,8 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_
   return out;
 }
 
-/// As portable::dot_chunk, for a panel of Rows rows in QuadOrder::Bytes. With 6 rows and one plane, 12 sums of integers
-/// and 12 of floats stay in registers; a run of two planes is a whole chunk.
+/// As portable::dot_chunk, for a panel of Rows rows in QuadOrder::Bytes. With 6 rows and one plane, 12 sums
+/// of integers and 12 of floats stay in registers; a run of two planes is a whole chunk.
 template <int Rows, int Planes>
 inline void dot_chunk(const Chunk& chunk, const Panel& panel, float* sums) noexcept {
   constexpr int columns = Rows * Planes;
@@ -271,9 +273,10 @@ inline constexpr int panel_rows = 6;
 using DotChunk = void (*)(const Chunk&, const Panel&, float*) noexcept;
 /// By rows of a panel, less one.
 template <int Planes>
-inline constexpr std::array<DotChunk, panel_rows> dot_chunks = []<int... I>(std::integer_sequence<int, I...>) {
-  return std::array<DotChunk, panel_rows>{dot_chunk<I + 1, Planes>...};
-}(std::make_integer_sequence<int, panel_rows>{});
+inline constexpr std::array<DotChunk, panel_rows> dot_chunks =
+    []<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<DotChunk, panel_rows>{dot_chunk<I + 1, Planes>...};
+    }(std::make_integer_sequence<int, panel_rows>{});
 
 template <UnitKind Kind>
 inline void strip_product(const StripProduct& p, const Panel* panels, std::int64_t panel_count,
@@ -287,7 +290,9 @@ inline void strip_product(const StripProduct& p, const Panel* panels, std::int64
     return decode_chunk<Kind>(p, codes, steps, out);
   };
   const DotChunk* const dots = two ? dot_chunks<2>.data() : dot_chunks<1>.data();
-  const auto dot = [dots](const Chunk& chunk, const Panel& panel, float* y) { dots[panel.rows - 1](chunk, panel, y); };
+  const auto dot = [dots](const Chunk& chunk, const Panel& panel, float* y) {
+    dots[panel.rows - 1](chunk, panel, y);
+  };
   for_each_chunk(p, panels, panel_count, sums, Isa::Avx512, decode, dot);
 }
 

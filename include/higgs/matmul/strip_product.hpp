@@ -20,7 +20,7 @@ namespace detail {
 enum class StripKernel {
   Portable,
   Avx2,
-  AvxVnni,      // AVX2 and AVX-VNNI
+  AvxVnni,  // AVX2 and AVX-VNNI
   AvxVnniEvex,  // the same program with the instruction of AVX-512 VNNI, for tests on machines that have only that
   Avx512,
   Amx,  // AVX-512 and AMX, for many rows of x
@@ -56,7 +56,8 @@ constexpr int panel_rows(StripKernel kernel, int planes) noexcept {
 }
 
 /// Inputs of a group as a kernel's panels hold them: whole steps, of tiles whole tiles.
-inline std::int64_t padded_group(StripKernel kernel, const TileLayout& layout, const UnitTables& tables) noexcept {
+inline std::int64_t padded_group(StripKernel kernel, const TileLayout& layout,
+                                 const UnitTables& tables) noexcept {
   const std::int64_t inputs = layout.steps_per_group() * layout.units_per_step() * tables.dim;
   return kernel == StripKernel::Amx ? (inputs + 63) / 64 * 64 : inputs;
 }

@@ -9,6 +9,7 @@
 #include <higgs/core/executor.hpp>
 #include <higgs/pack/tiles.hpp>
 #include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/shard.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -186,6 +187,13 @@ class TiledMatrix {
     to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
     input_scales_ = std::make_shared<const std::vector<float>>(std::move(input_scales));
   }
+  /// The same for a part of `w`: its x has the part's columns, its y the part's rows.
+  template <Codebook Book>
+  TiledMatrix(const QuantizedMatrix<Book>& w, const Shard& part, Executor& executor = default_executor(),
+              TileOrder order = best_tile_order())
+      : TiledMatrix(ShardedMatrix<Book>(w, part).matrix, executor, order) {
+    first_col_ = part.first_col;
+  }
   explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
                        TileOrder order = best_tile_order())
       : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); }, w)) {}
@@ -194,6 +202,8 @@ class TiledMatrix {
   std::int64_t cols() const noexcept { return layout_.cols; }
   const CodeLayout& layout() const noexcept { return layout_; }
   std::optional<std::uint64_t> seed() const noexcept { return seed_; }
+  /// The column of the whole matrix that the first one of a shard is: signs count from there.
+  std::int64_t first_col() const noexcept { return first_col_; }
   int exponent() const noexcept { return exponent_; }
   /// Factors of the activations, (cols) or empty.
   std::span<const float> input_scales() const noexcept { return *input_scales_; }
@@ -207,6 +217,7 @@ class TiledMatrix {
 
  private:
   CodeLayout layout_;
+  std::int64_t first_col_ = 0;
   std::optional<std::uint64_t> seed_;
   int exponent_ = 0;
   TileLayout tiles_;

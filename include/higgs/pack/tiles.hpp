@@ -15,8 +15,8 @@
 //     4 bits   1 vector    byte j = unit 8s + j | unit (8s + 4 + j) << 4
 //     6 bits   3 vectors   byte j of vector v = unit 16s + 4v + j | bits 2v, 2v + 1 of unit (16s + 12 + j) << 6
 //
-// Decoding needs shifts by constants at most, and a lane accumulates one row's dot product. Missing rows and the
-// end of a group's last step are code 0 with scale 0 or activation 0.
+// Decoding needs shifts by constants at most, and a lane accumulates one row's dot product. Missing rows and
+// the end of a group's last step are code 0 with scale 0 or activation 0.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -90,30 +90,79 @@ inline void write_lane(int unit_bits, const std::uint8_t* units, std::uint8_t* l
   for (int v = 0; v < 3; ++v) store(v, load_quad(units + 4 * v) | (last >> 2 * v & 0x03030303u) << 6);
 }
 
-/// The bytes of one strip, into `out` (strip_bytes).
+/// Four units of 4 or 6 bits side by side, a byte each.
+constexpr std::uint32_t spread4(std::uint32_t x) noexcept {
+  x = (x | x << 8) & 0x00ff00ffu;
+  return (x | x << 4) & 0x0f0f0f0fu;
+}
+constexpr std::uint32_t spread6(std::uint32_t x) noexcept {
+  x = (x & 0xfffu) | (x & 0xfff000u) << 4;
+  return (x & 0x003f003fu) | (x & 0x0fc00fc0u) << 2;
+}
+
+/// Writes one row's lanes of whole steps from units that lie side by side in `packed`.
+template <int UnitBits>
+inline void write_lanes(const std::uint8_t* packed, std::int64_t steps, std::int64_t step_bytes,
+                        std::uint8_t* lane) noexcept {
+  for (; steps > 0; --steps, packed += UnitBits == 6 ? 12 : 4, lane += step_bytes) {
+    std::uint32_t quad = load_quad(packed);
+    if constexpr (UnitBits == 4) quad = spread4(quad & 0xffffu) | spread4(quad >> 16) << 4;
+    if constexpr (UnitBits == 6) {
+      const std::uint32_t second = load_quad(packed + 4), third = load_quad(packed + 8);
+      const std::uint32_t quads[3] = {quad & 0xffffffu, quad >> 24 | (second & 0xffffu) << 8,
+                                      second >> 16 | (third & 0xffu) << 16};
+      const std::uint32_t last = spread6(third >> 8);
+      for (int v = 0; v < 3; ++v) {
+        quad = spread6(quads[v]) | (last >> 2 * v & 0x03030303u) << 6;
+        std::memcpy(lane + 64 * v, &quad, 4);
+      }
+    } else {
+      std::memcpy(lane, &quad, 4);
+    }
+  }
+}
+
+/// The bytes of one strip, into `out` (strip_bytes). Where groups begin on bytes and codes make up whole
+/// units, steps are written as they lie in memory; what is left goes code by code.
 inline void pack_strip(const TileLayout& layout, std::int64_t strip, std::span<const std::uint8_t> codes,
                        std::int64_t row_bytes, std::span<const Half> scales, std::uint8_t* out) {
   const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, layout.rows - first);
-  const auto codes_each = static_cast<std::size_t>(layout.codes_per_group);
-  const std::int64_t steps = layout.steps_per_group(), step_bytes = layout.step_bytes();
+  const std::int64_t steps = layout.steps_per_group(), step_bytes = layout.step_bytes(),
+                     group_bits = layout.codes_per_group * layout.code_bits;
+  const auto write_steps = layout.unit_bits == 8   ? write_lanes<8>
+                           : layout.unit_bits == 6 ? write_lanes<6>
+                                                   : write_lanes<4>;
+  const bool aligned = group_bits % 8 == 0 && layout.code_bits * layout.codes_per_unit == layout.unit_bits;
+  const std::int64_t whole = aligned ? group_bits / (layout.unit_bits * layout.units_per_step()) : 0;
+  const std::int64_t first_code = whole * layout.units_per_step() * layout.codes_per_unit,
+                     rest = layout.codes_per_group - first_code;
   const auto step_units = static_cast<std::size_t>(layout.units_per_step());
-  // Room for a group's codes and for its units, whichever are more.
-  std::vector<std::uint8_t> units(static_cast<std::size_t>(steps) * step_units *
+  // Room for the codes left of a group and for their units, whichever are more.
+  std::vector<std::uint8_t> units(static_cast<std::size_t>(steps - whole) * step_units *
                                   static_cast<std::size_t>(layout.codes_per_unit));
-  std::memset(out, 0, static_cast<std::size_t>(layout.strip_bytes()));
-  for (std::int64_t row = 0; row < count; ++row) {
-    const auto bytes = codes.subspan(static_cast<std::size_t>((first + row) * row_bytes),
-                                     static_cast<std::size_t>(row_bytes));
-    for (std::int64_t g = 0; g < layout.groups; ++g) {
-      std::uint8_t* group = out + g * layout.group_bytes();
+  if (count < strip_rows) std::memset(out, 0, static_cast<std::size_t>(layout.strip_bytes()));
+  for (std::int64_t g = 0; g < layout.groups; ++g) {
+    std::uint8_t* group = out + g * layout.group_bytes();
+    for (std::int64_t row = 0; row < count; ++row) {
       const Half scale = scales[static_cast<std::size_t>((first + row) * layout.groups + g)];
       std::memcpy(group + 2 * row, &scale, 2);
-      unpack_bits(bytes, layout.code_bits, static_cast<std::size_t>(g) * codes_each,
-                  std::span(units).first(codes_each));
-      std::fill(units.begin() + static_cast<std::ptrdiff_t>(codes_each), units.end(), std::uint8_t{0});
-      codes_to_units(layout, units);
+      const auto bytes = codes.subspan(static_cast<std::size_t>((first + row) * row_bytes),
+                                       static_cast<std::size_t>(row_bytes));
       std::uint8_t* lane = group + layout.scale_bytes() + row / 16 * (step_bytes / 2) + row % 16 * 4;
-      for (std::int64_t s = 0; s < steps; ++s, lane += step_bytes)
+      const std::int64_t piece =
+          g * group_bits / 8;  // of the row; the next row's is too short for hardware to foresee
+#if defined(__GNUC__)
+      for (std::int64_t i = piece; row + 1 < count && i < piece + group_bits / 8; i += 64)
+        __builtin_prefetch(bytes.data() + row_bytes + i);
+#endif
+      if (whole > 0) write_steps(bytes.data() + piece, whole, step_bytes, lane);
+      if (whole == steps) continue;
+      unpack_bits(bytes, layout.code_bits, static_cast<std::size_t>(g * layout.codes_per_group + first_code),
+                  std::span(units).first(static_cast<std::size_t>(rest)));
+      std::fill(units.begin() + static_cast<std::ptrdiff_t>(rest), units.end(), std::uint8_t{0});
+      codes_to_units(layout, units);
+      lane += whole * step_bytes;
+      for (std::int64_t s = 0; s < steps - whole; ++s, lane += step_bytes)
         write_lane(layout.unit_bits, units.data() + static_cast<std::size_t>(s) * step_units, lane);
     }
   }

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parts of a quantized matrix, for several devices or processes that share a layer.
+#pragma once
+
+#include <higgs/core/concepts.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/pack/bits.hpp>
+#include <higgs/store/quantized_matrix.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+
+/// A part of a matrix: rows (outputs) and columns (inputs), these in whole blocks of the rotation. The
+/// products of column shards with their part of x add up to the whole.
+struct Shard {
+  std::int64_t first_row = 0, rows = 0;
+  std::int64_t first_col = 0, cols = 0;
+};
+
+/// The codes and scales of a shard as a matrix of its own, but for its signs: they are those of the columns
+/// of the whole.
+template <Codebook Book>
+struct ShardedMatrix {
+  QuantizedMatrix<Book> matrix;
+  std::vector<std::uint8_t> codes;
+  std::vector<Half> scales;
+
+  /// Throws InvalidArgument unless the shard lies within `w` and is of whole blocks.
+  ShardedMatrix(const QuantizedMatrix<Book>& w, const Shard& part) : matrix(w) {
+    const CodeLayout& layout = w.layout;
+    expects(part.first_row >= 0 && part.rows >= 0 && part.first_row <= layout.rows - part.rows &&
+                part.first_col >= 0 && part.cols > 0 && part.first_col <= layout.cols - part.cols &&
+                part.first_col % layout.block == 0 &&
+                (part.cols % layout.block == 0 || part.first_col + part.cols == layout.cols),
+            "higgs::Shard: a shard has rows of the matrix, and columns in whole blocks");
+    matrix.layout.rows = part.rows;
+    matrix.layout.cols = part.cols;
+    const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
+    const std::int64_t bits = layout.codes_per_group(Book::dim) * code_bits<Book>;  // of a group
+    slice_bits(w, part, first_group * bits, groups * bits);
+    for (std::int64_t r = 0; r < part.rows; ++r) {
+      const std::span<const Half> row = w.row_scales(part.first_row + r);
+      scales.insert(scales.end(), row.begin() + first_group, row.begin() + first_group + groups);
+    }
+    matrix.codes = codes;
+    matrix.scales = scales;
+    if (!w.input_scales.empty())
+      matrix.input_scales = w.input_scales.subspan(static_cast<std::size_t>(part.first_col),
+                                                   static_cast<std::size_t>(part.cols));
+  }
+  ShardedMatrix(const ShardedMatrix&) = delete;
+  ShardedMatrix& operator=(const ShardedMatrix&) = delete;
+
+ private:
+  /// The bits [first, first + count) of each row, from a byte on.
+  void slice_bits(const QuantizedMatrix<Book>& w, const Shard& part, std::int64_t first, std::int64_t count) {
+    const std::int64_t each = (count + 7) / 8;
+    codes.reserve(static_cast<std::size_t>(part.rows * each));
+    for (std::int64_t r = 0; r < part.rows; ++r) {
+      const std::span<const std::uint8_t> row = w.row_codes(part.first_row + r);
+      for (std::int64_t i = 0; i < each; ++i) {
+        const auto at = static_cast<std::size_t>(first / 8 + i);
+        unsigned two = row[at];
+        if (at + 1 < row.size()) two |= unsigned{row[at + 1]} << 8;
+        codes.push_back(static_cast<std::uint8_t>(two >> first % 8));
+      }
+    }
+  }
+};
+
+}  // namespace v0
+}  // namespace higgs
