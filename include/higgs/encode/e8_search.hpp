@@ -167,7 +167,6 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
     __m512i most = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min());
     __m256i z[2];
     unsigned negative[2], odd[2];
-    HIGGS_UNROLL
     for (int side = 0; side < 2; ++side) {
       z[side] = _mm256_sub_epi32(y, _mm256_set1_epi32(side == 0 ? shift : -shift));
       negative[side] = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(z[side])));
