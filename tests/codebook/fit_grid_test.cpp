@@ -3,6 +3,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <cstdlib>
+
 namespace {
 higgs::FitOptions small() {
   higgs::FitOptions options;
@@ -40,6 +42,18 @@ TEST_CASE("a fitted grid is a codebook, and integers cost little", "[codebook][f
   CHECK(book.mse() == grid.error.mse);
   CHECK(book.decode(3) == grid.integers[3]);
   CHECK(grid.error.mse < grid.points_error.mse * 1.005);
+}
+
+TEST_CASE("points that become integers in stages lose less", "[codebook][fit_grid]") {
+  higgs::FitOptions options = small();
+  options.limit = 12;
+  options.rounds = 0;
+  const auto at_once = higgs::fit_grid<2, 64>(options);
+  options.stages = 16;
+  const auto staged = higgs::fit_grid<2, 64>(options);
+  CHECK(staged.error.mse < at_once.error.mse);
+  for (const auto& point : staged.integers)
+    for (const int c : point) CHECK(std::abs(c) <= 12);
 }
 
 TEST_CASE("options out of range are refused", "[codebook][fit_grid]") {
