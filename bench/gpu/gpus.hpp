@@ -64,8 +64,8 @@ struct KernelCounts {
   std::int64_t batch;
   double instructions, shared_passes;
 };
-inline constexpr std::array kernel_counts{KernelCounts{8, 60.9, 19.8}, KernelCounts{16, 72.3, 22.2},
-                                          KernelCounts{32, 91.9, 27.1}, KernelCounts{64, 130.2, 36.8}};
+inline constexpr std::array kernel_counts{KernelCounts{8, 59.9, 20.0}, KernelCounts{16, 71.2, 22.4},
+                                          KernelCounts{32, 90.9, 27.3}, KernelCounts{64, 131.7, 37.1}};
 
 /// The times, in microseconds, that each part would take alone.
 struct Prediction {
