@@ -32,4 +32,6 @@ HIGGS_STREAM_KERNEL(4, 4)
 // plan: stream_kernel<28, higgs::v0::Half, 1>: loop.lds32 == 0; loop.lds64 == 16
 HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1)
 
-// plan: repack_(scales|e8)_kernel: registers <= 64
+// plan: repack_(scales_kernel|kernel<28>): registers <= 64
+template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::TileOrder,
+                                                                                  const std::uint8_t*, uint4*);

@@ -128,14 +128,53 @@ __device__ inline std::uint32_t tile_byte(const uint4 (&loads)[Bits], int i, int
   }
 }
 
-/// One thread for each lane of each slab.
+/// The code of weights (row, k ... k + 7), as E8Codebook has it.
+__device__ inline std::uint32_t e8_code(const TileOrder& order, const std::uint8_t* codes, std::int64_t row,
+                                        std::int64_t k) {
+  const std::int64_t padded = order.padded_group(), within = k % padded;
+  if (row >= order.rows || within >= order.group) return 0;
+  const std::uint8_t* from =
+      codes + row * order.row_bytes() + 2 * (k / padded * order.codes_per_group() + within / 8);
+  return from[0] | static_cast<std::uint32_t>(from[1]) << 8;
+}
+
+/// Pattern `number` of a code, and its 8 bits of signs and side as a tile has them, at bits 4 j. Of patterns
+/// from 128 on the table negates the last magnitude, so that all signs are even.
+__device__ inline std::uint32_t e8_tile_signs(std::uint32_t code, bool exchanged) {
+  std::uint32_t signs = code & 127u;
+  signs |= (static_cast<std::uint32_t>(__popc(signs)) & 1u) << 7;
+  std::uint32_t bit = code >> 15, out = bit;
+  for (std::uint32_t j = 1; j < 8; ++j) {
+    const std::uint32_t coordinate = (2 * (j % 4) + j / 4) ^ (exchanged ? 4u : 0u);
+    bit ^= signs >> coordinate & 1u;
+    out |= bit << 4 * j;
+  }
+  return out;
+}
+
+/// What a lane has of a slab of E8's codes.
+__device__ inline void repack_e8(const TileOrder& order, const std::uint8_t* codes, std::int64_t place, int lane,
+                                 uint4* out) {
+  const int g = lane / 4, t = lane % 4;
+  std::uint32_t patterns[4] = {}, signs[4] = {};
+  HIGGS_UNROLL
+  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
+  for (int z = 0; z < 4; ++z) {
+    const std::uint32_t code = e8_code(order, codes, place / order.slabs() * slab + 16 * i + z % 2 * 8 + g,
+                                       place % order.slabs() * slab + z / 2 * 32 + 8 * t);
+    patterns[i] |= (code >> 7 & 255u) << 8 * z;
+    signs[i] |= e8_tile_signs(code, t >= 2) << z;
+  }
+  out[place * 64 + lane] = uint4{patterns[0], patterns[1], patterns[2], patterns[3]};
+  out[place * 64 + 32 + lane] = uint4{signs[0], signs[1], signs[2], signs[3]};
+}
+
+/// What a lane has of a slab of a table's codes.
 template <int Bits>
-__global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4* out) {
+__device__ inline void repack_table(const TileOrder& order, const std::uint8_t* codes, std::int64_t place, int lane,
+                                    uint4* out) {
   constexpr int width = weights_per_byte(Bits), bytes = 8 / width;
-  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t place = thread / 32;  // (row_slabs, slabs)
-  const int lane = static_cast<int>(thread % 32), g = lane / 4, t = lane % 4;
-  if (place >= order.row_slabs() * order.slabs()) return;
+  const int g = lane / 4, t = lane % 4;
   std::uint32_t words[4 * Bits] = {};  // (load, word)
   HIGGS_UNROLL
   for (int tile = 0; tile < 16; ++tile) {
@@ -166,47 +205,17 @@ __global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4*
         uint4{words[4 * load], words[4 * load + 1], words[4 * load + 2], words[4 * load + 3]};
 }
 
-/// The code of weights (row, k ... k + 7), as E8Codebook has it.
-__device__ inline std::uint32_t e8_code(const TileOrder& order, const std::uint8_t* codes, std::int64_t row,
-                                        std::int64_t k) {
-  const std::int64_t padded = order.padded_group(), within = k % padded;
-  if (row >= order.rows || within >= order.group) return 0;
-  const std::uint8_t* from =
-      codes + row * order.row_bytes() + 2 * (k / padded * order.codes_per_group() + within / 8);
-  return from[0] | static_cast<std::uint32_t>(from[1]) << 8;
-}
-
-/// Pattern `number` of a code, and its 8 bits of signs and side as a tile has them, at bits 4 j. Of patterns
-/// from 128 on the table negates the last magnitude, so that all signs are even.
-__device__ inline std::uint32_t e8_tile_signs(std::uint32_t code, bool exchanged) {
-  std::uint32_t signs = code & 127u;
-  signs |= (static_cast<std::uint32_t>(__popc(signs)) & 1u) << 7;
-  std::uint32_t bit = code >> 15, out = bit;
-  for (std::uint32_t j = 1; j < 8; ++j) {
-    const std::uint32_t coordinate = (2 * (j % 4) + j / 4) ^ (exchanged ? 4u : 0u);
-    bit ^= signs >> coordinate & 1u;
-    out |= bit << 4 * j;
-  }
-  return out;
-}
-
 /// One thread for each lane of each slab.
-static __global__ void repack_e8_kernel(TileOrder order, const std::uint8_t* codes, uint4* out) {
+template <int Bits>
+__global__ void repack_kernel(TileOrder order, const std::uint8_t* codes, uint4* out) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::int64_t place = thread / 32;  // (row_slabs, slabs)
-  const int lane = static_cast<int>(thread % 32), g = lane / 4, t = lane % 4;
+  const int lane = static_cast<int>(thread % 32);
   if (place >= order.row_slabs() * order.slabs()) return;
-  std::uint32_t patterns[4] = {}, signs[4] = {};
-  HIGGS_UNROLL
-  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
-  for (int z = 0; z < 4; ++z) {
-    const std::uint32_t code = e8_code(order, codes, place / order.slabs() * slab + 16 * i + z % 2 * 8 + g,
-                                       place % order.slabs() * slab + z / 2 * 32 + 8 * t);
-    patterns[i] |= (code >> 7 & 255u) << 8 * z;
-    signs[i] |= e8_tile_signs(code, t >= 2) << z;
-  }
-  out[place * 64 + lane] = uint4{patterns[0], patterns[1], patterns[2], patterns[3]};
-  out[place * 64 + 32 + lane] = uint4{signs[0], signs[1], signs[2], signs[3]};
+  if constexpr (Bits == e8_tiles)
+    repack_e8(order, codes, place, lane, out);
+  else
+    repack_table<Bits>(order, codes, place, lane, out);
 }
 
 /// Eight neighbours are what lane 4 g + t needs of a group: rows g, g + 8, g + 16, ... of the slab.
@@ -243,7 +252,7 @@ void repack_async(const TileOrder& order, const std::uint8_t* codes, const Half*
       launch(detail::repack_kernel<4>, blocks(lanes), 128, 0, stream, order, codes, tiles);
       break;
     case e8_tiles:
-      launch(detail::repack_e8_kernel, blocks(lanes), 128, 0, stream, order, codes, tiles);
+      launch(detail::repack_kernel<e8_tiles>, blocks(lanes), 128, 0, stream, order, codes, tiles);
       break;
     default:
       launch(detail::repack_kernel<8>, blocks(lanes), 128, 0, stream, order, codes, tiles);
