@@ -8,7 +8,8 @@ source tests/packages.sh
 need_packages g++-aarch64-linux-gnu qemu-user catch2
 tests=("$@")
 [ $# -gt 0 ] || tests=(core/half core/random core/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
-                       scale/group_scale codebook/grid store/safetensors matmul/activations matmul/tiled_matrix)
+                       scale/group_scale codebook/grid store/safetensors matmul/activations matmul/tiled_matrix
+                       matmul/strip_neon matmul/strip_product matmul/matmul)
 out=build/aarch64
 mkdir -p "$out/include"
 ln -sfn /usr/include/catch2 "$out/include/catch2"  # not all of /usr/include: its C headers are the host's
@@ -17,5 +18,7 @@ compile tests/main.cpp "$out/main.o"
 for test in "${tests[@]}"; do
   compile "tests/${test}_test.cpp" "$out/test.o"
   aarch64-linux-gnu-g++ "$out/main.o" "$out/test.o" -o "$out/test" -static
-  echo "$test: $(qemu-aarch64 "$out/test" | tail -n 2 | head -n 1)"
+  for cpu in max cortex-a53; do  # with all extensions, and with none
+    echo "$test, $cpu: $(qemu-aarch64 -cpu "$cpu" "$out/test" | tail -n 2 | head -n 1)"
+  done
 done

@@ -76,6 +76,7 @@
 #include <higgs/matmul/strip_amx.hpp>
 #include <higgs/matmul/strip_avx2.hpp>
 #include <higgs/matmul/strip_avx512.hpp>
+#include <higgs/matmul/strip_neon.hpp>
 #include <higgs/matmul/strip_product.hpp>
 #include <higgs/matmul/tiled_matrix.hpp>
 

@@ -29,6 +29,11 @@ void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
 // Those that this machine has.
 std::vector<StripKernel> kernels() {
   std::vector<StripKernel> out{StripKernel::Portable};
+  if (higgs::best_isa() == higgs::Isa::Neon) {
+    out.push_back(StripKernel::Neon);
+    if (detail::has_neon_dot()) out.push_back(StripKernel::NeonDot);
+    return out;
+  }
   if (higgs::best_isa() >= higgs::Isa::Avx2) out.push_back(StripKernel::Avx2);
   if (detail::has_avx_vnni()) out.push_back(StripKernel::AvxVnni);
   if (higgs::best_isa() == higgs::Isa::Avx512) {

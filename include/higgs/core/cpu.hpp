@@ -12,6 +12,21 @@
 #  endif
 #elif defined(__aarch64__) && defined(__GNUC__)
 #  define HIGGS_NEON
+#  if defined(__linux__)
+#    include <sys/auxv.h>
+#  endif
+// Before a function with dot products of bytes, which may be called after has_neon_dot(). It must have all that the
+// rest of the file is compiled for, or intrinsics are not inlined. clang before 16 has them for all files or none.
+#  if defined(__ARM_FEATURE_DOTPROD)
+#    define HIGGS_NEON_DOT
+#  elif defined(__clang__) && __clang_major__ < 16
+#  elif defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC) || defined(__ARM_FEATURE_SVE)
+#    define HIGGS_NEON_DOT __attribute__((target("+dotprod")))
+#  elif defined(__ARM_FEATURE_CRYPTO)
+#    define HIGGS_NEON_DOT __attribute__((target("arch=armv8.2-a+dotprod+crypto")))
+#  else
+#    define HIGGS_NEON_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#  endif
 #endif
 
 namespace higgs {
@@ -41,6 +56,17 @@ inline bool has_avx_vnni() noexcept {
 #if defined(__x86_64__) && defined(__GNUC__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   return detect_isa() != Isa::Portable && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
+#else
+  return false;
+#endif
+}
+
+/// The dot products of bytes that came with Armv8.2: FEAT_DotProd.
+inline bool has_neon_dot() noexcept {
+#if defined(__ARM_FEATURE_DOTPROD) || (defined(HIGGS_NEON_DOT) && defined(__APPLE__))
+  return true;
+#elif defined(HIGGS_NEON_DOT) && defined(__linux__)
+  return (::getauxval(AT_HWCAP) >> 20 & 1u) != 0;  // HWCAP_ASIMDDP
 #else
   return false;
 #endif

@@ -8,6 +8,7 @@
 #include <higgs/matmul/strip_amx.hpp>
 #include <higgs/matmul/strip_avx2.hpp>
 #include <higgs/matmul/strip_avx512.hpp>
+#include <higgs/matmul/strip_neon.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -19,11 +20,13 @@ namespace detail {
 /// The kernels; all give the same bits.
 enum class StripKernel {
   Portable,
+  Neon,
   Avx2,
   AvxVnni,  // AVX2 and AVX-VNNI
   AvxVnniEvex,  // the same program with the instruction of AVX-512 VNNI, for tests on machines that have only that
   Avx512,
   Amx,  // AVX-512 and AMX, for many rows of x
+  NeonDot,  // NEON and its dot products of bytes
 };
 
 /// Rows of x from which on tiles are used: half of a tile.
@@ -38,6 +41,10 @@ inline StripKernel strip_kernel(Isa isa, std::int64_t rows) noexcept {
   static const bool avx_vnni = has_avx_vnni();
   if (isa == Isa::Avx2) return avx_vnni ? StripKernel::AvxVnni : StripKernel::Avx2;
 #endif
+#if defined(HIGGS_NEON)
+  static const bool neon_dot = has_neon_dot();
+  if (isa == Isa::Neon) return neon_dot ? StripKernel::NeonDot : StripKernel::Neon;
+#endif
   static_cast<void>(isa);
   static_cast<void>(rows);
   return StripKernel::Portable;
@@ -51,7 +58,7 @@ constexpr QuadOrder quad_order(StripKernel kernel) noexcept {
 inline constexpr int min_panel_rows = 3;
 constexpr int panel_rows(StripKernel kernel, int planes) noexcept {
   if (kernel == StripKernel::Amx) return tile_panel_rows;
-  if (kernel <= StripKernel::Avx2) return 4;
+  if (kernel <= StripKernel::Avx2 || kernel == StripKernel::NeonDot) return 4;
   return kernel < StripKernel::Avx512 && planes == 2 ? min_panel_rows : 6;
 }
 
@@ -79,6 +86,13 @@ inline void strip_product(const StripProduct& p, const Panel* panels, std::int64
       return avx2::strip_product<avx2::ByteDot<avx2::EvexDot>>(p, panels, panel_count, sums);
     case StripKernel::Avx2:
       return avx2::strip_product<avx2::WordDot>(p, panels, panel_count, sums);
+#elif defined(HIGGS_NEON)
+#  if defined(HIGGS_NEON_DOT)
+    case StripKernel::NeonDot:
+      return neon::strip_product<neon::ByteDot>(p, panels, panel_count, sums);
+#  endif
+    case StripKernel::Neon:
+      return neon::strip_product<neon::WordDot>(p, panels, panel_count, sums);
 #endif
     default:
       return portable::strip_product(p, panels, panel_count, sums);
