@@ -8,7 +8,8 @@
 
 int main() {
   std::vector<float> weights(512 * 1024), input(1024), output(512);
-  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(higgs::random_normal(1, i));
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = static_cast<float>(higgs::random_normal(1, i));
   for (std::size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(higgs::random_normal(2, i));
 
   // README: begin

@@ -65,9 +65,9 @@ TEST_CASE("t^2 of a Gaussian matrix is the codebook's MSE, for every shipped cod
   });
 }
 
-TEMPLATE_TEST_CASE("a codebook that no file names goes the whole way too", "[quantizer]", higgs::NestedE8Codebook<2>,
-                   higgs::NestedE8Codebook<3>, higgs::NestedE8Codebook<4>, higgs::UniformCodebook<5>,
-                   (higgs::GridCodebook<3, 512>), (higgs::GridCodebook<8, 256>),
+TEMPLATE_TEST_CASE("a codebook that no file names goes the whole way too", "[quantizer]",
+                   higgs::NestedE8Codebook<2>, higgs::NestedE8Codebook<3>, higgs::NestedE8Codebook<4>,
+                   higgs::UniformCodebook<5>, (higgs::GridCodebook<3, 512>), (higgs::GridCodebook<8, 256>),
                    (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>)) {
   const Normals w(16, 1024, 2);
   const auto quantized = higgs::quantize(w.view, TestType{});
@@ -81,8 +81,9 @@ TEST_CASE("a search for scales never errs more, the wider the less, in either fo
     for (const std::int64_t group : {32, 128, 1024}) {
       double before = std::numeric_limits<double>::max();
       for (const int search : {0, 1, 2, 6}) {
-        const auto quantized = higgs::quantize(w.view, higgs::GridCodebook<2, 64>{},
-                                               {.group = group, .scale_format = format, .scale_search = search});
+        const auto quantized =
+            higgs::quantize(w.view, higgs::GridCodebook<2, 64>{},
+                            {.group = group, .scale_format = format, .scale_search = search});
         CHECK(quantized.t2 <= before);
         CHECK(quantized.t2 == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
         before = quantized.t2;
@@ -90,7 +91,8 @@ TEST_CASE("a search for scales never errs more, the wider the less, in either fo
     }
 }
 
-TEST_CASE("8-bit scales are stored in 8 bits, and with a search they beat fp16 at equal bits", "[quantizer]") {
+TEST_CASE("8-bit scales are stored in 8 bits, and with a search they beat fp16 at equal bits",
+          "[quantizer]") {
   const Normals w(64, 1024, 4);
   const higgs::GridCodebook<2, 256> book;
   const auto brief = higgs::quantize(
@@ -104,7 +106,8 @@ TEST_CASE("8-bit scales are stored in 8 bits, and with a search they beat fp16 a
   CHECK(brief.t2 < 0.91 * plain.t2);
 }
 
-TEST_CASE("8-bit scales hold matrices of any magnitude, and rows 1000 times smaller than others", "[quantizer]") {
+TEST_CASE("8-bit scales hold matrices of any magnitude, and rows 1000 times smaller than others",
+          "[quantizer]") {
   const QuantizeOptions options{.group = 64, .scale_format = higgs::ScaleFormat::Log8};
   for (const int power : {-120, 0, 120}) {
     Normals w(2, 512, 6);
@@ -124,10 +127,12 @@ TEST_CASE("8-bit scales hold matrices of any magnitude, and rows 1000 times smal
   // No group's RMS is larger against the largest weight than that of equal magnitudes: the scales still hold it.
   std::vector<float> flat(2 * 512);
   for (std::size_t i = 0; i < flat.size(); ++i) flat[i] = higgs::random_bits(1, i) % 2 == 0 ? 1.0f : -1.0f;
-  CHECK(higgs::quantize(MatrixView<float>(flat.data(), 2, 512), higgs::GridCodebook<2, 256>{}, options).t2 < 0.012);
+  CHECK(higgs::quantize(MatrixView<float>(flat.data(), 2, 512), higgs::GridCodebook<2, 256>{}, options).t2 <
+        0.012);
 }
 
-TEST_CASE("constant rows and single outliers quantize like Gaussian ones, thanks to the signs", "[quantizer]") {
+TEST_CASE("constant rows and single outliers quantize like Gaussian ones, thanks to the signs",
+          "[quantizer]") {
   std::vector<float> data(32 * 1024, 1.0f);
   const MatrixView<float> w(data.data(), 32, 1024);
   const auto constant = higgs::Quantizer<2, 256>{}.quantize(w);
@@ -141,7 +146,8 @@ TEST_CASE("constant rows and single outliers quantize like Gaussian ones, thanks
 
 TEST_CASE("every shape quantizes and comes back", "[quantizer]") {
   for (const std::int64_t rows : {1, 3})
-    for (const std::int64_t cols : {1, 2, 3, 5, 8, 31, 33, 64, 65, 100, 127, 384, 576, 577, 896, 1023, 1025, 2880, 4864}) {
+    for (const std::int64_t cols :
+         {1, 2, 3, 5, 8, 31, 33, 64, 65, 100, 127, 384, 576, 577, 896, 1023, 1025, 2880, 4864}) {
       const Normals w(rows, cols, static_cast<std::uint64_t>(cols));
       for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
         const auto quantized = higgs::quantize(w.view, book);
@@ -206,7 +212,8 @@ TEST_CASE("zero matrices and zero rows come back as zero", "[quantizer]") {
   CHECK(std::all_of(back.begin(), back.begin() + 200, [](float v) { return v == 0; }));
 }
 
-TEST_CASE("the bytes depend neither on threads, nor on strides, nor on how rows are streamed", "[quantizer]") {
+TEST_CASE("the bytes depend neither on threads, nor on strides, nor on how rows are streamed",
+          "[quantizer]") {
   const Normals w(137, 576, 7);
   higgs::SerialExecutor serial;
   higgs::ThreadPool pool(4);
@@ -219,8 +226,8 @@ TEST_CASE("the bytes depend neither on threads, nor on strides, nor on how rows 
     for (std::int64_t c = 0; c < 576; ++c) columns(c, r) = w.view(r, c);
   CHECK(same_bytes(higgs::Quantizer<2, 64>{}.quantize(columns.transposed(), pool), expected));
 
-  const higgs::RowQuantizer<higgs::GridCodebook<2, 64>> rows({}, expected.layout, expected.seed, expected.exponent,
-                                                               expected.input_scales);
+  const higgs::RowQuantizer<higgs::GridCodebook<2, 64>> rows({}, expected.layout, expected.seed,
+                                                             expected.exponent, expected.input_scales);
   std::vector<std::uint8_t> codes(expected.codes.size());
   std::vector<higgs::Half> scales(expected.scales.size());
   for (std::int64_t first = 0; first < 137; first += 5) {
@@ -248,7 +255,8 @@ TEST_CASE("fp16 and bf16 weights quantize like the floats they are", "[quantizer
   check(brain);
 }
 
-TEST_CASE("input scales give each column an error in proportion to its weights, at the same t^2", "[quantizer]") {
+TEST_CASE("input scales give each column an error in proportion to its weights, at the same t^2",
+          "[quantizer]") {
   Normals w(512, 256, 12);
   for (std::int64_t r = 0; r < w.view.rows; ++r)
     for (std::int64_t c = 0; c < 256; ++c) w.view(r, c) *= std::exp2(static_cast<float>(c % 8));
@@ -271,7 +279,8 @@ TEST_CASE("input scales give each column an error in proportion to its weights, 
   const auto plain = higgs::Quantizer<2, 256>{QuantizeOptions{.input_scales = false}}.quantize(w.view);
   CHECK(plain.input_scales.empty());
   CHECK(plain.bits_per_weight() == Approx(4 + 16.0 / 256));
-  CHECK(plain.t2 > quantized.t2);  // an eighth of the columns makes most of each rotated weight: less Gaussian
+  CHECK(plain.t2 >
+        quantized.t2);  // an eighth of the columns makes most of each rotated weight: less Gaussian
 }
 
 TEST_CASE("columns of zeros come back as zero, and one giant column hurts no other", "[quantizer]") {
@@ -292,7 +301,8 @@ TEST_CASE("columns of zeros come back as zero, and one giant column hurts no oth
   CHECK(error / (128 * 90) < 0.009);
 }
 
-TEST_CASE("matrices of few rows have no input scales, and rows take those that the layout promises", "[quantizer]") {
+TEST_CASE("matrices of few rows have no input scales, and rows take those that the layout promises",
+          "[quantizer]") {
   CHECK_FALSE(higgs::make_layout(higgs::min_rows_for_input_scales - 1, 64, 2).input_scales);
   const higgs::CodeLayout layout = higgs::make_layout(higgs::min_rows_for_input_scales, 64, 2);
   CHECK(layout.input_scales);
@@ -344,20 +354,21 @@ TEST_CASE("a codebook may be named at run time", "[quantizer]") {
 }
 
 TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]") {
-  for (const auto& [rows, cols, group] :
-       std::vector<std::tuple<std::int64_t, std::int64_t, int>>{{3, 64, 1024}, {130, 64, 64}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
+  for (const auto& [rows, cols, group] : std::vector<std::tuple<std::int64_t, std::int64_t, int>>{
+           {3, 64, 1024}, {130, 64, 64}, {5, 576, 64}, {2, 100, 1024}, {1, 37, 16}}) {
     std::vector<float> weights(static_cast<std::size_t>(rows * cols), 0.5f);
     higgs::QuantizeOptions options;
     options.group = group;
     const std::vector<higgs::Format> formats = higgs::shipped_formats(rows, cols, options);
     REQUIRE(formats.size() == higgs::shipped_codebook_names().size());
     for (const higgs::Format& format : formats) {
-      const auto matrix = higgs::quantize(higgs::MatrixView<const float>(weights.data(), rows, cols), format.name, options);
+      const auto matrix =
+          higgs::quantize(higgs::MatrixView<const float>(weights.data(), rows, cols), format.name, options);
       CAPTURE(rows, cols, group, format.name);
       std::visit(
           [&](const auto& m) {
             CHECK(format.bytes == static_cast<std::int64_t>(m.codes.size_bytes() + m.scales.size_bytes() +
-                                                           m.input_scales.size_bytes()));
+                                                            m.input_scales.size_bytes()));
             CHECK(format.t2 == m.book.mse());
           },
           matrix);

@@ -31,7 +31,7 @@
 namespace {
 
 constexpr std::int64_t rows = 1024, cols = 4096;
-constexpr std::int64_t bands = 64;    // the standard error is that of the mean of so many bands of rows
+constexpr std::int64_t bands = 64;  // the standard error is that of the mean of so many bands of rows
 constexpr std::uint64_t seed = 1;
 
 enum class Family { Higgs, Uniform, Absmax, Affine, Float4 };
@@ -92,8 +92,8 @@ Point measure(std::string name, Family family, const std::vector<float>& w, Quan
   std::array<double, bands> errors{};
   double bits = 0;
   for (std::int64_t band = 0; band < bands; ++band) {
-    const auto quantized = quantize(higgs::MatrixView<const float>(w.data(), rows, cols)
-                                        .row_range(band * (rows / bands), rows / bands));
+    const auto quantized = quantize(
+        higgs::MatrixView<const float>(w.data(), rows, cols).row_range(band * (rows / bands), rows / bands));
     errors[static_cast<std::size_t>(band)] = quantized.t2;
     bits = quantized.bits_per_weight();
   }
@@ -101,7 +101,8 @@ Point measure(std::string name, Family family, const std::vector<float>& w, Quan
 }
 
 template <higgs::Codebook Book>
-Point measure_book(const Book& book, const std::vector<float>& w, const higgs::QuantizeOptions& options = {}) {
+Point measure_book(const Book& book, const std::vector<float>& w,
+                   const higgs::QuantizeOptions& options = {}) {
   const bool brief = options.scale_format == higgs::ScaleFormat::Log8;
   const Family family = Book::name()[0] == 'u' || Book::name() == "ch8" ? Family::Uniform : Family::Higgs;
   return measure((family == Family::Higgs ? "HIGGS " : "uniform ") + Book::name() +
@@ -148,11 +149,13 @@ struct Style {
   const char* color;
   const char* title;
 };
-constexpr std::array<Style, 5> styles{{{"#0b62c4", "HIGGS: dimensions x points, a scale for 1024 weights; g64, g128, g256: 8-bit scales, searched"},
-                                       {"#7a7a7a", "evenly spaced levels in place of the points"},
-                                       {"#c4570b", "16 levels over the largest weight of a group"},
-                                       {"#2c8a3d", "integers with a zero point: min-max, HQQ"},
-                                       {"#8a2c86", "4-bit floats"}}};  // by Family
+constexpr std::array<Style, 5> styles{
+    {{"#0b62c4",
+      "HIGGS: dimensions x points, a scale for 1024 weights; g64, g128, g256: 8-bit scales, searched"},
+     {"#7a7a7a", "evenly spaced levels in place of the points"},
+     {"#c4570b", "16 levels over the largest weight of a group"},
+     {"#2c8a3d", "integers with a zero point: min-max, HQQ"},
+     {"#8a2c86", "4-bit floats"}}};  // by Family
 
 void text(std::ostream& out, double x, double y, const std::string& words, const char* more = "") {
   out << "<text x='" << x << "' y='" << y << "' " << more << ">" << words << "</text>\n";
@@ -236,19 +239,22 @@ int main(int argc, char** argv) {
   const std::string path = argc > 1 ? argv[1] : "quality.svg";
   const std::vector<float> w = normal_matrix();
   std::vector<Point> points;
-  using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::RadixCodebook, higgs::TypeList, higgs::UniformCodebook;
+  using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::RadixCodebook, higgs::TypeList,
+      higgs::UniformCodebook;
   measure_books(higgs::ShippedCodebooks{}, w, points);
-  measure_books(TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
-                         GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<1, 32>,
-                         GridCodebook<2, 1024>, GridCodebook<1, 64>, GridCodebook<2, 4096>, GridCodebook<1, 128>>{},
-                w, points);
+  measure_books(
+      TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
+               GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<1, 32>,
+               GridCodebook<2, 1024>, GridCodebook<1, 64>, GridCodebook<2, 4096>, GridCodebook<1, 128>>{},
+      w, points);
   measure_books(TypeList<RadixCodebook<GridCodebook<2, 23>, 7>, RadixCodebook<GridCodebook<2, 40>, 6>,
                          RadixCodebook<GridCodebook<2, 84>, 5>>{},
                 w, points);
   measure_books(TypeList<NestedE8Codebook<2>, NestedE8Codebook<3>, NestedE8Codebook<4>>{}, w, points);
   measure_books(TypeList<UniformCodebook<2>, UniformCodebook<3>, UniformCodebook<4>>{}, w, points);
   for (const std::int64_t group : {64, 128})
-    measure_searched(TypeList<GridCodebook<2, 64>, GridCodebook<1, 16>, GridCodebook<2, 256>>{}, group, w, points);
+    measure_searched(TypeList<GridCodebook<2, 64>, GridCodebook<1, 16>, GridCodebook<2, 256>>{}, group, w,
+                     points);
   measure_searched(TypeList<higgs::E8Codebook>{}, 256, w, points);
   for (const higgs::model::Baseline& format : higgs::model::baselines()) points.push_back(measure(format, w));
   std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {

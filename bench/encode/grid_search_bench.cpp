@@ -81,9 +81,9 @@ bool register_books(higgs::TypeList<Books...>) {
   return true;
 }
 const bool registered = register_books(higgs::ShippedCodebooks{});
-const bool large_registered =
-    register_books(higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<8, 256>, higgs::GridCodebook<2, 1024>,
-                                   higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>,
-                                   higgs::GridCodebook<4, 4096>, higgs::GridCodebook<6, 4096>>{});
+const bool large_registered = register_books(
+    higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<8, 256>, higgs::GridCodebook<2, 1024>,
+                    higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>, higgs::GridCodebook<4, 4096>,
+                    higgs::GridCodebook<6, 4096>>{});
 
 }  // namespace

@@ -13,25 +13,31 @@
 
 namespace higgs::model {
 
-std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file, std::int64_t count) {
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
+                                        std::int64_t count) {
   if (random_or_file == "random") return random_tokens(count, source.require_config().vocabulary, 1);
   return read_tokens(random_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
 }
 
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
-                            Executor& executor, const std::function<void(std::int64_t, std::int64_t)>& progress) {
+                            Executor& executor,
+                            const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const ModelConfig& config = source.require_config();
   const auto count = static_cast<std::int64_t>(tokens.size());
-  expects(count > 0 && window > 0, "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
+  expects(count > 0 && window > 0,
+          "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
   const ModelTensor* embedding = source.find("model.embed_tokens.weight");
   if (!embedding || embedding->cols() != config.width)
-    throw FormatError(source.path().string() + ": tensor \"model.embed_tokens.weight\" is missing or misshapen");
+    throw FormatError(source.path().string() +
+                      ": tensor \"model.embed_tokens.weight\" is missing or misshapen");
   std::vector<float> states(static_cast<std::size_t>(count * config.width));  // (tokens, width)
   for (std::int64_t t = 0; t < count; ++t) {
     const TokenId id = tokens[static_cast<std::size_t>(t)];
-    expects(id >= 0 && id < embedding->rows(), "higgs::model::measure_inputs: an id lies outside the vocabulary");
-    embedding->read_rows(id, 1, std::span(states).subspan(static_cast<std::size_t>(t * config.width),
-                                                          static_cast<std::size_t>(config.width)));
+    expects(id >= 0 && id < embedding->rows(),
+            "higgs::model::measure_inputs: an id lies outside the vocabulary");
+    embedding->read_rows(id, 1,
+                         std::span(states).subspan(static_cast<std::size_t>(t * config.width),
+                                                   static_cast<std::size_t>(config.width)));
   }
 
   Weights frame;
@@ -56,8 +62,8 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
     model.weights.blocks[index] = load_block(source, block, executor);
     for (std::int64_t first = 0; first < count; first += window)
       model.run_blocks(index, index + 1,
-                       {states.data() + first * config.width, std::min(window, count - first), config.width}, cache,
-                       executor);
+                       {states.data() + first * config.width, std::min(window, count - first), config.width},
+                       cache, executor);
     model.weights.blocks[index] = {};
     if (progress) progress(block + 1, config.layers);
   }

@@ -25,7 +25,8 @@ inline constexpr std::int64_t calibration_window = 128;
 
 /// Tokens to calibrate with: random ones of the model's vocabulary, no data needed, or the first of a text file. Throws
 /// IoError if it cannot be read.
-std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file, std::int64_t count);
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
+                                        std::int64_t count);
 
 /// Runs `tokens` through a model, in windows of `window` (the last may be shorter), and measures what each linear layer
 /// of its blocks reads. In memory are one block as floats and the states of all tokens at a time, whatever the model's

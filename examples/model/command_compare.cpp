@@ -49,7 +49,8 @@ void compare(const Options& options) {
   };
   ComparisonRow reference{.method = "reference", .bits = 32};
   reference.perplexity = evaluator.set_reference(model, progress).perplexity();
-  out << "method                bits         t^2  perplexity         KL\n" << table_line(reference) << std::flush;
+  out << "method                bits         t^2  perplexity         KL\n"
+      << table_line(reference) << std::flush;
 
   InputSquares input_squares;  // on random tokens; measured if a method wants them
   std::vector<ComparisonRow> rows;
@@ -86,8 +87,12 @@ void add_compare(CLI::App& app) {
   CLI::App* command = app.add_subcommand("compare", "Measures HIGGS beside other formats on a text");
   command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
   add_text_options(*command, options->text_file, options->window, options->tokens);
-  command->add_option("--methods", options->methods, "formats: a baseline's name, or \"higgs CODEBOOK\", then \" g128\" for groups of 128 with 8-bit scales,\n"
-                     "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4")
+  command
+      ->add_option(
+          "--methods", options->methods,
+          "formats: a baseline's name, or \"higgs CODEBOOK\", then \" g128\" for groups of 128 with 8-bit "
+          "scales,\n"
+          "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")

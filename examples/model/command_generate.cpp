@@ -97,8 +97,9 @@ void add_generate(CLI::App& app) {
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", options->sampling.seed, "of the choices")->capture_default_str();
   command
-      ->add_option("--output-codebook", options->output_codebook,
-                   "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
+      ->add_option(
+          "--output-codebook", options->output_codebook,
+          "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
       ->check(CLI::IsMember(shipped_codebook_names()));
   command->add_flag("--chat", options->chat, "the prompt is a question to a chat model (ChatML)");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");

@@ -91,8 +91,8 @@ void quantize(Options& options) {
     const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
     ProgressBar bar("calibrate", "blocks");
     options.request.input_squares =
-        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context), *executor,
-                       [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
+                       *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
   std::string note;
   {
@@ -131,7 +131,8 @@ void add_quantize(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember(shipped_codebook_names()));
   command
-      ->add_option("--plan", options->plan, "what allocate wrote: a codebook, block and group for every layer")
+      ->add_option("--plan", options->plan,
+                   "what allocate wrote: a codebook, block and group for every layer")
       ->type_name("JSON");
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
@@ -152,10 +153,12 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::Range(0, 16));
   command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
-  command->add_flag("--no-input-scales", options->no_input_scales, "leave the columns of a matrix as they are");
+  command->add_flag("--no-input-scales", options->no_input_scales,
+                    "leave the columns of a matrix as they are");
   command
-      ->add_option("--calibrate", options->calibrate,
-                   "measure the inputs of each layer first: \"random\" (random tokens, no data needed) or a text file")
+      ->add_option(
+          "--calibrate", options->calibrate,
+          "measure the inputs of each layer first: \"random\" (random tokens, no data needed) or a text file")
       ->type_name("random|FILE")
       ->excludes("--no-input-scales");
   command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")

@@ -103,12 +103,16 @@ class Plot {
   std::string svg(const std::vector<ComparisonRow>& rows) const {
     std::string out = "<svg viewBox=\"0 0 900 520\" role=\"img\" aria-label=\"KL over bits a weight\">\n";
     for (double bits = left_; bits <= right_ + 1e-9; bits += 0.5)
-      out += line_at(x(bits), y(low_), x(bits), y(high_)) + text_at(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
+      out += line_at(x(bits), y(low_), x(bits), y(high_)) +
+             text_at(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
     for (double power = low_; power <= high_ + 1e-9; ++power)
       out += line_at(x(left_), y(power), x(right_), y(power)) +
-             text_at(x(left_) - 8, y(power) + 4, "end", joined("10<tspan dy=\"-6\">", fixed(power, 0), "</tspan>"));
+             text_at(x(left_) - 8, y(power) + 4, "end",
+                     joined("10<tspan dy=\"-6\">", fixed(power, 0), "</tspan>"));
     out += text_at(480, 512, "middle", "bits a weight, scales included");
-    out += "<text transform=\"translate(18,250) rotate(-90)\" text-anchor=\"middle\">KL to the reference, nats a token</text>\n";
+    out +=
+        "<text transform=\"translate(18,250) rotate(-90)\" text-anchor=\"middle\">KL to the reference, nats "
+        "a token</text>\n";
     // Labels of crowded points step down so that none hides another.
     std::vector<std::pair<double, double>> taken;
     for (const ComparisonRow& row : rows) {
@@ -121,9 +125,10 @@ class Plot {
         label += 13;
       taken.emplace_back(px, label);
       const bool ours = row.method.starts_with(higgs_prefix);
-      out += joined("<g class=\"", ours ? "ours" : "peer", "\"><title>", escaped(row.method), ": ", fixed(row.bits, 3),
-                    " bits, KL ", fixed(row.kl, 5), "</title><circle cx=\"", fixed(px, 1), "\" cy=\"", fixed(py, 1),
-                    "\" r=\"5\"/>", text_at(px + 9, label, "start", escaped(row.method)), "</g>\n");
+      out += joined("<g class=\"", ours ? "ours" : "peer", "\"><title>", escaped(row.method), ": ",
+                    fixed(row.bits, 3), " bits, KL ", fixed(row.kl, 5), "</title><circle cx=\"", fixed(px, 1),
+                    "\" cy=\"", fixed(py, 1), "\" r=\"5\"/>",
+                    text_at(px + 9, label, "start", escaped(row.method)), "</g>\n");
     }
     return out + "</svg>\n";
   }
@@ -137,10 +142,27 @@ class Plot {
 }  // namespace
 
 std::vector<std::string> default_methods() {
-  return {"higgs 1x16", "higgs 2x256",        "higgs 2x256 random", "nf4-64",     "nf4-1024",          "af4-64",
-          "af4-1024",   "int4-64",            "hqq4-64",            "higgs 1x8",  "higgs 2x64",        "higgs 2x64 random",
-          "int3-64",    "hqq3-64",            "higgs 1x4",          "higgs 2x16", "higgs 2x16 random", "higgs 4x256",
-          "higgs 4x256 random", "int2-64",    "hqq2-64"};
+  return {"higgs 1x16",
+          "higgs 2x256",
+          "higgs 2x256 random",
+          "nf4-64",
+          "nf4-1024",
+          "af4-64",
+          "af4-1024",
+          "int4-64",
+          "hqq4-64",
+          "higgs 1x8",
+          "higgs 2x64",
+          "higgs 2x64 random",
+          "int3-64",
+          "hqq3-64",
+          "higgs 1x4",
+          "higgs 2x16",
+          "higgs 2x16 random",
+          "higgs 4x256",
+          "higgs 4x256 random",
+          "int2-64",
+          "hqq2-64"};
 }
 
 bool wants_input_squares(std::string_view method) noexcept {
@@ -161,9 +183,9 @@ Transformer with_method(const Transformer& model, std::string_view method, const
               "higgs::model::with_method: the method wants input squares of every layer");
       const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
       expects(dense != nullptr, "higgs::model::with_method: the model is quantized; it must be dense");
-      Converted converted = convert(*dense, method,
-                                    squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(),
-                                    executor);
+      Converted converted = convert(
+          *dense, method,
+          squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
       const double count = static_cast<double>(linear.rows()) * static_cast<double>(linear.cols());
       row.bits += converted.bits * count;
       row.t2 += converted.t2 * count;
@@ -185,9 +207,9 @@ std::string comparison_page(const std::string& title, const ComparisonRow& refer
       fixed(reference.perplexity, 4), ".</p>\n", Plot(rows).svg(rows),
       "<table><thead><tr><th>method<th>bits<th>t&sup2;<th>perplexity<th>KL</tr></thead>\n");
   for (const ComparisonRow& row : rows)
-    out += joined(row.method.starts_with(higgs_prefix) ? "<tr class=\"ours\"><td>" : "<tr><td>", escaped(row.method),
-                  "<td>", fixed(row.bits, 3), "<td>", fixed(row.t2, 6), "<td>", fixed(row.perplexity, 4), "<td>",
-                  fixed(row.kl, 5), "</tr>\n");
+    out += joined(row.method.starts_with(higgs_prefix) ? "<tr class=\"ours\"><td>" : "<tr><td>",
+                  escaped(row.method), "<td>", fixed(row.bits, 3), "<td>", fixed(row.t2, 6), "<td>",
+                  fixed(row.perplexity, 4), "<td>", fixed(row.kl, 5), "</tr>\n");
   return html_page(title, out + "</table>\n");
 }
 

@@ -49,8 +49,9 @@ DType kept_dtype(const ModelTensor& tensor) {
 void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& writer) {
   const auto write = [&](std::int64_t first_row, const auto* values, std::int64_t count) {
     const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(*values);
-    writer.write_tensor(tensor.name, static_cast<std::uint64_t>(first_row) * row_bytes,
-                        {reinterpret_cast<const std::uint8_t*>(values), static_cast<std::size_t>(count) * sizeof(*values)});
+    writer.write_tensor(
+        tensor.name, static_cast<std::uint64_t>(first_row) * row_bytes,
+        {reinterpret_cast<const std::uint8_t*>(values), static_cast<std::size_t>(count) * sizeof(*values)});
   };
   if (dtype_name(dtype) == tensor.stored->dtype && tensor.interleaved == 0) {
     writer.write_tensor(tensor.name, 0, tensor.stored->data);
@@ -69,7 +70,8 @@ void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& write
 // `advance` is called with the weights of each piece done.
 template <class Book, class Advance>
 void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
-                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor, Advance&& advance) {
+                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor,
+                     Advance&& advance) {
   const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
   ColumnStatistics columns(tensor.cols());
   for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
@@ -81,7 +83,8 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
   });
   const auto [input_scales, exponent] = make_normalization(columns, layout, Book{}.step(), input_squares);
   if (layout.input_scales) writer.write_input_scales(tensor.name, input_scales);
-  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales, options.scale_search);
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales,
+                                     options.scale_search);
   typename RowQuantizer<Book>::Error error;
   std::vector<std::uint8_t> codes;
   std::vector<Half> scales;
@@ -117,7 +120,8 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
         .append(" ")
         .append(std::to_string(date));
   };
-  for (const auto& [name, codebook] : request.codebooks) out.append("\n").append(name).append(" ").append(codebook);
+  for (const auto& [name, codebook] : request.codebooks)
+    out.append("\n").append(name).append(" ").append(codebook);
   if (!std::filesystem::is_directory(source.path())) {
     add(source.path());
     return out;
@@ -182,7 +186,8 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
   for (const auto& [layer, codebook] : request.codebooks) {
     const ModelTensor* tensor = source.find(layer);
     if (!tensor || !is_layer(*tensor))
-      throw InvalidArgument(name + ": has no matrix \"" + layer + "\" to quantize, for which there is a codebook");
+      throw InvalidArgument(name + ": has no matrix \"" + layer +
+                            "\" to quantize, for which there is a codebook");
   }
   const auto codebook_of = [&](const ModelTensor& tensor) -> const std::string& {
     const auto own = request.codebooks.find(tensor.name);

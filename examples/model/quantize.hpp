@@ -20,10 +20,10 @@
 namespace higgs::model {
 
 struct QuantizeRequest {
-  std::string codebook = "2x256";  ///< one of shipped_codebook_names()
+  std::string codebook = "2x256";                               ///< one of shipped_codebook_names()
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of `codebook`
   QuantizeOptions options{};
-  InputSquares input_squares{};  ///< for better input scales, where known; see measure_inputs()
+  InputSquares input_squares{};      ///< for better input scales, where known; see measure_inputs()
   std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are
   /// Called as work proceeds with the weights done, those to do, and the matrix in work.
   std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress{};

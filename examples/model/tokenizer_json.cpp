@@ -133,7 +133,8 @@ Vocabulary read(const json& file, const std::string& source) {
   if (file.contains("post_processor")) out.prefix = prefix_of(file["post_processor"]);
   if (model.contains("unk_token") && model["unk_token"].is_string())
     for (std::size_t id = 0; id < out.tokens.size(); ++id)
-      if (out.tokens[id] == model["unk_token"].get_ref<const std::string&>()) out.unknown = static_cast<TokenId>(id);
+      if (out.tokens[id] == model["unk_token"].get_ref<const std::string&>())
+        out.unknown = static_cast<TokenId>(id);
   return out;
 }
 

@@ -123,8 +123,7 @@ void Transformer::run_blocks(std::size_t first, std::size_t last, MatrixView<flo
                              Executor& executor) const {
   expects(first <= last && last <= weights.blocks.size() && x.cols == config_.width,
           "higgs::model::Transformer::run_blocks: x must be (tokens, width), the blocks those of the model");
-  expects(x.rows <= cache.capacity_ - cache.size_,
-          "higgs::model::Transformer::forward: the cache is full");
+  expects(x.rows <= cache.capacity_ - cache.size_, "higgs::model::Transformer::forward: the cache is full");
   Scratch scratch(config_, x.rows);
   for (std::int64_t t = 0; t < x.rows; ++t) {
     const auto position = static_cast<float>(cache.size_ + t);

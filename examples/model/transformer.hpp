@@ -32,7 +32,8 @@ class KvCache {
   std::int64_t capacity_;
   std::int64_t size_ = 0;
   std::vector<std::vector<float>> keys_;  // by block: (kv_heads, capacity, head_width)
-  std::vector<std::vector<float>> values_;  // by block, transposed as products read rows: (kv_width, capacity)
+  std::vector<std::vector<float>>
+      values_;  // by block, transposed as products read rows: (kv_width, capacity)
 };
 
 /// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.

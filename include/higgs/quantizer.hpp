@@ -47,11 +47,12 @@ struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
   std::int64_t group = 1024;  ///< at most so many inputs share a scale
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
-  ScaleFormat scale_format = ScaleFormat::Fp16;  ///< of the groups' scales in files
+  ScaleFormat scale_format = ScaleFormat::Fp16;      ///< of the groups' scales in files
   /// Each group is encoded with so many more scales to either side of its RMS, 2^(1/16) apart; the best is kept.
   int scale_search = 0;
   bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
-  std::span<const double> input_squares{};  ///< mean square of each input on some text, if known: better input scales
+  std::span<const double>
+      input_squares{};  ///< mean square of each input on some text, if known: better input scales
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
@@ -60,13 +61,20 @@ inline constexpr std::int64_t min_rows_for_input_scales = 128;
 /// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is no
 /// larger than asked, and a multiple of `dim` where there is one. Throws InvalidArgument for a block that is no
 /// Hadamard order.
-inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, const QuantizeOptions& options = {}) {
+inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim,
+                              const QuantizeOptions& options = {}) {
   expects(rows >= 0 && cols >= 1, "higgs::make_layout: a matrix has at least one column");
   expects(options.group >= 1, "higgs::make_layout: group must be positive");
-  expects(options.scale_search >= 0 && options.scale_search <= 16, "higgs::make_layout: scale_search must lie in [0, 16]");
-  CodeLayout layout{rows, cols, options.block != 0 ? options.block : choose_block(cols), 1,
-                    options.input_scales && rows >= min_rows_for_input_scales, options.scale_format};
-  expects(is_hadamard_order(layout.block), "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
+  expects(options.scale_search >= 0 && options.scale_search <= 16,
+          "higgs::make_layout: scale_search must lie in [0, 16]");
+  CodeLayout layout{rows,
+                    cols,
+                    options.block != 0 ? options.block : choose_block(cols),
+                    1,
+                    options.input_scales && rows >= min_rows_for_input_scales,
+                    options.scale_format};
+  expects(is_hadamard_order(layout.block),
+          "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
   bool whole = false;
   for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
     if (layout.block % group != 0 || (whole && group % dim != 0)) continue;
@@ -94,8 +102,8 @@ struct Normalization {
 };
 
 /// For a matrix of these statistics and a codebook of that `step`. `input_squares` as in QuantizeOptions.
-inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout, double step,
-                                        std::span<const double> input_squares = {}) {
+inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout,
+                                        double step, std::span<const double> input_squares = {}) {
   Normalization out;
   double most = columns.max_magnitude();
   if (layout.input_scales) {
@@ -109,14 +117,17 @@ inline Normalization make_normalization(const ColumnStatistics& columns, const C
 namespace detail {
 
 /// out[i] = x[i] * factor, clamped to +-limit, rounded to an integer, ties to even.
-inline void round_clamped_portable(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
+inline void round_clamped_portable(const float* x, std::int64_t count, float factor, float limit,
+                                   float* out) noexcept {
   constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds
-  for (std::int64_t i = 0; i < count; ++i) out[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
+  for (std::int64_t i = 0; i < count; ++i)
+    out[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
 }
 
 #if defined(HIGGS_TARGET_BEGIN)
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
-inline void round_clamped_avx2(const float* x, std::int64_t count, float factor, float limit, float* out) noexcept {
+inline void round_clamped_avx2(const float* x, std::int64_t count, float factor, float limit,
+                               float* out) noexcept {
   const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
   std::int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
@@ -129,7 +140,8 @@ inline void round_clamped_avx2(const float* x, std::int64_t count, float factor,
 HIGGS_TARGET_END
 #endif
 
-inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out, Isa isa) noexcept {
+inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out,
+                          Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa >= Isa::Avx2) return round_clamped_avx2(x, count, factor, limit, out);
 #endif
@@ -156,7 +168,12 @@ class RowQuantizer {
   /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
   RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
                std::span<const Half> input_scales = {}, int scale_search = 0)
-      : book_(book), search_(book), layout_(layout), seed_(seed), exponent_(exponent), scale_search_(scale_search) {
+      : book_(book),
+        search_(book),
+        layout_(layout),
+        seed_(seed),
+        exponent_(exponent),
+        scale_search_(scale_search) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
             "higgs::RowQuantizer: input_scales must hold cols values if the layout has them, else none");
     for (const Half scale : input_scales) factors_.push_back(input_factor(scale));
@@ -202,16 +219,17 @@ class RowQuantizer {
           codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))),
           trial(static_cast<std::size_t>(layout.codes_per_group(Book::dim))),
           norms(static_cast<std::size_t>(layout.groups())) {}
-    std::vector<float> row;                        // (padded_cols)
-    std::vector<float> fixed;                      // (codes_per_row * dim): whole vectors
-    std::vector<typename Book::Element> points;    // one group, whole vectors
-    std::vector<Index> codes;                      // (codes_per_row)
-    std::vector<Index> trial;                      // (codes_per_group)
-    std::vector<double> norms;                     // (groups): sums of squares
+    std::vector<float> row;                      // (padded_cols)
+    std::vector<float> fixed;                    // (codes_per_row * dim): whole vectors
+    std::vector<typename Book::Element> points;  // one group, whole vectors
+    std::vector<Index> codes;                    // (codes_per_row)
+    std::vector<Index> trial;                    // (codes_per_group)
+    std::vector<double> norms;                   // (groups): sums of squares
   };
 
   template <class T>
-  Error quantize_row(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales, Workspace& space) const {
+  Error quantize_row(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
+                     Workspace& space) const {
     load(w, space.row);
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
@@ -230,7 +248,8 @@ class RowQuantizer {
       GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group),
                                      space.norms[g], layout_.scale_format);
       if (scale_search_ > 0)
-        search_scale(x, space.norms[g], std::span(space.codes).subspan(g * codes_each, codes_each), fit, space);
+        search_scale(x, space.norms[g], std::span(space.codes).subspan(g * codes_each, codes_each), fit,
+                     space);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
       error.squared_norm += space.norms[g];
@@ -243,14 +262,16 @@ class RowQuantizer {
   void search_scale(std::span<const float> x, double norm, std::span<Index> codes, GroupFit& best,
                     Workspace& space) const noexcept {
     const double rms = std::sqrt(norm / static_cast<double>(x.size()));
-    const std::span<float> fixed = std::span(space.fixed).first(codes.size() * Book::dim);  // free once the row is encoded
+    const std::span<float> fixed =
+        std::span(space.fixed).first(codes.size() * Book::dim);  // free once the row is encoded
     for (int step = -scale_search_; step <= scale_search_; ++step) {
       if (step == 0) continue;
       to_fixed(x, rms * scale_ladder(step), fixed);
       search_.encode(fixed, space.trial);
       decode(space.trial, space.points.data());
-      const GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), x.size()), norm,
-                                           layout_.scale_format);
+      const GroupFit fit =
+          fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), x.size()), norm,
+                          layout_.scale_format);
       if (!(fit.squared_error < best.squared_error)) continue;
       best = fit;
       std::copy(space.trial.begin(), space.trial.end(), codes.begin());
@@ -259,7 +280,8 @@ class RowQuantizer {
   // About 2^(step / 16), |step| <= 16, the same bits on every machine.
   static double scale_ladder(int step) noexcept {
     const auto value = [](int code) {
-      return static_cast<double>(static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))));
+      return static_cast<double>(
+          static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))));
     };
     return value(128 + step) / value(128);
   }
@@ -280,7 +302,8 @@ class RowQuantizer {
     if (w.col_stride == 1)
       to_floats(w.data, w.cols, row.data());
     else
-      for (std::int64_t c = 0; c < w.cols; ++c) row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
+      for (std::int64_t c = 0; c < w.cols; ++c)
+        row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
     for (float& value : row) value = value * half * rest;
     for (std::size_t c = 0; c < factors_.size(); ++c) row[c] *= factors_[c];
     std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
@@ -343,9 +366,8 @@ template <class T>
 AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options = {},
                             Executor& executor = default_executor()) {
   AnyQuantizedMatrix out;
-  with_shipped_codebook(codebook, [&]<class Book>(std::type_identity<Book>) {
-    out = quantize(w, Book{}, options, executor);
-  });
+  with_shipped_codebook(
+      codebook, [&]<class Book>(std::type_identity<Book>) { out = quantize(w, Book{}, options, executor); });
   return out;
 }
 
@@ -367,7 +389,8 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.
 template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
 class Quantizer {
-  static_assert(Dim >= 1 && Dim <= 16, "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
+  static_assert(Dim >= 1 && Dim <= 16,
+                "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
   static_assert(Size >= 2 && Size <= 65536, "Quantizer<Dim, Size>: Size must lie in [2, 65536]");
   static_assert(Group >= 1, "Quantizer<Dim, Size, Group>: Group must be positive; 1024 is the default");
   static_assert(Book::dim == Dim && Book::size == Size,
@@ -382,7 +405,8 @@ class Quantizer {
   constexpr Quantizer() = default;
   constexpr explicit Quantizer(const Book& book) : book_(book) {}
   /// `options.group` is replaced by Group.
-  constexpr explicit Quantizer(const QuantizeOptions& options, const Book& book = {}) : book_(book), options_(options) {
+  constexpr explicit Quantizer(const QuantizeOptions& options, const Book& book = {})
+      : book_(book), options_(options) {
     options_.group = Group;
   }
 

@@ -57,9 +57,9 @@ TEST_CASE("points that become integers in stages lose less", "[codebook][fit_gri
 }
 
 TEST_CASE("options out of range are refused", "[codebook][fit_grid]") {
-  for (const auto change : {+[](higgs::FitOptions& o) { o.starts = 0; }, +[](higgs::FitOptions& o) { o.limit = 128; },
-                            +[](higgs::FitOptions& o) { o.log2_samples = 40; },
-                            +[](higgs::FitOptions& o) { o.heat = -1; }}) {
+  for (const auto change :
+       {+[](higgs::FitOptions& o) { o.starts = 0; }, +[](higgs::FitOptions& o) { o.limit = 128; },
+        +[](higgs::FitOptions& o) { o.log2_samples = 40; }, +[](higgs::FitOptions& o) { o.heat = -1; }}) {
     higgs::FitOptions options = small();
     change(options);
     CHECK_THROWS_AS((higgs::fit_grid<2, 8>(options)), higgs::InvalidArgument);

@@ -10,9 +10,9 @@
 
 TEST_CASE("points on the line reach the known optima", "[codebook][fit_line]") {
   // Lloyd 1957, Max 1960, to ten digits.
-  const std::pair<int, double> optima[] = {{2, .3633802276},  {3, .1901740392},  {4, .1174818478},   {8, .0345477608},
-                                           {16, .0095010080}, {19, .0068481657}, {32, .0025046684}, {64, .0006442397},
-                                           {128, .0001634782}, {256, .0000411851}};
+  const std::pair<int, double> optima[] = {
+      {2, .3633802276},  {3, .1901740392},  {4, .1174818478},  {8, .0345477608},   {16, .0095010080},
+      {19, .0068481657}, {32, .0025046684}, {64, .0006442397}, {128, .0001634782}, {256, .0000411851}};
   for (const auto& [size, mse] : optima) {
     INFO(size);
     CHECK(std::fabs(higgs::detail::measure_line(higgs::detail::fit_line(size)).mse - mse) < 6e-11);

@@ -38,7 +38,8 @@ TEST_CASE("a divided cloud loses nothing and does not depend on threads", "[code
   const auto cells = cloud.divide(centers, serial), again = cloud.divide(centers, pool);
   CHECK(cells.mass == again.mass);
   CHECK(cells.sum == again.sum);
-  CHECK(static_cast<double>(std::accumulate(cells.mass.begin(), cells.mass.end(), std::int64_t{0})) == cloud.mass());
+  CHECK(static_cast<double>(std::accumulate(cells.mass.begin(), cells.mass.end(), std::int64_t{0})) ==
+        cloud.mass());
 }
 
 TEST_CASE("other seeds are other rules, the same seed is the same", "[codebook][gaussian_cloud]") {

@@ -30,7 +30,8 @@ higgs::GridError measure(const higgs::MeasureOptions& options) {
 TEST_CASE("a grid that is a product has the error of its factors", "[codebook][measure_grid]") {
   const double exact = 1 - 2 / std::numbers::pi;
   CHECK(measure<1>({}).mse == Approx(exact).epsilon(1e-12));
-  CHECK(measure<2>({.log2_samples = 18}).mse == Approx(exact).epsilon(3e-4));  // its borders run along the rule's axes
+  CHECK(measure<2>({.log2_samples = 18}).mse ==
+        Approx(exact).epsilon(3e-4));  // its borders run along the rule's axes
   for (const auto& error : {measure<3>({.log2_samples = 13}), measure<4>({.log2_samples = 13})}) {
     CHECK(std::fabs(error.mse - exact) < 6 * error.standard_error + 1e-6);
     CHECK(error.standard_error < 1e-3);

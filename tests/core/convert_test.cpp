@@ -13,7 +13,8 @@ namespace {
 template <class T>
 void check_all_patterns() {
   std::vector<T> in;
-  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) in.push_back(T::from_bits(static_cast<std::uint16_t>(bits)));
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits)
+    in.push_back(T::from_bits(static_cast<std::uint16_t>(bits)));
   std::vector<float> out(in.size());
   for (const higgs::Isa isa : {higgs::Isa::Portable, higgs::best_isa()})
     for (const std::size_t first : {0u, 3u}) {

@@ -5,7 +5,8 @@
 
 #include <stdexcept>
 
-TEST_CASE("expects throws InvalidArgument with its own words, and only when the rule is broken", "[core][error]") {
+TEST_CASE("expects throws InvalidArgument with its own words, and only when the rule is broken",
+          "[core][error]") {
   CHECK_NOTHROW(higgs::expects(true, "never said"));
   CHECK_THROWS_AS(higgs::expects(false, "x must be even"), higgs::InvalidArgument);
   CHECK_THROWS_WITH(higgs::expects(false, "x must be even"), "x must be even");

@@ -90,5 +90,6 @@ TEST_CASE("parallel_for cuts a range the same way for every executor", "[core][e
 }
 
 TEST_CASE("the default pool uses the machine's cores", "[core][executor]") {
-  CHECK(higgs::default_executor().width() == std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  CHECK(higgs::default_executor().width() ==
+        std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
 }

@@ -15,7 +15,8 @@ namespace {
 // The definition: sign, exponent and fraction taken apart.
 double value_of(Half h) {
   const int exponent = (h.bits >> 10) & 31, fraction = h.bits & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
   return (h.bits & 0x8000) ? -magnitude : magnitude;
 }
 bool is_finite(Half h) { return (h.bits & 0x7c00) != 0x7c00; }

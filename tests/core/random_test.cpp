@@ -29,7 +29,8 @@ TEST_CASE("every bit is fair, and neighbouring seeds and counters are unrelated"
   CHECK(std::fabs(counters_differ - count * 32) < 5 * sigma * 8);
 }
 
-TEST_CASE("uniform numbers stay inside (0, 1) and normal ones have the moments of N(0, 1)", "[core][random]") {
+TEST_CASE("uniform numbers stay inside (0, 1) and normal ones have the moments of N(0, 1)",
+          "[core][random]") {
   constexpr int count = 200000;
   double sum = 0, square = 0, fourth = 0;
   for (std::uint64_t i = 0; i < count; ++i) {

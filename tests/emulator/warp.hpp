@@ -110,7 +110,7 @@ template <class F>
 void for_lanes(u32 mask, F f) {
   if (mask == ~0u) {
 #if !defined(__clang__)
-#pragma GCC ivdep
+#  pragma GCC ivdep
 #endif
     for (int l = 0; l < warp_size; ++l) f(l);
   } else {

@@ -64,7 +64,8 @@ bool scores_fit(higgs::TypeList<Books...>) {
   // The largest score any input can reach stays below 2^24, so float lanes are exact; int16 points use borders.
   return ((sizeof(typename Books::Element) > 1 ||
            std::int64_t{Books::dim} * (std::int64_t{higgs::fixed_limit<Books>} * 127 +
-                                       127 * 127 * (1 << higgs::fraction_bits<Books>) / 2) <= 1 << 24) &&
+                                       127 * 127 * (1 << higgs::fraction_bits<Books>) / 2) <=
+               1 << 24) &&
           ...);
 }
 }  // namespace

@@ -35,14 +35,16 @@ RunShape make_shape(Activations kind, std::int64_t group, int dim, QuadOrder ord
 // The integer of input i of group g in row `at`.
 int value_at(const RunShape& shape, QuadOrder order, const Panel& panel, std::int64_t g, std::int64_t i,
              int at) {
-  const std::int64_t place = g * shape.padded_group + higgs::detail::quad_position(i, shape.dim), byte = place % 4;
+  const std::int64_t place = g * shape.padded_group + higgs::detail::quad_position(i, shape.dim),
+                     byte = place % 4;
   const std::uint8_t* quad = panel.quad(shape, order, place / 4, at);
   if (order == QuadOrder::Words) {
     std::int16_t words[4];
     std::memcpy(words, quad, 8);
     return words[std::array{0, 2, 1, 3}[static_cast<std::size_t>(byte)]];
   }
-  const auto low = static_cast<std::int8_t>(quad[byte + (shape.planes == 2 ? Panel::plane_stride(order) : 0)]);
+  const auto low =
+      static_cast<std::int8_t>(quad[byte + (shape.planes == 2 ? Panel::plane_stride(order) : 0)]);
   return shape.planes == 2 ? static_cast<std::int8_t>(quad[byte]) * 256 + low : low;
 }
 

@@ -20,7 +20,8 @@ TEST_CASE("any run of groups decodes to scale * coordinate, rounded once", "[mat
   const std::int64_t group = quantized.layout.group, groups = quantized.layout.groups();
   const auto each = static_cast<std::size_t>(quantized.layout.codes_per_group(Book::dim));
   const higgs::PointTable<Book> points(quantized.book);
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(quantized.layout.codes_per_row(Book::dim))), scratch;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(quantized.layout.codes_per_row(Book::dim))),
+      scratch;
   for (std::int64_t row = 0; row < 3; ++row) {
     higgs::unpack_bits(quantized.row_codes(row), 8, 0, std::span(codes));
     for (std::int64_t first = 0; first < groups; first += 3) {
@@ -28,7 +29,8 @@ TEST_CASE("any run of groups decodes to scale * coordinate, rounded once", "[mat
       std::vector<float> out(static_cast<std::size_t>(count * group));
       higgs::decode_groups(quantized, points, row, first, count, out, scratch);
       for (std::int64_t i = 0; i < count * group; ++i) {
-        const auto g = static_cast<std::size_t>(first + i / group), within = static_cast<std::size_t>(i % group);
+        const auto g = static_cast<std::size_t>(first + i / group),
+                   within = static_cast<std::size_t>(i % group);
         const double scale = static_cast<double>(static_cast<float>(quantized.row_scales(row)[g]));
         const int coordinate = Book{}.decode(codes[g * each + within / 4])[within % 4];
         REQUIRE(out[static_cast<std::size_t>(i)] ==

@@ -28,7 +28,8 @@ std::vector<Isa> isas() {
 
 }  // namespace
 
-TEST_CASE("the dense product equals sums in double for every edge shape and instruction set", "[matmul][dense]") {
+TEST_CASE("the dense product equals sums in double for every edge shape and instruction set",
+          "[matmul][dense]") {
   higgs::ThreadPool pool(3);
   for (const Isa isa : isas())
     for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 6, 7, 13, 97})
@@ -36,7 +37,8 @@ TEST_CASE("the dense product equals sums in double for every edge shape and inst
         for (const std::int64_t k : {1, 7, 8, 9, 15, 16, 17, 33, 1030}) {
           const auto x = normals(m * (k + 3), 1), w = normals(n * (k + 1), 2);
           std::vector<float> y(static_cast<std::size_t>(m * (n + 2)), 777.0f);
-          higgs::matmul(MatrixView<const float>(x.data(), m, k, k + 3), MatrixView<const float>(w.data(), n, k, k + 1),
+          higgs::matmul(MatrixView<const float>(x.data(), m, k, k + 3),
+                        MatrixView<const float>(w.data(), n, k, k + 1),
                         MatrixView<float>(y.data(), m, n, n + 2), pool, isa);
           for (std::int64_t i = 0; i < m; ++i) {
             for (std::int64_t j = 0; j < n; ++j) {
@@ -51,12 +53,14 @@ TEST_CASE("the dense product equals sums in double for every edge shape and inst
               REQUIRE(std::fabs(double{y[static_cast<std::size_t>(i * (n + 2) + j)]} - sum) <=
                       static_cast<double>(k + 1) * 0x1p-24 * magnitude);
             }
-            for (std::int64_t j = n; j < n + 2; ++j) REQUIRE(y[static_cast<std::size_t>(i * (n + 2) + j)] == 777.0f);
+            for (std::int64_t j = n; j < n + 2; ++j)
+              REQUIRE(y[static_cast<std::size_t>(i * (n + 2) + j)] == 777.0f);
           }
         }
 }
 
-TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor on threads", "[matmul][dense]") {
+TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor on threads",
+          "[matmul][dense]") {
   const std::int64_t m = 101, n = 131, k = 1500;
   const auto x = normals(m * k, 3), w = normals(n * k, 4);
   higgs::ThreadPool pool(3);
@@ -68,7 +72,8 @@ TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor o
     for (const std::int64_t rows : {1, 2, 5, 64}) {
       for (std::int64_t i = 0; i < m; i += rows) {
         const std::int64_t count = std::min(rows, m - i);
-        higgs::matmul(MatrixView<const float>(x.data() + i * k, count, k), MatrixView<const float>(w.data(), n, k),
+        higgs::matmul(MatrixView<const float>(x.data() + i * k, count, k),
+                      MatrixView<const float>(w.data(), n, k),
                       MatrixView<float>(part.data() + i * n, count, n), serial, isa);
       }
       REQUIRE(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)) == 0);
@@ -76,7 +81,8 @@ TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor o
     for (const std::int64_t cols : {1, 3, 50})
       for (std::int64_t j = 0; j < n; j += cols) {
         const std::int64_t count = std::min(cols, n - j);
-        higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const float>(w.data() + j * k, count, k),
+        higgs::matmul(MatrixView<const float>(x.data(), m, k),
+                      MatrixView<const float>(w.data() + j * k, count, k),
                       MatrixView<float>(part.data() + j, m, count, n), serial, isa);
       }
     REQUIRE(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)) == 0);
@@ -88,5 +94,6 @@ TEST_CASE("shapes that do not meet are refused", "[matmul][dense]") {
   const MatrixView<const float> x(a.data(), 4, 8), w(a.data(), 5, 8), narrow(a.data(), 5, 7);
   CHECK_THROWS_AS(higgs::matmul(x, narrow, MatrixView<float>(b.data(), 4, 5)), higgs::InvalidArgument);
   CHECK_THROWS_AS(higgs::matmul(x, w, MatrixView<float>(b.data(), 5, 4)), higgs::InvalidArgument);
-  CHECK_THROWS_AS(higgs::matmul(x.transposed(), w, MatrixView<float>(b.data(), 8, 5)), higgs::InvalidArgument);
+  CHECK_THROWS_AS(higgs::matmul(x.transposed(), w, MatrixView<float>(b.data(), 8, 5)),
+                  higgs::InvalidArgument);
 }

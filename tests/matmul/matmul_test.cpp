@@ -126,8 +126,8 @@ TEST_CASE("a tiled product is as near as its activations' steps, for every codeb
             REQUIRE(std::memcmp(y.data(), first.data(),
                                 static_cast<std::size_t>(few * rows) * sizeof(float)) == 0);
           }
-        higgs::matmul(x.view, coordinates, MatrixView<float>(y.data(), batch, rows), {}, higgs::default_executor(),
-                      {.activations = kind});
+        higgs::matmul(x.view, coordinates, MatrixView<float>(y.data(), batch, rows), {},
+                      higgs::default_executor(), {.activations = kind});
         REQUIRE(y == first);
 
         const std::int64_t run = kind == higgs::Activations::Int16 ? 512 : 64;
@@ -203,24 +203,26 @@ TEST_CASE("row shards give the bits of the whole, column shards add up to it", "
   const auto check = [&](const auto& quantizer, std::int64_t cut) {
     const auto quantized = quantizer(w.view, higgs::QuantizeOptions{.block = 64, .group = 32});
     std::vector<float> whole(5 * 70), rows(whole.size()), cols(whole.size()), part(whole.size());
-    const auto product = [&](MatrixView<const float> input, const higgs::TiledMatrix& tiled, MatrixView<float> y) {
-      higgs::matmul(input, tiled, y, {}, serial);
-    };
+    const auto product = [&](MatrixView<const float> input, const higgs::TiledMatrix& tiled,
+                             MatrixView<float> y) { higgs::matmul(input, tiled, y, {}, serial); };
     product(x.view, higgs::TiledMatrix(quantized), MatrixView<float>(whole.data(), 5, 70));
     const MatrixView<float> out(rows.data(), 5, 70);
     product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{0, 33, 0, 448}), out.col_range(0, 33));
     product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{33, 37, 0, 448}), out.col_range(33, 37));
     REQUIRE(rows == whole);
     for (const auto& [first, count] : {std::array{std::int64_t{0}, cut}, std::array{cut, 448 - cut}}) {
-      product(x.view.col_range(first, count), higgs::TiledMatrix(quantized, higgs::Shard{0, 70, first, count}),
+      product(x.view.col_range(first, count),
+              higgs::TiledMatrix(quantized, higgs::Shard{0, 70, first, count}),
               MatrixView<float>(part.data(), 5, 70));
       for (std::size_t i = 0; i < part.size(); ++i) cols[i] += part[i];
     }
     for (std::size_t i = 0; i < whole.size(); ++i)  // one rounding of the shards' sum, of about sqrt(448)
       REQUIRE(std::fabs(cols[i] - whole[i]) <= 100 * 14 * 0x1p-24f);
   };
-  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<2, 256>{}, options); }, 192);
-  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<1, 8>{}, options); }, 64);
+  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<2, 256>{}, options); },
+        192);
+  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<1, 8>{}, options); },
+        64);
   const auto quantized = higgs::Quantizer<1, 16>{}.quantize(w.view);
   CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 71, 0, 448}), higgs::InvalidArgument);
   CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 70, 1, 447}), higgs::InvalidArgument);

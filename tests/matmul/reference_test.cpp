@@ -29,6 +29,7 @@ TEST_CASE("the reference is the product with the dequantized matrix", "[matmul][
         sum += double{x.view(m, k)} * double{decoded(n, k)};
         magnitude += std::fabs(double{x.view(m, k)} * double{decoded(n, k)});
       }
-      CHECK(std::fabs(out(m, n) - sum) < 1e-5 * magnitude);  // the float transform of 128 values in dequantize
+      CHECK(std::fabs(out(m, n) - sum) <
+            1e-5 * magnitude);  // the float transform of 128 values in dequantize
     }
 }

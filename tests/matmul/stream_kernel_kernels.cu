@@ -34,4 +34,4 @@ HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1)
 
 // plan: repack_(scales_kernel|kernel<28>): registers <= 64
 template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::TileOrder,
-                                                                                  const std::uint8_t*, uint4*);
+                                                                                 const std::uint8_t*, uint4*);

@@ -58,8 +58,10 @@ TEST_CASE("a tiled matrix keeps its shape, its seed and its size, and copies sha
 TEST_CASE("coordinates too large for two bytes are refused", "[matmul][tiled_matrix]") {
   higgs::GridCodebook<1, 256>::Points points = higgs::GridCodebook<1, 256>{}.points();
   points[255][0] = 32639;
-  CHECK_NOTHROW(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0), higgs::TileOrder::Codes));
+  CHECK_NOTHROW(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0),
+                                                higgs::TileOrder::Codes));
   points[255][0] = 32640;
-  CHECK_THROWS_AS(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0), higgs::TileOrder::Codes),
-                  higgs::InvalidArgument);
+  CHECK_THROWS_AS(
+      higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0), higgs::TileOrder::Codes),
+      higgs::InvalidArgument);
 }

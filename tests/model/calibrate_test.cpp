@@ -32,7 +32,8 @@ TEST_CASE("mean squares are those of what the layers of the whole model read", "
         squares.resize(static_cast<std::size_t>(x.cols));
         for (std::int64_t r = 0; r < x.rows; ++r)
           for (std::int64_t c = 0; c < x.cols; ++c)
-            squares[static_cast<std::size_t>(c)] += static_cast<double>(x(r, c)) * static_cast<double>(x(r, c)) / 24;
+            squares[static_cast<std::size_t>(c)] +=
+                static_cast<double>(x(r, c)) * static_cast<double>(x(r, c)) / 24;
       }
     };
     for (const std::size_t first : {0u, 10u, 20u}) {  // windows of 10, 10 and 4 tokens
@@ -49,7 +50,8 @@ TEST_CASE("mean squares are those of what the layers of the whole model read", "
     for (const auto& [name, squares] : expected) {
       INFO(name);
       REQUIRE(found.at(name).size() == squares.size());
-      for (std::size_t c = 0; c < squares.size(); ++c) CHECK(found.at(name)[c] == Approx(squares[c]).epsilon(1e-5));
+      for (std::size_t c = 0; c < squares.size(); ++c)
+        CHECK(found.at(name)[c] == Approx(squares[c]).epsilon(1e-5));
     }
   }
 }

@@ -188,7 +188,8 @@ TEST_CASE("a layer may be replaced by a quantized one", "[model][transformer]") 
   CHECK(expected != logits_of(model, tiny_text(24)));  // the original kept its weights
   // Each of the 14 products errs by at most 1e-4 of its RMS: its activations have 16 bits.
   for (std::size_t i = 0; i < logits.size(); ++i)
-    CHECK(std::fabs(static_cast<double>(logits[i] - expected[i])) < 14e-4 / (100 * 0x1p-24) * tolerance(expected));
+    CHECK(std::fabs(static_cast<double>(logits[i] - expected[i])) <
+          14e-4 / (100 * 0x1p-24) * tolerance(expected));
 }
 
 TEST_CASE("misuse is refused", "[model][transformer]") {

@@ -47,7 +47,8 @@ TEST_CASE("codes that are bytes pack like wider ones", "[pack][bits]") {
     }
 }
 
-TEST_CASE("codes of up to 32 bits come back, those of 16 and fewer as narrower types pack them", "[pack][bits]") {
+TEST_CASE("codes of up to 32 bits come back, those of 16 and fewer as narrower types pack them",
+          "[pack][bits]") {
   for (int bits = 1; bits <= 32; ++bits) {
     std::vector<std::uint32_t> codes(50);
     for (std::size_t i = 0; i < codes.size(); ++i)
@@ -66,7 +67,8 @@ TEST_CASE("any run of codes comes back", "[pack][bits]") {
     const auto codes = random_codes(70, bits, 99);
     const auto bytes = pack(codes, bits);
     for (std::size_t first = 0; first <= codes.size(); ++first)
-      for (const std::size_t count : {std::size_t{0}, std::size_t{1}, (codes.size() - first) / 2, codes.size() - first}) {
+      for (const std::size_t count :
+           {std::size_t{0}, std::size_t{1}, (codes.size() - first) / 2, codes.size() - first}) {
         if (first + count > codes.size()) continue;
         std::vector<std::uint16_t> back(count);
         higgs::unpack_bits(std::span<const std::uint8_t>(bytes), bits, first, std::span<std::uint16_t>(back));

@@ -39,7 +39,8 @@ TEST_CASE("every code and every scale lies where the order says, the rest is zer
   } orders[] = {{2, 4, 2}, {4, 4, 1}, {3, 6, 2}, {6, 6, 1}, {8, 8, 1}, {7, 8, 1}, {5, 6, 1}};
   for (const auto& order : orders)
     for (const std::int64_t rows : {1, 31, 32, 70})
-      for (const std::int64_t codes_each : {1, 3, 16, 40, 41, 44}) {  // also of whole steps, with and without a rest
+      for (const std::int64_t codes_each :
+           {1, 3, 16, 40, 41, 44}) {  // also of whole steps, with and without a rest
         const TileLayout layout{.rows = rows,
                                 .groups = 3,
                                 .codes_per_group = codes_each,

@@ -133,6 +133,6 @@ TEST_CASE("rotation reads and writes each sector once, without bank conflicts an
     CHECK(c.sectors_read <= rows + 64 * 4 * 1024 / 256);  // and the signs: one sector for each warp's load
     CHECK(c.sectors_written <= rows + 10);                // and what it clears
     CHECK(c.shared_passes == c.shared_passes_ideal);
-    CHECK(c.work() * 1000 <= 600 * 65536);                // signs included
+    CHECK(c.work() * 1000 <= 600 * 65536);  // signs included
   }
 }

@@ -65,7 +65,8 @@ TEST_CASE("sums do not depend on how the compiler fuses them", "[scale][group_sc
   for (const std::size_t size : {1u, 15u, 16u, 17u, 33u, 1024u}) {
     const Case c = random_case(size, size, 1);
     double lanes[16] = {};
-    for (std::size_t i = 0; i < size; ++i) lanes[i % 16] = std::fma(double{c.x[i]}, double{c.x[i]}, lanes[i % 16]);
+    for (std::size_t i = 0; i < size; ++i)
+      lanes[i % 16] = std::fma(double{c.x[i]}, double{c.x[i]}, lanes[i % 16]);
     for (int half = 8; half > 0; half /= 2)
       for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
     CHECK(higgs::sum_of_squares(c.x) == lanes[0]);
@@ -88,7 +89,8 @@ TEST_CASE("dot products are the same bits on every instruction set", "[scale][gr
   }
 }
 
-TEST_CASE("groups without a direction get scale zero, huge ones the largest finite scale", "[scale][group_scale]") {
+TEST_CASE("groups without a direction get scale zero, huge ones the largest finite scale",
+          "[scale][group_scale]") {
   const std::vector<float> zero(8, 0.0f), large(8, 3e38f);
   const std::vector<std::int8_t> ones(8, 1), against(8, -1), none(8, 0);
   const auto fit = [](const std::vector<float>& x, const std::vector<std::int8_t>& q) {

@@ -15,7 +15,8 @@ using higgs::ColumnStatistics;
 using higgs::Half;
 using higgs::MatrixView;
 
-TEST_CASE("a column's scale is its RMS over the RMS of the matrix, up to a power of two", "[scale][input_scale]") {
+TEST_CASE("a column's scale is its RMS over the RMS of the matrix, up to a power of two",
+          "[scale][input_scale]") {
   Normals w(300, 70, 1);
   for (std::int64_t r = 0; r < 300; ++r)
     for (std::int64_t c = 0; c < 70; ++c) w.view(r, c) *= static_cast<float>(c + 1) * 1e-3f;
@@ -36,7 +37,8 @@ TEST_CASE("a column's scale is its RMS over the RMS of the matrix, up to a power
     CHECK(scales[c] == Half(static_cast<float>(std::sqrt(squares[c] / 300) / unit)));
 }
 
-TEST_CASE("statistics depend neither on pieces, nor on threads, nor on strides, nor on the type", "[scale][input_scale]") {
+TEST_CASE("statistics depend neither on pieces, nor on threads, nor on strides, nor on the type",
+          "[scale][input_scale]") {
   const Normals<higgs::BFloat16> w(37, 600, 2);
   std::vector<float> wide(w.data.size()), turned(w.data.size());
   for (std::size_t i = 0; i < wide.size(); ++i) {
@@ -56,7 +58,8 @@ TEST_CASE("statistics depend neither on pieces, nor on threads, nor on strides, 
   CHECK(whole.max_magnitude() == columns.max_magnitude());
 }
 
-TEST_CASE("columns of zeros get 0, tiny ones never do, and powers of two change nothing", "[scale][input_scale]") {
+TEST_CASE("columns of zeros get 0, tiny ones never do, and powers of two change nothing",
+          "[scale][input_scale]") {
   std::vector<float> data(4 * 128, 1.0f);
   const MatrixView<float> w(data.data(), 128, 4);
   for (std::int64_t r = 0; r < 128; ++r) {
@@ -126,7 +129,8 @@ TEST_CASE("no scales give less error than those balanced against the inputs", "[
   CHECK(statistics.input_scales(std::vector<double>(64)) == statistics.input_scales());
   inputs[5] = 0;
   for (const Half each : statistics.input_scales(inputs)) CHECK((each.bits > 0 && each.bits < 0x7c00));
-  for (const double bad : {-1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double bad :
+       {-1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
     inputs[5] = bad;
     CHECK_THROWS_AS(statistics.input_scales(inputs), higgs::InvalidArgument);
   }

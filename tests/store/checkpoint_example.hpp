@@ -59,5 +59,6 @@ bool same(const higgs::QuantizedMatrix<Book>& a, const higgs::QuantizedMatrix<Bo
          a.book.step() == b.book.step() && a.book.mse() == b.book.mse() &&
          std::equal(a.codes.begin(), a.codes.end(), b.codes.begin(), b.codes.end()) &&
          std::equal(a.scales.begin(), a.scales.end(), b.scales.begin(), b.scales.end()) &&
-         std::equal(a.input_scales.begin(), a.input_scales.end(), b.input_scales.begin(), b.input_scales.end());
+         std::equal(a.input_scales.begin(), a.input_scales.end(), b.input_scales.begin(),
+                    b.input_scales.end());
 }

@@ -126,7 +126,8 @@ TEST_CASE("8-bit scales are read by their metadata, any byte of them", "[store][
   CHECK(matrix.layout.scale_format == higgs::ScaleFormat::Log8);
   REQUIRE(matrix.scales.size() == 12);
   for (std::size_t i = 0; i < 12; ++i)
-    CHECK(matrix.scales[i] == static_cast<higgs::Half>(higgs::Log8::from_code(static_cast<std::uint8_t>(i * 23))));
+    CHECK(matrix.scales[i] ==
+          static_cast<higgs::Half>(higgs::Log8::from_code(static_cast<std::uint8_t>(i * 23))));
   // The metadata and the tensor must agree.
   CHECK(names_layer(refusal_of("scales", "\"log8\"")));
   CHECK(names_layer(refusal_of("scales", "\"log7\"")));
@@ -236,7 +237,8 @@ TEST_CASE("scales that are not finite are refused when the layer is loaded", "[s
         }).empty());
 }
 
-TEST_CASE("input scales are read where the record has them, and refused where they do not fit", "[store][checkpoint]") {
+TEST_CASE("input scales are read where the record has them, and refused where they do not fit",
+          "[store][checkpoint]") {
   const auto with = [](Parts& parts) {
     std::string bytes;
     for (int c = 0; c < 60; ++c) bytes += raw(higgs::Half(0.5f + static_cast<float>(c)).bits);

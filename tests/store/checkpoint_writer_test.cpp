@@ -307,8 +307,10 @@ TEST_CASE("a continued attempt skips what is finished and ends in the same bytes
     CheckpointWriter writer(folder / "out", example_contents(), options);
     CHECK(fill(writer) == 3);
     writer.commit();
-    if (most == 0) CHECK(read_file(folder / "out") == read_file(folder / "straight"));
-    else CHECK(snapshot(folder / "out") == snapshot(folder / "straight"));
+    if (most == 0)
+      CHECK(read_file(folder / "out") == read_file(folder / "straight"));
+    else
+      CHECK(snapshot(folder / "out") == snapshot(folder / "straight"));
     check_example(folder / "out");
     CHECK_FALSE(fs::exists(folder / "out.partial.journal"));
   }
@@ -345,7 +347,9 @@ TEST_CASE("an attempt without a fingerprint makes an older journal void", "[stor
     CheckpointWriter writer(folder / "a", example_contents(), {0, "f"});
     writer.write_layer("layer.0", example_matrix<Grid>(layout, 0));
   }
-  { CheckpointWriter writer(folder / "a", example_contents()); }
+  {
+    CheckpointWriter writer(folder / "a", example_contents());
+  }
   CHECK(snapshot(folder.path()).empty());
   CHECK_FALSE(CheckpointWriter(folder / "a", example_contents(), {0, "f"}).finished("layer.0"));
 }
@@ -442,8 +446,10 @@ TEST_CASE("a kill at any moment costs at most the unfinished layers", "[store][c
       CheckpointWriter writer(out, example_contents(), {most, "f"});
       fill(writer);
       writer.commit();
-      if (most == 0) REQUIRE(read_file(out) == read_file(straight));
-      else REQUIRE(snapshot(out) == snapshot(straight));
+      if (most == 0)
+        REQUIRE(read_file(out) == read_file(straight));
+      else
+        REQUIRE(snapshot(out) == snapshot(straight));
     }
     CHECK(killed > 0);
   }

@@ -98,7 +98,8 @@ void read_hostile(std::string_view bytes) {
       const higgs::GgufFile file(path);
       for (const auto& [key, value] : file.metadata()) read_all(value);
     });
-  else accept_or_refuse([&] { read_all(higgs::Checkpoint::open(path)); });
+  else
+    accept_or_refuse([&] { read_all(higgs::Checkpoint::open(path)); });
 }
 
 // Small well-formed files to start from.
@@ -257,15 +258,25 @@ class Mutator {
       case 1:
         if (at < text.size()) text[at] = static_cast<char>(below(256));
         break;
-      case 2: text.insert(at, text.substr(below(text.size() + 1), below(64))); break;
-      case 3: text.erase(at, below(8) == 0 ? below(text.size() + 1) : below(16)); break;
+      case 2:
+        text.insert(at, text.substr(below(text.size() + 1), below(64)));
+        break;
+      case 3:
+        text.erase(at, below(8) == 0 ? below(text.size() + 1) : below(16));
+        break;
       case 4:
         if (const std::size_t width = std::size_t{1} << below(4); at + width <= text.size())
           std::memcpy(&text[at], &number, width);
         break;
-      case 5: text.insert(at, words[below(std::size(words))]); break;
-      case 6: text.replace(at, below(8), words[below(std::size(words))]); break;
-      case 7: text.insert(at, other.substr(below(other.size() + 1), below(200))); break;
+      case 5:
+        text.insert(at, words[below(std::size(words))]);
+        break;
+      case 6:
+        text.replace(at, below(8), words[below(std::size(words))]);
+        break;
+      case 7:
+        text.insert(at, other.substr(below(other.size() + 1), below(200)));
+        break;
       default: {  // a number in a text becomes another
         const std::size_t begin = text.find_first_of("0123456789", at);
         if (begin == text.npos) break;

@@ -80,17 +80,23 @@ TEST_CASE("a written file appears at commit and not before", "[store][mapped_fil
 TEST_CASE("an abandoned file leaves the old one and nothing else", "[store][mapped_file]") {
   const TemporaryFolder folder;
   write_file(folder / "a", "old");
-  { FileWriter(folder / "a", 10).write(0, bytes_of("new")); }
+  {
+    FileWriter(folder / "a", 10).write(0, bytes_of("new"));
+  }
   CHECK(read_file(folder / "a") == "old");
   CHECK_FALSE(fs::exists(folder / "a.partial"));
-  { FileWriter(folder / "a", 10, Leftover::Keep).write(0, bytes_of("new")); }
+  {
+    FileWriter(folder / "a", 10, Leftover::Keep).write(0, bytes_of("new"));
+  }
   CHECK(read_file(folder / "a") == "old");
   CHECK(read_file(folder / "a.partial").substr(0, 3) == "new");
 }
 
 TEST_CASE("a partial file is continued or begun anew as asked", "[store][mapped_file]") {
   const TemporaryFolder folder;
-  { FileWriter(folder / "a", 4, Leftover::Keep).write(0, bytes_of("ab")); }
+  {
+    FileWriter(folder / "a", 4, Leftover::Keep).write(0, bytes_of("ab"));
+  }
   CHECK_THROWS_WITH(FileWriter(folder / "a", 5, Leftover::Continue), Catch::Contains("another size"));
   CHECK(fs::file_size(folder / "a.partial") == 4);
   {
@@ -99,7 +105,9 @@ TEST_CASE("a partial file is continued or begun anew as asked", "[store][mapped_
     writer.commit();
   }
   CHECK(read_file(folder / "a") == "abcd");
-  { FileWriter(folder / "b", 4, Leftover::Keep).write(0, bytes_of("abcd")); }
+  {
+    FileWriter(folder / "b", 4, Leftover::Keep).write(0, bytes_of("abcd"));
+  }
   FileWriter(folder / "b", 4).commit();
   CHECK(read_file(folder / "b") == std::string(4, '\0'));
 }

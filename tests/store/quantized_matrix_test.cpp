@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-TEST_CASE("a layout pads columns to blocks, groups to vectors and rows to bytes", "[store][quantized_matrix]") {
+TEST_CASE("a layout pads columns to blocks, groups to vectors and rows to bytes",
+          "[store][quantized_matrix]") {
   constexpr higgs::CodeLayout layout{10, 577, 64, 32};
   STATIC_REQUIRE(layout.padded_cols() == 640);
   STATIC_REQUIRE(layout.groups() == 20);

@@ -42,11 +42,13 @@ struct FitOptions {
   int steps = 400;        ///< Lloyd steps of a run
   int polish_steps = 60;  ///< Lloyd steps without noise at the end
   double heat = 0.5;      ///< first random displacement, in units of the root mean squared error
-  int log2_samples = 20;  ///< integration points of a polishing step, 12 ... 24; a step of a run uses a sixteenth
-  int rotations = 8;      ///< orientations in which rounding to integers is tried
-  int stages = 0;         ///< parts in which points become integers, the others making up for it; 0: all at once
-  int rounds = 40;        ///< times that moves of single coordinates improve the integers
-  int limit = 0;          ///< greatest integer; 0: 127, or where Element has 16 bits 2047 (exact in fp16), past 256 points 32767
+  int log2_samples =
+      20;             ///< integration points of a polishing step, 12 ... 24; a step of a run uses a sixteenth
+  int rotations = 8;  ///< orientations in which rounding to integers is tried
+  int stages = 0;     ///< parts in which points become integers, the others making up for it; 0: all at once
+  int rounds = 40;    ///< times that moves of single coordinates improve the integers
+  int limit =
+      0;  ///< greatest integer; 0: 127, or where Element has 16 bits 2047 (exact in fp16), past 256 points 32767
   MeasureOptions measure = {};
   std::function<void(const FitProgress&)> progress = {};
 };
@@ -126,7 +128,8 @@ class GridFitter {
       clouds_.push_back(GaussianCloud<2>::midpoints(midpoint_density(options.log2_samples)));
     } else {
       for (std::uint64_t i = 0; i < 16; ++i) {
-        clouds_.push_back(GaussianCloud<Dim>::quasi_random(random_bits(options.seed, i), options.log2_samples - 4));
+        clouds_.push_back(
+            GaussianCloud<Dim>::quasi_random(random_bits(options.seed, i), options.log2_samples - 4));
       }
     }
   }
@@ -150,7 +153,8 @@ class GridFitter {
     std::vector<RoundedGrid<Dim>> trials;
     for (int turn = 0; turn < options_.rotations; ++turn) {
       const Centers<Dim> turned =
-          turn == 0 ? centers : reflect(centers, random_bits(options_.seed, 500 + static_cast<std::uint64_t>(turn)));
+          turn == 0 ? centers
+                    : reflect(centers, random_bits(options_.seed, 500 + static_cast<std::uint64_t>(turn)));
       double greatest = 0.0;
       for (const auto& center : turned) {
         for (const double x : center) greatest = std::max(greatest, std::abs(x));
@@ -158,7 +162,8 @@ class GridFitter {
       const double unrounded = error(turned, 1);
       for (int finer = -5; finer <= (options_.stages > 0 ? 16 : 10); ++finer) {
         RoundedGrid<Dim> trial{turned, {}, snap(greatest / limit * (1.0 - 0.02 * finer))};
-        for (const auto& center : turned) trial.integers.push_back(nearest_integers(center, trial.step, limit));
+        for (const auto& center : turned)
+          trial.integers.push_back(nearest_integers(center, trial.step, limit));
         trial.loss = error(trial.centers(), 1) - unrounded;
         trials.push_back(std::move(trial));
       }
@@ -179,7 +184,8 @@ class GridFitter {
 
  private:
   std::uint64_t seed(int start, int what) const {
-    return random_bits(options_.seed, 1000 + 4 * static_cast<std::uint64_t>(start + 1) + static_cast<std::uint64_t>(what));
+    return random_bits(options_.seed,
+                       1000 + 4 * static_cast<std::uint64_t>(start + 1) + static_cast<std::uint64_t>(what));
   }
   void report(const char* phase, int start, int step, int steps, double mse) const {
     if (options_.progress) options_.progress({phase, start, static_cast<double>(step) / steps, mse});
@@ -206,7 +212,8 @@ class GridFitter {
     for (std::size_t k = 0; k < centers.size(); ++k) {
       if (cells.mass[k] == 0) continue;
       for (std::size_t d = 0; d < Dim; ++d) {
-        const double mean = static_cast<double>(cells.sum[k][d]) / static_cast<double>(cells.mass[k]) * 0x1p-12;
+        const double mean =
+            static_cast<double>(cells.sum[k][d]) / static_cast<double>(cells.mass[k]) * 0x1p-12;
         centers[k][d] = inside(centers[k][d] + gain * (snap(mean) - centers[k][d]));
         centers[k][d] = snap(centers[k][d]);
       }
@@ -231,7 +238,8 @@ class GridFitter {
       const std::uint64_t noise = random_bits(seed(start, 2), counter);
       for (std::size_t k = 0; k < size_; ++k) {
         for (std::size_t d = 0; d < Dim; ++d) {
-          centers[k][d] = inside(centers[k][d] + snap(amplitude * (random_uniform(noise, k * Dim + d) - 0.5)));
+          centers[k][d] =
+              inside(centers[k][d] + snap(amplitude * (random_uniform(noise, k * Dim + d) - 0.5)));
         }
       }
       if (step % 16 == 0) report("anneal", start, step, options_.steps, mse);
@@ -246,7 +254,8 @@ class GridFitter {
       Cells<Dim> cells(size_);
       mse = 0.0;
       for (std::size_t i = 0; i < clouds_.size(); ++i) {
-        const AxisShuffle<Dim> shuffle(random_bits(seed(start, 3), static_cast<std::uint64_t>(step) * 16 + i));
+        const AxisShuffle<Dim> shuffle(
+            random_bits(seed(start, 3), static_cast<std::uint64_t>(step) * 16 + i));
         const Centers<Dim> shuffled = shuffle.apply(centers);
         const Cells<Dim> part = clouds_[i].divide(shuffled, executor_);
         mse += clouds_[i].error(shuffled, part) / static_cast<double>(clouds_.size());
@@ -273,12 +282,14 @@ class GridFitter {
     for (auto& center : centers) {
       double product = 0.0;
       for (std::size_t d = 0; d < Dim; ++d) product += normal[d] * center[d];
-      for (std::size_t d = 0; d < Dim; ++d) center[d] = snap(std::fma(-2 * product / square, normal[d], center[d]));
+      for (std::size_t d = 0; d < Dim; ++d)
+        center[d] = snap(std::fma(-2 * product / square, normal[d], center[d]));
     }
     return centers;
   }
 
-  static std::array<int, Dim> nearest_integers(const std::array<double, Dim>& center, double step, int limit) {
+  static std::array<int, Dim> nearest_integers(const std::array<double, Dim>& center, double step,
+                                               int limit) {
     std::array<int, Dim> integers;
     for (std::size_t d = 0; d < Dim; ++d)
       integers[d] = std::clamp(static_cast<int>(std::floor(center[d] / step + 0.5)), -limit, limit);
@@ -302,7 +313,8 @@ class GridFitter {
       }
       std::sort(open.begin(), open.end(),
                 [&](std::size_t a, std::size_t b) { return std::pair(away[a], a) < std::pair(away[b], b); });
-      const std::size_t left = size_ - size_ * static_cast<std::size_t>(stage) / static_cast<std::size_t>(options_.stages);
+      const std::size_t left =
+          size_ - size_ * static_cast<std::size_t>(stage) / static_cast<std::size_t>(options_.stages);
       for (const std::size_t k : std::span(open).first(open.size() - left))
         for (std::size_t d = 0; d < Dim; ++d) centers[k][d] = grid.step * grid.integers[k][d];
       open.erase(open.begin(), open.end() - static_cast<std::ptrdiff_t>(left));
@@ -336,7 +348,8 @@ class GridFitter {
       at_once = std::min(2 * at_once, moves.size());
       for (; at_once > 0 && !better; at_once /= 2) {
         RoundedGrid<Dim> next = grid;
-        for (std::size_t i = 0; i < at_once; ++i) next.integers[moves[i].center][moves[i].axis] += moves[i].sign;
+        for (std::size_t i = 0; i < at_once; ++i)
+          next.integers[moves[i].center][moves[i].axis] += moves[i].sign;
         next.step = best_step(next);
         next.loss = error(next.centers(), clouds_.size()) - unrounded;
         better = next.loss < grid.loss - 1e-6 * unrounded;
@@ -381,23 +394,26 @@ class GridFitter {
     const double step = grid.step, penalty = 0.5 * step * step;
     // Gains are summed as integers: any order gives the same sum, and the sum of all stays below 2^63.
     const double unit = std::ldexp(1.0, std::min(22, 60 - std::ilogb(clouds_[0].mass())));
-    const auto whole = [unit](double gain) { return static_cast<std::int64_t>(std::floor(gain * unit + 0.5)); };
+    const auto whole = [unit](double gain) {
+      return static_cast<std::int64_t>(std::floor(gain * unit + 0.5));
+    };
     using Gains = std::vector<std::array<std::array<std::int64_t, 2>, Dim>>;
     Gains total(size_);
     std::mutex mutex;
     for (const auto& cloud : clouds_) {
       executor_.run(cloud.tasks(), [&](std::int64_t task) {
         Gains gains(size_);
-        cloud.visit_nearest_two(task, centers, [&](const auto& sample, std::size_t a, std::size_t b, double lead) {
-          for (std::size_t d = 0; d < Dim; ++d) {
-            const double to_a = step * (sample.x[d] * 0x1p-12 - centers[a][d]);
-            const double to_b = step * (sample.x[d] * 0x1p-12 - centers[b][d]);
-            gains[a][d][0] += sample.mass * whole(std::max(-to_a - penalty, -lead));
-            gains[a][d][1] += sample.mass * whole(std::max(to_a - penalty, -lead));
-            gains[b][d][0] += sample.mass * whole(std::max(-to_b - penalty - lead, 0.0));
-            gains[b][d][1] += sample.mass * whole(std::max(to_b - penalty - lead, 0.0));
-          }
-        });
+        cloud.visit_nearest_two(
+            task, centers, [&](const auto& sample, std::size_t a, std::size_t b, double lead) {
+              for (std::size_t d = 0; d < Dim; ++d) {
+                const double to_a = step * (sample.x[d] * 0x1p-12 - centers[a][d]);
+                const double to_b = step * (sample.x[d] * 0x1p-12 - centers[b][d]);
+                gains[a][d][0] += sample.mass * whole(std::max(-to_a - penalty, -lead));
+                gains[a][d][1] += sample.mass * whole(std::max(to_a - penalty, -lead));
+                gains[b][d][0] += sample.mass * whole(std::max(-to_b - penalty - lead, 0.0));
+                gains[b][d][1] += sample.mass * whole(std::max(to_b - penalty - lead, 0.0));
+              }
+            });
         const std::lock_guard lock(mutex);
         for (std::size_t k = 0; k < size_; ++k) {
           for (std::size_t d = 0; d < Dim; ++d) {
@@ -439,8 +455,10 @@ FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executo
   using Element = typename GridCodebook<Dim, Size>::Element;
   expects(options.starts >= 1 && options.steps >= 1 && options.polish_steps >= 0 && options.rotations >= 1 &&
               options.stages >= 0 && options.rounds >= 0,
-          "higgs::fit_grid: starts, steps and rotations must be positive, polish_steps, stages and rounds not negative");
-  expects(options.log2_samples >= 12 && options.log2_samples <= 24, "higgs::fit_grid: log2_samples must lie in [12, 24]");
+          "higgs::fit_grid: starts, steps and rotations must be positive, polish_steps, stages and rounds "
+          "not negative");
+  expects(options.log2_samples >= 12 && options.log2_samples <= 24,
+          "higgs::fit_grid: log2_samples must lie in [12, 24]");
   expects(options.heat >= 0 && options.heat <= 10, "higgs::fit_grid: heat must lie in [0, 10]");
   const int greatest = std::numeric_limits<Element>::max();
   const int limit = options.limit != 0 ? options.limit : greatest > 127 && Size <= 256 ? 2047 : greatest;
@@ -464,7 +482,8 @@ FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executo
   } else {
     detail::GridFitter<Dim> fitter(Size, options, executor);
     rounded = fitter.round(fitter.fit(), limit);
-    const auto errors = detail::measure_centers<Dim>({rounded.points, rounded.centers()}, options.measure, executor);
+    const auto errors =
+        detail::measure_centers<Dim>({rounded.points, rounded.centers()}, options.measure, executor);
     grid.points_error = errors[0];
     grid.error = errors[1];
   }
@@ -473,11 +492,13 @@ FittedGrid<Dim, Size> fit_grid(const FitOptions& options = {}, Executor& executo
   std::vector<std::size_t> order(Size);
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(rounded.integers[a], rounded.points[a]) < std::pair(rounded.integers[b], rounded.points[b]);
+    return std::pair(rounded.integers[a], rounded.points[a]) <
+           std::pair(rounded.integers[b], rounded.points[b]);
   });
   for (std::size_t k = 0; k < Size; ++k) {
     grid.points.push_back(rounded.points[order[k]]);
-    for (std::size_t d = 0; d < Dim; ++d) grid.integers[k][d] = static_cast<Element>(rounded.integers[order[k]][d]);
+    for (std::size_t d = 0; d < Dim; ++d)
+      grid.integers[k][d] = static_cast<Element>(rounded.integers[order[k]][d]);
   }
   return grid;
 }

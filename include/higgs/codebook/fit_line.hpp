@@ -33,7 +33,8 @@ inline std::vector<double> fit_line(int size) {
     }
     points[i] = std::sqrt(3.0) * low;
   }
-  for (int iteration = 0; iteration < 50; ++iteration) {  // centroids, until Newton's method has a convex valley
+  for (int iteration = 0; iteration < 50;
+       ++iteration) {  // centroids, until Newton's method has a convex valley
     const auto cells = line_cells(points);
     for (std::size_t i = 0; i < n; ++i) points[i] = cells[i].mean / cells[i].mass;
   }
@@ -45,7 +46,8 @@ inline std::vector<double> fit_line(int size) {
       move[i] = cells[i].mean - points[i] * cells[i].mass;
       diagonal[i] += cells[i].mass;
       if (i == 0) continue;
-      coupling[i] = -NormalMoments::density((points[i - 1] + points[i]) / 2) * (points[i] - points[i - 1]) / 4;
+      coupling[i] =
+          -NormalMoments::density((points[i - 1] + points[i]) / 2) * (points[i] - points[i - 1]) / 4;
       diagonal[i] += coupling[i];
       diagonal[i - 1] += coupling[i];
     }
@@ -87,7 +89,8 @@ inline std::vector<int> round_line(const std::vector<double>& points, double ste
     std::size_t previous;
   };
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  const std::size_t half = points.size() / 2, first = points.size() - half;  // the positive points follow `first`
+  const std::size_t half = points.size() / 2,
+                    first = points.size() - half;  // the positive points follow `first`
   const bool odd = first != half;
   std::vector<std::vector<Choice>> columns(half);
   for (std::size_t i = 0; i < half; ++i) {

@@ -63,7 +63,8 @@ class Sobol {
  public:
   explicit Sobol(std::uint64_t seed) {
     // Primitive polynomials over GF(2), one bit for each coefficient.
-    constexpr std::array<unsigned, 16> polynomials{1,  3,  7,  11, 13, 19, 25, 37, 41, 47, 55, 59, 61, 67, 91, 97};
+    constexpr std::array<unsigned, 16> polynomials{1,  3,  7,  11, 13, 19, 25, 37,
+                                                   41, 47, 55, 59, 61, 67, 91, 97};
     for (std::size_t d = 0; d < Dim; ++d) {
       digits_[d] = static_cast<std::uint32_t>(random_bits(seed, d));
       const auto degree = static_cast<std::size_t>(std::bit_width(polynomials[d]) - 1);
@@ -159,7 +160,8 @@ class GaussianCloud {
         const auto mass = static_cast<std::int64_t>(a * b * scale + 0.5);
         if (mass == 0) continue;  // beyond the radius
         cloud.samples_.push_back(
-            {{static_cast<std::int16_t>((2 * i + 1) * odd), static_cast<std::int16_t>((2 * j + 1) * odd)}, mass});
+            {{static_cast<std::int16_t>((2 * i + 1) * odd), static_cast<std::int16_t>((2 * j + 1) * odd)},
+             mass});
       }
     }
     cloud.build();
@@ -240,7 +242,8 @@ class GaussianCloud {
     Candidates stack;  // candidates of the nodes above, each list behind its parent's, indices ascending
     std::vector<double> scores;
 
-    Filter(const GaussianCloud& the_cloud, const Centers<Dim>& centers) : cloud(the_cloud), scores(centers.size()) {
+    Filter(const GaussianCloud& the_cloud, const Centers<Dim>& centers)
+        : cloud(the_cloud), scores(centers.size()) {
       stack.resize(centers.size());
       for (std::size_t k = 0; k < centers.size(); ++k) {
         double square = 0.0;
@@ -314,7 +317,8 @@ class GaussianCloud {
       const std::size_t last = stack.size(), count = last - first;
       score_middle(node, first, count);
       const auto best = static_cast<std::size_t>(
-          std::max_element(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count)) - scores.begin());
+          std::max_element(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count)) -
+          scores.begin());
       score_against(first + best, node, first, count);
       std::vector<std::uint8_t> kept(count);
       for (std::size_t i = 0; i < count; ++i) kept[i] = scores[i] <= 0;

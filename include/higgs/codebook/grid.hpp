@@ -17,7 +17,8 @@ inline namespace v0 {
 /// shape; a file or a caller may bring another table of the same shape.
 template <int Dim, int Size>
 class GridCodebook {
-  static_assert(Dim >= 1 && Dim <= 16, "GridCodebook<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
+  static_assert(Dim >= 1 && Dim <= 16,
+                "GridCodebook<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
   static_assert(Size >= 2 && Size <= 65536, "GridCodebook<Dim, Size>: Size must lie in [2, 65536]");
 
  public:
@@ -31,7 +32,9 @@ class GridCodebook {
 
   /// The table that ships (GaussianGrid<Dim, Size>).
   constexpr GridCodebook() noexcept
-      : points_(GaussianGrid<Dim, Size>::points), step_(GaussianGrid<Dim, Size>::step), mse_(GaussianGrid<Dim, Size>::mse) {}
+      : points_(GaussianGrid<Dim, Size>::points),
+        step_(GaussianGrid<Dim, Size>::step),
+        mse_(GaussianGrid<Dim, Size>::mse) {}
   constexpr GridCodebook(const Points& points, double step, double mse) noexcept
       : points_(points), step_(step), mse_(mse) {}
 

@@ -48,7 +48,9 @@ struct NormalMoments {
     mean = density(a) - density(b);
     square = mass + (std::isinf(a) ? 0.0 : a * density(a)) - (std::isinf(b) ? 0.0 : b * density(b));
   }
-  static double density(double x) noexcept { return std::exp(-0.5 * x * x) / std::sqrt(2 * std::numbers::pi); }
+  static double density(double x) noexcept {
+    return std::exp(-0.5 * x * x) / std::sqrt(2 * std::numbers::pi);
+  }
 
   double error(double point) const noexcept { return square - 2 * point * mean + point * point * mass; }
 };
@@ -126,8 +128,8 @@ std::vector<GridError> measure_centers(const std::vector<Centers<Dim>>& grids, c
 /// The error on N(0, I) of the grid step * points, by closed forms in one dimension, a midpoint rule in two, and the mean
 /// of independent quasi-random rules beyond. Throws InvalidArgument where step * points reaches 8 (one dimension: never).
 template <class Element, std::size_t Dim>
-GridError measure_grid(std::span<const std::array<Element, Dim>> points, double step, const MeasureOptions& options = {},
-                       Executor& executor = default_executor()) {
+GridError measure_grid(std::span<const std::array<Element, Dim>> points, double step,
+                       const MeasureOptions& options = {}, Executor& executor = default_executor()) {
   expects(points.size() >= 2, "higgs::measure_grid: a grid has at least 2 points");
   if constexpr (Dim == 1) {
     std::vector<double> line;
@@ -137,7 +139,8 @@ GridError measure_grid(std::span<const std::array<Element, Dim>> points, double 
   } else {
     detail::Centers<static_cast<int>(Dim)> centers(points.size());
     for (std::size_t k = 0; k < points.size(); ++k) {
-      for (std::size_t d = 0; d < Dim; ++d) centers[k][d] = detail::snap(step * static_cast<double>(points[k][d]));
+      for (std::size_t d = 0; d < Dim; ++d)
+        centers[k][d] = detail::snap(step * static_cast<double>(points[k][d]));
     }
     return detail::measure_centers<static_cast<int>(Dim)>({centers}, options, executor)[0];
   }

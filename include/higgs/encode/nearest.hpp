@@ -17,12 +17,15 @@ inline namespace v0 {
 /// same bits on every machine, and exact ties go to the lower index. Chosen so that nearest_score() stays below
 /// 2^24 for int8 points: float lanes, int lanes and tensor cores all compute it without rounding.
 template <Codebook Book>
-inline constexpr int fraction_bits = sizeof(typename Book::Element) > 1 ? 4 : Book::dim <= 2 ? 7 : Book::dim <= 4 ? 6 : 5;
+inline constexpr int fraction_bits = sizeof(typename Book::Element) > 1 ? 4
+                                     : Book::dim <= 2                   ? 7
+                                     : Book::dim <= 4                   ? 6
+                                                                        : 5;
 
 /// The largest magnitude of a fixed-point coordinate: twice the range of the points.
 template <Codebook Book>
-inline constexpr std::int32_t fixed_limit = (sizeof(typename Book::Element) > 1 ? 1 << 16 : 1 << 8)
-                                                << fraction_bits<Book>;
+inline constexpr std::int32_t fixed_limit =
+    (sizeof(typename Book::Element) > 1 ? 1 << 16 : 1 << 8) << fraction_bits<Book>;
 
 /// <y, c> - |c|^2 / 2 in units of 2^-fraction_bits: largest for the nearest point (|y - c|^2 = |y|^2 - 2 score).
 template <Codebook Book>
@@ -39,8 +42,8 @@ constexpr std::int64_t nearest_score(std::span<const std::int32_t, static_cast<s
 
 /// The index of the point nearest to `y` (fixed point, |y| <= fixed_limit), the lowest of several equally near.
 template <Codebook Book>
-constexpr typename Book::Index nearest(const Book& book,
-                                       std::span<const std::int32_t, static_cast<std::size_t>(Book::dim)> y) noexcept {
+constexpr typename Book::Index nearest(
+    const Book& book, std::span<const std::int32_t, static_cast<std::size_t>(Book::dim)> y) noexcept {
   std::int64_t best = 0;
   std::int64_t best_score = nearest_score<Book>(y, book.decode(0));
   for (std::int64_t i = 1; i < Book::size; ++i) {

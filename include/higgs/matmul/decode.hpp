@@ -27,7 +27,8 @@ class PointTable {
  public:
   explicit PointTable(const Book& book) : book_(book) {
     if constexpr (tabulated)
-      for (std::int64_t i = 0; i < Book::size; ++i) points_.push_back(decode(static_cast<typename Book::Index>(i)));
+      for (std::int64_t i = 0; i < Book::size; ++i)
+        points_.push_back(decode(static_cast<typename Book::Index>(i)));
   }
   std::array<float, Book::dim> operator[](typename Book::Index index) const noexcept {
     if constexpr (tabulated) return points_[index];
@@ -71,14 +72,16 @@ void decode_groups(const QuantizedMatrix<Book>& w, const PointTable<Book>& point
       const auto point = points[*code];
       for (std::size_t d = 0; d < dim; ++d) to[i + d] = point[d] * scale;
     }
-    for (std::size_t d = 0; i + d < group; ++d) to[i + d] = points[*code][d] * scale;  // last vector, cut short
+    for (std::size_t d = 0; i + d < group; ++d)
+      to[i + d] = points[*code][d] * scale;  // last vector, cut short
   }
 }
 
 /// Decodes the whole matrix into `out` (rows, cols), in the basis it was quantized from. For tests, for tools and for
 /// batches so large that a dense product is cheaper; matmul() does not need it.
 template <Codebook Book>
-void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out, Executor& executor = default_executor()) {
+void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out,
+                Executor& executor = default_executor()) {
   expects(out.rows == w.rows() && out.cols == w.cols(), "higgs::dequantize: out must be (rows, cols)");
   const PointTable<Book> points(w.book);
   parallel_for(executor, w.rows(), 16, [&](std::int64_t begin, std::int64_t end) {
@@ -92,7 +95,8 @@ void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out, Executor&
     }
   });
 }
-inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out, Executor& executor = default_executor()) {
+inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out,
+                       Executor& executor = default_executor()) {
   std::visit([&](const auto& matrix) { dequantize(matrix, out, executor); }, w);
 }
 

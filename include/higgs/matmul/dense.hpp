@@ -23,11 +23,11 @@ namespace detail {
 /// y[i, j] (+)= sum over k of x[i, k] * w[j, k], for m x n outputs and k inputs, all rows contiguous along k.
 /// Output (i, j) is summed in an order that depends on k alone: a row's bits do not depend on the batch around it.
 struct TileProduct {
-  const float* x;      // (m, k), stride ldx
+  const float* x;  // (m, k), stride ldx
   std::int64_t ldx;
-  const float* w;      // (n, k), stride ldw
+  const float* w;  // (n, k), stride ldw
   std::int64_t ldw;
-  float* y;            // (m, n), stride ldy
+  float* y;  // (m, n), stride ldy
   std::int64_t ldy;
   std::int64_t m, n, k;
   bool accumulate;
@@ -49,7 +49,8 @@ inline void tile_product(const TileProduct& t) noexcept {
       for (; k + 8 <= t.k; k += 8)
         for (int lane = 0; lane < 8; ++lane) sums[lane] += x[k + lane] * w[k + lane];
       for (int lane = 0; k + lane < t.k; ++lane) sums[lane] += x[k + lane] * w[k + lane];
-      t.store(i, j, ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])));
+      t.store(i, j,
+              ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])));
     }
 }
 }  // namespace portable
@@ -62,9 +63,9 @@ namespace avx2 {
 inline __m128 reduce4(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
   const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
   const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-  const __m256 abcd = _mm256_add_ps(
-      _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd))),
-      _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd))));
+  const __m256 abcd =
+      _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd))),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd))));
   return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
 }
 
@@ -80,9 +81,8 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
   __m256 sums[Rows][4];
   HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_ps();
+  for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
+  for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_ps();
   std::int64_t k = 0;
   for (; k + 8 <= t.k; k += 8) {
     __m256 xs[Rows];
@@ -135,9 +135,9 @@ namespace avx512 {
 inline __m128 reduce4(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512 abcd = _mm512_add_ps(
-      _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
-      _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
+  const __m512 abcd =
+      _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
   const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
   return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
 }
@@ -154,9 +154,8 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
   __m512 sums[Rows][4];
   HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
+  for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
+  for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
   // The next rows of w, 4 KiB ahead or more: rows are too short for the prefetcher of the machine to notice them.
   const std::int64_t ahead = t.ldw * 4 * std::max<std::int64_t>(1, 256 / std::max<std::int64_t>(t.k, 1)) * 4;
   std::int64_t k = 0;
@@ -197,12 +196,23 @@ inline void tile_product(const TileProduct& t) noexcept {
     std::int64_t i = 0;
     for (; i + 6 <= t.m; i += 6) tile_rows<6>(t, i, j);
     switch (t.m - i) {
-      case 5: tile_rows<5>(t, i, j); break;
-      case 4: tile_rows<4>(t, i, j); break;
-      case 3: tile_rows<3>(t, i, j); break;
-      case 2: tile_rows<2>(t, i, j); break;
-      case 1: tile_rows<1>(t, i, j); break;
-      default: break;
+      case 5:
+        tile_rows<5>(t, i, j);
+        break;
+      case 4:
+        tile_rows<4>(t, i, j);
+        break;
+      case 3:
+        tile_rows<3>(t, i, j);
+        break;
+      case 2:
+        tile_rows<2>(t, i, j);
+        break;
+      case 1:
+        tile_rows<1>(t, i, j);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -231,8 +241,10 @@ inline constexpr std::int64_t tile_batch = 96;
 /// has the same bits whatever M, N and the number of threads are.
 inline void matmul(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
                    Executor& executor = default_executor(), Isa isa = best_isa()) {
-  expects(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "higgs::matmul: x (M, K), w (N, K), y (M, N)");
-  expects(x.col_stride == 1 && w.col_stride == 1 && y.col_stride == 1, "higgs::matmul: dense rows must be contiguous");
+  expects(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows,
+          "higgs::matmul: x (M, K), w (N, K), y (M, N)");
+  expects(x.col_stride == 1 && w.col_stride == 1 && y.col_stride == 1,
+          "higgs::matmul: dense rows must be contiguous");
   const std::int64_t grain = x.rows > 1 ? 64 : 256;  // rows of w in one task
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = 0; k < std::max<std::int64_t>(x.cols, 1); k += detail::tile_depth)

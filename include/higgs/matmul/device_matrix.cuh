@@ -88,7 +88,8 @@ class DeviceMatrix {
   /// The same for a part of `w`.
   template <Codebook Book, class Archs = BuiltFor>
   DeviceMatrix(const QuantizedMatrix<Book>& w, const Shard& part, cudaStream_t stream = nullptr)
-      : DeviceMatrix(ShardedMatrix<Book>(w, part).matrix, byte_table(w.book), stream, Archs{}, part.first_col) {}
+      : DeviceMatrix(ShardedMatrix<Book>(w, part).matrix, byte_table(w.book), stream, Archs{},
+                     part.first_col) {}
   /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)

@@ -58,8 +58,9 @@ void write_outputs(const float* sums, float unit, const float* bias, std::int64_
 
 /// Row m of x in the rotated basis of W: times the input scales (cols, or none), zeros up to whole blocks, rotated.
 template <class X>
-void rotate_activations(MatrixView<X> x, std::int64_t m, std::span<const float> input_scales, const CodeLayout& layout,
-                        std::optional<std::uint64_t> seed, std::int64_t first_col, std::span<float> row, Isa isa) {
+void rotate_activations(MatrixView<X> x, std::int64_t m, std::span<const float> input_scales,
+                        const CodeLayout& layout, std::optional<std::uint64_t> seed, std::int64_t first_col,
+                        std::span<float> row, Isa isa) {
   if (x.col_stride == 1) {
     const std::span<const std::remove_const_t<X>> inputs(x.row(m), static_cast<std::size_t>(x.cols));
     return rotate_row(inputs, input_scales, row, layout.block, seed, first_col, isa);
@@ -89,8 +90,10 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
   const std::size_t floats = (padded * sizeof(float) + 63) / 64 * 64;  // of a row
   // Rows that one task prepares, one after the other in the same floats.
-  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32), tasks = (batch + grain - 1) / grain;
-  const Scratch scratch(static_cast<std::size_t>(panel_count) * panel_bytes + static_cast<std::size_t>(tasks) * floats);
+  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32),
+                     tasks = (batch + grain - 1) / grain;
+  const Scratch scratch(static_cast<std::size_t>(panel_count) * panel_bytes +
+                        static_cast<std::size_t>(tasks) * floats);
   constexpr std::size_t most_panels = batch_block / min_panel_rows;
   alignas(Panel) std::byte panel_memory[most_panels * sizeof(Panel)];
   auto* panels = reinterpret_cast<Panel*>(panel_memory);

@@ -37,10 +37,13 @@ void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixVie
       const std::size_t start = i / block * block;
       double sum = 0;
       for (std::size_t j = start; j < start + block && j < static_cast<std::size_t>(x.cols); ++j) {
-        const double scale = w.input_scales.empty() ? 1.0 : static_cast<double>(static_cast<float>(w.input_scales[j]));
-        const double value = scale * static_cast<double>(static_cast<float>(x(m, static_cast<std::int64_t>(j))));
+        const double scale =
+            w.input_scales.empty() ? 1.0 : static_cast<double>(static_cast<float>(w.input_scales[j]));
+        const double value =
+            scale * static_cast<double>(static_cast<float>(x(m, static_cast<std::int64_t>(j))));
         const bool negative = w.seed && (sign_bits(*w.seed, static_cast<std::int64_t>(j)) & 1u) != 0;
-        sum += hadamard_sign(layout.block, static_cast<std::int64_t>(i - start), static_cast<std::int64_t>(j - start)) *
+        sum += hadamard_sign(layout.block, static_cast<std::int64_t>(i - start),
+                             static_cast<std::int64_t>(j - start)) *
                (negative ? -value : value);
       }
       rotated[static_cast<std::size_t>(m) * padded + i] = sum / std::sqrt(static_cast<double>(block));
@@ -59,7 +62,8 @@ void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixVie
     }
     for (std::int64_t m = 0; m < x.rows; ++m) {
       double sum = 0;
-      for (std::size_t i = 0; i < padded; ++i) sum += rotated[static_cast<std::size_t>(m) * padded + i] * weights[i];
+      for (std::size_t i = 0; i < padded; ++i)
+        sum += rotated[static_cast<std::size_t>(m) * padded + i] * weights[i];
       y(m, n) = sum;
     }
   }

@@ -196,7 +196,8 @@ class TiledMatrix {
   }
   explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
                        TileOrder order = best_tile_order())
-      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); }, w)) {}
+      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); }, w)) {
+  }
 
   std::int64_t rows() const noexcept { return layout_.rows; }
   std::int64_t cols() const noexcept { return layout_.cols; }

@@ -56,7 +56,8 @@ constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::
 
 /// Reads codes [first, first + codes.size()) of a row back. Requires 1 <= bits <= 32 and that `bytes` holds them all.
 template <std::unsigned_integral Index>
-constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::size_t first, std::span<Index> codes) {
+constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::size_t first,
+                           std::span<Index> codes) {
   expects(bits >= 1 && bits <= 32, "higgs::unpack_bits: bits must lie in [1, 32]");
   expects(packed_bytes(first + codes.size(), bits) <= bytes.size(), "higgs::unpack_bits: bytes is too short");
   if (codes.empty()) return;

@@ -153,8 +153,8 @@ __device__ inline std::uint32_t e8_tile_signs(std::uint32_t code, bool exchanged
 }
 
 /// What a lane has of a slab of E8's codes.
-__device__ inline void repack_e8(const TileOrder& order, const std::uint8_t* codes, std::int64_t place, int lane,
-                                 uint4* out) {
+__device__ inline void repack_e8(const TileOrder& order, const std::uint8_t* codes, std::int64_t place,
+                                 int lane, uint4* out) {
   const int g = lane / 4, t = lane % 4;
   std::uint32_t patterns[4] = {}, signs[4] = {};
   HIGGS_UNROLL
@@ -171,8 +171,8 @@ __device__ inline void repack_e8(const TileOrder& order, const std::uint8_t* cod
 
 /// What a lane has of a slab of a table's codes.
 template <int Bits>
-__device__ inline void repack_table(const TileOrder& order, const std::uint8_t* codes, std::int64_t place, int lane,
-                                    uint4* out) {
+__device__ inline void repack_table(const TileOrder& order, const std::uint8_t* codes, std::int64_t place,
+                                    int lane, uint4* out) {
   constexpr int width = weights_per_byte(Bits), bytes = 8 / width;
   const int g = lane / 4, t = lane % 4;
   std::uint32_t words[4 * Bits] = {};  // (load, word)

@@ -30,10 +30,9 @@ namespace detail {
 template <class A, class B>
 double strided_dot(const A* a, const B* b, std::size_t count, std::array<double, 16> sums = {}) noexcept {
   std::size_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    HIGGS_UNROLL
-    for (std::size_t lane = 0; lane < 16; ++lane)
-      sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
+  for (; i + 16 <= count; i += 16) HIGGS_UNROLL
+  for (std::size_t lane = 0; lane < 16; ++lane)
+    sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
   for (std::size_t lane = 0; i + lane < count; ++lane)
     sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
   for (std::size_t half = 8; half > 0; half /= 2)
@@ -95,7 +94,9 @@ double exact_dot(std::span<const A> a, std::span<const B> b, Isa isa = best_isa(
 }
 
 /// Sum of squares, the same bits on every machine.
-inline double sum_of_squares(std::span<const float> x, Isa isa = best_isa()) noexcept { return exact_dot(x, x, isa); }
+inline double sum_of_squares(std::span<const float> x, Isa isa = best_isa()) noexcept {
+  return exact_dot(x, x, isa);
+}
 
 /// What one group became: x is approximated by scale * q, q the integer coordinates of its points.
 struct GroupFit {

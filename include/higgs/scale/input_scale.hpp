@@ -55,7 +55,8 @@ class ColumnStatistics {
   void add(MatrixView<T> rows, Executor& executor = default_executor()) {
     expects(rows.cols == static_cast<std::int64_t>(squares_.size()),
             "higgs::ColumnStatistics::add: rows must have the columns of the matrix");
-    parallel_for(executor, rows.cols, panel, [&](std::int64_t begin, std::int64_t end) { add_panel(rows, begin, end); });
+    parallel_for(executor, rows.cols, panel,
+                 [&](std::int64_t begin, std::int64_t end) { add_panel(rows, begin, end); });
     if (!std::isfinite(max_magnitude())) refuse(rows);
     rows_ += rows.rows;
   }
@@ -89,13 +90,15 @@ class ColumnStatistics {
     const int exponent = mean > 0 ? std::ilogb(mean) >> 1 : 0;
     std::vector<Half> scales(raw.size());
     for (std::size_t c = 0; c < scales.size(); ++c)
-      if (raw[c] > 0) scales[c] = Half(static_cast<float>(std::clamp(std::ldexp(raw[c], -exponent), 0x1p-14, 65504.0)));
+      if (raw[c] > 0)
+        scales[c] = Half(static_cast<float>(std::clamp(std::ldexp(raw[c], -exponent), 0x1p-14, 65504.0)));
     return scales;
   }
 
   /// The largest magnitude once column c is multiplied by input_factor(scales[c]); infinite if that is no float.
   double max_magnitude(std::span<const Half> scales) const {
-    expects(scales.size() == largest_.size(), "higgs::ColumnStatistics::max_magnitude: one scale for each column");
+    expects(scales.size() == largest_.size(),
+            "higgs::ColumnStatistics::max_magnitude: one scale for each column");
     double most = 0;
     for (std::size_t c = 0; c < scales.size(); ++c)
       most = std::max(most, static_cast<double>(std::bit_cast<float>(largest_[c])) *
@@ -126,7 +129,8 @@ class ColumnStatistics {
         for (std::size_t i = start; i < start + chunk; ++i) {
           squares[i] += static_cast<double>(row[i]) * static_cast<double>(row[i]);  // an exact product
           // Without the sign, bits sort like the values they are, infinity and NaN last.
-          const std::int32_t bits = std::bit_cast<std::int32_t>(row[i]) & std::numeric_limits<std::int32_t>::max();
+          const std::int32_t bits =
+              std::bit_cast<std::int32_t>(row[i]) & std::numeric_limits<std::int32_t>::max();
           largest[i] = std::max(largest[i], bits);
         }
     }
@@ -139,8 +143,8 @@ class ColumnStatistics {
     for (std::int64_t r = 0; r < rows.rows; ++r)
       for (std::int64_t c = 0; c < rows.cols; ++c)
         if (!std::isfinite(static_cast<float>(rows(r, c))))
-          throw InvalidArgument("higgs::quantize: the weight at row " + std::to_string(rows_ + r) + ", column " +
-                                std::to_string(c) + " is NaN or infinite");
+          throw InvalidArgument("higgs::quantize: the weight at row " + std::to_string(rows_ + r) +
+                                ", column " + std::to_string(c) + " is NaN or infinite");
     throw InvalidArgument("higgs::ColumnStatistics::add: earlier rows were refused");
   }
 

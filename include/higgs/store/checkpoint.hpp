@@ -133,7 +133,8 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
 
 /// How many points a file repeats: those of a large codebook that has no table of its own are known by its name.
 template <Codebook Book>
-inline constexpr std::int64_t stored_points = Book::size <= 256 || requires { typename Book::Points; } ? Book::size : 0;
+inline constexpr std::int64_t stored_points =
+    Book::size <= 256 || requires { typename Book::Points; } ? Book::size : 0;
 
 template <Codebook Book>
 std::vector<typename Book::Element> points_of(const Book& book) {
@@ -148,10 +149,12 @@ template <Codebook Book>
 std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& layout) {
   static_assert(Book::size == std::int64_t{1} << code_bits<Book>, "every code in a file must decode");
   const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
-  std::vector<TensorShape> out{{name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
-                               {name + ".scales", layout.scale_format == ScaleFormat::Log8 ? DType::U8 : DType::F16,
-                                {layout.rows, layout.groups()}},
-                               {name + ".codebook", element, {stored_points<Book>, Book::dim}}};
+  std::vector<TensorShape> out{
+      {name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
+      {name + ".scales",
+       layout.scale_format == ScaleFormat::Log8 ? DType::U8 : DType::F16,
+       {layout.rows, layout.groups()}},
+      {name + ".codebook", element, {stored_points<Book>, Book::dim}}};
   if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
   return out;
 }
@@ -265,7 +268,8 @@ class Checkpoint {
   std::span<const Half> load_scales(const CheckpointLayer& layer, const std::string& part,
                                     std::shared_ptr<const void>& owner) const {
     const StoredTensor& tensor = *file_.find(layer.name + "." + part);
-    std::span<const Half> scales(reinterpret_cast<const Half*>(tensor.data.data()), tensor.data.size() / sizeof(Half));
+    std::span<const Half> scales(reinterpret_cast<const Half*>(tensor.data.data()),
+                                 tensor.data.size() / sizeof(Half));
     const bool in_place = reinterpret_cast<std::uintptr_t>(scales.data()) % alignof(Half) == 0;
     if (!in_place || tensor.owner != owner) {
       std::vector<Half> copy(scales.size());
@@ -273,12 +277,14 @@ class Checkpoint {
       scales = keep(std::move(copy), owner);
     }
     if (!detail::all_finite(scales))
-      fail(layer.name, (part == "scales" ? "a scale" : "an input scale") + std::string(" is infinite or NaN"));
+      fail(layer.name,
+           (part == "scales" ? "a scale" : "an input scale") + std::string(" is infinite or NaN"));
     return scales;
   }
 
   // 8-bit scales become the fp16 numbers that they stand for; `owner` keeps these alive too.
-  std::span<const Half> expand_scales(const CheckpointLayer& layer, std::shared_ptr<const void>& owner) const {
+  std::span<const Half> expand_scales(const CheckpointLayer& layer,
+                                      std::shared_ptr<const void>& owner) const {
     std::vector<Half> scales;
     for (const std::uint8_t code : file_.find(layer.name + ".scales")->data)
       scales.push_back(static_cast<Half>(Log8::from_code(code)));
@@ -298,7 +304,8 @@ class Checkpoint {
 
   template <Codebook Book>
   Book load_book(const CheckpointLayer& layer) const {
-    std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) * Book::dim);
+    std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) *
+                                               Book::dim);
     const StoredTensor& table = *file_.find(layer.name + ".codebook");
     if (!points.empty()) std::memcpy(points.data(), table.data.data(), table.data.size());
     if constexpr (requires { typename Book::Points; }) {

@@ -147,16 +147,20 @@ class CheckpointWriter {
     }
     SafetensorsWriter& file = *shards_[at.shard].writer;
     file.write(item.tensors[0].name, first * row_bytes, codes);
-    file.write(item.tensors[1].name, first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
+    file.write(item.tensors[1].name,
+               first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
                brief ? brief_scales : detail::bytes_of(scales));
   }
   /// Writes the input scales (cols) of a layer whose layout has them; they must be finite.
   void write_input_scales(std::string_view name, std::span<const Half> input_scales) {
     const Entry& at = unfinished(name);
     const auto& item = contents_.items_[at.item];
-    expects(item.layer && item.layer->layout.input_scales && std::ssize(input_scales) == item.layer->layout.cols,
-            "higgs::CheckpointWriter::write_input_scales: the layer's layout must have them, one for each column");
-    expects(detail::all_finite(input_scales), "higgs::CheckpointWriter::write_input_scales: they must be finite");
+    expects(
+        item.layer && item.layer->layout.input_scales && std::ssize(input_scales) == item.layer->layout.cols,
+        "higgs::CheckpointWriter::write_input_scales: the layer's layout must have them, one for each "
+        "column");
+    expects(detail::all_finite(input_scales),
+            "higgs::CheckpointWriter::write_input_scales: they must be finite");
     shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
   }
   /// Declares a layer complete, with what is known only by then. It will not be asked for again after a kill.

@@ -41,7 +41,10 @@ class GgufArray {
  public:
   GgufArray(std::uint32_t type, std::span<const std::uint8_t> elements, std::vector<std::uint64_t> starts,
             std::vector<GgufArray> nested, std::uint64_t size) noexcept
-      : type_(type), elements_(elements), starts_(std::move(starts)), nested_(std::move(nested)),
+      : type_(type),
+        elements_(elements),
+        starts_(std::move(starts)),
+        nested_(std::move(nested)),
         size_(size) {}
   std::uint64_t size() const noexcept { return size_; }
   /// Throws InvalidArgument unless index < size().
@@ -89,17 +92,28 @@ inline constexpr std::uint32_t gguf_text = 8, gguf_array = 9;
 // A value of fixed size.
 inline GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at) {
   switch (type) {
-    case 0: return std::uint64_t{*at};
-    case 1: return std::int64_t{static_cast<std::int8_t>(*at)};
-    case 2: return std::uint64_t{gguf_load<std::uint16_t>(at)};
-    case 3: return std::int64_t{gguf_load<std::int16_t>(at)};
-    case 4: return std::uint64_t{gguf_load<std::uint32_t>(at)};
-    case 5: return std::int64_t{gguf_load<std::int32_t>(at)};
-    case 6: return double{gguf_load<float>(at)};
-    case 7: return *at != 0;
-    case 10: return gguf_load<std::uint64_t>(at);
-    case 11: return gguf_load<std::int64_t>(at);
-    default: return gguf_load<double>(at);
+    case 0:
+      return std::uint64_t{*at};
+    case 1:
+      return std::int64_t{static_cast<std::int8_t>(*at)};
+    case 2:
+      return std::uint64_t{gguf_load<std::uint16_t>(at)};
+    case 3:
+      return std::int64_t{gguf_load<std::int16_t>(at)};
+    case 4:
+      return std::uint64_t{gguf_load<std::uint32_t>(at)};
+    case 5:
+      return std::int64_t{gguf_load<std::int32_t>(at)};
+    case 6:
+      return double{gguf_load<float>(at)};
+    case 7:
+      return *at != 0;
+    case 10:
+      return gguf_load<std::uint64_t>(at);
+    case 11:
+      return gguf_load<std::int64_t>(at);
+    default:
+      return gguf_load<double>(at);
   }
 }
 

@@ -150,13 +150,26 @@ class Json::Parser {
     if (++values_ > max_values) fail("more than " + std::to_string(max_values) + " values");
     Json out;
     switch (peek()) {
-      case '{': out.value_ = parse_object(depth + 1); break;
-      case '[': out.value_ = parse_array(depth + 1); break;
-      case '"': out.value_ = parse_string(); break;
-      case 't': require("true"), out.value_ = true; break;
-      case 'f': require("false"), out.value_ = false; break;
-      case 'n': require("null"); break;
-      default: parse_number(out);
+      case '{':
+        out.value_ = parse_object(depth + 1);
+        break;
+      case '[':
+        out.value_ = parse_array(depth + 1);
+        break;
+      case '"':
+        out.value_ = parse_string();
+        break;
+      case 't':
+        require("true"), out.value_ = true;
+        break;
+      case 'f':
+        require("false"), out.value_ = false;
+        break;
+      case 'n':
+        require("null");
+        break;
+      default:
+        parse_number(out);
     }
     return out;
   }
@@ -238,10 +251,14 @@ class Json::Parser {
       fail("lone surrogate");
     }
     const auto tail = [&](int shift) { return static_cast<char>(0x80 | ((code >> shift) & 0x3f)); };
-    if (code < 0x80) out += static_cast<char>(code);
-    else if (code < 0x800) out += {static_cast<char>(0xc0 | code >> 6), tail(0)};
-    else if (code < 0x10000) out += {static_cast<char>(0xe0 | code >> 12), tail(6), tail(0)};
-    else out += {static_cast<char>(0xf0 | code >> 18), tail(12), tail(6), tail(0)};
+    if (code < 0x80)
+      out += static_cast<char>(code);
+    else if (code < 0x800)
+      out += {static_cast<char>(0xc0 | code >> 6), tail(0)};
+    else if (code < 0x10000)
+      out += {static_cast<char>(0xe0 | code >> 12), tail(6), tail(0)};
+    else
+      out += {static_cast<char>(0xf0 | code >> 18), tail(12), tail(6), tail(0)};
   }
 
   std::uint32_t parse_hex() {
@@ -278,11 +295,14 @@ class Json::Parser {
     std::uint64_t natural = 0;
     std::int64_t integer = 0;
     double real = 0;
-    if (whole && !negative && std::from_chars(first, last, natural).ec == std::errc{}) out.value_ = natural;
+    if (whole && !negative && std::from_chars(first, last, natural).ec == std::errc{})
+      out.value_ = natural;
     else if (whole && negative && std::from_chars(first, last, integer).ec == std::errc{})
       out.value_ = integer;
-    else if (std::from_chars(first, last, real).ec == std::errc{}) out.value_ = real;
-    else fail("number out of range before");
+    else if (std::from_chars(first, last, real).ec == std::errc{})
+      out.value_ = real;
+    else
+      fail("number out of range before");
   }
 
   std::string_view text_;

@@ -99,8 +99,10 @@ class Safetensors {
       if (!detail::exists(found))
         detail::throw_io(path, "holds neither model.safetensors nor model.safetensors.index.json", 0);
     }
-    if (found.extension() == ".json") add_index(found);
-    else add_file(MappedFile::open(found), nullptr);
+    if (found.extension() == ".json")
+      add_index(found);
+    else
+      add_file(MappedFile::open(found), nullptr);
   }
   explicit Safetensors(std::shared_ptr<const MappedFile> file) { add_file(std::move(file), nullptr); }
 
@@ -179,8 +181,10 @@ class Safetensors {
     if (!dtype || !dtype->string()) fail(place, "has no dtype");
     if (!shape || !shape->array()) fail(place, "has no shape");
     TensorShape out{name, DType::U8, {}};
-    if (const auto known = dtype_named(*dtype->string())) out.dtype = *known;
-    else fail(place, "unknown dtype \"" + *dtype->string() + "\"");
+    if (const auto known = dtype_named(*dtype->string()))
+      out.dtype = *known;
+    else
+      fail(place, "unknown dtype \"" + *dtype->string() + "\"");
     for (const Json& extent : *shape->array()) {
       if (!extent.integer()) fail(place, "a dimension is not an integer below 2^63");
       out.shape.push_back(*extent.integer());
@@ -310,7 +314,8 @@ class SafetensorsWriter {
   };
 
   SafetensorsWriter(const std::filesystem::path& path, Layout layout, Metadata metadata, Leftover leftover)
-      : layout_(std::move(layout)), metadata_(std::move(metadata)),
+      : layout_(std::move(layout)),
+        metadata_(std::move(metadata)),
         header_bytes_(padded_header(make_header(layout_, metadata_).size())),
         file_(path, header_bytes_ + layout_.bounds.back(), leftover) {
     expects(header_bytes_ - 8 <= Safetensors::max_header_bytes,
