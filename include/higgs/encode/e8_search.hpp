@@ -159,7 +159,7 @@ inline __m256i least_of(__m256i x) noexcept {  // in all lanes
 inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint16_t* codes) noexcept {
   constexpr int count = E8Patterns::count;
   constexpr auto shift = static_cast<std::int32_t>(E8Patterns::shift);
-  alignas(64) std::int32_t upper[2][count];
+  alignas(64) std::int32_t upper[2 * count];  // (sides, count)
   alignas(64) std::uint16_t reach[2 * count / 16];
   for (int i = 0; i < E8Patterns::batch; ++i) {
     const __m256i y = _mm256_cvttps_epi32(_mm256_loadu_ps(fixed + 8 * i));
@@ -190,7 +190,7 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
           sum = _mm512_dpwssd_epi32(sum, z23, _mm512_load_si512(patterns.pairs[1].data() + at));
           sum = _mm512_dpwssd_epi32(sum, z45, _mm512_load_si512(patterns.pairs[2].data() + at));
           sum = _mm512_dpwssd_epi32(sum, z67, _mm512_load_si512(patterns.pairs[3].data() + at));
-          _mm512_store_si512(upper[side] + at, sum);
+          _mm512_store_si512(upper + side * count + at, sum);
           return sum;
         };
         const int at = k + wrong;
@@ -201,7 +201,7 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
     const std::int32_t enough = _mm512_reduce_max_epi32(most);
     for (int k = 0; k < 2 * count; k += 16)
       reach[k / 16] = static_cast<std::uint16_t>(
-          _mm512_cmpge_epi32_mask(_mm512_load_si512(upper[0] + k), _mm512_set1_epi32(enough)));
+          _mm512_cmpge_epi32_mask(_mm512_load_si512(upper + k), _mm512_set1_epi32(enough)));
     const auto losses = [&](int side, int k) {  // of turning each sign
       const __m256 row = _mm256_load_ps(patterns.magnitudes[static_cast<std::size_t>(k)].data());
       return _mm256_mullo_epi32(z[side], _mm256_cvttps_epi32(row));
@@ -213,7 +213,7 @@ inline void encode_e8(const E8Patterns& patterns, const float* fixed, std::uint1
       __builtin_memcpy(&left, reach + 4 * word, sizeof left);
       for (; left != 0; left &= left - 1) {
         const int place = 64 * word + __builtin_ctzll(left), side = place / count, k = place % count;
-        std::int32_t score = upper[side][k];
+        std::int32_t score = upper[place];
         if (odd[side] != static_cast<unsigned>(k >= count / 2))
           score -= 2 * _mm256_cvtsi256_si32(least_of(losses(side, k)));
         if (score > best) best = score, found = place;
