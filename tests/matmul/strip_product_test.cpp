@@ -40,7 +40,7 @@ std::vector<StripKernel> kernels() {
     out.push_back(StripKernel::AvxVnniEvex);
     out.push_back(StripKernel::Avx512);
   }
-  if (detail::strip_kernel(higgs::best_isa(), 1000) == StripKernel::Amx) out.push_back(StripKernel::Amx);
+  if (higgs::best_isa() == higgs::Isa::Avx512 && detail::request_amx_int8()) out.push_back(StripKernel::Amx);
   return out;
 }
 

@@ -104,11 +104,10 @@ inline Isa best_isa() noexcept {
 #elif defined(__x86_64__) && defined(__GNUC__)
 #  define HIGGS_PRAGMA(text) _Pragma(#text)
 // g++ 12 calls its own intrinsics' undefined registers uninitialized (GCC bug 105593).
-#  define HIGGS_TARGET_BEGIN(features)                             \
-    _Pragma("GCC push_options") HIGGS_PRAGMA(GCC target(features)) \
-    _Pragma("GCC diagnostic push")                                 \
-    _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")          \
-    _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#  define HIGGS_TARGET_BEGIN(features)                                                            \
+    _Pragma("GCC push_options") HIGGS_PRAGMA(GCC target(features)) _Pragma("GCC diagnostic push") \
+        _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")                                     \
+            _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
 #  define HIGGS_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 #define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
