@@ -2,7 +2,7 @@
 """Plants one fault after the other in a copy of the kernels and wants the test of that kernel to fail.
 
 Takes minutes, so no ctest runs it: planted_faults.py --nvcc nvcc --emulator build/cuda/tests/emulator/libhiggs_emulator.a
---catch-main build/cuda/tests/CMakeFiles/higgs_test_main.dir/main.cpp.o --folder /tmp/faults [WORD in the fault's name ...]
+--catch-main build/cuda/tests/CMakeFiles/higgs_test_main.dir/main.cpp.o --folder FOLDER [WORD in the fault's name ...]
 """
 import argparse
 import shutil
