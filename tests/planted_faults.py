@@ -1,53 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plants one fault after the other in a copy of the kernels and wants the test of that kernel to fail.
+"""Plants one fault after the other in a copy of the kernels and wants a check of that kernel to fail: prints which did.
 
 Takes minutes, so no ctest runs it: planted_faults.py --nvcc nvcc --emulator build/cuda/tests/emulator/libhiggs_emulator.a
 --catch-main build/cuda/tests/CMakeFiles/higgs_test_main.dir/main.cpp.o --folder FOLDER [WORD in the fault's name ...]
 """
 import argparse
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROTATE, FRAGMENTS, STREAM = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "matmul/stream_kernel_test.cu"
-FAULTS = [  # name, header under include/higgs, what stands there and what takes its place, the test that must fail
-    ("a wrong result: a butterfly's sign", "rotate/hadamard.cuh",
+ROTATE, FRAGMENTS, TILES = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "pack/tiles_test.cu"
+MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
+GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
+STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
+HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
+FAULTS = [  # what it breaks, name, header under include/higgs, what stands there and what takes its place, the check
+    ("result", "a butterfly's sign", HADAMARD,
      {"v[i + stride] = __fsub_rn(a, b);": "v[i + stride] = __fadd_rn(a, b);"}, ROTATE),
-    ("a race: no __syncwarp between the passes", "rotate/hadamard.cuh",
+    ("result", "Paley's matrix: a quad added that is to be subtracted", HADAMARD, {"Code >= 8 ?": "Code >= 9 ?"}, ROTATE),
+    ("race", "no __syncwarp between the passes of a warp", HADAMARD,
      {"store_quads(v, MiddleQuads<Apart>(space, lane));\n  __syncwarp();":
       "store_quads(v, MiddleQuads<Apart>(space, lane));"}, ROTATE),
-    ("bank conflicts: quads without their swizzle", "rotate/hadamard.cuh",
+    ("race", "no barrier between the passes of a block", HADAMARD, {"      __syncthreads();\n  }\n};": "      ;\n  }\n};"}, ROTATE),
+    ("bank conflicts", "quads of a warp without their swizzle", HADAMARD,
      {"return base ^ 16 * I;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads":
       "return base;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads",
       "lane % 8 * (Apart + 16)": "lane % 8 * Apart", "(lane % 4 * 2 ^ lane / 4) * 16": "lane / 4 * 16",
       "return base ^ 16 * (I % 2);": "return base;"}, ROTATE),
-    ("sectors: the row is read twice", "rotate/hadamard.cuh",
+    ("bank conflicts", "values of a block without gaps", HADAMARD, {"return i + (i >> 5 << 2);": "return i;"}, ROTATE),
+    ("sectors", "rows are read twice", HADAMARD,
      {"const uint4 pairs = load_128(from);": "load_streaming_128(from);\n    const uint4 pairs = load_128(from);"}, ROTATE),
-    ("a wrong result: E8's signs in another order", "pack/tiles.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
-    ("bank conflicts: half of the copies of E8's table", "matmul/fragments.cuh",
+
+    ("result", "sums of a group folded in another order", "scale/group_scale.cuh",
+     {"for (int by = 8; by > 0; by /= 2)": "for (int by = 1; by < 16; by *= 2)"}, GROUP_SCALE),
+    ("result", "a column's largest magnitude is its last", "scale/input_scale.cuh",
+     {"most = max(most, std::bit_cast": "most = max(0, std::bit_cast"}, INPUT_SCALE),
+    ("sectors", "columns are read twice", "scale/input_scale.cuh",
+     {"const float value = to_float(*at);": "const float value = to_float(*const_cast<const volatile T*>(at)) * 0.0f + to_float(*at);",
+      "#include <bit>": "#include <bit>\nnamespace higgs::gpu {\n"
+      "__device__ inline float to_float(const volatile Half& h) { return to_float(Half::from_bits(h.bits)); }\n"
+      "__device__ inline float to_float(const volatile BFloat16& h) { return to_float(BFloat16::from_bits(h.bits)); }\n}"},
+     INPUT_SCALE),
+    ("result", "of equally near points the last", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
+    ("result", "between two points of a line the upper", "encode/nearest.cuh", {"if (at > static": "if (at >= static"}, NEAREST),
+    ("result", "E8: the parity of signs", "encode/nearest.cuh", {"if (odd[b] != (k >=": "if (odd[b] == (k >="}, NEAREST),
+    ("race", "no __syncwarp between codes and their fit", "quantizer.cuh",
+     {"    __syncwarp();\n    const GroupFit fit": "    const GroupFit fit"}, FRONT),
+    ("result", "a search that takes the worse scale", "quantizer.cuh",
+     {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
+
+    ("result", "repacking: bytes of a word swapped", "pack/tiles.cuh",
+     {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, TILES),
+    ("result", "repacking: scales in the order of rows", "pack/tiles.cuh", {"inside % 8 * 8 + inside / 8": "inside"}, TILES),
+    ("result", "repacking: E8's signs in another order", "pack/tiles.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
+    ("bank conflicts", "half of the copies of E8's table", "matmul/fragments.cuh",
      {"e8_tiles ? lane % 8 * 16": "e8_tiles ? lane % 4 * 16"}, FRAGMENTS),
-    ("a race: no barrier behind the rotation of x", "matmul/stream_kernel.cuh",
-     {"if (c == 0) __syncthreads();": ""}, STREAM),
-    ("a wrong result: the counter of arrivals is not left at zero", "matmul/stream_kernel.cuh",
-     {"+ block, others);": "+ block, others + 1);"}, STREAM),
+
+    ("result", "product: a nibble swapped", "pack/tiles.cuh",
+     {"return byte(s, i, j);": "return byte(s, i, j) >> 4 | (byte(s, i, j) & 15u) << 4;",
+      "words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),
+    ("result", "product: the scale of another row", KERNEL,
+     {"order.groups * slab + lane / 4 * 8": "order.groups * slab + lane / 8 * 8"}, MATMUL),
+    ("result", "product: the bias of another row", KERNEL, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, MATMUL),
+    ("result", "product: a border of the split off by one", KERNEL,
+     {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, MATMUL),
+    ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
+    ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
+    ("result", "product: the counter of arrivals is not left at zero", KERNEL, {"+ block, others);": "+ block, others + 1);"},
+     STREAM),
+    ("race", "product: no fence before the arrival", KERNEL,
+     {"      __threadfence();\n      __syncthreads();": "      __syncthreads();"}, STREAM),
+    ("race", "product: no barrier behind the rotation of x", KERNEL, {"if (c == 0) __syncthreads();": ""}, STREAM),
+    ("sectors", "product: weights are read twice", KERNEL,
+     {"return load_streaming_128(from, policy);":
+      "return load_streaming_128(from, policy), load_streaming_128(from, policy);"}, STREAM),
+    ("bank conflicts", "product: the table's copies share banks", "matmul/fragments.cuh",
+     {"lane % 16 * 8 : lane * 4": "lane % 16 * 8 : lane / 2 * 4"}, STREAM),
+    ("instructions", "product: an mma too many", KERNEL,
+     {"mma_m16n8k16<T>(sums[Row][c], a, b[c]);": "{\n          float none[4] = {};\n"
+      "          mma_m16n8k16<T>(none, a, b[c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
+      "          mma_m16n8k16<T>(sums[Row][c], a, b[c]);\n        }"}, STREAM),
+
+    ("ptxas: mma", "product: an mma too many", KERNEL,
+     {"mma_m16n8k16<T>(sums[Row][c], a, b[c]);": "{\n          float none[4] = {};\n"
+      "          mma_m16n8k16<T>(none, a, b[c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
+      "          mma_m16n8k16<T>(sums[Row][c], a, b[c]);\n        }"}, STREAM_CODE),
+    ("ptxas: loads", "product: weights by 32 bits", KERNEL,
+     {"return load_streaming_128(from, policy);":
+      "return uint4{" + ", ".join(f"reinterpret_cast<const volatile unsigned*>(from)[{i}]" for i in range(4)) + "};"},
+     STREAM_CODE),
+    ("ptxas: barrier", "product: a barrier in the loop", KERNEL, {"      fetch += stride;\n": "      fetch += stride;\n"
+     "      __syncthreads();\n"}, STREAM_CODE),
+    ("ptxas: spills", "product: registers for four blocks", KERNEL,
+     {"&& !Rotates ? 3 : 2;": "&& !Rotates ? 4 : 2;"}, STREAM_CODE),
+    ("ptxas: registers", "product: registers for two blocks", KERNEL,
+     {"&& !Rotates ? 3 : 2;": "&& !Rotates ? 2 : 2;"}, STREAM_CODE),
+    ("ptxas: local memory", "product: sums behind an index", KERNEL,
+     {"      fetch += stride;\n": "      fetch += stride;\n      sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
 ]
+
 
 def run(*command):
     return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_fails(a, copy, test):
-    """What the test says of the copy; None where it passes. A copy that does not compile is an error of this script."""
+def check_fails(a, copy, check):
+    """What the check says of the copy; None where it passes. A test that does not compile is an error of this script."""
+    options = ["-std=c++20", "--expt-relaxed-constexpr", f"-I{copy}", f"-I{ROOT / 'tests'}"]
+    if check.endswith("_kernels.cu"):
+        done = run(sys.executable, ROOT / "tests/kernel_code.py", ROOT / "tests" / check, "--nvcc", a.nvcc, "--folder",
+                   a.folder / "code", "--architectures", "80", *(f"--option={o}" for o in options))
+        if done.returncode and ": not " not in done.stdout:
+            sys.exit(done.stdout)
+        return done.stdout if done.returncode else None
     program = a.folder / "faulty"
-    made = run(a.nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-gencode", "arch=compute_80,code=compute_80",
-               "--compress-mode=none", "-lineinfo", "-O1", "-DHIGGS_EMULATED", f"-I{copy}", f"-I{ROOT / 'tests'}",
-               "-cudart", "none", ROOT / "tests" / test, a.catch_main, a.emulator, "-o", program)
+    made = run(a.nvcc, *options, "-gencode", "arch=compute_80,code=compute_80", "--compress-mode=none", "-lineinfo", "-O1",
+               "-DHIGGS_EMULATED", "-cudart", "none", ROOT / "tests" / check, a.catch_main, a.emulator, "-o", program)
     if made.returncode:
         sys.exit(made.stdout)
-    done = run(program)
+    done = run(program, "~a product executes no more*")  # minutes at -O1
     return done.stdout if done.returncode else None
+
+
+def reason_of(said):
+    """The test case or kernel that failed, and the first thing said of it."""
+    lines = [line.strip() for line in said.splitlines()]
+    code = next((re.search(r"([a-z_]+_kernel<.*?>)\(.*(not .*)", line) for line in lines if ": not " in line), None)
+    if code:
+        return f"{code[1].replace('higgs::v0::', '')}: {code[2]}"
+    rule = next((i for i, line in enumerate(lines) if set(line) == {"-"}), None)
+    case = lines[rule + 1] if rule is not None else ""
+    what = next((line for line in lines if "race:" in line or line.startswith(("CHECK", "REQUIRE"))), "")
+    return f"{case}: " + re.sub(r"^emulator: .*?(race: .*?) at PTX.*", r"\1", what)
 
 
 def main():
@@ -58,26 +145,27 @@ def main():
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("words", nargs="*")
     a = parser.parse_args()
-    missed = 0
-    for name, header, edits, test in FAULTS:
-        if a.words and not any(word in name for word in a.words):
+    seen = faults = 0
+    print("| breaks | fault | seen by |\n|---|---|---|", flush=True)
+    for kind, name, header, edits, check in FAULTS:
+        if a.words and not any(word in f"{kind}: {name}" for word in a.words):
             continue
         copy = a.folder / "include"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(ROOT / "include", copy)
         path = copy / "higgs" / header
         text = path.read_text()
+        gone = [old for old in edits if old not in text]
         for old, new in edits.items():
-            if old not in text:
-                sys.exit(f"{header} no longer has: {old}")
             text = text.replace(old, new)
         path.write_text(text)
-        said = test_fails(a, copy, test)
-        missed += said is None
-        reason = next((line.strip() for line in (said or "").splitlines() if "race" in line or "CHECK" in line or
-                       "REQUIRE" in line), "")
-        print(f"{'NOT SEEN' if said is None else 'seen'}: {name}: {reason}", flush=True)
-    sys.exit(bool(missed))
+        said = None if gone else check_fails(a, copy, check)
+        faults += 1
+        seen += said is not None
+        reason = f"{header} no longer has: {gone[0]}" if gone else reason_of(said) if said else "NOT SEEN"
+        print(f"| {kind} | {name} | {check}: {reason} |", flush=True)
+    print(f"{seen} of {faults} planted faults are seen")
+    sys.exit(seen != faults)
 
 
 if __name__ == "__main__":

@@ -169,3 +169,22 @@ TEST_CASE(
                           .scale_search = with_log8 ? 1 : 0});
   });
 }
+
+TEST_CASE("no schedule of repacking and dequantizing has a race or changes a bit",
+          "[front][quantizer][gpu]") {
+  for_each_book(higgs::ShippedCodebooks{}, []<class Book>(const Book&) {
+    INFO(Book::name());
+    const auto w = random_matrix<Book>(66, 80, 40, 40, 5, true);
+    const gpu::Device device = gpu::current_device();
+    std::vector<float> first;
+    emulator::for_each_schedule(20, [&](std::uint32_t seed) {
+      const gpu::DeviceMatrix on_device(w);
+      const gpu::DeviceBuffer<float> decoded(66 * 80), workspace(128 * 80);
+      gpu::dequantize_async(on_device.view(), gpu::DeviceMatrixView<float>(decoded.data(), 66, 80),
+                            gpu::Basis::Original, device, nullptr,
+                            std::span(workspace.data(), workspace.size()));
+      if (seed == 0) first = decoded.to_host();
+      REQUIRE(decoded.to_host() == first);
+    });
+  });
+}

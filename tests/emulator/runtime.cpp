@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -46,6 +47,21 @@ struct Symbol {
   std::size_t dynamic_shared_limit = 48 * 1024;
 };
 
+// What a program ran in all; told at its end if HIGGS_EMULATOR_SUMMARY is set.
+struct Totals {
+  std::set<std::string> kernels;
+  std::uint64_t launches = 0, in_random_schedules = 0, instructions = 0;
+
+  ~Totals() {
+    if (std::getenv("HIGGS_EMULATOR_SUMMARY") == nullptr) return;
+    const auto number = [](std::uint64_t v) { return static_cast<unsigned long long>(v); };
+    std::printf(
+        "emulator: %llu launches of %zu kernels, %llu of them in random schedules with race checks; "
+        "%llu warp instructions\n",
+        number(launches), kernels.size(), number(in_random_schedules), number(instructions));
+  }
+};
+
 struct Machine {
   std::vector<std::unique_ptr<Image>> images;
   std::map<const void*, Symbol> kernels, variables;
@@ -65,6 +81,7 @@ struct Machine {
   std::vector<emulator::Launch> launches;
   std::optional<emulator::Grid> last_grid;
   std::string failure;
+  Totals totals;
 };
 Machine& machine() {
   static Machine m;
@@ -122,6 +139,11 @@ void record_launch(const emulator::Grid& grid) {
     record.traffic.push_back(
         {reinterpret_cast<const void*>(address), range.sectors_read, range.sectors_written});
   }
+  Totals& totals = machine().totals;
+  totals.kernels.insert(record.kernel);
+  ++totals.launches;
+  totals.in_random_schedules += machine().options.seed != 0 && machine().options.check_races ? 1 : 0;
+  totals.instructions += record.counters.instructions();
   machine().launches.push_back(std::move(record));
   static const bool report = std::getenv("HIGGS_EMULATOR_REPORT") != nullptr;
   if (report) {
