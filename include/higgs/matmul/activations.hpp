@@ -147,7 +147,8 @@ inline void quantize_row_portable(const float* row, const RunShape& shape, Activ
         const bool real = i < count && scale.inverse != 0.0f;
         const auto q = real ? static_cast<std::int32_t>(std::lrint(x[i] * scale.inverse)) : 0;
         sum += q;
-        const std::int64_t place = g * shape.padded_group + quad_position(first + i, shape.dim), byte = place % 4;
+        const std::int64_t place = g * shape.padded_group + quad_position(first + i, shape.dim),
+                           byte = place % 4;
         std::uint8_t* quad = panel.quad(shape, order, place / 4, at);
         if (order == QuadOrder::Words) {
           const auto word = static_cast<std::int16_t>(q);
@@ -183,30 +184,43 @@ namespace avx2 {
                                                std::int64_t number, int at, __m128i high, __m128i low,
                                                int count) noexcept {
   std::uint8_t* quad = panel.quad(shape, order, number, at);
-  if (order == QuadOrder::Words) {
-    const __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-    high = _mm_shuffle_epi8(_mm_add_epi8(high, _mm_cmpgt_epi8(_mm_setzero_si128(), low)), swap);
-    low = _mm_shuffle_epi8(low, swap);
-    alignas(16) std::uint64_t words[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(words), _mm_unpacklo_epi8(low, high));
-    _mm_store_si128(reinterpret_cast<__m128i*>(words + 2), _mm_unpackhi_epi8(low, high));
-    for (int j = 0; j < count; ++j, quad += 8 * panel.rows) std::memcpy(quad, words + j, 8);
-  } else if (order == QuadOrder::Tiles && count == 4 && number % 4 == 0) {
-    if (shape.planes == 2) _mm_storeu_si128(reinterpret_cast<__m128i*>(quad), high);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad + (shape.planes == 2 ? tile_panel_rows * 64 : 0)), low);
-  } else if (shape.planes == 2 && panel.rows == 1 && count == 4 && order == QuadOrder::Bytes) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad), _mm_unpacklo_epi32(high, low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(quad + 16), _mm_unpackhi_epi32(high, low));
-  } else {
+  const bool words = order == QuadOrder::Words;
+  const auto store = [](std::uint8_t* to, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), v); };
+  if (order == QuadOrder::Tiles && count == 4 && number % 4 == 0) {
+    if (shape.planes == 2) store(quad, high);
+    store(quad + (shape.planes == 2 ? Panel::plane_stride(order) : 0), low);
+  } else if (order == QuadOrder::Tiles) {
     alignas(16) std::uint32_t highs[4], lows[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(highs), high);
-    _mm_store_si128(reinterpret_cast<__m128i*>(lows), low);
-    const std::int64_t second = shape.planes == 2 ? Panel::plane_stride(order) : 0;
-    const std::int64_t stride = order == QuadOrder::Tiles ? 4 : 4 * panel.rows * shape.planes;
-    for (int j = 0; j < count; ++j, quad += stride) {
+    store(reinterpret_cast<std::uint8_t*>(highs), high);
+    store(reinterpret_cast<std::uint8_t*>(lows), low);
+    for (int j = 0; j < count; ++j, quad += 4) {
       std::memcpy(quad, highs + j, 4);
-      std::memcpy(quad + second, lows + j, 4);  // of one plane, the only ones
+      // Of one plane, the only bytes.
+      std::memcpy(quad + (shape.planes == 2 ? Panel::plane_stride(order) : 0), lows + j, 4);
     }
+  } else if (words || shape.planes == 2) {  // eight bytes of a quad lie together
+    const __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    if (words) {
+      high = _mm_shuffle_epi8(_mm_add_epi8(high, _mm_cmpgt_epi8(_mm_setzero_si128(), low)), swap);
+      low = _mm_shuffle_epi8(low, swap);
+    }
+    const __m128i first = words ? _mm_unpacklo_epi8(low, high) : _mm_unpacklo_epi32(high, low);
+    const __m128i second = words ? _mm_unpackhi_epi8(low, high) : _mm_unpackhi_epi32(high, low);
+    if (panel.rows == 1 && count == 4) {
+      store(quad, first);
+      store(quad + 16, second);
+    } else {
+      alignas(16) std::uint64_t quads[4];
+      store(reinterpret_cast<std::uint8_t*>(quads), first);
+      store(reinterpret_cast<std::uint8_t*>(quads + 2), second);
+      for (int j = 0; j < count; ++j, quad += 8 * panel.rows) std::memcpy(quad, quads + j, 8);
+    }
+  } else if (panel.rows == 1 && count == 4) {
+    store(quad, low);
+  } else {
+    alignas(16) std::uint32_t quads[4];
+    store(reinterpret_cast<std::uint8_t*>(quads), low);
+    for (int j = 0; j < count; ++j, quad += 4 * panel.rows) std::memcpy(quad, quads + j, 4);
   }
 }
 
@@ -225,13 +239,14 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
       __m256i magnitude = _mm256_setzero_si256();
       for (std::int64_t i = 0; i < count; i += 8)
-        magnitude =
-            _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
+        magnitude = _mm256_max_epu32(magnitude,
+                                     _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
       alignas(32) std::uint32_t peaks[8];
       _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), magnitude);
       const RunStep scale(*std::max_element(peaks, peaks + 8), quantizer_limit(kind));
       const __m256 inverse = _mm256_set1_ps(scale.inverse);
-      const __m256i real = _mm256_set1_epi32(scale.inverse != 0.0f ? -1 : 0), low_byte = _mm256_set1_epi32(255);
+      const __m256i real = _mm256_set1_epi32(scale.inverse != 0.0f ? -1 : 0),
+                    low_byte = _mm256_set1_epi32(255);
       __m256i sum = _mm256_setzero_si256();
       for (std::int64_t i = 0; i < padded; i += 16) {
         __m256i low[2], high[2];
@@ -241,7 +256,8 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
           const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(scaled), real);
           sum = _mm256_add_epi32(sum, q);
           low[j] = _mm256_and_si256(q, low_byte);
-          high[j] = _mm256_and_si256(_mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(128)), 8), low_byte);
+          high[j] =
+              _mm256_and_si256(_mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(128)), 8), low_byte);
         }
         const __m256i bytes = _mm256_permutevar8x32_epi32(
             _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(high[0], high[1])),
