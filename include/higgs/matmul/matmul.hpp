@@ -182,7 +182,7 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
         decode_groups(w, points, begin + n, first, count,
                       std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), codes);
       for (std::int64_t m = 0; m < batch; m += detail::tile_batch)
-        detail::tile_product(
+        detail::tile_product<float>(
             {rotated.data() + m * padded + first * group, padded, tile.data(), depth, sums.data() + m * rows,
              rows, std::min(detail::tile_batch, batch - m), rows, depth, first > 0},
             isa);
