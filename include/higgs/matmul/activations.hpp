@@ -24,6 +24,8 @@
 
 #if defined(HIGGS_TARGET_BEGIN)
 #  include <immintrin.h>
+#elif defined(HIGGS_NEON)
+#  include <arm_neon.h>
 #endif
 
 namespace higgs {
@@ -166,68 +168,77 @@ inline void quantize_row_portable(const float* row, const RunShape& shape, Activ
   }
 }
 
+#if defined(HIGGS_TARGET_BEGIN) || defined(HIGGS_NEON)
+/// The order within 16 inputs that quad_position() gives to them, by dim / 2.
+alignas(16) inline constexpr std::uint8_t quad_shuffles[3][16] = {
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+    {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
+    {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}};
+/// The order within four quads of QuadOrder::Words.
+alignas(16) inline constexpr std::uint8_t word_shuffle[16] = {0, 2,  1, 3,  4,  6,  5,  7,
+                                                              8, 10, 9, 11, 12, 14, 13, 15};
+
+/// Whether eight bytes of a quad lie together, those of both planes.
+constexpr bool joins_planes(const RunShape& shape, QuadOrder order) noexcept {
+  return order == QuadOrder::Words || (order == QuadOrder::Bytes && shape.planes == 2);
+}
+
+/// Copies the first `count` of four quads, Size bytes each, to places a stride apart.
+template <int Size>
+inline void scatter_quads(const std::uint8_t* quads, int count, std::uint8_t* to,
+                          std::int64_t stride) noexcept {
+  if (count == 4 && stride == Size) {
+    for (int i = 0; i < 4 * Size; i += 16)  // of the size that was stored, or the load has to wait
+      std::memcpy(to + i, quads + i, 16);
+  } else {
+    for (int j = 0; j < count; ++j, to += stride) std::memcpy(to, quads + j * Size, Size);
+  }
+}
+
+/// Writes the first `count` of four quads: 32 bytes, of joined planes; else 16 of the high plane and 16 of the low one.
+inline void store_quads(const std::uint8_t* quads, const RunShape& shape, QuadOrder order, const Panel& panel,
+                        std::int64_t number, int at, int count) noexcept {
+  std::uint8_t* to = panel.quad(shape, order, number, at);
+  if (joins_planes(shape, order)) return scatter_quads<8>(quads, count, to, 8 * panel.rows);
+  const std::int64_t stride = order == QuadOrder::Tiles ? 4 : 4 * panel.rows;
+  if (shape.planes == 2) {
+    scatter_quads<4>(quads, count, to, stride);
+    to += Panel::plane_stride(order);
+  }
+  scatter_quads<4>(quads + 16, count, to, stride);
+}
+#endif
+
 #if defined(HIGGS_TARGET_BEGIN)
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 
-/// The order within 16 inputs that quad_position() gives to them.
-[[gnu::always_inline]] inline __m128i quad_shuffle(int dim) noexcept {
-  alignas(16) static constexpr std::uint8_t orders[3][16] = {
-      {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
-      {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
-      {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}};
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(orders[dim / 2]));
+[[gnu::always_inline]] inline __m128i load_shuffle(const std::uint8_t* order) noexcept {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(order));
 }
 
-/// Writes the first `count` of four quads from their high and low bytes, the low ones signed.
-[[gnu::always_inline]] inline void store_quads(const RunShape& shape, QuadOrder order, const Panel& panel,
-                                               std::int64_t number, int at, __m128i high, __m128i low,
-                                               int count) noexcept {
-  std::uint8_t* quad = panel.quad(shape, order, number, at);
-  const bool words = order == QuadOrder::Words;
-  const auto store = [](std::uint8_t* to, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), v); };
-  if (order == QuadOrder::Tiles && count == 4 && number % 4 == 0) {
-    if (shape.planes == 2) store(quad, high);
-    store(quad + (shape.planes == 2 ? Panel::plane_stride(order) : 0), low);
-  } else if (order == QuadOrder::Tiles) {
-    alignas(16) std::uint32_t highs[4], lows[4];
-    store(reinterpret_cast<std::uint8_t*>(highs), high);
-    store(reinterpret_cast<std::uint8_t*>(lows), low);
-    for (int j = 0; j < count; ++j, quad += 4) {
-      std::memcpy(quad, highs + j, 4);
-      // Of one plane, the only bytes.
-      std::memcpy(quad + (shape.planes == 2 ? Panel::plane_stride(order) : 0), lows + j, 4);
-    }
-  } else if (words || shape.planes == 2) {  // eight bytes of a quad lie together
-    const __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-    if (words) {
-      high = _mm_shuffle_epi8(_mm_add_epi8(high, _mm_cmpgt_epi8(_mm_setzero_si128(), low)), swap);
-      low = _mm_shuffle_epi8(low, swap);
-    }
-    const __m128i first = words ? _mm_unpacklo_epi8(low, high) : _mm_unpacklo_epi32(high, low);
-    const __m128i second = words ? _mm_unpackhi_epi8(low, high) : _mm_unpackhi_epi32(high, low);
-    if (panel.rows == 1 && count == 4) {
-      store(quad, first);
-      store(quad + 16, second);
-    } else {
-      alignas(16) std::uint64_t quads[4];
-      store(reinterpret_cast<std::uint8_t*>(quads), first);
-      store(reinterpret_cast<std::uint8_t*>(quads + 2), second);
-      for (int j = 0; j < count; ++j, quad += 8 * panel.rows) std::memcpy(quad, quads + j, 8);
-    }
-  } else if (panel.rows == 1 && count == 4) {
-    store(quad, low);
-  } else {
-    alignas(16) std::uint32_t quads[4];
-    store(reinterpret_cast<std::uint8_t*>(quads), low);
-    for (int j = 0; j < count; ++j, quad += 4 * panel.rows) std::memcpy(quad, quads + j, 4);
+/// The bytes that store_quads() takes, from the high and low bytes of 16 integers, the low ones signed.
+[[gnu::always_inline]] inline void join_planes(const RunShape& shape, QuadOrder order, __m128i high,
+                                               __m128i low, std::uint8_t* quads) noexcept {
+  __m128i first = high, second = low;
+  if (order == QuadOrder::Words) {
+    const __m128i swap = load_shuffle(word_shuffle);
+    high = _mm_shuffle_epi8(_mm_add_epi8(high, _mm_cmpgt_epi8(_mm_setzero_si128(), low)), swap);
+    low = _mm_shuffle_epi8(low, swap);
+    first = _mm_unpacklo_epi8(low, high);
+    second = _mm_unpackhi_epi8(low, high);
+  } else if (joins_planes(shape, order)) {
+    first = _mm_unpacklo_epi32(high, low);
+    second = _mm_unpackhi_epi32(high, low);
   }
+  _mm_store_si128(reinterpret_cast<__m128i*>(quads), first);
+  _mm_store_si128(reinterpret_cast<__m128i*>(quads + 16), second);
 }
 
 /// As quantize_row_portable.
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at) noexcept {
-  const __m128i shuffle = quad_shuffle(shape.dim);
+  const __m128i shuffle = load_shuffle(quad_shuffles[shape.dim / 2]);
   const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
   std::int64_t run = at;
   for (std::int64_t g = 0; g < shape.groups; ++g)
@@ -262,9 +273,10 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
         const __m256i bytes = _mm256_permutevar8x32_epi32(
             _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(high[0], high[1])),
             _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        store_quads(shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
-                    _mm_shuffle_epi8(_mm256_extracti128_si256(bytes, 1), shuffle),
-                    _mm_shuffle_epi8(_mm256_castsi256_si128(bytes), shuffle),
+        alignas(16) std::uint8_t quads[32];
+        join_planes(shape, order, _mm_shuffle_epi8(_mm256_extracti128_si256(bytes, 1), shuffle),
+                    _mm_shuffle_epi8(_mm256_castsi256_si128(bytes), shuffle), quads);
+        store_quads(quads, shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
                     static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
       }
       alignas(32) std::uint32_t sums[8];
@@ -285,7 +297,7 @@ namespace avx512 {
 /// As quantize_row_portable.
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at) noexcept {
-  const __m128i shuffle = avx2::quad_shuffle(shape.dim);
+  const __m128i shuffle = avx2::load_shuffle(quad_shuffles[shape.dim / 2]);
   std::int64_t run = at;
   for (std::int64_t g = 0; g < shape.groups; ++g)
     for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
@@ -309,10 +321,11 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
         const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load(i), inverse));
         sum = _mm512_add_epi32(sum, q);
         const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-        avx2::store_quads(shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
-                          _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), shuffle),
-                          _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), shuffle),
-                          static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
+        alignas(16) std::uint8_t quads[32];
+        avx2::join_planes(shape, order, _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), shuffle),
+                          _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), shuffle), quads);
+        store_quads(quads, shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
+                    static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
       }
       panel.steps[run] = scale.step;
       panel.corrections[run] =
@@ -322,6 +335,70 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
 
 }  // namespace avx512
 HIGGS_TARGET_END
+
+#elif defined(HIGGS_NEON)
+
+namespace neon {
+
+/// As quantize_row_portable.
+inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
+                         const Panel& panel, int at) noexcept {
+  const bool words = order == QuadOrder::Words;
+  const uint8x16_t shuffle = vld1q_u8(quad_shuffles[shape.dim / 2]), swap = vld1q_u8(word_shuffle);
+  std::int64_t run = at;
+  for (std::int64_t g = 0; g < shape.groups; ++g)
+    for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
+      float x[chunk_inputs + 16];  // with zeros behind the last input
+      const std::int64_t padded = std::min(shape.run, shape.padded_group - first);
+      const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
+      std::copy_n(row + g * shape.group + first, count, x);
+      std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
+      uint32x4_t magnitude = vdupq_n_u32(0);
+      for (std::int64_t i = 0; i < count; i += 4)
+        magnitude =
+            vmaxq_u32(magnitude, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x + i)), vdupq_n_u32(0x7fffffff)));
+      const RunStep scale(vmaxvq_u32(magnitude), quantizer_limit(kind));
+      const int32x4_t real = vdupq_n_s32(scale.inverse != 0.0f ? -1 : 0);
+      int32x4_t sum = vdupq_n_s32(0);
+      for (std::int64_t i = 0; i < padded; i += 16) {
+        int16x4_t parts[4];
+        HIGGS_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const float32x4_t scaled = vmulq_n_f32(vld1q_f32(x + i + 4 * j), scale.inverse);
+          const int32x4_t q = vandq_s32(vcvtnq_s32_f32(scaled), real);
+          sum = vaddq_s32(sum, q);
+          parts[j] = vmovn_s32(q);
+        }
+        const int16x8_t q0 = vcombine_s16(parts[0], parts[1]), q1 = vcombine_s16(parts[2], parts[3]);
+        // High bytes of 16-bit integers as they are, of planes those beside a signed low byte.
+        const int16x8_t bias = vdupq_n_s16(words ? 0 : 128);
+        uint8x16_t low = vuzp1q_u8(vreinterpretq_u8_s16(q0), vreinterpretq_u8_s16(q1));
+        uint8x16_t high =
+            vuzp2q_u8(vreinterpretq_u8_s16(vaddq_s16(q0, bias)), vreinterpretq_u8_s16(vaddq_s16(q1, bias)));
+        low = vqtbl1q_u8(low, shuffle);
+        high = vqtbl1q_u8(high, shuffle);
+        uint8x16_t pair[2] = {high, low};
+        if (words) {
+          low = vqtbl1q_u8(low, swap);
+          high = vqtbl1q_u8(high, swap);
+          pair[0] = vzip1q_u8(low, high);
+          pair[1] = vzip2q_u8(low, high);
+        } else if (joins_planes(shape, order)) {
+          pair[0] = vreinterpretq_u8_u32(vzip1q_u32(vreinterpretq_u32_u8(high), vreinterpretq_u32_u8(low)));
+          pair[1] = vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(high), vreinterpretq_u32_u8(low)));
+        }
+        std::uint8_t quads[32];
+        vst1q_u8(quads, pair[0]);
+        vst1q_u8(quads + 16, pair[1]);
+        store_quads(quads, shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
+                    static_cast<int>(std::min<std::int64_t>(16, padded - i)) / 4);
+      }
+      panel.steps[run] = scale.step;
+      panel.corrections[run] = static_cast<std::int32_t>(static_cast<std::uint32_t>(vaddvq_s32(sum)) * -128u);
+    }
+}
+
+}  // namespace neon
 #endif
 
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
@@ -329,6 +406,8 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa == Isa::Avx512) return avx512::quantize_row(row, shape, kind, order, panel, at);
   if (isa == Isa::Avx2) return avx2::quantize_row(row, shape, kind, order, panel, at);
+#elif defined(HIGGS_NEON)
+  if (isa == Isa::Neon) return neon::quantize_row(row, shape, kind, order, panel, at);
 #endif
   static_cast<void>(isa);
   quantize_row_portable(row, shape, kind, order, panel, at);
