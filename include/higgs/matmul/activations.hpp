@@ -7,9 +7,12 @@
 // With runs of 512 a dot product of q and int8 coordinates fits in 32 bits: 128 * 32639 * 512 < 2^31.
 #pragma once
 
+#include <higgs/core/concepts.hpp>
 #include <higgs/core/cpu.hpp>
+#include <higgs/core/error.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/pack/tiles.hpp>
+#include <higgs/rotate/random_hadamard.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -19,6 +22,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -451,6 +455,32 @@ class Scratch {
 };
 
 }  // namespace detail
+
+/// Rotates a row of x as rotate_row() does and rounds it to 8 bits, for int8 products of your own: out[k] * steps[k / 64]
+/// is input k, steps being a 127th of the largest magnitude of their 64 inputs, and NaN where one is not finite. Throws
+/// InvalidArgument as rotate_row() does, and unless out.size() is a multiple of 4 and steps holds one for each 64.
+template <Scalar X>
+void rotate_to_int8(std::span<const X> x, std::span<const float> scales, std::span<std::int8_t> out,
+                    std::span<float> steps, std::int64_t block, std::optional<std::uint64_t> seed,
+                    std::int64_t first_column = 0, Isa isa = best_isa()) {
+  const auto size = static_cast<std::int64_t>(out.size());
+  const detail::RunShape shape{.groups = 1,
+                               .group = size,
+                               .padded_group = size,
+                               .run = detail::run_inputs(Activations::Int8),
+                               .dim = 1,
+                               .planes = 1};
+  expects(size % 4 == 0, "higgs::rotate_to_int8: out.size() must be a multiple of 4");
+  expects(std::ssize(steps) == shape.runs(), "higgs::rotate_to_int8: steps must hold one for each 64 inputs");
+  const detail::Scratch scratch(out.size() * sizeof(float) + steps.size() * sizeof(std::int32_t));
+  const std::span<float> row(reinterpret_cast<float*>(scratch.data()), out.size());
+  rotate_row(x, scales, row, block, seed, first_column, isa);
+  detail::Panel panel(shape, detail::QuadOrder::Bytes, 1, reinterpret_cast<std::uint8_t*>(out.data()));
+  panel.steps = steps.data();
+  panel.corrections = reinterpret_cast<std::int32_t*>(row.data() + row.size());
+  detail::quantize_row(row.data(), shape, Activations::Int8, detail::QuadOrder::Bytes, panel, 0,
+                       std::min(isa, best_isa()));
+}
 
 }  // namespace v0
 }  // namespace higgs
