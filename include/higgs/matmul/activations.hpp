@@ -169,13 +169,14 @@ inline void quantize_row_portable(const float* row, const RunShape& shape, Activ
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 
-/// The order within 16 inputs that quad_position() gives to them.
+/// The order within 16 inputs that quad_position() gives to them; of 8 dimensions, once two vectors of 32 inputs
+/// have taken their halves of every unit.
 [[gnu::always_inline]] inline __m128i quad_shuffle(int dim) noexcept {
   alignas(16) static constexpr std::uint8_t orders[3][16] = {
       {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
       {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
       {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}};
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(orders[dim / 2]));
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(orders[std::min(dim / 2, 2)]));
 }
 
 /// Writes the first `count` of four quads from their high and low bytes, the low ones signed.
@@ -223,8 +224,15 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
       std::copy_n(row + g * shape.group + first, count, x);
       std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
+      for (std::int64_t i = 0; i < padded && shape.dim == 8; i += 32) {  // first halves of four units, second ones
+        __m128 halves[8];
+        HIGGS_UNROLL
+        for (int j = 0; j < 8; ++j) halves[j] = _mm_load_ps(x + i + 4 * j);
+        HIGGS_UNROLL
+        for (int j = 0; j < 8; ++j) _mm_store_ps(x + i + 4 * j, halves[j % 4 * 2 + j / 4]);
+      }
       __m256i magnitude = _mm256_setzero_si256();
-      for (std::int64_t i = 0; i < count; i += 8)
+      for (std::int64_t i = 0; i < padded; i += 8)
         magnitude =
             _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
       alignas(32) std::uint32_t peaks[8];
@@ -281,6 +289,11 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
         if (rest >= 16) return _mm512_loadu_ps(x + i);
         return _mm512_maskz_loadu_ps(static_cast<__mmask16>(rest > 0 ? (1u << rest) - 1u : 0u), x + i);
       };
+      const auto load_units = [&](std::int64_t i) __attribute__((always_inline)) {
+        if (shape.dim != 8) return load(i);
+        const __m512 a = load(i / 32 * 32), b = load(i / 32 * 32 + 16);
+        return i % 32 == 0 ? _mm512_shuffle_f32x4(a, b, 0x88) : _mm512_shuffle_f32x4(a, b, 0xdd);
+      };
       __m512i magnitude = _mm512_setzero_si512();
       for (std::int64_t i = 0; i < count; i += 16)
         magnitude = _mm512_max_epu32(
@@ -290,7 +303,7 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const __mmask16 real = scale.inverse != 0.0f ? 0xffff : 0;
       __m512i sum = _mm512_setzero_si512();
       for (std::int64_t i = 0; i < padded; i += 16) {
-        const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load(i), inverse));
+        const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load_units(i), inverse));
         sum = _mm512_add_epi32(sum, q);
         const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
         avx2::store_quads(shape, order, panel, (g * shape.padded_group + first + i) / 4, at,
