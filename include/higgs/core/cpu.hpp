@@ -33,7 +33,7 @@ namespace higgs {
 inline namespace v0 {
 
 /// Instruction sets that a fast path exists for, each including those before it on its architecture.
-/// `Avx512` means F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and newer); `Neon` is what every AArch64 has.
+/// `Avx512` means F, BW, DQ, VL, VBMI, VNNI and GFNI (Ice Lake, Zen 4 and newer); `Neon` is what every AArch64 has.
 enum class Isa { Portable, Avx2, Avx512, Neon };
 
 namespace detail {
@@ -42,7 +42,8 @@ inline Isa detect_isa() noexcept {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("gfni"))
     return Isa::Avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::Avx2;
 #elif defined(HIGGS_NEON)
@@ -111,4 +112,4 @@ inline Isa best_isa() noexcept {
 #  define HIGGS_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 #define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
-#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni"
+#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni"

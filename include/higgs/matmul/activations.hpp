@@ -224,7 +224,8 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
       std::copy_n(row + g * shape.group + first, count, x);
       std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
-      for (std::int64_t i = 0; i < padded && shape.dim == 8; i += 32) {  // first halves of four units, second ones
+      // First halves of four units, then second ones.
+      for (std::int64_t i = 0; i < padded && shape.dim == 8; i += 32) {
         __m128 halves[8];
         HIGGS_UNROLL
         for (int j = 0; j < 8; ++j) halves[j] = _mm_load_ps(x + i + 4 * j);

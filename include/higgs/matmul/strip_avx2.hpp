@@ -3,6 +3,7 @@
 // bytes.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
@@ -37,6 +38,7 @@ struct Slices {
   alignas(32) std::uint8_t bytes[4][16][32];
 
   explicit Slices(const UnitTables& tables) noexcept {
+    if (tables.kind == UnitKind::Signed8) return;
     for (int c = 0; c < tables.dim * tables.planes; ++c)
       for (int i = 0; i < 1 << (tables.unit_bits - 4); ++i) {
         const auto* table = reinterpret_cast<const __m128i*>(tables.bytes[c]) + i;
@@ -133,6 +135,58 @@ inline void decode_steps(const Slices& slices, const std::uint8_t* codes, std::i
   }
 }
 
+/// The words of eight levels of 4 bits of four patterns.
+[[gnu::always_inline]] inline __m128i load_levels(const std::uint8_t* patterns) noexcept {
+  std::uint32_t four;
+  std::memcpy(&four, patterns, 4);
+  const auto level = [&](int i) { return static_cast<int>(e8_patterns[four >> 8 * i & 255u]); };
+  return _mm_setr_epi32(level(0), level(1), level(2), level(3));
+}
+
+/// decode_chunk() for UnitKind::Signed8: words of levels come one by one from a table of 1 KiB and are transposed.
+inline void decode_signed(const std::uint8_t* codes, std::int64_t steps, std::uint8_t* out) noexcept {
+  const __m256i low4 = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
+  const __m256i middle = _mm256_set1_epi8(static_cast<char>(128 + e8_shift)),
+                sides = _mm256_set1_epi8(-2 * e8_shift);
+  const __m256i bytes_of_units =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i levels =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(e8_levels.data())));
+  const char n = -128;  // parity of 4 bits, in the sign
+  const __m256i parities =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, n, n, 0, n, 0, 0, n, n, 0, 0, n, 0, n, n, 0));
+  for (; steps > 0; --steps, codes += 256, out += 8 * 128)
+    for (int r = 0; r < 4; ++r) {  // rows 8 r ... 8 r + 7
+      const std::uint8_t* from = codes + r / 2 * 128 + r % 2 * 32;
+      __m256i rows[4];  // j: of rows j and 4 + j the bytes of 4 units, byte by byte of their words
+      HIGGS_UNROLL
+      for (int j = 0; j < 4; ++j)
+        rows[j] =
+            _mm256_shuffle_epi8(_mm256_inserti128_si256(_mm256_castsi128_si256(load_levels(from + 4 * j)),
+                                                        load_levels(from + 16 + 4 * j), 1),
+                                bytes_of_units);
+      const __m256i a = _mm256_unpacklo_epi32(rows[0], rows[1]), b = _mm256_unpacklo_epi32(rows[2], rows[3]),
+                    c = _mm256_unpackhi_epi32(rows[0], rows[1]), d = _mm256_unpackhi_epi32(rows[2], rows[3]);
+      const __m256i pairs[4] = {_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b),
+                                _mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d)};
+      const __m256i signs = load(from + 64);
+      const __m256i center =
+          _mm256_add_epi8(middle, _mm256_and_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), signs), sides));
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(signs, 4), _mm256_set1_epi8(7));
+      const __m256i last = _mm256_xor_si256(
+          load(from), _mm256_xor_si256(_mm256_shuffle_epi8(parities, _mm256_and_si256(signs, low4)),
+                                       _mm256_shuffle_epi8(parities, high)));
+      HIGGS_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const __m256i level =
+            _mm256_and_si256(i % 2 == 0 ? pairs[i / 2] : _mm256_srli_epi16(pairs[i / 2], 4), low4);
+        const __m256i sign = _mm256_or_si256(i == 7 ? last : _mm256_slli_epi16(signs, 7 - i), one);
+        store(out + i * 128 + r * 32,
+              _mm256_add_epi8(center, _mm256_sign_epi8(_mm256_shuffle_epi8(levels, level), sign)));
+      }
+    }
+}
+
 /// As portable::decode_chunk.
 inline const std::uint8_t* decode_chunk(const StripProduct& p, const Slices& slices,
                                         const std::uint8_t* codes, std::int64_t steps,
@@ -157,6 +211,9 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const Slices& sli
       break;
     case UnitKind::Wide1:
       decode_steps<8, 1, 2>(slices, codes, steps, out);
+      break;
+    case UnitKind::Signed8:
+      decode_signed(codes, steps, out);
       break;
   }
   return out;

@@ -74,11 +74,37 @@ inline void decode_coordinate(const std::uint8_t* bytes, const std::uint8_t* cod
     }
 }
 
+/// Decodes coordinates 2i and 2i + 1 of UnitKind::Signed8, with the table of their levels in registers.
+inline void decode_signed(const UnitTables& tables, int i, const std::uint8_t* codes, std::int64_t steps,
+                          std::uint8_t* out) noexcept {
+  const std::uint8_t* bytes = tables.bytes[i];
+  const uint8x16x4_t table0 = vld1q_u8_x4(bytes), table1 = vld1q_u8_x4(bytes + 64),
+                     table2 = vld1q_u8_x4(bytes + 128), table3 = vld1q_u8_x4(bytes + 192),
+                     values = vld1q_u8_x4(tables.values);
+  const uint8x16_t low4 = vdupq_n_u8(15), bit4 = vdupq_n_u8(16), bit5 = vdupq_n_u8(32);
+  const uint8x16_t first = vdupq_n_u8(static_cast<std::uint8_t>(1 << 2 * i)),
+                   second = vdupq_n_u8(static_cast<std::uint8_t>(2 << 2 * i));
+  for (; steps > 0; --steps, codes += 256, out += 8 * 128)
+    for (int r = 0; r < 8; ++r) {
+      const std::uint8_t* from = codes + r / 4 * 128 + r % 4 * 16;
+      const uint8x16_t pattern = vld1q_u8(from), coded = vld1q_u8(from + 64);
+      const uint8x16_t odd = vaddq_u8(vcntq_u8(vandq_u8(coded, vdupq_n_u8(127))), vshrq_n_u8(pattern, 7));
+      const uint8x16_t signs = vsliq_n_u8(coded, odd, 7), side = vandq_u8(vshrq_n_u8(coded, 2), bit5);
+      const uint8x16_t levels = look_up<8>(table0, table1, table2, table3, pattern);
+      const uint8x16_t index0 = vorrq_u8(vandq_u8(levels, low4), vandq_u8(vtstq_u8(signs, first), bit4)),
+                       index1 = vorrq_u8(vshrq_n_u8(levels, 4), vandq_u8(vtstq_u8(signs, second), bit4));
+      vst1q_u8(out + 2 * i * 128 + r * 16, vqtbl4q_u8(values, vorrq_u8(index0, side)));
+      vst1q_u8(out + (2 * i + 1) * 128 + r * 16, vqtbl4q_u8(values, vorrq_u8(index1, side)));
+    }
+}
+
 /// As portable::decode_chunk. One coordinate at a time: a table of 256 entries fills half of the registers.
 inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps,
                                         std::uint8_t* out) noexcept {
   const UnitTables& tables = *p.tables;
   if (tables.kind == UnitKind::Byte1) return codes;
+  for (int i = 0; i < 4 && tables.kind == UnitKind::Signed8; ++i) decode_signed(tables, i, codes, steps, out);
+  if (tables.kind == UnitKind::Signed8) return out;
   const auto decode = tables.unit_bits == 4   ? decode_coordinate<4>
                       : tables.unit_bits == 6 ? decode_coordinate<6>
                                               : decode_coordinate<8>;

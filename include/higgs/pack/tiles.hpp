@@ -118,7 +118,8 @@ inline void write_lanes(const std::uint8_t* packed, std::int64_t steps, std::int
     if constexpr (UnitBits == 16) {
       const std::uint64_t units = quad | std::uint64_t{load_quad(packed + 4)} << 32;
       const std::uint32_t patterns = narrow16(units >> 7 & 0x00ff00ff00ff00ffu),
-                          signs = narrow16((units & 0x007f007f007f007fu) | (units >> 8 & 0x0080008000800080u));
+                          signs =
+                              narrow16((units & 0x007f007f007f007fu) | (units >> 8 & 0x0080008000800080u));
       std::memcpy(lane, &patterns, 4);
       std::memcpy(lane + 64, &signs, 4);
       continue;
