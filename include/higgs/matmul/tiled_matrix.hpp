@@ -32,9 +32,9 @@
 namespace higgs {
 inline namespace v0 {
 
-/// What a TiledMatrix keeps of codebooks of 256 points in two or four dimensions.
+/// What a TiledMatrix keeps of codebooks of 256 points in the plane.
 enum class TileOrder {
-  Codes,        ///< 4 or 2 bits a weight, as in files
+  Codes,        ///< 4 bits a weight, as in files
   Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
 };
 inline TileOrder best_tile_order() noexcept {
@@ -64,10 +64,18 @@ struct UnitTables {
   // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
   // 256 apart.
   alignas(64) std::uint8_t bytes[4][256] = {};
+  // Of Byte4 and Signed8, bytes[0 ... 3][unit] side by side.
+  alignas(64) std::uint32_t words[256] = {};
   // Of Signed8, bytes[i] are two levels of 4 bits, of magnitudes 2i and 2i + 1 of each pattern, and a coordinate is
   // values[level | sign << 4 | side << 5].
   alignas(64) std::uint8_t values[64] = {};
 };
+
+inline void fill_words(UnitTables& tables) noexcept {
+  for (int i = 0; i < 4; ++i)
+    for (int unit = 0; unit < 256; ++unit)
+      tables.words[unit] |= std::uint32_t{tables.bytes[i][unit]} << 8 * i;
+}
 
 /// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
 inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
@@ -111,6 +119,7 @@ inline UnitTables make_e8_tables() noexcept {
     const int level = e8_levels[i & 15u], shift = (i & 32u) != 0 ? -e8_shift : e8_shift;
     out.values[i] = static_cast<std::uint8_t>(128 + shift + ((i & 16u) != 0 ? -level : level));
   }
+  fill_words(out);
   return out;
 }
 
@@ -120,8 +129,7 @@ UnitTables make_unit_tables(const Book& book, TileOrder order) {
   UnitTables out;
   out.kind = unit_kind<Book>();
   if (out.kind == UnitKind::Signed8) return make_e8_tables();
-  if (order == TileOrder::Coordinates && (out.kind == UnitKind::Byte2 || out.kind == UnitKind::Byte4))
-    out.kind = UnitKind::Byte1;
+  if (order == TileOrder::Coordinates && out.kind == UnitKind::Byte2) out.kind = UnitKind::Byte1;
   out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
   out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
   out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
@@ -147,6 +155,7 @@ UnitTables make_unit_tables(const Book& book, TileOrder order) {
       }
     }
   }
+  if (out.kind == UnitKind::Byte4) fill_words(out);
   return out;
 }
 
