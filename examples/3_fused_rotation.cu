@@ -51,7 +51,8 @@ int main() {
       up_device{std::span<const float>(up)};
   const gpu::DeviceBuffer<Half> rotated(inputs);
   const gpu::DeviceBuffer<float> y(outputs);
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(matrix.view(), 1, plan, device));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(matrix.view(), 1, plan, device));
 
   gpu::launch(activate_and_rotate_kernel, dim3(inputs / 1024), 32, 0, nullptr, gate_device.data(),
               up_device.data(), matrix.view().rotation.signs, rotated.data());

@@ -38,7 +38,8 @@ int main() {
   const gpu::Device device = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
   const gpu::DeviceBuffer<Half> x(batch * inputs), y(batch * outputs);
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(w.view(), batch, plan, device));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), batch, plan, device));
 
   // Capture: matmul_async neither allocates nor waits.
   cudaStream_t stream = nullptr;

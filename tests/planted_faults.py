@@ -11,22 +11,27 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROTATE, FRAGMENTS = "rotate/hadamard_test.cu", "matmul/fragments_test.cu"
+ROTATE, FRAGMENTS, STREAM = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "matmul/stream_kernel_test.cu"
 FAULTS = [  # name, header under include/higgs, what stands there and what takes its place, the test that must fail
     ("a wrong result: a butterfly's sign", "rotate/hadamard.cuh",
      {"v[i + stride] = __fsub_rn(a, b);": "v[i + stride] = __fadd_rn(a, b);"}, ROTATE),
     ("a race: no __syncwarp between the passes", "rotate/hadamard.cuh",
-     {"detail::store_quads(v, detail::MiddleQuads(at, lane));\n  __syncwarp();":
-      "detail::store_quads(v, detail::MiddleQuads(at, lane));"}, ROTATE),
+     {"store_quads(v, MiddleQuads<Apart>(space, lane));\n  __syncwarp();":
+      "store_quads(v, MiddleQuads<Apart>(space, lane));"}, ROTATE),
     ("bank conflicts: quads without their swizzle", "rotate/hadamard.cuh",
-     {"return base ^ 16 * I;\n  }\n};\nstruct MiddleQuads": "return base;\n  }\n};\nstruct MiddleQuads",
-      "lane % 8 * (128 + 16)": "lane % 8 * 128", "(lane % 4 * 2 ^ lane / 4) * 16": "lane / 4 * 16",
+     {"return base ^ 16 * I;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads":
+      "return base;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads",
+      "lane % 8 * (Apart + 16)": "lane % 8 * Apart", "(lane % 4 * 2 ^ lane / 4) * 16": "lane / 4 * 16",
       "return base ^ 16 * (I % 2);": "return base;"}, ROTATE),
     ("sectors: the row is read twice", "rotate/hadamard.cuh",
      {"const uint4 pairs = load_128(from);": "load_streaming_128(from);\n    const uint4 pairs = load_128(from);"}, ROTATE),
     ("a wrong result: E8's signs in another order", "pack/tiles.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
     ("bank conflicts: half of the copies of E8's table", "matmul/fragments.cuh",
      {"e8_tiles ? lane % 8 * 16": "e8_tiles ? lane % 4 * 16"}, FRAGMENTS),
+    ("a race: no barrier behind the rotation of x", "matmul/stream_kernel.cuh",
+     {"if (c == 0) __syncthreads();": ""}, STREAM),
+    ("a wrong result: the counter of arrivals is not left at zero", "matmul/stream_kernel.cuh",
+     {"+ block, others);": "+ block, others + 1);"}, STREAM),
 ]
 
 def run(*command):

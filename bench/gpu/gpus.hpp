@@ -59,13 +59,16 @@ struct Problem {
 };
 
 /// What the streaming kernel does for 1000 weights with so many rows of activations at a time, as the
-/// emulator counts.
+/// emulator counts. Up to 4 rows it rotates them, too.
 struct KernelCounts {
   std::int64_t batch;
   double instructions, shared_passes;
 };
-inline constexpr std::array kernel_counts{KernelCounts{8, 59.9, 20.0}, KernelCounts{16, 71.2, 22.4},
-                                          KernelCounts{32, 90.9, 27.3}, KernelCounts{64, 131.7, 37.1}};
+inline constexpr std::int64_t rotated_inside = 4;
+inline constexpr std::array kernel_counts{KernelCounts{1, 63.5, 20.9},  KernelCounts{2, 70.0, 22.3},
+                                          KernelCounts{4, 82.6, 25.1},  KernelCounts{8, 59.4, 20.0},
+                                          KernelCounts{16, 70.7, 22.4}, KernelCounts{32, 90.4, 27.3},
+                                          KernelCounts{64, 131.2, 37.1}};
 
 /// The times, in microseconds, that each part would take alone.
 struct Prediction {
@@ -80,7 +83,7 @@ struct Prediction {
   }
 };
 
-/// A fused product is two launches, rotation and product; a dense one is one.
+/// A fused product is two launches, rotation and product, or one for few rows; a dense one is one.
 inline Prediction predict(const Gpu& gpu, const Problem& p) {
   constexpr double launch_us = 2, warp_instructions_per_clock = 4, passes_per_clock = 1;
   const double clocks_per_us = gpu.clock_ghz * 1e3 * gpu.sms;
@@ -91,7 +94,7 @@ inline Prediction predict(const Gpu& gpu, const Problem& p) {
                  .lookups = 0,
                  .products = p.weights() * padded_batch / clocks_per_us /
                              (p.dense() ? gpu.dense_products_per_clock : gpu.products_per_clock),
-                 .launch = p.dense() ? launch_us : 2 * launch_us};
+                 .launch = p.dense() || p.batch <= rotated_inside ? launch_us : 2 * launch_us};
   if (p.dense()) return out;
   const std::int64_t columns = std::min<std::int64_t>(p.batch, 64);  // the kernel's widest tile
   const auto& counts = *std::find_if(kernel_counts.begin(), kernel_counts.end() - 1,

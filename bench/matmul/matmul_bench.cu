@@ -143,7 +143,8 @@ class Bench {
     gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
     gpu::DeviceBuffer<Half> x{std::span<const Half>(random_halves(batch * w.cols()))};
     gpu::DeviceBuffer<Half> y{static_cast<std::size_t>(batch * w.rows())};
-    gpu::DeviceBuffer<std::byte> workspace{gpu::matmul_workspace(w.view(), batch, plan, device)};
+    gpu::DeviceBuffer<std::byte> workspace =
+        gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), batch, plan, device));
 
     Product(const gpu::DeviceMatrix& matrix, std::int64_t rows, const gpu::Device& where)
         : w(matrix), batch(rows), device(where) {}

@@ -100,7 +100,7 @@ TEST_CASE("every instruction set writes the same panel, and only its row", "[mat
               std::vector<std::uint8_t> a(Panel::bytes(shape, order, rows), 0x55), b(a.size(), 0x55);
               const Panel slow(shape, order, rows, a.data()), fast(shape, order, rows, b.data());
               higgs::detail::quantize_row(row.data(), shape, kind, order, slow, rows - 1, Isa::Portable);
-              for (const Isa isa : {Isa::Avx2, Isa::Avx512}) {
+              for (const Isa isa : {Isa::Avx2, Isa::Avx512, Isa::Neon}) {
                 if (isa > higgs::best_isa()) continue;
                 higgs::detail::quantize_row(row.data(), shape, kind, order, fast, rows - 1, isa);
                 REQUIRE(a == b);

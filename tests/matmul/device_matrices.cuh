@@ -23,7 +23,7 @@ std::vector<Y> device_product(const higgs::gpu::TiledMatrix& w, const Normals<X>
   gpu::DeviceBuffer<Y> y(static_cast<std::size_t>(batch * rows));
   const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias)};
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(w, batch, plan, device));
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w, batch, plan, device));
   gpu::matmul_async<Bits>(gpu::DeviceMatrixView<const X>(x_device.data(), batch, x.view.cols), w,
                           gpu::DeviceMatrixView<Y>(y.data(), batch, rows),
                           std::span(workspace.data(), workspace.size()), plan, device, nullptr,

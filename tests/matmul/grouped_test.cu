@@ -34,7 +34,8 @@ std::vector<float> grouped_product(const gpu::DeviceExperts& w, const Normals<Ha
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<std::int32_t> offsets_device{std::span<const std::int32_t>(offsets)};
   const gpu::DeviceBuffer<float> y(static_cast<std::size_t>(batch * rows));
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_grouped_workspace(w, batch, plan, device));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(w, batch, plan, device));
   gpu::matmul_grouped_async<Bits>(gpu::DeviceMatrixView<const Half>(x_device.data(), batch, x.view.cols), w,
                                   offsets_device.data(), gpu::DeviceMatrixView<float>(y.data(), batch, rows),
                                   std::span(workspace.data(), workspace.size()), plan, device, nullptr);

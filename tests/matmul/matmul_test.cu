@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "device_matrices.cuh"
+#include "emulator/emulator.hpp"
 
 using higgs::BFloat16;
 using higgs::GridCodebook;
@@ -188,7 +189,8 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
   const Normals<Half> first(4, 384, 1), second(4, 384, 2);
   const gpu::DeviceBuffer<Half> x{std::span<const Half>(first.data)};
   const gpu::DeviceBuffer<float> y(4 * 200);
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), 4, plan, here));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 4, plan, here));
 
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
@@ -217,7 +219,8 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   const gpu::Device here = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   const gpu::DeviceBuffer<Half> x(64), y(64);
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), 1, plan, here));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 1, plan, here));
   const auto call = [&](std::int64_t cols, std::size_t bytes) {
     gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x.data(), 1, cols), device.view(),
                                           gpu::DeviceMatrixView<Half>(y.data(), 1, 64),
@@ -226,6 +229,35 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   CHECK_NOTHROW(call(64, workspace.size()));
   CHECK_THROWS_AS(call(63, workspace.size()), higgs::InvalidArgument);
   CHECK_THROWS_AS(call(64, workspace.size() - 1), higgs::InvalidArgument);
+}
+
+TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves matrix after matrix",
+          "[matmul][matmul][gpu]") {
+  if (!emulator::in_use) return;  // a trap ends what the process may do on a GPU
+  const gpu::Device here = gpu::current_device();
+  const Normals<Half> x(1, 512, 6);
+  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+  const gpu::DeviceBuffer<float> y(640);
+  const auto call = [&](const gpu::DeviceMatrix& w, const gpu::DeviceBuffer<std::byte>& workspace) {
+    const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
+    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data(), 1, 512),
+                                          w.view(), gpu::DeviceMatrixView<float>(y.data(), 1, w.rows()),
+                                          std::span(workspace.data(), workspace.size()), plan, here, nullptr);
+    gpu::check(cudaDeviceSynchronize(), "matmul_async");
+    auto all = y.to_host();
+    all.resize(static_cast<std::size_t>(w.rows()));
+    return all;
+  };
+  const gpu::DeviceMatrix large(random_matrix<GridCodebook<2, 256>>(640, 512, 128, 128, 5)),
+      small(random_matrix<GridCodebook<2, 256>>(64, 512, 128, 128, 6));
+  const gpu::MatmulPlan plan = gpu::plan_matmul(large.view().order, here);
+  const std::size_t bytes = gpu::matmul_workspace(large.view(), 1, plan, here);
+  const auto shared = gpu::DeviceBuffer<std::byte>::zeros(bytes);
+  const auto of_large = call(large, shared), of_small = call(small, shared);
+  CHECK(same_bits(of_large, call(large, shared)));
+  CHECK(same_bits(of_small, call(small, gpu::DeviceBuffer<std::byte>::zeros(bytes))));
+  CHECK_THROWS_AS(call(large, gpu::DeviceBuffer<std::byte>(bytes)), gpu::CudaError);
+  emulator::forget_failure();
 }
 
 TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to it",
@@ -277,7 +309,8 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias.data)};
   const gpu::DeviceBuffer<float> y{std::span<const float>(residual.data)};
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), batch, plan, here));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), batch, plan, here));
   const auto call = [&](std::int64_t rows, const gpu::Epilogue<float>& epilogue, const auto& product) {
     gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data(), rows, 140),
                                           device.view(), gpu::DeviceMatrixView<float>(y.data(), rows, 150),
@@ -305,7 +338,8 @@ TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   const Normals<Half> x(5, 200, 6);
   const auto expected = device_product<Half, gpu::MatmulBits<4>>(device.view(), x, plan);
-  const gpu::DeviceBuffer<std::byte> workspace(gpu::matmul_workspace(device.view(), 5, plan, here));
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 5, plan, here));
   std::vector<Half> spread(1 + 5 * 203);
   for (std::size_t i = 0; i < x.data.size(); ++i) spread[1 + i / 200 * 203 + i % 200] = x.data[i];
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(spread)}, y(1 + 5 * 137);

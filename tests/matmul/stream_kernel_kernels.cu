@@ -6,31 +6,35 @@
 // instructions for a tile where x has up to 8 rows.
 #include <higgs/matmul/stream_kernel.cuh>
 
-#define HIGGS_STREAM_KERNEL(Bits, ColumnTiles)                                                \
-  template __global__ void higgs::gpu::detail::stream_kernel<Bits, higgs::Half, ColumnTiles>( \
+#define HIGGS_STREAM_KERNEL(Bits, ColumnTiles, X)                                                \
+  template __global__ void higgs::gpu::detail::stream_kernel<Bits, higgs::Half, ColumnTiles, X>( \
       __grid_constant__ const higgs::gpu::detail::MatmulTask);
 
-// plan: stream_kernel<., higgs::v0::Half, 1>: registers <= 168; loop.instructions <= 13 * loop.hmma
-// plan: stream_kernel<., higgs::v0::Half, 1>: loop.hmma == 64; loop.ldgsts == 0
-// plan: stream_kernel<., higgs::v0::Half, .>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
-// plan: stream_kernel<4, higgs::v0::Half, 1>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(4, 1)
+// plan: stream_kernel<., higgs::v0::Half, 1, void>: registers <= 168
+// plan: stream_kernel<., higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
+// plan: stream_kernel<., higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
+// plan: stream_kernel<., higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<4, higgs::v0::Half, 1, .*>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(4, 1, void)
+HIGGS_STREAM_KERNEL(4, 1, higgs::Half)  // rotates x itself
+HIGGS_STREAM_KERNEL(4, 1, float)
 // 3 bits: three loads for 16 tiles, four of whose bytes are gathered from the others' spare bits.
-// plan: stream_kernel<3, higgs::v0::Half, 1>: loop.ldg128 == 12; loop.lds32 == 256; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(3, 1)
+// plan: stream_kernel<3, higgs::v0::Half, 1, .*>: loop.ldg128 == 12; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(3, 1, void)
 // 2 bits: a lookup brings four weights.
-// plan: stream_kernel<2, higgs::v0::Half, 1>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
-HIGGS_STREAM_KERNEL(2, 1)
+// plan: stream_kernel<2, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
+HIGGS_STREAM_KERNEL(2, 1, void)
+HIGGS_STREAM_KERNEL(2, 1, higgs::Half)
 // Up to 16 and 32 rows of x: half the slabs in a round.
-// plan: stream_kernel<4, higgs::v0::Half, 2>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
-HIGGS_STREAM_KERNEL(4, 2)
-// plan: stream_kernel<4, higgs::v0::Half, 4>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
-HIGGS_STREAM_KERNEL(4, 4)
+// plan: stream_kernel<4, higgs::v0::Half, 2, void>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(4, 2, void)
+// plan: stream_kernel<4, higgs::v0::Half, 4, void>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(4, 4, void)
 // E8: a lookup of 128 bits for eight weights of a lane, no more registers than two blocks leave.
-// plan: stream_kernel<28, higgs::v0::Half, 1>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
-// plan: stream_kernel<28, higgs::v0::Half, 1>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
-// plan: stream_kernel<28, higgs::v0::Half, 1>: loop.lds32 == 0; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1)
+// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
+// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: loop.lds32 == 0; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1, void)
 
 // plan: repack_(scales_kernel|kernel<28>): registers <= 64
 template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::TileOrder,

@@ -31,10 +31,30 @@ struct Counts {
   double instructions, passes, ideal_passes, sectors;
 };
 
+// The same bits with one launch and with two, which it takes where rows have no alignment.
+template <class Book, class X>
+void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::int64_t grid) {
+  using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
+  INFO(Book::name() << ": M " << batch << ", N " << layout.rows << ", K " << layout.cols);
+  const gpu::DeviceMatrix w(
+      random_matrix<Book>(layout.rows, layout.cols, layout.block, layout.group, 5, batch % 2 == 0));
+  const Normals<X> x(batch, layout.cols, 6);
+  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device());
+  plan.grid = grid;
+  emulator::clear_launches();
+  const auto inside = device_product<float, Bits>(w.view(), x, plan);
+  if (emulator::in_use) CHECK(emulator::launches().size() == 1);
+  plan.rotate_inside = 0;
+  const auto before = device_product<float, Bits>(w.view(), x, plan);
+  if (emulator::in_use) CHECK(emulator::launches().size() == 3);
+  REQUIRE(same_bits(inside, before));
+}
+
 template <int Bits>
-Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, gpu::Sums sums = gpu::Sums::FixedPerDevice) {
+Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, bool inside, gpu::Sums sums) {
   constexpr std::int64_t n = 4096;
-  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
+  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
+  if (!inside) plan.rotate_inside = 0;
   emulator::clear_launches();
   static_cast<void>(device_product<float, gpu::MatmulBits<Bits>>(w.view(), Normals<Half>(batch, n, 6), plan));
   const emulator::Counters& c = emulator::launches().back().counters;
@@ -47,6 +67,7 @@ Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, gpu::Sums sums = gp
 struct Case {
   std::int64_t batch;
   Counts most;
+  bool inside = false;  // x is rotated by the same kernel
   gpu::Sums sums = gpu::Sums::FixedPerDevice;
 };
 
@@ -55,10 +76,10 @@ void check_counts(std::initializer_list<Case> cases) {
   constexpr int bits = higgs::code_bits<Book> / Book::dim;
   const gpu::DeviceMatrix w(random_matrix<Book>(4096, 4096, 1024, 1024, 5));
   for (const Case& one : cases) {
-    const Counts c = count<bits>(w, one.batch, one.sums);
-    std::printf("| %d | %lld%s | %.1f | %.1f | %.1f | %.2f |\n", bits, static_cast<long long>(one.batch),
-                one.sums == gpu::Sums::FixedPerBatch ? " FixedPerBatch" : "", c.instructions, c.passes,
-                c.ideal_passes, c.sectors);
+    const Counts c = count<bits>(w, one.batch, one.inside, one.sums);
+    std::printf("| %d | %lld%s%s | %.1f | %.1f | %.1f | %.2f |\n", bits, static_cast<long long>(one.batch),
+                one.sums == gpu::Sums::FixedPerBatch ? " FixedPerBatch" : "",
+                one.inside ? " rotated inside" : "", c.instructions, c.passes, c.ideal_passes, c.sectors);
     INFO(bits << " bits, M = " << one.batch);
     CHECK(c.instructions <= one.most.instructions);
     CHECK(c.passes <= one.most.passes);
@@ -70,19 +91,30 @@ void check_counts(std::initializer_list<Case> cases) {
 }  // namespace
 
 TEST_CASE("no schedule changes a bit, and none has a race", "[matmul][stream_kernel][gpu]") {
-  for (const std::int64_t batch : {12, 2, 40}) {
-    const auto w = random_matrix<GridCodebook<2, 256>>(330, 320, 320, 64, 5);
+  for (const std::int64_t batch : {12, 3, 2, 40}) {
+    const std::int64_t block = batch == 3 ? 64 : 320;  // 3 rows are rotated by the product's kernel
+    const auto w = random_matrix<GridCodebook<2, 256>>(330, 320, block, 64, 5);
     const gpu::DeviceMatrix device(w);
     const Normals<Half> x(batch, 320, 6);
     const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
     std::vector<float> first;
-    emulator::for_each_schedule(batch == 12 ? 20 : 4, [&](std::uint32_t seed) {
+    emulator::for_each_schedule(batch == 12 || batch == 3 ? 20 : 4, [&](std::uint32_t seed) {
       emulator::options().resident_blocks = 1 + seed % 5;
       const auto y = device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan);
       if (seed == 0) first = y;
       REQUIRE(same_bits(y, first));
     });
   }
+}
+
+TEST_CASE("rows that the product rotates itself have the bits of rows rotated before",
+          "[matmul][stream_kernel][gpu]") {
+  check_rotation<GridCodebook<2, 256>, Half>({130, 3400, 64, 64}, 3, 2);  // four chunks, the last one short
+  check_rotation<GridCodebook<2, 256>, float>({70, 1024, 1024, 256}, 4, 5);
+  check_rotation<GridCodebook<2, 16>, higgs::BFloat16>({300, 2048, 512, 128}, 1, 4);
+  check_rotation<GridCodebook<2, 64>, Half>({64, 8, 64, 64}, 2, 1);
+  check_rotation<GridCodebook<1, 256>, Half>({65, 320, 64, 64}, 2, 2);
+  check_rotation<higgs::E8Codebook, higgs::BFloat16>({65, 1104, 256, 256}, 4, 3);
 }
 
 TEST_CASE("a row has the same bits in every batch, and under FixedEverywhere on every device",
@@ -129,8 +161,9 @@ TEST_CASE("weights are read once and no lookup meets a bank conflict", "[matmul]
     // Weights, their scales once or twice for each block, activations for each row block, the table for each
     // block, sums.
     const std::uint64_t weights = 512 * 2048 / 2 / 32, grid = static_cast<std::uint64_t>(plan.grid);
-    const std::uint64_t others = grid * 2 * (4 * 4 * 2 + 256 * static_cast<std::uint64_t>(batch) / 8) +
-                                 grid * 32 + 2 * static_cast<std::uint64_t>(batch) * 2048 * 2 / 32;
+    const auto rows = static_cast<std::uint64_t>(batch);
+    std::uint64_t others = grid * 2 * (4 * 4 * 2 + 256 * rows / 8) + grid * 32 + 2 * rows * 2048 * 2 / 32;
+    if (batch == 1) others += grid * 2 * (1024 * 2 / 32 + 4);  // blocks of x that are rotated, and signs
     CHECK(c.sectors_read >= weights);
     CHECK(c.sectors_read <= weights + others);
   }
@@ -143,18 +176,23 @@ TEST_CASE("a product executes no more instructions, passes and sectors than the 
   std::printf("|---:|---:|---:|---:|---:|---:|\n");
   constexpr gpu::Sums per_batch = gpu::Sums::FixedPerBatch;
   check_counts<GridCodebook<2, 256>>({{1, {60, 20, 0, 1.1}},
+                                      {1, {64, 21, 0, 1.11}, true},
+                                      {2, {71, 22.5, 0, 1.18}, true},
+                                      {4, {83, 25.5, 0, 1.32}, true},
                                       {8, {60, 20.1, 0, 1.4}},
                                       {16, {75, 25, 0, 1.75}},
                                       {32, {100, 32, 0, 2.35}},
                                       {64, {145, 45, 0, 3.45}},
                                       {256, {540, 160, 0, 11}},
-                                      {256, {480, 150, 0, 9}, per_batch}});
+                                      {256, {480, 150, 0, 9}, false, per_batch}});
   check_counts<GridCodebook<2, 64>>({{1, {75, 25, 0, 1.15}},
+                                     {1, {68, 21, 0, 1.15}, true},
                                      {8, {75, 25, 0, 1.5}},
                                      {16, {94, 31, 0, 2}},
                                      {32, {125, 40, 0, 2.75}},
                                      {64, {181, 56, 0, 4.1}}});
   check_counts<GridCodebook<2, 16>>({{1, {75, 25, 0, 1.35}},
+                                     {1, {48, 21, 0, 1.4}, true},
                                      {8, {75, 25, 0, 1.9}},
                                      {16, {94, 31, 0, 2.5}},
                                      {32, {125, 40, 0, 3.6}},

@@ -113,6 +113,11 @@ __device__ inline uint4 load_shared_128(std::uint32_t address) {
                : "memory");
   return out;
 }
+/// st.shared of 32 bits at address + Offset, a multiple of 4.
+template <int Offset>
+__device__ inline void store_shared_32(std::uint32_t address, std::uint32_t v) {
+  asm volatile("st.shared.u32 [%0+%2], %1;" ::"r"(address), "r"(v), "n"(Offset) : "memory");
+}
 /// st.shared.v4: 16 bytes at address + Offset, a multiple of 16.
 template <int Offset = 0>
 __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {

@@ -53,6 +53,15 @@ class DeviceBuffer {
     if (size != 0) check(cudaMalloc(&memory, size * sizeof(T)), "higgs::gpu::DeviceBuffer: cudaMalloc");
     data_ = static_cast<T*>(memory);
   }
+  /// `size` elements whose bytes are zeros; returns when they are.
+  static DeviceBuffer zeros(std::size_t size) {
+    DeviceBuffer out(size);
+    if (size != 0) {
+      check(cudaMemset(out.data_, 0, out.size_bytes()), "higgs::gpu::DeviceBuffer::zeros");
+      check(cudaDeviceSynchronize(), "higgs::gpu::DeviceBuffer::zeros");
+    }
+    return out;
+  }
   /// A copy of host memory; returns when it is done.
   explicit DeviceBuffer(std::span<const T> host) : DeviceBuffer(host.size()) {
     if (!host.empty())

@@ -86,7 +86,7 @@ inline std::size_t matmul_grouped_workspace(const DeviceExperts& w, std::int64_t
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
 void matmul_grouped_async(DeviceMatrixView<X> x, const DeviceExperts& w, const std::int32_t* offsets,
                           DeviceMatrixView<Y> y, std::span<std::byte> workspace, const MatmulPlan& plan,
-                          const Device& device, cudaStream_t stream) {
+                          const Device& device, cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
   const TiledMatrix& shared = w[0];
@@ -97,20 +97,18 @@ void matmul_grouped_async(DeviceMatrixView<X> x, const DeviceExperts& w, const s
   const detail::ExpertTiles tiles(w.size(), x.rows);
   const detail::MatmulWorkspace parts(shared, x.rows, tiles.columns, tiles.count, plan, device);
   detail::check_workspace(workspace, parts);
-  auto* arrivals = reinterpret_cast<std::uint32_t*>(workspace.data());
-  auto* rotated = reinterpret_cast<T*>(workspace.data() + parts.arrivals + parts.sums);
+  detail::MatmulTask task = detail::task_for<In>(x, shared, y, plan, epilogue);
+  std::byte* const at = parts.place(task, workspace.data(), stream);
+  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, shared.order.depth());
   if (shared.rotation.group != shared.rotation.padded_group)
-    check(cudaMemsetAsync(rotated, 0, parts.x, stream), "higgs::gpu::matmul_grouped_async");
-  rotate_async<In, T, Archs>(
-      shared.rotation, x, DeviceMatrixView<T>(rotated, x.rows, shared.order.depth()), device, stream,
-      reinterpret_cast<float*>(workspace.data() + parts.arrivals + parts.sums + parts.x),
-      std::span(arrivals, parts.arrivals / 4));
-  detail::MatmulTask task = detail::task_for(rotated, x.rows, shared, y, plan, Epilogue<Y>{});
+    check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_grouped_async");
+  rotate_async<In, T, Archs>(shared.rotation, x, rotated, device, stream,
+                             reinterpret_cast<float*>(at + parts.x));
+  task.x = rotated.data;
+  task.x_stride = rotated.row_stride;
   task.experts = w.weights();
   task.expert_count = w.size();
   task.offsets = offsets;
-  task.arrivals = arrivals;
-  task.sums = reinterpret_cast<float*>(workspace.data() + parts.arrivals);
   detail::multiply_async<Bits, T>(task, plan, tiles.columns, tiles.count, stream);
 }
 

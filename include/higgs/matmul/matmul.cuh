@@ -14,6 +14,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +39,9 @@ struct MatmulPlan {
   std::int64_t grid = 1;  // blocks for up to 64 rows of x, each with an equal run of slabs
   std::int64_t dense_from = std::numeric_limits<std::int64_t>::max();  // rows of x that a caller's GEMM takes
   std::int64_t dense_rows = 1024;  // rows of W that are decoded for it at a time; a multiple of 64
+  // Rows of x up to which the product's kernel rotates them, where it can; beyond, a launch before it does.
+  // At most 4; 0: never. The bits are the same.
+  std::int64_t rotate_inside = detail::rotated_inside;
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
 };
@@ -90,14 +94,17 @@ constexpr std::int64_t batch_tile(std::int64_t batch) noexcept {
   return batch <= 8 ? 8 : batch <= 16 ? 16 : batch <= 32 ? 32 : 64;
 }
 
-/// The parts of a workspace, each a multiple of 256 bytes.
+/// The parts of a workspace, each a multiple of 256 bytes. In front, where no call puts anything else, are the
+/// counters that every call leaves as zeros; one that needs more clears its own.
 struct MatmulWorkspace {
+  static constexpr std::size_t counters = 4096;
   std::size_t arrivals = 0, sums = 0, x = 0, scratch = 0, dense = 0;  // bytes of each
 
   /// For `tiles` times `columns` rows of x that are `batch` in all.
   MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, std::int64_t columns, std::int64_t tiles,
                   const MatmulPlan& plan, const Device& device) {
     arrivals = whole(4 * tiles * ceil_div(w.order.row_slabs(), plan.row_warps));
+    if (arrivals <= counters) arrivals = 0;
     sums = whole(tiles * plan.grid * 2 * columns * plan.row_warps * slab * 4);
     x = whole(batch * w.order.depth() * 2);
     scratch = whole(rotate_scratch(w.rotation, batch, device) * 4);
@@ -109,7 +116,14 @@ struct MatmulWorkspace {
     x = whole(batch * w.rotation.padded_cols() * 2);
     dense = whole(std::min(plan.dense_rows, w.order.rows) * w.rotation.padded_cols() * 2);
   }
-  std::size_t size() const noexcept { return arrivals + sums + x + scratch + dense; }
+  std::size_t size() const noexcept { return counters + arrivals + sums + x + scratch + dense; }
+  /// Places the counters and sums of `task` in a workspace and returns what follows them.
+  std::byte* place(MatmulTask& task, std::byte* at, cudaStream_t stream) const {
+    task.arrivals = reinterpret_cast<std::uint32_t*>(arrivals == 0 ? at : at + counters);
+    if (arrivals != 0) check(cudaMemsetAsync(task.arrivals, 0, arrivals, stream), "higgs::gpu::matmul_async");
+    task.sums = reinterpret_cast<float*>(at + counters + arrivals);
+    return at + counters + arrivals + sums;
+  }
 
  private:
   static std::size_t whole(std::int64_t bytes) {
@@ -117,7 +131,7 @@ struct MatmulWorkspace {
   }
 };
 
-template <class T, int ColumnTiles, int... Bits>
+template <class T, int ColumnTiles, class X = void, int... Bits>
 void launch_stream(const MatmulTask& task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
                    std::integer_sequence<int, Bits...>) {
   const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(tiles));
@@ -125,14 +139,15 @@ void launch_stream(const MatmulTask& task, const MatmulPlan& plan, std::int64_t 
     launch(kernel, grid, stream_threads, stream_shared, stream, task);
     return true;
   };
-  const bool known = ((task.w.order.bits == Bits && go(stream_kernel<Bits, T, ColumnTiles>)) || ...);
+  const bool known = ((task.w.order.bits == Bits && go(stream_kernel<Bits, T, ColumnTiles, X>)) || ...);
   expects(known, "higgs::gpu::matmul_async: no kernel was compiled for the bits of w (see MatmulBits)");
 }
 
 }  // namespace detail
 
 /// Bytes of workspace for matmul_async with `batch` rows, enough for fewer on the same side of
-/// plan.dense_from. Its contents need no preparation.
+/// plan.dense_from. It begins as zeros (DeviceBuffer::zeros); then any calls, on any matrices, may use it one
+/// after the other.
 inline std::size_t matmul_workspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan,
                                     const Device& device) {
   return detail::MatmulWorkspace(w, batch, plan, device).size();
@@ -150,23 +165,24 @@ struct Epilogue {
 
 namespace detail {
 
-/// What every product on `w` has in common; x is rotated.
-template <class T, class Y>
-MatmulTask task_for(const T* x, std::int64_t batch, const TiledMatrix& w, DeviceMatrixView<Y> y,
+/// What every product on `w` has in common.
+template <class X, class Y>
+MatmulTask task_for(DeviceMatrixView<const X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                     const MatmulPlan& plan, const Epilogue<Y>& epilogue) {
-  expects(batch <= std::numeric_limits<std::int32_t>::max() - 64,
+  expects(x.rows <= std::numeric_limits<std::int32_t>::max() - 64,
           "higgs::gpu::matmul_async: x must have less than 2^31 rows");
   MatmulTask task;
   task.w = w;
-  task.x = x;
-  task.x_stride = w.order.depth();
-  task.batch = batch;
+  task.x = x.data;
+  task.x_stride = x.row_stride;
+  task.batch = x.rows;
   task.y = {y.data,
             std::is_same_v<Y, float>  ? OutputType::Float
             : std::is_same_v<Y, Half> ? OutputType::Half
                                       : OutputType::BFloat16,
             y.row_stride, epilogue.bias, epilogue.residual};
   task.unit = std::ldexp(1.0f, w.exponent);
+  task.rotation_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(w.rotation.block)));
   task.row_warps = plan.row_warps;
   task.k_warps = stream_warps / plan.row_warps;
   task.slabs = static_cast<int>(w.order.slabs());
@@ -209,6 +225,7 @@ void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMat
                           cudaStream_t stream, const Epilogue<Y>& epilogue, const Gemm& gemm) {
   expects(plan.dense_rows > 0 && plan.dense_rows % slab == 0,
           "higgs::gpu::matmul_async: dense_rows must be a multiple of 64");
+  at += MatmulWorkspace::counters;
   Rotation rotation = w.rotation;
   rotation.group = rotation.padded_group = rotation.block;  // without gaps
   const std::int64_t depth = rotation.padded_cols();
@@ -228,6 +245,14 @@ void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMat
   }
 }
 
+/// Whether stream_kernel can rotate these rows.
+template <class X>
+bool can_rotate_inside(const Rotation& r, const DeviceMatrixView<X>& x) {
+  return x.rows <= rotated_inside && r.cols % 8 == 0 && r.group == r.padded_group && r.block <= 1024 &&
+         std::has_single_bit(static_cast<std::uint64_t>(r.block)) &&
+         reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.row_stride * sizeof(X) % 16 == 0;
+}
+
 inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspace& parts) {
   expects(workspace.size() >= parts.size() && reinterpret_cast<std::uintptr_t>(workspace.data()) % 256 == 0,
           "higgs::gpu::matmul_async: workspace must hold matmul_workspace() bytes from a multiple of 256");
@@ -236,8 +261,8 @@ inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspac
 }  // namespace detail
 
 /// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is),
-/// products with the integer coordinates are exact, sums are float. Deterministic; `workspace` must not be in
-/// use by another call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is
+/// products with the integer coordinates are exact, sums are float. Deterministic; `workspace` (see
+/// matmul_workspace) must not be in use by another call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is
 /// decoded, rounded to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual
 /// is rounded to Y then.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
@@ -259,17 +284,16 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
                                                           gemm);
     throw InvalidArgument("higgs::gpu::matmul_async: so many rows of x need a gemm (see dense_from)");
   }
-  auto* arrivals = reinterpret_cast<std::uint32_t*>(at);
-  auto* sums = reinterpret_cast<float*>(at += parts.arrivals);
-  auto* rotated = reinterpret_cast<T*>(at += parts.sums);
-  auto* scratch = reinterpret_cast<float*>(at += parts.x);
+  detail::MatmulTask task = detail::task_for<In>(x, w, y, plan, epilogue);
+  at = parts.place(task, at, stream);
+  if (x.rows <= plan.rotate_inside && detail::can_rotate_inside(w.rotation, x))
+    return detail::launch_stream<T, 1, In>(task, plan, 1, stream, Bits{});
+  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, w.order.depth());
   if (w.rotation.group != w.rotation.padded_group)
-    check(cudaMemsetAsync(rotated, 0, parts.x, stream), "higgs::gpu::matmul_async");
-  rotate_async<In, T, Archs>(w.rotation, x, DeviceMatrixView<T>(rotated, x.rows, w.order.depth()), device,
-                             stream, scratch, std::span(arrivals, parts.arrivals / 4));
-  detail::MatmulTask task = detail::task_for(rotated, x.rows, w, y, plan, epilogue);
-  task.arrivals = arrivals;
-  task.sums = sums;
+    check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_async");
+  rotate_async<In, T, Archs>(w.rotation, x, rotated, device, stream, reinterpret_cast<float*>(at + parts.x));
+  task.x = rotated.data;
+  task.x_stride = rotated.row_stride;
   const std::int64_t columns = detail::batch_tile(x.rows);
   detail::multiply_async<Bits, T>(task, plan, columns, ceil_div(x.rows, columns), stream);
 }
@@ -289,10 +313,8 @@ void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, Dev
   const std::int64_t columns = detail::batch_tile(x.rows), tiles = ceil_div(x.rows, columns);
   const detail::MatmulWorkspace parts(w, x.rows, columns, tiles, plan, device);
   detail::check_workspace(workspace, parts);
-  check(cudaMemsetAsync(workspace.data(), 0, parts.arrivals, stream), "higgs::gpu::matmul_rotated_async");
-  detail::MatmulTask task = detail::task_for(x.data, x.rows, w, y, plan, epilogue);
-  task.arrivals = reinterpret_cast<std::uint32_t*>(workspace.data());
-  task.sums = reinterpret_cast<float*>(workspace.data() + parts.arrivals);
+  detail::MatmulTask task = detail::task_for(x, w, y, plan, epilogue);
+  parts.place(task, workspace.data(), stream);
   detail::multiply_async<Bits, T>(task, plan, columns, tiles, stream);
 }
 

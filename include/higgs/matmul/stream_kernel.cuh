@@ -8,9 +8,12 @@
 // activations are the tensor core's; the group scale meets the sums, not the weights: at the end of a group
 // they are multiplied by old / new scale.
 //
+// Up to 4 rows of x may come as they are: then a warp transforms 1024 inputs of a row just before the block
+// multiplies them, where other columns' activations would lie, and a launch is saved.
+//
 // Blocks own equal runs of slabs, so several may work on the same rows. Each leaves its fp32 sums in the
-// workspace and counts; who comes last adds them up in the order of the inputs. No block ever waits for
-// another.
+// workspace and counts; who comes last adds them up in the order of the inputs, and leaves the counter at zero
+// for the next launch. No block ever waits for another.
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -19,6 +22,7 @@
 #include <higgs/matmul/device_matrix.cuh>
 #include <higgs/matmul/fragments.cuh>
 #include <higgs/pack/tiles.cuh>
+#include <higgs/rotate/hadamard.cuh>
 
 #include <cuda_runtime.h>
 
@@ -52,7 +56,8 @@ struct ExpertWeights {
 
 namespace detail {
 
-/// Everything a kernel needs; x is rotated, in padded groups: (M, depth), rows `x_stride` numbers apart.
+/// Everything a kernel needs. x is rotated, in padded groups: (M, depth), or as it is: (M, cols); rows are
+/// `x_stride` numbers apart.
 struct MatmulTask {
   TiledMatrix w;                           // of a group: what its matrices share
   const ExpertWeights* experts = nullptr;  // in device memory; none: w alone
@@ -63,9 +68,10 @@ struct MatmulTask {
   std::int64_t x_stride = 0;
   std::int64_t batch = 0;  // M
   MatmulOutput y;
-  std::uint32_t* arrivals = nullptr;  // (batch tiles, row blocks), zeros
+  std::uint32_t* arrivals = nullptr;  // (batch tiles, row blocks), zeros before and after a launch
   float* sums = nullptr;              // (batch tiles, grid, 2, rows of a batch tile, rows of a row block)
   float unit = 1;                     // 2^exponent
+  float rotation_scale = 1;           // 1 / sqrt(block)
   int row_warps = 4, k_warps = 1;     // of a block
   int slabs = 0, group_slabs = 0;     // of a row, of a group
   int row_slabs = 0, row_blocks = 0;  // of a matrix
@@ -81,10 +87,10 @@ struct StreamBlock {
 };
 inline constexpr int stream_shared = table_end + sizeof(StreamBlock);
 
-/// Blocks that fit a multiprocessor by their registers; its shared memory has room for one (sm_86, 89, 120),
-/// two (80) or three (90, 100).
-template <int Bits, int ColumnTiles>
-inline constexpr int stream_blocks = ColumnTiles == 1 && Bits < 8 ? 3 : 2;
+/// Blocks that fit a multiprocessor by their registers, of which a plan uses one; its shared memory has room
+/// for one (sm_86, 89, 120), two (80) or three (90, 100).
+template <int Bits, int ColumnTiles, bool Rotates>
+inline constexpr int stream_blocks = ColumnTiles == 1 && Bits < 8 && !Rotates ? 3 : 2;
 
 /// Slabs of activations in one of the two buffers: together they fill the second halves of the lines.
 template <int ColumnTiles>
@@ -171,14 +177,14 @@ __device__ inline BatchTile expert_tile(const std::int32_t* offsets, int experts
 }
 
 /// One slab: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
-/// all that step S needs of `loads` is decoded.
-template <int Bits, class T, int ColumnTiles, int S = 0, class Refill>
+/// all that step S needs of `loads` is decoded. Turned: row m's inputs of step S lie where row m ^ S's would.
+template <int Bits, class T, int ColumnTiles, bool Turned, int S = 0, class Refill>
 __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[Bits],
                                      std::uint32_t x, std::uint32_t place, const Refill& refill) {
   if constexpr (S < 4) {
     uint2 b[ColumnTiles];
     const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
-      ((b[C] = load_shared_64<(S * ColumnTiles + C) * 512>(x)), ...);
+      ((b[C] = load_shared_64<(S * ColumnTiles + C) * 512>(Turned ? x ^ 32 * S : x)), ...);
     };
     load_columns(std::make_integer_sequence<int, ColumnTiles>{});
     const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
@@ -192,19 +198,20 @@ __device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 
     };
     multiply_tiles(std::make_integer_sequence<int, 4>{});
     refill(std::integral_constant<int, S>{});
-    multiply_slab<Bits, T, ColumnTiles, S + 1>(sums, loads, x, place, refill);
+    multiply_slab<Bits, T, ColumnTiles, Turned, S + 1>(sums, loads, x, place, refill);
   }
 }
 
 /// The same for E8's tiles, whose lanes take 16 neighbouring bytes of the activations in halves.
-template <class T, int ColumnTiles, int U = 0, class Refill>
+template <class T, int ColumnTiles, bool Turned, int U = 0, class Refill>
 __device__ inline void multiply_e8_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[2],
                                         std::uint32_t x, std::uint32_t place, const Refill& refill) {
   if constexpr (U < 2) {
     uint2 first[ColumnTiles], second[ColumnTiles];
     const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
-      ((first[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(x)), ...);
-      ((second[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(x ^ 8)), ...);
+      const std::uint32_t at = Turned ? x ^ 64 * U : x;
+      ((first[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(at)), ...);
+      ((second[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(at ^ 8)), ...);
     };
     load_columns(std::make_integer_sequence<int, ColumnTiles>{});
     const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
@@ -220,16 +227,48 @@ __device__ inline void multiply_e8_slab(StreamSums<ColumnTiles>& sums, const uin
     };
     multiply_tiles(std::make_integer_sequence<int, 4>{});
     refill(std::integral_constant<int, 2 * U + 1>{});
-    multiply_e8_slab<T, ColumnTiles, U + 1>(sums, loads, x, place, refill);
+    multiply_e8_slab<T, ColumnTiles, Turned, U + 1>(sums, loads, x, place, refill);
   }
 }
 
 /// Where a lane reads the activations of its column in a line of them.
-template <int Format, int ColumnTiles>
+template <int Format, int ColumnTiles, bool Turned>
 __device__ inline std::uint32_t activation_place(int column, int lane) {
   const int t = lane % 4;
+  if (Turned && Format == e8_tiles) column ^= t / 2;
   const int within = Format == e8_tiles ? t % 2 * 16 + t / 2 * (8 + 512 * ColumnTiles) : t * 8;
   return static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + within);
+}
+
+/// Rows of x that a kernel may rotate itself.
+inline constexpr int rotated_inside = 4;
+
+/// Rotates inputs [first, first + 1024) of a row of x, as rotate_async does, into the activations of column m
+/// at shared address `to`. All lanes of a warp call it.
+template <class T, class X>
+__device__ inline void rotate_into(const Rotation& r, const X* row, int first, float scale, int m,
+                                   std::uint32_t to) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float v[32];
+  HIGGS_UNROLL
+  for (int c = 0; c < 32; c += 8) {
+    const int col = first + 32 * c + 8 * lane;
+    HIGGS_UNROLL
+    for (int i = 0; i < 8; ++i) v[c + i] = 0;
+    if (col < r.cols) {
+      load_eight(row + col, signs_of(r, col), v + c);
+      if (r.factors != nullptr) multiply_eight(r.factors + col, v + c);
+    }
+  }
+  // Every other line has the activations of columns 4 to 7, which do not exist: 32 for each warp.
+  const auto warp = threadIdx.x / 32;
+  hadamard_rows<512>(v, table_begin + 128 + 256 + warp * 32 * 512, static_cast<int>(r.block));
+  to += static_cast<std::uint32_t>(lane / 8 * 512 + (m ^ lane / 8) * 32 + lane % 8 * 4);
+  [&]<int... K>(std::integer_sequence<int, K...>) {
+    (store_shared_32<2048 * K>(to, round_pair<T>(__fmul_rn(v[2 * K], scale), __fmul_rn(v[2 * K + 1], scale))),
+     ...);
+  }(std::make_integer_sequence<int, 16>{});
+  __syncwarp();
 }
 
 /// Multiplies the sums of rows 16 i + g and 16 i + g + 8 by factor(i, scales of the two).
@@ -290,11 +329,14 @@ __device__ inline void leave_sums(const StreamSums<ColumnTiles>& sums, float* to
   }
 }
 
-/// Format is the bits of a weight, or e8_tiles.
-template <int Format, class T, int ColumnTiles>
-__global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTiles>)
+/// Format is the bits of a weight, or e8_tiles. T is what the tensor cores take; X the type of up to 4 rows
+/// that the kernel rotates, their inputs a multiple of 8 and from multiples of 16 bytes, or void: x is rotated.
+template <int Format, class T, int ColumnTiles, class X = void>
+__global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTiles, !std::is_void_v<X>>)
     stream_kernel(__grid_constant__ const MatmulTask task) {
   constexpr int Bits = loads_per_slab(Format);
+  constexpr bool rotates = !std::is_void_v<X>;
+  static_assert(!rotates || ColumnTiles == 1);
   constexpr int chunk = stream_chunk<ColumnTiles>, columns = 8 * ColumnTiles;
   // Slabs whose loads are under way, and whether scales are: what registers hold beside the sums.
   constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
@@ -336,8 +378,9 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
   // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two
   // is kept.
   const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(batch - 1));
-  const int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
-  const std::uint32_t x_place = activation_place<Format, ColumnTiles>(column, lane);
+  int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
+  if constexpr (rotates) column = min(column, batch - 1);
+  const std::uint32_t x_place = activation_place<Format, ColumnTiles, rotates>(column, lane);
 
   for (int item = begin; item < end;) {
     const bool table_ready = item != begin;
@@ -345,8 +388,8 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     item += s1 - s0;
     const int row_slab = block * row_warps + row_warp;
     // Step p of this warp is slab base + p * k_warps + k_warp of the row: a group of whole rounds begins with
-    // one.
-    const int base = s0 / (ring * k_warps) * (ring * k_warps);
+    // one, and inputs that are rotated together are one chunk.
+    const int whole = rotates ? chunk : ring * k_warps, base = s0 / whole * whole;
     const auto step_of = [&](int slab_of_row) {
       return (slab_of_row - base - k_warp + k_warps - 1) / k_warps;
     };
@@ -354,7 +397,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
 
     // A thread copies pieces of 16 bytes: half of the 16 inputs that one row of x has in a step. Eight pieces
     // fill a line.
-    const auto copy_chunk = [&](int c) {
+    [[maybe_unused]] const auto copy_chunk = [&](int c) {
       const int thread = opaque(static_cast<int>(threadIdx.x)),
                 m = thread / 16 % ColumnTiles * 8 + thread / 2 % 8;
       const int k16 = thread / 16 / ColumnTiles, first = (base + c * chunk) * 4;  // in runs of 16 inputs
@@ -374,6 +417,16 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       commit_copies();
     };
 
+    // Warps take turns over the rows of the chunks.
+    [[maybe_unused]] const auto rotate_chunk = [&](int c) {
+      const int m = (warp - c * batch) & (stream_warps - 1);
+      if constexpr (rotates)
+        if (m < batch && base + c * chunk < s1)
+          rotate_into<T>(task.w.rotation, static_cast<const X*>(task.x) + (first_x + m) * task.x_stride,
+                         (base + c * chunk) * slab, task.rotation_scale, m,
+                         static_cast<std::uint32_t>(table_begin + 128 + c % 2 * 32768));
+    };
+
     uint4 loads[ring][Bits];  // of the next steps, the first one's in front
     const uint4* fetch =
         mine.w.tiles + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
@@ -385,7 +438,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + r * stride + 32 * i);
     fetch += ring * stride;
 
-    copy_chunk(0);
+    if constexpr (!rotates) copy_chunk(0);
     if (!table_ready) fill_byte_table<Format, T>(task.w.table);
 
     // A change of group is seen one group ahead, so that its scales have arrived. Where registers are few,
@@ -432,16 +485,22 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
             slab_loads[i] = load_weights(fetch + 32 * i);
       };
       if constexpr (Format == e8_tiles)
-        multiply_e8_slab<T, ColumnTiles>(sums, slab_loads, x, place, refill);
+        multiply_e8_slab<T, ColumnTiles, rotates>(sums, slab_loads, x, place, refill);
       else
-        multiply_slab<Bits, T, ColumnTiles>(sums, slab_loads, x, place, refill);
+        multiply_slab<Bits, T, ColumnTiles, rotates>(sums, slab_loads, x, place, refill);
       fetch += stride;
       ++step;
     };
     for (int c = 0; base + c * chunk < s1; ++c) {
-      wait_copies<0>();
-      __syncthreads();
-      if (base + (c + 1) * chunk < s1) copy_chunk(c + 1);
+      if constexpr (rotates) {  // two chunks at first, then one when the last but one has been multiplied
+        if (c > 0) __syncthreads();
+        _Pragma("unroll 1") for (int next = c > 0 ? c + 1 : 0; next <= c + 1; ++next) rotate_chunk(next);
+        if (c == 0) __syncthreads();
+      } else {
+        wait_copies<0>();
+        __syncthreads();
+        if (base + (c + 1) * chunk < s1) copy_chunk(c + 1);
+      }
       const int chunk_step = c * chunk / k_warps, stop = min(end_step, chunk_step + chunk / k_warps);
       const std::uint32_t each = static_cast<std::uint32_t>(k_warps) * slab_bytes;
       std::uint32_t at = x_place + static_cast<std::uint32_t>(c % 2 * chunk + k_warp) * slab_bytes +
@@ -485,9 +544,11 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
-        const std::uint32_t before = atomicAdd(task.arrivals + blockIdx.y * task.row_blocks + block, 1u);
+        const auto others = static_cast<std::uint32_t>(last_owner - first_owner);
+        const std::uint32_t before = atomicInc(task.arrivals + blockIdx.y * task.row_blocks + block, others);
         __threadfence();
-        mine.last = before == static_cast<std::uint32_t>(last_owner - first_owner);
+        if (before > others) __trap();  // the workspace did not begin as zeros
+        mine.last = before == others;
       }
       __syncthreads();
       if (!mine.last) continue;

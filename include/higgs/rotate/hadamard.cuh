@@ -89,24 +89,26 @@ __device__ inline void load_quads(float (&v)[32], const Place& place) {
   }(std::make_integer_sequence<int, 8>{});
 }
 
-// A quad holds bits 8 and 9 of an element's number. It lies at 1024 high + 128 low + 16 (low ^ middle), where
-// low are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that
-// differ in middle share a bank.
+// A quad holds bits 8 and 9 of an element's number. It lies in row 8 high + low at 16 (low ^ middle), where low
+// are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that differ in
+// middle share a bank. Rows have 128 bytes and are `Apart` bytes apart, a multiple of 128.
+template <int Apart>
 struct LowQuads {  // of a lane with the given middle and high
   std::uint32_t base;
   __device__ LowQuads(std::uint32_t space, std::uint32_t lane)
-      : base(space + lane / 8 * 1024 + lane % 8 * 16) {}
+      : base(space + lane / 8 * (8 * Apart) + lane % 8 * 16) {}
   template <int I>
-  static constexpr int offset = 128 * I;
+  static constexpr int offset = Apart * I;
   template <int I>
   __device__ std::uint32_t at() const {
     return base ^ 16 * I;
   }
 };
+template <int Apart>
 struct MiddleQuads {  // of a lane with the given low and high
   std::uint32_t base;
   __device__ MiddleQuads(std::uint32_t space, std::uint32_t lane)
-      : base(space + lane / 8 * 1024 + lane % 8 * (128 + 16)) {}
+      : base(space + lane / 8 * (8 * Apart) + lane % 8 * (Apart + 16)) {}
   template <int I>
   static constexpr int offset = 0;
   template <int I>
@@ -114,25 +116,23 @@ struct MiddleQuads {  // of a lane with the given low and high
     return base ^ 16 * I;
   }
 };
+template <int Apart>
 struct HighQuads {  // bit 0 and high of a lane with the given bits 1 to 5
   std::uint32_t base;
   __device__ HighQuads(std::uint32_t space, std::uint32_t lane)
-      : base(space + lane % 4 * 256 + (lane % 4 * 2 ^ lane / 4) * 16) {}
+      : base(space + lane % 4 * (2 * Apart) + (lane % 4 * 2 ^ lane / 4) * 16) {}
   template <int I>
-  static constexpr int offset = I % 2 * 128 + I / 2 * 1024;
+  static constexpr int offset = I % 2 * Apart + I / 2 * (8 * Apart);
   template <int I>
   __device__ std::uint32_t at() const {
     return base ^ 16 * (I % 2);
   }
 };
-}  // namespace detail
 
-/// The same for 1024 values through `space`, 4 KiB of shared memory from a multiple of 128: two thirds of the
-/// instructions, no shuffles, and another order of results, where value 2 k + i of lane l is element
-/// 64 k + 2 l + i. n is any power of two up to 1024: then the warp holds 1024 / n blocks in a row. Call
-/// __syncwarp() before `space` is written again.
-__device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024) {
-  const std::uint32_t lane = threadIdx.x % 32, at = shared_address(space);
+/// hadamard_warp through 32 rows of 128 bytes, `Apart` bytes apart, from shared address `space`.
+template <int Apart>
+__device__ inline void hadamard_rows(float (&v)[32], std::uint32_t space, int n) {
+  const std::uint32_t lane = threadIdx.x % 32;
   const auto passes = [&](int stride, int end, int of_elements) {
     HIGGS_UNROLL
     for (; stride < end; stride *= 2, of_elements *= 2)
@@ -145,14 +145,23 @@ __device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024)
       }
   };
   passes(1, 8, 1);
-  detail::store_quads(v, detail::LowQuads(at, lane));
+  store_quads(v, LowQuads<Apart>(space, lane));
   __syncwarp();
-  detail::load_quads(v, detail::MiddleQuads(at, lane));
+  load_quads(v, MiddleQuads<Apart>(space, lane));
   passes(1, 8, 8);
-  detail::store_quads(v, detail::MiddleQuads(at, lane));
+  store_quads(v, MiddleQuads<Apart>(space, lane));
   __syncwarp();
-  detail::load_quads(v, detail::HighQuads(at, lane));
+  load_quads(v, HighQuads<Apart>(space, lane));
   passes(2, 32, 64);
+}
+}  // namespace detail
+
+/// The same for 1024 values through `space`, 4 KiB of shared memory from a multiple of 128: two thirds of the
+/// instructions, no shuffles, and another order of results, where value 2 k + i of lane l is element
+/// 64 k + 2 l + i. n is any power of two up to 1024: then the warp holds 1024 / n blocks in a row. Call
+/// __syncwarp() before `space` is written again.
+__device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024) {
+  detail::hadamard_rows<128>(v, shared_address(space), n);
 }
 
 /// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of
@@ -211,12 +220,6 @@ struct Rotation {
   }
 };
 
-/// Words that a launch sets to zero beside its work, for the kernel after it.
-struct Cleared {
-  std::uint32_t* data = nullptr;
-  std::int64_t size = 0;
-};
-
 /// The signs of `cols` columns from `first` on for Rotation, made on the host: bit 15 - i of a word is column
 /// 2 i of its 32, bit 31 - i is column 2 i + 1, so that a shift brings both to the sign bits of a pair of
 /// 16-bit numbers.
@@ -231,11 +234,6 @@ inline std::vector<std::uint32_t> sign_words(std::uint64_t seed, std::int64_t co
 }
 
 namespace detail {
-
-__device__ inline void clear(const Cleared& words) {
-  _Pragma("unroll 1") for (std::uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words.size;
-                           i += gridDim.x * blockDim.x) words.data[i] = 0;
-}
 
 /// The sign bits of columns [col, col + 8) as sign_words() has them, shifted so that pair i needs a shift by
 /// i.
@@ -355,9 +353,8 @@ struct RotationCase {
 template <class In, class Out, bool Plain>
 __global__ void __launch_bounds__(128)
     rotate_wide_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       std::uint32_t runs, RotationCase known, Cleared cleared) {
+                       std::uint32_t runs, RotationCase known) {
   __shared__ __align__(128) float space[4][1024];
-  clear(cleared);
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
   if (row >= x.rows) return;
   const std::uint32_t start = (warp - row * runs) * 1024, first = start + 8 * lane;
@@ -395,8 +392,7 @@ __global__ void __launch_bounds__(128)
 template <class In, class Out, int Count>
 __global__ void __launch_bounds__(128)
     rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       std::uint32_t runs, RotationCase known, Cleared cleared) {
-  clear(cleared);
+                       std::uint32_t runs, RotationCase known) {
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, row = warp / runs;
   if (row >= x.rows) return;
   const auto first = static_cast<int>((warp - row * runs) * (32 * Count) + threadIdx.x % 32 * 8);
@@ -464,9 +460,7 @@ __device__ inline void combine(const QuadSigns* signs, int quads, const float* v
 template <class In, class Out>
 __global__ void __launch_bounds__(512)
     rotate_block_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                        __grid_constant__ const HadamardBase base, float* scratch, RotationCase known,
-                        Cleared cleared) {
-  clear(cleared);
+                        __grid_constant__ const HadamardBase base, float* scratch, RotationCase known) {
   extern __shared__ __align__(16) float rotate_space[];
   const auto n = static_cast<int>(r.block), run = n / base.base;
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
@@ -538,18 +532,16 @@ inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const D
 /// rotate_row bit for bit before that rounding. x (M, cols), y (M, padded); values of y between groups are
 /// not written; x may be y if their rows are equally far apart. In and Out are free: rows of bf16 that leave
 /// as fp16 keep three more bits for matmul_rotated_async, if none exceeds 65504. The inverse equals
-/// unrotate_row, then factors. `cleared`, in device memory, becomes zeros.
+/// unrotate_row, then factors.
 template <class In, class Out, class Archs = BuiltFor>
 void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
-                  const Device& device, cudaStream_t stream, float* scratch = nullptr,
-                  std::span<std::uint32_t> cleared = {}) {
+                  const Device& device, cudaStream_t stream, float* scratch = nullptr) {
   expects(r.cols < std::int64_t{1} << 31, "higgs::gpu::rotate_async: rows of less than 2^31 columns");
   expects(is_hadamard_order(r.block), "higgs::gpu::rotate_async: block must be a Hadamard order");
   expects(
       x.cols == (r.inverse ? r.padded_cols() : r.cols) && y.rows == x.rows,
       "higgs::gpu::rotate_async: x must be (M, cols), for the inverse (M, padded_cols), and y have M rows");
   if (x.rows == 0) return;
-  const Cleared words{cleared.data(), static_cast<std::int64_t>(cleared.size())};
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(r.block)));
   const auto aligned = [](const auto& view) {
     return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
@@ -567,7 +559,7 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
                   (r.factors == nullptr || factors_aligned) && !r.inverse;
     const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
     const auto go = [&](auto kernel) {
-      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<std::uint32_t>(runs), known, words);
+      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<std::uint32_t>(runs), known);
     };
     if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
     if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
@@ -591,7 +583,7 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
   }
   const int threads = r.block >= 8192 ? 512 : r.block >= 2048 ? 256 : 128;
   launch(detail::rotate_block_kernel<In, Out>, dim3(static_cast<unsigned>(items)), threads, shared, stream, r,
-         x, y, scale, base, scratch, known, words);
+         x, y, scale, base, scratch, known);
 }
 
 }  // namespace gpu
