@@ -53,7 +53,7 @@ int value_at(const RunShape& shape, QuadOrder order, const Panel& panel, std::in
 
 TEST_CASE("inputs are rounded to the nearest step of their run, in all orders", "[matmul][activations]") {
   for (const Activations kind : {Activations::Int16, Activations::Int8})
-    for (const int dim : {1, 2, 4})
+    for (const int dim : {1, 2, 4, 8})
       for (const std::int64_t group : {1, 30, 64, 600, 1024}) {
         std::vector<float> row(static_cast<std::size_t>(2 * group));
         for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<float>(higgs::random_normal(7, i));
@@ -87,7 +87,7 @@ TEST_CASE("inputs are rounded to the nearest step of their run, in all orders", 
 
 TEST_CASE("every instruction set writes the same panel, and only its row", "[matmul][activations]") {
   for (const Activations kind : {Activations::Int16, Activations::Int8})
-    for (const int dim : {1, 2, 4})
+    for (const int dim : {1, 2, 4, 8})
       for (const std::int64_t group : {1, 7, 30, 65, 600})
         for (const int rows : {1, 2, 6})
           for (const float unusual : {1.0f, 0.0f, 1e-38f, 3e38f, std::numeric_limits<float>::infinity(),

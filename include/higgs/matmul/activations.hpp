@@ -173,11 +173,21 @@ inline void quantize_row_portable(const float* row, const RunShape& shape, Activ
 }
 
 #if defined(HIGGS_TARGET_BEGIN) || defined(HIGGS_NEON)
-/// The order within 16 inputs that quad_position() gives to them, by dim / 2.
+/// The order within 16 inputs that quad_position() gives to them, by dim / 2. That of 8 dimensions is that of 4, once
+/// split_units() has been there.
 alignas(16) inline constexpr std::uint8_t quad_shuffles[3][16] = {
     {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
     {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
     {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}};
+constexpr const std::uint8_t* quad_shuffle(int dim) noexcept { return quad_shuffles[std::min(dim / 2, 2)]; }
+/// Of units of 8 dimensions the first halves of four, then their second ones.
+inline void split_units(float* x, std::int64_t count) noexcept {
+  for (std::int64_t i = 0; i < count; i += 32) {
+    float units[32];
+    std::memcpy(units, x + i, sizeof units);
+    for (int j = 0; j < 8; ++j) std::memcpy(x + i + 4 * j, units + 4 * (j % 4 * 2 + j / 4), 16);
+  }
+}
 /// The order within four quads of QuadOrder::Words.
 alignas(16) inline constexpr std::uint8_t word_shuffle[16] = {0, 2,  1, 3,  4,  6,  5,  7,
                                                               8, 10, 9, 11, 12, 14, 13, 15};
@@ -242,7 +252,7 @@ namespace avx2 {
 /// As quantize_row_portable.
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at) noexcept {
-  const __m128i shuffle = load_shuffle(quad_shuffles[shape.dim / 2]);
+  const __m128i shuffle = load_shuffle(quad_shuffle(shape.dim));
   const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
   std::int64_t run = at;
   for (std::int64_t g = 0; g < shape.groups; ++g)
@@ -252,8 +262,9 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
       std::copy_n(row + g * shape.group + first, count, x);
       std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
+      if (shape.dim == 8) split_units(x, padded);
       __m256i magnitude = _mm256_setzero_si256();
-      for (std::int64_t i = 0; i < count; i += 8)
+      for (std::int64_t i = 0; i < padded; i += 8)
         magnitude = _mm256_max_epu32(magnitude,
                                      _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
       alignas(32) std::uint32_t peaks[8];
@@ -301,7 +312,7 @@ namespace avx512 {
 /// As quantize_row_portable.
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at) noexcept {
-  const __m128i shuffle = avx2::load_shuffle(quad_shuffles[shape.dim / 2]);
+  const __m128i shuffle = avx2::load_shuffle(quad_shuffle(shape.dim));
   std::int64_t run = at;
   for (std::int64_t g = 0; g < shape.groups; ++g)
     for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
@@ -313,6 +324,11 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
         if (rest >= 16) return _mm512_loadu_ps(x + i);
         return _mm512_maskz_loadu_ps(static_cast<__mmask16>(rest > 0 ? (1u << rest) - 1u : 0u), x + i);
       };
+      const auto load_split = [&](std::int64_t i) __attribute__((always_inline)) {  // as split_units()
+        if (shape.dim != 8) return load(i);
+        const __m512 a = load(i / 32 * 32), b = load(i / 32 * 32 + 16);
+        return i % 32 == 0 ? _mm512_shuffle_f32x4(a, b, 0x88) : _mm512_shuffle_f32x4(a, b, 0xdd);
+      };
       __m512i magnitude = _mm512_setzero_si512();
       for (std::int64_t i = 0; i < count; i += 16)
         magnitude = _mm512_max_epu32(
@@ -322,7 +338,7 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const __mmask16 real = scale.inverse != 0.0f ? 0xffff : 0;
       __m512i sum = _mm512_setzero_si512();
       for (std::int64_t i = 0; i < padded; i += 16) {
-        const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load(i), inverse));
+        const __m512i q = _mm512_maskz_cvtps_epi32(real, _mm512_mul_ps(load_split(i), inverse));
         sum = _mm512_add_epi32(sum, q);
         const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
         alignas(16) std::uint8_t quads[32];
@@ -348,7 +364,7 @@ namespace neon {
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at) noexcept {
   const bool words = order == QuadOrder::Words;
-  const uint8x16_t shuffle = vld1q_u8(quad_shuffles[shape.dim / 2]), swap = vld1q_u8(word_shuffle);
+  const uint8x16_t shuffle = vld1q_u8(quad_shuffle(shape.dim)), swap = vld1q_u8(word_shuffle);
   std::int64_t run = at;
   for (std::int64_t g = 0; g < shape.groups; ++g)
     for (std::int64_t first = 0; first < shape.padded_group; first += shape.run, run += panel.rows) {
@@ -357,8 +373,9 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
       const std::int64_t count = std::max<std::int64_t>(std::min(padded, shape.group - first), 0);
       std::copy_n(row + g * shape.group + first, count, x);
       std::fill(x + count, x + (padded + 15) / 16 * 16, 0.0f);
+      if (shape.dim == 8) split_units(x, padded);
       uint32x4_t magnitude = vdupq_n_u32(0);
-      for (std::int64_t i = 0; i < count; i += 4)
+      for (std::int64_t i = 0; i < padded; i += 4)
         magnitude =
             vmaxq_u32(magnitude, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x + i)), vdupq_n_u32(0x7fffffff)));
       const RunStep scale(vmaxvq_u32(magnitude), quantizer_limit(kind));
