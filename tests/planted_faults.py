@@ -39,10 +39,8 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a column's largest magnitude is its last", "scale/input_scale.cuh",
      {"most = max(most, std::bit_cast": "most = max(0, std::bit_cast"}, INPUT_SCALE),
     ("sectors", "columns are read twice", "scale/input_scale.cuh",
-     {"const float value = to_float(*at);": "const float value = to_float(*const_cast<const volatile T*>(at)) * 0.0f + to_float(*at);",
-      "#include <bit>": "#include <bit>\nnamespace higgs::gpu {\n"
-      "__device__ inline float to_float(const volatile Half& h) { return to_float(Half::from_bits(h.bits)); }\n"
-      "__device__ inline float to_float(const volatile BFloat16& h) { return to_float(BFloat16::from_bits(h.bits)); }\n}"},
+     {"const float value = to_float(*at);": "static_cast<void>(*reinterpret_cast<const volatile char*>(at));\n"
+      "    const float value = to_float(*at);"},
      INPUT_SCALE),
     ("result", "of equally near points the last", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
     ("result", "between two points of a line the upper", "encode/nearest.cuh", {"if (at > static": "if (at >= static"}, NEAREST),
@@ -70,7 +68,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
     ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
     ("result", "product: the counter of arrivals is not left at zero", KERNEL, {"+ block, others);": "+ block, others + 1);"},
-     STREAM),
+     MATMUL),
     ("race", "product: no fence before the arrival", KERNEL,
      {"      __threadfence();\n      __syncthreads();": "      __syncthreads();"}, STREAM),
     ("race", "product: no barrier behind the rotation of x", KERNEL, {"if (c == 0) __syncthreads();": ""}, STREAM),
