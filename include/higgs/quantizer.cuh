@@ -60,8 +60,9 @@ struct GroupEncoding {
   std::array<double, 33> ladder{};  // scale_ladder(-scale_search ... scale_search)
 };
 
-/// Half a warp for each group: scale, encode, refit, and that again with other scales if asked. `words` are the
-/// search's, copied to shared memory if they fit; `trial` holds as much as `codes`, or is null without a search.
+/// Half a warp for each group: scale, encode, refit, and that again with other scales if asked. `words` are
+/// the search's, copied to shared memory if they fit; `trial` holds as much as `codes`, or is null without a
+/// search.
 template <class Search, bool InShared, class Index>
 __global__ void __launch_bounds__(128)
     encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const std::uint32_t* words,
@@ -143,8 +144,8 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace detail
 
-/// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once for a matrix; holds the
-/// search's constants, the signs and the factors of the columns.
+/// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once for a matrix; holds
+/// the search's constants, the signs and the factors of the columns.
 template <Codebook Book>
 class DeviceRowQuantizer {
   using Search = typename DeviceSearchOf<Book>::Type;
@@ -174,7 +175,8 @@ class DeviceRowQuantizer {
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
   }
 
-  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice if scales are searched.
+  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice if scales are
+  /// searched.
   std::size_t workspace_size(std::int64_t rows, const Device& device) const {
     return 4 * static_cast<std::size_t>(floats(rows) + rotate_scratch(rotation(), rows, device)) +
            sizeof(Index) * static_cast<std::size_t>(plain_codes(rows) * (how_.scale_search > 0 ? 2 : 1)) + 16;
@@ -229,9 +231,9 @@ class DeviceRowQuantizer {
   DeviceBuffer<float> factors_;
 };
 
-/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory. Rows go
-/// through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument for weights
-/// that are NaN or infinite.
+/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory.
+/// Rows go through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument
+/// for weights that are NaN or infinite.
 template <class T, Codebook Book, class Archs = BuiltFor>
 QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
                                const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {

@@ -272,6 +272,25 @@ TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
   CHECK(pool.calls >= 3);  // strips
 }
 
+TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps of less than a MiB",
+          "[matmul]") {
+  for (const std::int64_t rows : {32, 576, 4096, 49152})
+    for (const std::int64_t width : {1, 2, 3, 8, 96}) {
+      const higgs::TileLayout tiles{.rows = rows,
+                                    .groups = 4,
+                                    .codes_per_group = 512,
+                                    .code_bits = 8,
+                                    .unit_bits = 8,
+                                    .codes_per_unit = 1};
+      const std::int64_t grain = higgs::detail::strip_grain(tiles, 1, width);
+      CHECK(grain >= 1);
+      CHECK(grain <= (tiles.strips() + width - 1) / width);
+      const bool large = tiles.bytes() >= width << 20;
+      CHECK((!large || grain * tiles.strip_bytes() >= 1 << 20));
+      CHECK(higgs::detail::strip_grain(tiles, 16, width) == 1);
+    }
+}
+
 TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][matmul]") {
   const Normals x(20, 512, 6);
   const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(100, 512));

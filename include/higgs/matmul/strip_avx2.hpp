@@ -303,13 +303,13 @@ struct WordDot {
 /// lack the other.
 struct VexDot {
   [[gnu::always_inline]] static inline __m256i add(__m256i total, __m256i weights, __m256i x) noexcept {
-    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(total) : "x"(weights), "x"(x));
+    asm("%{vex%} vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+x"(total) : "x"(weights), "x"(x));
     return total;
   }
 };
 struct EvexDot {
   [[gnu::always_inline]] static inline __m256i add(__m256i total, __m256i weights, __m256i x) noexcept {
-    asm("vpdpbusd %2, %1, %0" : "+x"(total) : "x"(weights), "x"(x));
+    asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+x"(total) : "x"(weights), "x"(x));
     return total;
   }
 };

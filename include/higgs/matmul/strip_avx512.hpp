@@ -165,7 +165,7 @@ template <UnitKind Kind>
 /// total + dot products of each lane's 4 bytes. As assembly: of the intrinsic, g++ 12 keeps every sum twice
 /// and spills half of them.
 [[gnu::always_inline]] inline __m512i add_dot(__m512i total, __m512i weights, __m512i x) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(weights), "v"(x));
+  asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(total) : "v"(weights), "v"(x));
   return total;
 }
 

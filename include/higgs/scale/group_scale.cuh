@@ -12,8 +12,8 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The sum of `each` over the 16 lanes of half a warp in the order of exact_dot(), for all of them. Lane l brings
-/// what it added up of terms l, l + 16, ...; all lanes of the warp call it.
+/// The sum of `each` over the 16 lanes of half a warp in the order of exact_dot(), for all of them. Lane l
+/// brings what it added up of terms l, l + 16, ...; all lanes of the warp call it.
 template <class T>
 __device__ inline T fold_half_warp(T each) {
   for (int by = 8; by > 0; by /= 2)
@@ -21,7 +21,8 @@ __device__ inline T fold_half_warp(T each) {
   return __shfl_sync(0xffffffffu, each, 0, 16);
 }
 
-/// sum_of_squares() of a group. Lane is threadIdx.x % 16; all lanes of the warp call it, with size 0 for no group.
+/// sum_of_squares() of a group. Lane is threadIdx.x % 16; all lanes of the warp call it, with size 0 for no
+/// group.
 __device__ inline double sum_of_squares_half_warp(const float* x, std::int64_t size) {
   double sum = 0;  // products of floats are exact in double, so fusing changes nothing
   for (std::int64_t i = threadIdx.x % 16; i < size; i += 16)

@@ -23,7 +23,8 @@ inline namespace v0 {
 namespace gpu {
 
 namespace detail {
-/// One thread for each column: sums in the order of the rows. `largest` holds bits, which sort like magnitudes.
+/// One thread for each column: sums in the order of the rows. `largest` holds bits, which sort like
+/// magnitudes.
 template <class T>
 __global__ void __launch_bounds__(64)
     column_statistics_kernel(DeviceMatrixView<const T> w, double* squares, std::int32_t* largest) {
@@ -61,8 +62,8 @@ class DeviceColumnStatistics {
     rows_ += rows.rows;
   }
 
-  /// What was taken in; waits for `stream`. Throws InvalidArgument naming the first column with a weight that is
-  /// NaN or infinite.
+  /// What was taken in; waits for `stream`. Throws InvalidArgument naming the first column with a weight that
+  /// is NaN or infinite.
   ColumnStatistics to_host(cudaStream_t stream) const {
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceColumnStatistics");
     return {squares_.to_host(), largest_.to_host(), rows_};
