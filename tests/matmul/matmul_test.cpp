@@ -120,9 +120,9 @@ TEST_CASE("the product equals the reference for every codebook, edge shape and i
 
 namespace {
 
-// Every kernel's product of x with `tiled` has the bits of the portable one, which is as near to the definition as
-// the activations' steps allow: rounding to steps of their runs moves a product by at most half a step for each
-// weight. The rest is float: rotation, and one sum for each run.
+// Every kernel's product of x with `tiled` has the bits of the portable one, which is as near to the
+// definition as the activations' steps allow: rounding to steps of their runs moves a product by at most half
+// a step for each weight. The rest is float: rotation, and one sum for each run.
 void check_tiled(MatrixView<float> x, const Expected& expected, std::span<const higgs::Half> input_scales,
                  const higgs::TiledMatrix& tiled, const higgs::TiledMatrix& coordinates,
                  higgs::Activations kind) {

@@ -21,7 +21,8 @@
 #  if defined(__ARM_FEATURE_MATMUL_INT8)
 #    define HIGGS_NEON_I8MM
 #  elif defined(__clang__) && __clang_major__ < 16
-#  elif defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC) || defined(__ARM_FEATURE_SVE) || defined(__ARM_FEATURE_DOTPROD)
+#  elif defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC) || defined(__ARM_FEATURE_SVE) || \
+      defined(__ARM_FEATURE_DOTPROD)
 #    define HIGGS_NEON_I8MM __attribute__((target("+i8mm")))
 #  elif defined(__ARM_FEATURE_CRYPTO)
 #    define HIGGS_NEON_I8MM __attribute__((target("arch=armv8.2-a+i8mm+crypto")))

@@ -49,7 +49,7 @@ struct Slices {
 };
 
 /// Looks four vectors of units up in the tables of `Coordinates`, Count slices each: out[c] ^=. Units are
-/// used up. The empty statement keeps every xor beside its lookup: g++ 12 otherwise spills lookups by the dozen.
+/// used up. The empty statement keeps every xor beside its lookup: g++ 12 otherwise spills them by the dozen.
 template <int Count, int Coordinates>
 [[gnu::always_inline]] inline void look_up(const std::uint8_t (*slices)[16][32], int first,
                                            __m256i (&unit)[4], __m256i (&out)[Coordinates][4]) noexcept {
@@ -253,7 +253,7 @@ inline void add_parts(const float* parts, int rows, const float* scales, float* 
                                      _mm256_loadu_ps(sums + i)));
 }
 
-/// Codes of the next chunk, some bytes for each quad, into the second cache: the first one holds decoded bytes.
+/// Codes of the next chunk, some bytes for each quad, into the second cache: decoded bytes fill the first.
 struct Ahead {
   const std::uint8_t* at;
   std::int64_t bytes;

@@ -49,9 +49,9 @@ template <UnitKind Kind>
 struct Tables {
   __m512i table[Unit<Kind>::coordinates][Unit<Kind>::registers == 0 ? 1 : Unit<Kind>::registers];
 };
-/// Of Signed8, byte permutes give two levels at once, and a permute of 64 values makes one of them a coordinate. Its
-/// index is a level, a sign and in bit 5 the side, the sign in bit 4, 0, 3 or 1 (of coordinates d % 4), so that one
-/// byte of a unit's signs and one select serve four coordinates.
+/// Of Signed8, byte permutes give two levels at once, and a permute of 64 values makes one of them a
+/// coordinate. Its index is a level, a sign, and the side in bit 5. The sign is in bit 4, 0, 3 or 1 (of
+/// coordinates d % 4), so that a unit's signs, brought into place once, serve four coordinates.
 template <>
 struct Tables<UnitKind::Signed8> {
   __m512i table[4][4], values[4];
@@ -99,8 +99,8 @@ template <UnitKind Kind>
 }
 
 /// The units of half a step, 4 for each of 16 rows in a vector. Bits above those of a unit are left as they
-/// come: permutes ignore bits 6 and 7, and tables of 4 bits are repeated. Of Signed8: patterns, then signs and
-/// side as the indices of coordinates 0 to 3 and 4 to 7 have them.
+/// come: permutes ignore bits 6 and 7, and tables of 4 bits are repeated. Of Signed8: patterns, then signs
+/// and side as the indices of coordinates 0 to 3 and 4 to 7 have them.
 template <UnitKind Kind>
 [[gnu::always_inline]] inline void load_units(const std::uint8_t* codes, __m512i* unit) {
   unit[0] = _mm512_loadu_si512(codes);
@@ -125,8 +125,8 @@ template <UnitKind Kind>
   }
 }
 
-/// 64 entries of a table of 256, kept as two of 128. Each lookup replaces the units that are its own and leaves
-/// the others: no blend.
+/// 64 entries of a table of 256, kept as two of 128. Each lookup replaces the units that are its own and
+/// leaves the others: no blend.
 [[gnu::always_inline]] inline __m512i look_up(const __m512i (&table)[4], __m512i unit) {
   const __mmask64 high = _mm512_movepi8_mask(unit);
   const __m512i low = _mm512_mask2_permutex2var_epi8(table[0], unit, _knot_mask64(high), table[1]);
@@ -162,8 +162,8 @@ template <UnitKind Kind>
   return _mm512_set1_epi32(value);
 }
 
-/// total + dot products of each lane's 4 bytes. As assembly: of the intrinsic, g++ 12 keeps every sum twice, spills
-/// half of them, or puts copies between the links of the chain.
+/// total + dot products of each lane's 4 bytes. As assembly: of the intrinsic, g++ 12 keeps every sum twice
+/// and spills half of them.
 [[gnu::always_inline]] inline __m512i add_dot(__m512i total, __m512i weights, __m512i x) {
   asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(total) : "v"(weights), "v"(x));
   return total;

@@ -233,7 +233,7 @@ struct ByteDot {
 #  endif
 
 #  if defined(HIGGS_NEON_I8MM)
-/// The same with bytes, two quads, two rows of the strip and two columns (planes or rows of x) an instruction.
+/// The same with bytes: two quads, two rows of the strip, two columns (planes or rows of x) an instruction.
 struct MatrixDot {
   static constexpr QuadOrder order = QuadOrder::Bytes;
   template <int Rows, int Planes>

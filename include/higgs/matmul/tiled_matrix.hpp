@@ -66,8 +66,8 @@ struct UnitTables {
   alignas(64) std::uint8_t bytes[4][256] = {};
   // Of Byte4 and Signed8, bytes[0 ... 3][unit] side by side.
   alignas(64) std::uint32_t words[256] = {};
-  // Of Signed8, bytes[i] are two levels of 4 bits, of magnitudes 2i and 2i + 1 of each pattern, and a coordinate is
-  // values[level | sign << 4 | side << 5].
+  // Of Signed8, bytes[i] are two levels of 4 bits, of magnitudes 2i and 2i + 1 of each pattern, and a
+  // coordinate is values[level | sign << 4 | side << 5].
   alignas(64) std::uint8_t values[64] = {};
 };
 

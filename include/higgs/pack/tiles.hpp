@@ -14,8 +14,8 @@
 //     8 bits   1 vector    byte j = unit 4s + j
 //     4 bits   1 vector    byte j = unit 8s + j | unit (8s + 4 + j) << 4
 //     6 bits   3 vectors   byte j of vector v = unit 16s + 4v + j | bits 2v, 2v + 1 of unit (16s + 12 + j) << 6
-//     16 bits  2 vectors   byte j = bits 7 to 14 of unit 4s + j, then its bits 0 to 6 and 15: pattern and signs
-//                          of codebook/e8.hpp
+//     16 bits  2 vectors   byte j = bits 7 to 14 of unit 4s + j, then its bits 0 to 6 and 15: the pattern
+//                          and the signs of codebook/e8.hpp
 //
 // Decoding needs shifts by constants at most, and a lane accumulates one row's dot product. Missing rows and
 // the end of a group's last step are code 0 with scale 0 or activation 0.
