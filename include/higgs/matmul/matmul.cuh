@@ -132,9 +132,12 @@ struct MatmulWorkspace {
 };
 
 template <class T, int ColumnTiles, class X = void, int... Bits>
-void launch_stream(const MatmulTask& task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
+void launch_stream(MatmulTask task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
                    std::integer_sequence<int, Bits...>) {
-  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(tiles));
+  expects(plan.grid * tiles < std::int64_t{1} << 31, "higgs::gpu::matmul_async: too many blocks");
+  task.batch_tiles = static_cast<int>(tiles);
+  task.grid = static_cast<int>(plan.grid);
+  const dim3 grid(static_cast<unsigned>(plan.grid * tiles));
   const auto go = [&](auto kernel) {
     launch(kernel, grid, stream_threads, stream_shared, stream, task);
     return true;
