@@ -19,7 +19,7 @@ STAGES = {  # folder: the folders it may include, besides itself and config.hpp
 TOP = {  # header: the folders and top headers it may include
     "config.hpp": set(),
     "quantizer.hpp": set(STAGES) - {"matmul", "allocate"},
-    "quantizer.cuh": set(STAGES) - {"matmul", "allocate"},
+    "quantizer.cuh": set(STAGES) - {"matmul", "allocate"} | {"quantizer.hpp"},
     "higgs.hpp": set(STAGES) | {"quantizer.hpp", "quantizer.cuh"},
 }
 CUDA = re.compile(r"(cuda|cub|thrust|nv|cooperative_groups|mma)\b|cuda_|device_launch|.*\.cuh$")

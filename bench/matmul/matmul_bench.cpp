@@ -177,7 +177,8 @@ void add_book() {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
     if (higgs::best_isa() > Isa::Avx2) {
       add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Coordinates});
-      add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Codes});
+      if (higgs::detail::unit_kind<Book>() == higgs::detail::UnitKind::Byte2)
+        add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Codes});
     }
     if (higgs::best_isa() > Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
   }

@@ -42,7 +42,7 @@ void repack(benchmark::State& state, int code_bits, int unit_bits) {
 const int registered = [] {
   const struct {
     int code_bits, unit_bits;
-  } orders[] = {{2, 4}, {3, 6}, {4, 4}, {6, 6}, {8, 8}};
+  } orders[] = {{2, 4}, {3, 6}, {4, 4}, {6, 6}, {8, 8}, {16, 16}};
   for (const auto& [code_bits, unit_bits] : orders)
     benchmark::RegisterBenchmark(
         ("pack/tiles/cpu/" + std::to_string(code_bits) + "_bits/4096x8x2048").c_str(),

@@ -241,6 +241,22 @@ const int registered = [] {
   return 0;
 }();
 
+// Rows of a matrix or of activations as they come: converted, signs flipped, transformed into a row of floats.
+template <class X>
+void rotate_rows(benchmark::State& state) {
+  const std::int64_t n = state.range(0), block = higgs::choose_block(n);
+  const std::vector<X> x(static_cast<std::size_t>(n), X(1.0f));
+  std::vector<float> row(x.size());
+  for (auto _ : state) {
+    higgs::rotate_row(std::span<const X>(x), {}, std::span<float>(row), block, 1);
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * n);
+}
+BENCHMARK(rotate_rows<float>)->Name("rotate/rotate_row/cpu/f32")->Arg(576)->Arg(4096);
+BENCHMARK(rotate_rows<higgs::Half>)->Name("rotate/rotate_row/cpu/f16")->Arg(576)->Arg(4096);
+BENCHMARK(rotate_rows<higgs::BFloat16>)->Name("rotate/rotate_row/cpu/bf16")->Arg(576)->Arg(4096);
+
 void signs(benchmark::State& state) {
   std::vector<float> x(4096, 1.0f);
   for (auto _ : state) {

@@ -15,6 +15,7 @@ namespace {
 struct Options : CommonOptions {
   std::string model, text_file, reference;
   std::int64_t window = 512, tokens = 0;
+  bool half_kv = false;
 };
 
 void eval(const Options& options) {
@@ -33,8 +34,9 @@ void eval(const Options& options) {
         run("reference", [&](const auto& progress) { return evaluator.set_reference(model, progress); });
   }
   const Transformer model = Transformer::load(source, *executor);
-  const Evaluation result =
-      run("eval", [&](const auto& progress) { return evaluator.evaluate(model, progress); });
+  const Evaluation result = run("eval", [&](const auto& progress) {
+    return evaluator.evaluate(model, progress, options.half_kv ? KvType::Half : KvType::Float);
+  });
 
   nlohmann::ordered_json results{{"tokens", result.tokens}, {"ppl", result.perplexity()}, {"kl", nullptr}};
   std::ostream& out = options.text();
@@ -56,6 +58,8 @@ void add_eval(CLI::App& app) {
   command->add_option("model", options->model, "model to evaluate")->required()->type_name("MODEL");
   add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--reference", options->reference, "model to compare with")->type_name("MODEL");
+  command->add_flag("--half-kv", options->half_kv,
+                    "keep keys and values in 16 bits, as generate does; those of the reference stay floats");
   options->add_to(*command);
   command->callback([options] { eval(*options); });
 }

@@ -2,6 +2,7 @@
 // higgs-model generate: writes on from a prompt.
 #include "commands.hpp"
 #include "generate.hpp"
+#include "quantize.hpp"
 #include "source.hpp"
 #include "unicode.hpp"
 

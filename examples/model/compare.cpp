@@ -15,6 +15,7 @@
 
 #include "baselines.hpp"
 #include "page.hpp"
+#include "quantize.hpp"
 #include "round_to_codebook.hpp"
 
 namespace higgs::model {

@@ -33,25 +33,25 @@ Evaluator::Evaluator(std::vector<TokenId> text, std::int64_t window, Executor& e
 
 Evaluation Evaluator::set_reference(const Transformer& model, const Progress& progress) {
   Reference reference{model.config(), model.weights.output, {}};
-  const Evaluation out = run(model, nullptr, &reference.hidden, progress);
+  const Evaluation out = run(model, nullptr, &reference.hidden, KvType::Float, progress);
   reference_ = std::move(reference);
   return out;
 }
 
-Evaluation Evaluator::evaluate(const Transformer& model, const Progress& progress) const {
+Evaluation Evaluator::evaluate(const Transformer& model, const Progress& progress, KvType kv) const {
   expects(!reference_ || reference_->config.vocabulary == model.config().vocabulary,
           "higgs::model::Evaluator: the vocabularies of model and reference differ in size");
-  return run(model, reference_ ? &*reference_ : nullptr, nullptr, progress);
+  return run(model, reference_ ? &*reference_ : nullptr, nullptr, kv, progress);
 }
 
 Evaluation Evaluator::run(const Transformer& model, const Reference* reference, std::vector<float>* keep,
-                          const Progress& progress) const {
+                          KvType kv, const Progress& progress) const {
   const ModelConfig& config = model.config();
   const std::int64_t width = config.width, vocabulary = config.vocabulary, predicted = window_ - 1;
   if (window_ > config.context)
     throw InvalidArgument("a window of " + std::to_string(window_) +
                           " tokens exceeds the model's context of " + std::to_string(config.context));
-  KvCache cache(config, window_);
+  KvCache cache(config, window_, kv);
   std::vector<float> hidden(static_cast<std::size_t>(window_ * width));
   std::vector<float> logits(static_cast<std::size_t>(std::min(logit_rows, predicted) * vocabulary));
   std::vector<float> wanted(reference ? logits.size() : 0);

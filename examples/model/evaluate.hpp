@@ -41,7 +41,8 @@ class Evaluator {
   Evaluation set_reference(const Transformer& model, const Progress& progress = {});
   /// Evaluates a model, with KL if there is a reference. Throws InvalidArgument if their vocabularies differ
   /// in size.
-  Evaluation evaluate(const Transformer& model, const Progress& progress = {}) const;
+  Evaluation evaluate(const Transformer& model, const Progress& progress = {},
+                      KvType kv = KvType::Float) const;
 
  private:
   struct Reference {
@@ -49,7 +50,7 @@ class Evaluator {
     Linear output;              // shares the weights
     std::vector<float> hidden;  // (tokens, width)
   };
-  Evaluation run(const Transformer& model, const Reference* reference, std::vector<float>* keep,
+  Evaluation run(const Transformer& model, const Reference* reference, std::vector<float>* keep, KvType kv,
                  const Progress& progress) const;
 
   std::vector<TokenId> text_;

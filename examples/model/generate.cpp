@@ -68,7 +68,7 @@ Generation generate(const Transformer& model, std::span<const TokenId> prompt, s
   count = std::min(count, config.context - length);
 
   Sampler sampler(sampling);
-  KvCache cache(config, length + count);
+  KvCache cache(config, length + count, KvType::Half);
   std::vector<float> hidden(static_cast<std::size_t>(length * config.width));
   std::vector<float> logits(static_cast<std::size_t>(config.vocabulary));
   // Reads tokens and returns the one to follow the last of them.

@@ -3,6 +3,7 @@
 
 #include "page.hpp"
 #include "parse_json.hpp"
+#include "quantize.hpp"
 
 #include <higgs/allocate/knapsack_front.hpp>
 #include <higgs/core/error.hpp>

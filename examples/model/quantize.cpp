@@ -14,6 +14,11 @@
 #include <utility>
 #include <vector>
 
+namespace higgs {
+template AnyQuantizedMatrix quantize(MatrixView<const float>, std::string_view, const QuantizeOptions&,
+                                     Executor&);
+}  // namespace higgs
+
 namespace higgs::model {
 namespace {
 

@@ -15,7 +15,14 @@
 #include <optional>
 #include <regex>
 #include <string>
+#include <string_view>
 #include <vector>
+
+namespace higgs {
+// All encoders in one: quantize.cpp compiles it for every file.
+extern template AnyQuantizedMatrix quantize(MatrixView<const float>, std::string_view, const QuantizeOptions&,
+                                            Executor&);
+}  // namespace higgs
 
 namespace higgs::model {
 

@@ -53,11 +53,14 @@ void rotate_head(float* head, const float* cosines, const float* sines, std::int
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, std::int64_t capacity) : capacity_(capacity) {
+KvCache::KvCache(const ModelConfig& config, std::int64_t capacity, KvType type) : capacity_(capacity) {
   expects(capacity > 0, "higgs::model::KvCache: capacity must be positive");
+  const auto layers = static_cast<std::size_t>(config.layers);
   const auto size = static_cast<std::size_t>(capacity * config.kv_width());
-  keys_.assign(static_cast<std::size_t>(config.layers), std::vector<float>(size));
-  values_ = keys_;
+  if (type == KvType::Half)
+    layers_.assign(layers, Layer<Half>{std::vector<Half>(size), std::vector<Half>(size)});
+  else
+    layers_.assign(layers, Layer<float>{std::vector<float>(size), std::vector<float>(size)});
 }
 
 void KvCache::truncate(std::int64_t size) {
@@ -146,17 +149,28 @@ void Transformer::finish(MatrixView<const float> x, MatrixView<float> hidden, Ex
 // x += O(attention(Q(norm(x)), K(norm(x)), V(norm(x))))
 void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x,
                          Scratch& scratch, Executor& executor) const {
-  const std::int64_t count = x.rows, past = cache.size_, width = config_.head_width, half = width / 2;
-  const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
-                          mixed = scratch.mixed.view(), normal = scratch.normal.view();
+  const MatrixView<float> normal = scratch.normal.view();
   normalize_rows(x, block.attention_norm, config_.rms_epsilon, normal, executor);
   observe(std::array{Part::Q, Part::K, Part::V}, normal);
-  block[Part::Q].apply(normal, q, executor);
-  block[Part::K].apply(normal, k, executor);
-  block[Part::V].apply(normal, v, executor);
+  block[Part::Q].apply(normal, scratch.q.view(), executor);
+  block[Part::K].apply(normal, scratch.k.view(), executor);
+  block[Part::V].apply(normal, scratch.v.view(), executor);
+  std::visit([&](auto& kv) { mix_values(block, kv, cache.size_, cache.capacity_, scratch, executor); },
+             cache.layers_[layer]);
+  observe(std::array{Part::O}, scratch.mixed.view());
+  block[Part::O].apply(scratch.mixed.view(), scratch.sum.view(), executor);
+  add_to(x, scratch.sum.view());
+}
 
-  const MatrixView<float> keys(cache.keys_[layer].data(), config_.kv_heads * cache.capacity_, width);
-  const MatrixView<float> values(cache.values_[layer].data(), config_.kv_width(), cache.capacity_);
+// mixed = attention(q, k, v); keys and values join those of the `past` tokens before.
+template <class T>
+void Transformer::mix_values(const Block& block, KvCache::Layer<T>& layer, std::int64_t past,
+                             std::int64_t capacity, Scratch& scratch, Executor& executor) const {
+  const MatrixView<float> q = scratch.q.view(), k = scratch.k.view(), v = scratch.v.view(),
+                          mixed = scratch.mixed.view();
+  const std::int64_t count = q.rows, width = config_.head_width, half = width / 2;
+  const MatrixView<T> keys(layer.keys.data(), config_.kv_heads * capacity, width);
+  const MatrixView<T> values(layer.values.data(), config_.kv_width(), capacity);
   parallel_for(executor, count, row_grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const float* cosines = scratch.cosines.view().row(t);
@@ -168,8 +182,9 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
       for (std::int64_t h = 0; h < config_.heads; ++h) place(q.row(t) + h * width, block.q_norm);
       for (std::int64_t h = 0; h < config_.kv_heads; ++h) place(k.row(t) + h * width, block.k_norm);
       for (std::int64_t h = 0; h < config_.kv_heads; ++h)
-        std::copy_n(k.row(t) + h * width, width, keys.row(h * cache.capacity_ + past + t));
-      for (std::int64_t c = 0; c < v.cols; ++c) values(c, past + t) = v(t, c);
+        for (std::int64_t i = 0; i < width; ++i)
+          keys(h * capacity + past + t, i) = static_cast<T>(k(t, h * width + i));
+      for (std::int64_t c = 0; c < v.cols; ++c) values(c, past + t) = static_cast<T>(v(t, c));
     }
   });
 
@@ -189,7 +204,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
     Buffer buffer(queries.rows, seen);
     const MatrixView<float> scores = buffer.view();
     SerialExecutor here;
-    matmul(queries, keys.row_range(kv_head * cache.capacity_, seen), scores, here);
+    matmul(queries, keys.row_range(kv_head * capacity, seen), scores, here);
     for (std::int64_t r = 0; r < queries.rows; ++r) {
       const std::int64_t visible = std::min(past + first + r + 1, seen);
       float* row = scores.row(r);
@@ -197,12 +212,9 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
       softmax(row, visible);
       std::fill(row + visible, row + seen, 0.0f);
     }
-    const MatrixView<const float> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
+    const MatrixView<const T> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
     matmul(scores, head_values, rows_of(mixed, head, first, last - first), here);
   });
-  observe(std::array{Part::O}, mixed);
-  block[Part::O].apply(mixed, scratch.sum.view(), executor);
-  add_to(x, scratch.sum.view());
 }
 
 // x += Down(silu(Gate(norm(x))) * Up(norm(x)))

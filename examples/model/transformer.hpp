@@ -7,20 +7,25 @@
 #include "weights.hpp"
 
 #include <higgs/core/executor.hpp>
+#include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <variant>
 #include <vector>
 
 namespace higgs::model {
+
+/// How keys and values are kept.
+enum class KvType { Float, Half };
 
 /// Keys and values of the tokens that a model has read. One text at a time.
 class KvCache {
  public:
   /// Room for `capacity` tokens.
-  KvCache(const ModelConfig& config, std::int64_t capacity);
+  KvCache(const ModelConfig& config, std::int64_t capacity, KvType type = KvType::Float);
 
   std::int64_t capacity() const noexcept { return capacity_; }
   std::int64_t size() const noexcept { return size_; }
@@ -29,11 +34,14 @@ class KvCache {
 
  private:
   friend class Transformer;
+  template <class T>
+  struct Layer {
+    std::vector<T> keys;    // (kv_heads, capacity, head_width)
+    std::vector<T> values;  // transposed, as products read rows: (kv_width, capacity)
+  };
   std::int64_t capacity_;
   std::int64_t size_ = 0;
-  std::vector<std::vector<float>> keys_;  // by block: (kv_heads, capacity, head_width)
-  std::vector<std::vector<float>>
-      values_;  // by block, transposed as products read rows: (kv_width, capacity)
+  std::vector<std::variant<Layer<float>, Layer<Half>>> layers_;
 };
 
 /// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.
@@ -74,6 +82,9 @@ class Transformer {
   struct Scratch;
   void attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
               Executor& executor) const;
+  template <class T>
+  void mix_values(const Block& block, KvCache::Layer<T>& layer, std::int64_t past, std::int64_t capacity,
+                  Scratch& scratch, Executor& executor) const;
   void observe(std::span<const Part> parts, MatrixView<const float> x) const {
     if (observer) observer(parts, x);
   }

@@ -103,4 +103,6 @@
 #  include <higgs/pack/tiles.cuh>
 #  include <higgs/quantizer.cuh>
 #  include <higgs/rotate/hadamard.cuh>
+#  include <higgs/scale/group_scale.cuh>
+#  include <higgs/scale/input_scale.cuh>
 #endif

@@ -11,7 +11,10 @@
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
+#include <higgs/quantizer.hpp>
 #include <higgs/rotate/hadamard.cuh>
+#include <higgs/scale/group_scale.cuh>
+#include <higgs/scale/input_scale.cuh>
 #include <higgs/scale/input_scale.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -22,9 +25,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace higgs {
@@ -33,42 +37,37 @@ namespace gpu {
 
 namespace detail {
 
-/// The sum of `each` over 16 lanes as strided_dot folds it: halves together.
-__device__ inline double fold_16(double each) {
-  for (int by = 8; by > 0; by /= 2)
-    each += __shfl_down_sync(0xffffffffu, each, static_cast<unsigned>(by), 16);
-  return __shfl_sync(0xffffffffu, each, 0, 16);
-}
-
-/// out = w times 2^-exponent, in two steps, times the factors of the columns; zeros beyond them.
+/// out = w times 2^-exponent, in two steps, times the factors of the columns; zeros beyond them. The grid's y
+/// counts rows.
 template <class T>
-__global__ void load_rows_kernel(DeviceMatrixView<const T> w, DeviceMatrixView<float> out,
-                                 const float* factors, float half, float rest) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / out.cols,
-                     col = i % out.cols;
-  if (row >= out.rows) return;
-  float value = 0;
-  if (col < w.cols) {
-    value = to_float(w.row(row)[col]) * half * rest;
-    if (factors != nullptr) value *= factors[col];
-  }
-  out.row(row)[col] = value;
+__global__ void __launch_bounds__(128)
+    load_rows_kernel(DeviceMatrixView<const T> w, DeviceMatrixView<float> out, const float* factors,
+                     float half, float rest) {
+  const std::int64_t col = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (col >= out.cols) return;
+  const float factor = factors != nullptr && col < w.cols ? factors[col] : 1.0f;
+  for (std::int64_t row = blockIdx.y; row < out.rows; row += gridDim.y)
+    out.row(row)[col] = col < w.cols ? to_float(w.row(row)[col]) * half * rest * factor : 0.0f;
 }
 
-/// The constants of a codebook's search.
-struct SearchScale {
-  double step;
+/// How groups are scaled and encoded.
+struct GroupEncoding {
+  double step;  // of the codebook
   int fraction_bits;
   float limit;  // fixed_limit
+  ScaleFormat format;
+  int scale_search;                 // as in QuantizeOptions
+  std::array<double, 33> ladder{};  // scale_ladder(-scale_search ... scale_search)
 };
 
-/// Half a warp for each group: scale, encode, refit. `space` is where the search's words lie, if they fit into
-/// shared memory.
+/// Half a warp for each group: scale, encode, refit, and that again with other scales if asked. `words` are
+/// the search's, copied to shared memory if they fit; `trial` holds as much as `codes`, or is null without a
+/// search.
 template <class Search, bool InShared, class Index>
 __global__ void __launch_bounds__(128)
     encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const std::uint32_t* words,
-                         int word_count, Search search, SearchScale scale, Index* codes, Half* scales,
-                         double2* errors) {
+                         int word_count, Search search, __grid_constant__ const GroupEncoding how,
+                         Index* codes, Index* trial, Half* scales, double2* errors) {
   constexpr int dim = Search::dim, batch = Search::batch;
   extern __shared__ __align__(16) std::uint32_t search_space[];
   if constexpr (InShared) {
@@ -83,88 +82,91 @@ __global__ void __launch_bounds__(128)
   const std::int64_t item = active ? mine : 0, inputs = active ? group : 0;
   const int lane = static_cast<int>(threadIdx.x) % 16;
   const float* in = x.row(item / groups) + item % groups * group;
-  const std::int64_t each = ceil_div(inputs, dim);
-  Index* out = codes + item * ceil_div(group, dim);
+  const std::int64_t each = ceil_div(inputs, dim), first_code = item * ceil_div(group, dim);
+  const double norm = sum_of_squares_half_warp(in, inputs), rms = sqrt(norm / static_cast<double>(group));
 
-  double sum = 0;  // products of floats are exact in double, so fusing changes nothing
-  for (std::int64_t i = lane; i < inputs; i += 16) sum = fma(double{in[i]}, double{in[i]}, sum);
-  const double norm = fold_16(sum);
-  const double units =
-      static_cast<double>(1 << scale.fraction_bits) / (sqrt(norm / static_cast<double>(group)) * scale.step);
-  const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
-
-  for (std::int64_t first = lane; first < each; first += 16 * batch) {
-    float y[batch][dim];
-    std::uint32_t code[batch] = {};
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b) HIGGS_UNROLL
-    for (int d = 0; d < dim; ++d) {
-      const std::int64_t i = (first + 16 * b) * dim + d;
-      const float scaled = i < group ? in[i] * factor : 0.0f;
-      y[b][d] = rintf(fminf(fmaxf(scaled, -scale.limit), scale.limit));
+  GroupFit best;
+  for (int turn = 0; turn <= 2 * how.scale_search;
+       ++turn) {  // the RMS, then smaller scales, then larger ones
+    const int rung = turn == 0 ? how.scale_search : turn <= how.scale_search ? turn - 1 : turn;
+    const double scale = rms * how.ladder[static_cast<std::size_t>(rung)];
+    const double units = static_cast<double>(1 << how.fraction_bits) / (scale * how.step);
+    const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
+    Index* const out = (turn == 0 ? codes : trial) + first_code;
+    for (std::int64_t first = lane; first < each; first += 16 * batch) {
+      float y[batch][dim];
+      std::uint32_t code[batch] = {};
+      HIGGS_UNROLL
+      for (int b = 0; b < batch; ++b) HIGGS_UNROLL
+      for (int d = 0; d < dim; ++d) {
+        const std::int64_t i = (first + 16 * b) * dim + d;
+        const float scaled = i < group ? in[i] * factor : 0.0f;
+        y[b][d] = rintf(fminf(fmaxf(scaled, -how.limit), how.limit));
+      }
+      search.find(words, y, code);
+      HIGGS_UNROLL
+      for (int b = 0; b < batch; ++b)
+        if (first + 16 * b < each) out[first + 16 * b] = static_cast<Index>(code[b]);
     }
-    search.find(words, y, code);
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b)
-      if (first + 16 * b < each) out[first + 16 * b] = static_cast<Index>(code[b]);
+    __syncwarp();
+    const GroupFit fit = fit_group_scale_half_warp(in, inputs, norm, how.format, [&](std::int64_t i) {
+      return search.coordinate(words, out[i / dim], static_cast<int>(i % dim));
+    });
+    if (turn == 0 || fit.squared_error < best.squared_error) {
+      best = fit;
+      for (std::int64_t i = lane; turn != 0 && i < each; i += 16) codes[first_code + i] = out[i];
+    }
+    __syncwarp();
   }
-  __syncwarp();
-
-  double product = 0, squares = 0;
-  for (std::int64_t i = lane; i < inputs; i += 16) {
-    const double q = search.coordinate(words, out[i / dim], static_cast<int>(i % dim));
-    product = fma(double{in[i]}, q, product);
-    squares = fma(q, q, squares);
-  }
-  product = fold_16(product);
-  squares = fold_16(squares);
   if (lane != 0 || !active) return;
-  Half fitted = Half::from_bits(0);
-  if (squares > 0 && product > 0)
-    fitted = from_float<Half>(static_cast<float>(fmin(product / squares, 65504.0)));
-  const double s = to_float(fitted);
-  scales[item] = fitted;
-  if (errors != nullptr)
-    errors[item] = double2{fmax(fma(s, fma(s, squares, -2.0 * product), norm), 0.0), norm};
+  scales[item] = best.scale;
+  if (errors != nullptr) errors[item] = double2{best.squared_error, norm};
 }
 
-/// One thread for each byte of interchange order.
+/// One thread for each byte of a row in interchange order. The grid's y counts rows.
 template <class Index>
-__global__ void pack_bits_kernel(const Index* codes, std::int64_t rows, std::int64_t codes_per_row, int bits,
-                                 std::int64_t row_bytes, std::uint8_t* out) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = i / row_bytes;
-  if (row >= rows) return;
-  const std::int64_t begin = i % row_bytes * 8, first = begin / bits;
-  std::uint32_t byte = 0;
-  for (std::int64_t code = first; code < codes_per_row && code * bits < begin + 8; ++code) {
-    const std::uint32_t value = codes[row * codes_per_row + code];
-    const auto shift = static_cast<int>(code * bits - begin);
-    byte |= shift >= 0 ? value << shift : value >> -shift;
+__global__ void __launch_bounds__(128)
+    pack_bits_kernel(const Index* codes, std::int64_t rows, std::int64_t codes_per_row, int bits,
+                     std::int64_t row_bytes, std::uint8_t* out) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, begin = i * 8;
+  if (i >= row_bytes) return;
+  const std::int64_t first = begin / bits;
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    std::uint32_t byte = 0;
+    for (std::int64_t code = first; code < codes_per_row && code * bits < begin + 8; ++code) {
+      const std::uint32_t value = codes[row * codes_per_row + code];
+      const auto shift = static_cast<int>(code * bits - begin);
+      byte |= shift >= 0 ? value << shift : value >> -shift;
+    }
+    out[row * row_bytes + i] = static_cast<std::uint8_t>(byte);
   }
-  out[i] = static_cast<std::uint8_t>(byte);
 }
 
 }  // namespace detail
 
-/// Quantizes rows on the device as RowQuantizer does on the host. Made once for a matrix; holds the
-/// search's constants, the signs and the factors of the columns.
+/// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once for a matrix; holds
+/// the search's constants, the signs and the factors of the columns.
 template <Codebook Book>
 class DeviceRowQuantizer {
   using Search = typename DeviceSearchOf<Book>::Type;
   using Index = typename Book::Index;
 
  public:
-  /// Arguments as RowQuantizer's; scales are fp16, without a search for better ones.
+  /// Arguments as RowQuantizer's.
   DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
-                     int exponent, std::span<const Half> input_scales = {})
-      : step_(book.step()),
-        layout_(layout),
+                     int exponent, std::span<const Half> input_scales = {}, int scale_search = 0)
+      : layout_(layout),
         exponent_(exponent),
+        how_{book.step(), fraction_bits<Book>, static_cast<float>(fixed_limit<Book>), layout.scale_format,
+             scale_search},
         words_(std::span<const std::uint32_t>(Search::words(book))) {
     expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
             "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else "
             "none");
-    expects(layout.scale_format == ScaleFormat::Fp16, "higgs::gpu::DeviceRowQuantizer: scales must be fp16");
+    expects(scale_search >= 0 && scale_search <= 16,
+            "higgs::gpu::DeviceRowQuantizer: scale_search must lie in [0, 16]");
+    for (int rung = 0; rung <= 2 * scale_search; ++rung)
+      how_.ladder[static_cast<std::size_t>(rung)] = higgs::detail::scale_ladder(rung - scale_search);
     if (seed)
       signs_ = DeviceBuffer<std::uint32_t>(
           std::span<const std::uint32_t>(sign_words(*seed, layout.padded_cols())));
@@ -173,13 +175,11 @@ class DeviceRowQuantizer {
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
   }
 
-  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes.
+  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice if scales are
+  /// searched.
   std::size_t workspace_size(std::int64_t rows, const Device& device) const {
-    constexpr auto code_bytes = static_cast<std::int64_t>(sizeof(Index));
-    return static_cast<std::size_t>(
-               rows * (layout_.padded_cols() * 4 + layout_.codes_per_row(Book::dim) * code_bytes) +
-               4 * rotate_scratch(rotation(), rows, device)) +
-           32;
+    return 4 * static_cast<std::size_t>(floats(rows) + rotate_scratch(rotation(), rows, device)) +
+           sizeof(Index) * static_cast<std::size_t>(plain_codes(rows) * (how_.scale_search > 0 ? 2 : 1)) + 16;
   }
 
   /// codes (n, row_bytes) and scales (n, groups) of the rows of `w` (n, cols), which must be finite. `errors`
@@ -194,29 +194,25 @@ class DeviceRowQuantizer {
         workspace.size() >= workspace_size(w.rows, device) &&
             reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0,
         "higgs::gpu::DeviceRowQuantizer: workspace must hold workspace_size() bytes from a multiple of 16");
-    const std::int64_t padded = layout_.padded_cols(), per_row = layout_.codes_per_row(Book::dim);
-    const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, padded);
-    float* scratch = rows.data + ceil_div(w.rows * padded, 4) * 4;
+    const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows,
+                                       layout_.padded_cols());
+    float* scratch = rows.data + floats(w.rows);
     auto* plain = reinterpret_cast<Index*>(scratch + rotate_scratch(rotation(), w.rows, device));
-    const auto blocks = [](std::int64_t threads) {
-      return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
-    };
-    launch(detail::load_rows_kernel<T>, blocks(w.rows * padded), 128, 0, stream, w, rows, factors_.data(),
-           std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
+    auto* trial = how_.scale_search > 0 ? plain + plain_codes(w.rows) : nullptr;
+    const auto blocks = [](std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, 128)); };
+    const auto some_rows = static_cast<unsigned>(std::min<std::int64_t>(w.rows, 65535));
+    launch(detail::load_rows_kernel<T>, dim3(blocks(rows.cols), some_rows), 128, 0, stream, w, rows,
+           factors_.data(), std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
     rotate_async<float, float, Archs>(rotation(), DeviceMatrixView<const float>(rows), rows, device, stream,
                                       scratch);
-    const detail::SearchScale scale{step_, fraction_bits<Book>, static_cast<float>(fixed_limit<Book>)};
-    const auto encode = [&](auto kernel, std::size_t shared) {
-      launch(kernel, blocks(w.rows * layout_.groups() * 16), 128, shared, stream,
-             DeviceMatrixView<const float>(rows), layout_.group, words_.data(),
-             static_cast<int>(words_.size()), Search{DeviceSearchOf<Book>::size}, scale, plain, scales,
-             errors);
-    };
     constexpr bool in_shared = DeviceSearchOf<Book>::in_shared;
-    encode(detail::encode_groups_kernel<Search, in_shared, Index>, in_shared ? words_.size_bytes() : 0);
+    launch(detail::encode_groups_kernel<Search, in_shared, Index>,
+           dim3(blocks(w.rows * layout_.groups() * 16)), 128, in_shared ? words_.size_bytes() : 0, stream,
+           DeviceMatrixView<const float>(rows), layout_.group, words_.data(), static_cast<int>(words_.size()),
+           Search{DeviceSearchOf<Book>::size}, how_, plain, trial, scales, errors);
     const std::int64_t row_bytes = layout_.row_bytes(Book::dim, code_bits<Book>);
-    launch(detail::pack_bits_kernel<Index>, blocks(w.rows * row_bytes), 128, 0, stream, plain, w.rows,
-           per_row, code_bits<Book>, row_bytes, codes);
+    launch(detail::pack_bits_kernel<Index>, dim3(blocks(row_bytes), some_rows), 128, 0, stream, plain, w.rows,
+           layout_.codes_per_row(Book::dim), code_bits<Book>, row_bytes, codes);
   }
 
  private:
@@ -224,14 +220,83 @@ class DeviceRowQuantizer {
     const std::int64_t padded = layout_.padded_cols();
     return {padded, layout_.block, signs_.data(), nullptr, padded, padded};
   }
+  std::int64_t floats(std::int64_t rows) const { return ceil_div(rows * layout_.padded_cols(), 4) * 4; }
+  std::int64_t plain_codes(std::int64_t rows) const { return rows * layout_.codes_per_row(Book::dim); }
 
-  double step_;
   CodeLayout layout_;
   int exponent_;
+  detail::GroupEncoding how_;
   DeviceBuffer<std::uint32_t> words_;
   DeviceBuffer<std::uint32_t> signs_;
   DeviceBuffer<float> factors_;
 };
+
+/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory.
+/// Rows go through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument
+/// for weights that are NaN or infinite.
+template <class T, Codebook Book, class Archs = BuiltFor>
+QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
+                               const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
+  struct Storage {
+    std::vector<std::uint8_t> codes;
+    std::vector<Half> scales;
+    Normalization normalization;
+  };
+  QuantizedMatrix<Book> out;
+  out.layout = make_layout(w.rows, w.cols, Book::dim, options);
+  out.seed = options.seed;
+  out.book = book;
+  DeviceColumnStatistics columns(w.cols);
+  columns.add_async<T, Archs>(w, stream);
+  auto storage = std::make_shared<Storage>();
+  storage->normalization =
+      make_normalization(columns.to_host(stream), out.layout, book.step(), options.input_squares);
+  out.input_scales = storage->normalization.input_scales;
+  out.exponent = storage->normalization.exponent;
+
+  const Device device = current_device();
+  const DeviceRowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
+                                           options.scale_search);
+  const std::int64_t groups = out.layout.groups();
+  const std::int64_t most = std::clamp<std::int64_t>((std::int64_t{1} << 25) / out.layout.padded_cols(), 1,
+                                                     std::max<std::int64_t>(w.rows, 1));
+  const DeviceBuffer<std::byte> workspace(quantizer.workspace_size(most, device));
+  const DeviceBuffer<std::uint8_t> codes(static_cast<std::size_t>(most * out.row_bytes()));
+  const DeviceBuffer<Half> scales(static_cast<std::size_t>(most * groups));
+  const DeviceBuffer<double2> errors(scales.size());
+  typename RowQuantizer<Book>::Error total;
+  const auto append = [&](const auto& from, auto& to, std::int64_t count) {
+    const std::size_t size = to.size(), bytes = static_cast<std::size_t>(count) * sizeof(to[0]);
+    to.resize(size + static_cast<std::size_t>(count));
+    check(cudaMemcpyAsync(to.data() + size, from.data(), bytes, cudaMemcpyDeviceToHost, stream),
+          "higgs::gpu::quantize");
+  };
+  for (std::int64_t row = 0; row < w.rows; row += most) {
+    const std::int64_t count = std::min(most, w.rows - row);
+    quantizer.template quantize_rows_async<T, Archs>(
+        DeviceMatrixView<const T>(w.row(row), count, w.cols, w.row_stride), codes.data(), scales.data(),
+        std::span(workspace.data(), workspace.size()), device, stream, errors.data());
+    std::vector<double2> of_groups;
+    append(codes, storage->codes, count * out.row_bytes());
+    append(scales, storage->scales, count * groups);
+    append(errors, of_groups, count * groups);
+    check(cudaStreamSynchronize(stream), "higgs::gpu::quantize");
+    for (std::size_t g = 0; g < of_groups.size();) {
+      typename RowQuantizer<Book>::Error of_row;
+      for (std::int64_t k = 0; k < groups; ++k, ++g) {
+        of_row.squared_error += of_groups[g].x;
+        of_row.squared_norm += of_groups[g].y;
+      }
+      total.squared_error += of_row.squared_error;
+      total.squared_norm += of_row.squared_norm;
+    }
+  }
+  out.t2 = total.t2();
+  out.codes = storage->codes;
+  out.scales = storage->scales;
+  out.owner = std::move(storage);
+  return out;
+}
 
 }  // namespace gpu
 }  // namespace v0

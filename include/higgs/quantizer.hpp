@@ -266,7 +266,7 @@ class RowQuantizer {
         std::span(space.fixed).first(codes.size() * Book::dim);  // free once the row is encoded
     for (int step = -scale_search_; step <= scale_search_; ++step) {
       if (step == 0) continue;
-      to_fixed(x, rms * scale_ladder(step), fixed);
+      to_fixed(x, rms * detail::scale_ladder(step), fixed);
       search_.encode(fixed, space.trial);
       decode(space.trial, space.points.data());
       const GroupFit fit =
@@ -276,14 +276,6 @@ class RowQuantizer {
       best = fit;
       std::copy(space.trial.begin(), space.trial.end(), codes.begin());
     }
-  }
-  // About 2^(step / 16), |step| <= 16, the same bits on every machine.
-  static double scale_ladder(int step) noexcept {
-    const auto value = [](int code) {
-      return static_cast<double>(
-          static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))));
-    };
-    return value(128 + step) / value(128);
   }
 
   void decode(std::span<const Index> codes, typename Book::Element* points) const noexcept {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <vector>
 
 using higgs::Activations;
@@ -52,7 +53,7 @@ int value_at(const RunShape& shape, QuadOrder order, const Panel& panel, std::in
 
 TEST_CASE("inputs are rounded to the nearest step of their run, in all orders", "[matmul][activations]") {
   for (const Activations kind : {Activations::Int16, Activations::Int8})
-    for (const int dim : {1, 2, 4})
+    for (const int dim : {1, 2, 4, 8})
       for (const std::int64_t group : {1, 30, 64, 600, 1024}) {
         std::vector<float> row(static_cast<std::size_t>(2 * group));
         for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<float>(higgs::random_normal(7, i));
@@ -86,7 +87,7 @@ TEST_CASE("inputs are rounded to the nearest step of their run, in all orders", 
 
 TEST_CASE("every instruction set writes the same panel, and only its row", "[matmul][activations]") {
   for (const Activations kind : {Activations::Int16, Activations::Int8})
-    for (const int dim : {1, 2, 4})
+    for (const int dim : {1, 2, 4, 8})
       for (const std::int64_t group : {1, 7, 30, 65, 600})
         for (const int rows : {1, 2, 6})
           for (const float unusual : {1.0f, 0.0f, 1e-38f, 3e38f, std::numeric_limits<float>::infinity(),
@@ -100,7 +101,7 @@ TEST_CASE("every instruction set writes the same panel, and only its row", "[mat
               std::vector<std::uint8_t> a(Panel::bytes(shape, order, rows), 0x55), b(a.size(), 0x55);
               const Panel slow(shape, order, rows, a.data()), fast(shape, order, rows, b.data());
               higgs::detail::quantize_row(row.data(), shape, kind, order, slow, rows - 1, Isa::Portable);
-              for (const Isa isa : {Isa::Avx2, Isa::Avx512}) {
+              for (const Isa isa : {Isa::Avx2, Isa::Avx512, Isa::Neon}) {
                 if (isa > higgs::best_isa()) continue;
                 higgs::detail::quantize_row(row.data(), shape, kind, order, fast, rows - 1, isa);
                 REQUIRE(a == b);
@@ -124,6 +125,35 @@ TEST_CASE("a run that is not finite has step NaN, a vanishing one is zero", "[ma
     CHECK(value_at(shape, QuadOrder::Words, panel, 0, 3, 0) == 0);
     CHECK(panel.steps[1] == 0.0f);
   }
+}
+
+TEST_CASE("a rotated row in 8 bits is the rotated row within half a step", "[matmul][activations]") {
+  for (const std::int64_t block : {4, 36, 96}) {
+    std::vector<float> x(static_cast<std::size_t>(3 * block - 1)), scales(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = static_cast<float>(higgs::random_normal(9, i));
+      scales[i] = 0.5f + static_cast<float>(i % 3);
+    }
+    std::vector<float> row(x.size() + 1), steps((row.size() + 63) / 64);
+    higgs::rotate_row(std::span<const float>(x), scales, std::span<float>(row), block, 5, 64);
+    for (const Isa isa : {Isa::Portable, higgs::best_isa()}) {
+      std::vector<std::int8_t> out(row.size());
+      higgs::rotate_to_int8(std::span<const float>(x), scales, std::span<std::int8_t>(out), steps, block, 5,
+                            64, isa);
+      for (std::size_t i = 0; i < row.size(); ++i)  // half a step, and three roundings of 127
+        REQUIRE(std::fabs(row[i] - static_cast<float>(out[i]) * steps[i / 64]) <= 0.50003f * steps[i / 64]);
+    }
+  }
+  std::vector<float> x(8), steps(1);
+  std::vector<std::int8_t> out(8);
+  const auto rotate = [&](std::size_t size, std::size_t count) {
+    higgs::rotate_to_int8(std::span<const float>(x), {}, std::span(out).first(size),
+                          std::span(steps).first(count), 2, 1);
+  };
+  rotate(8, 1);
+  CHECK_THROWS_AS(rotate(6, 1), higgs::InvalidArgument);
+  CHECK_THROWS_AS(rotate(8, 0), higgs::InvalidArgument);
+  CHECK_THROWS_AS(rotate(4, 1), higgs::InvalidArgument);
 }
 
 TEST_CASE("scratch memory is kept by a thread, and a second user gets its own", "[matmul][activations]") {

@@ -89,6 +89,26 @@ TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor o
   }
 }
 
+TEMPLATE_TEST_CASE("weights of 16 bits give the bits of the same weights as floats", "[matmul][dense]",
+                   higgs::Half, higgs::BFloat16) {
+  for (const std::int64_t m : {1, 3, 8})
+    for (const std::int64_t k : {1, 15, 64, 1041}) {
+      const std::int64_t n = 7;
+      const auto x = normals(m * k, 5), floats = normals(n * k, 6);
+      std::vector<TestType> w;
+      for (const float value : floats) w.push_back(static_cast<TestType>(value));
+      std::vector<float> same(w.size()), y(static_cast<std::size_t>(m * n)), expected(y.size());
+      higgs::to_floats(w.data(), std::ssize(w), same.data());
+      for (const Isa isa : isas()) {
+        higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const TestType>(w.data(), n, k),
+                      MatrixView<float>(y.data(), m, n), higgs::default_executor(), isa);
+        higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const float>(same.data(), n, k),
+                      MatrixView<float>(expected.data(), m, n), higgs::default_executor(), isa);
+        REQUIRE(y == expected);
+      }
+    }
+}
+
 TEST_CASE("shapes that do not meet are refused", "[matmul][dense]") {
   std::vector<float> a(64), b(64);
   const MatrixView<const float> x(a.data(), 4, 8), w(a.data(), 5, 8), narrow(a.data(), 5, 7);

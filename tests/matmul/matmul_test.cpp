@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/matmul/matmul.hpp>
 #include <higgs/matmul/reference.hpp>
-#include <higgs/quantizer.hpp>
+#include <higgs/rotate/hadamard.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -55,18 +55,39 @@ std::atomic<std::int64_t> allocations = 0;
 
 namespace {
 
-// RMS difference of a product to the definition, in units of what products of N(0, 1) numbers measure: sqrt(cols).
-template <class T, class Book>
-double relative_error(MatrixView<const T> x, const higgs::QuantizedMatrix<Book>& w,
-                      MatrixView<const float> y) {
-  std::vector<double> exact(static_cast<std::size_t>(x.rows * w.rows()));
-  higgs::matmul_reference(x, w, MatrixView<double>(exact.data(), x.rows, w.rows()));
-  double error = 0;
-  for (std::int64_t i = 0; i < y.rows; ++i)
-    for (std::int64_t j = 0; j < y.cols; ++j)
-      error += std::pow(static_cast<double>(y(i, j)) - exact[static_cast<std::size_t>(i * w.rows() + j)], 2);
-  return std::sqrt(error / static_cast<double>(y.size() * x.cols));
+// Random codes in groups of at most `group` inputs, whole points where the block allows it.
+template <class Book>
+higgs::QuantizedMatrix<Book> random_codes(std::int64_t rows, std::int64_t cols, std::int64_t group = 1024) {
+  const std::int64_t block = higgs::choose_block(cols);
+  group = std::min(group, block);
+  while (block % group != 0 || (group > Book::dim && group % Book::dim != 0)) --group;
+  return random_matrix<Book>(rows, cols, block, group, 1, rows > 128);
 }
+
+// A product by its definition, and the weights that it is of.
+struct Expected {
+  template <class Book>
+  Expected(MatrixView<float> x, const higgs::QuantizedMatrix<Book>& w)
+      : products(static_cast<std::size_t>(x.rows * w.rows())),
+        weights(static_cast<std::size_t>(w.rows() * w.layout.padded_cols())) {
+    higgs::matmul_reference(x, w, MatrixView<double>(products.data(), x.rows, w.rows()));
+    const higgs::PointTable<Book> points(w.book);
+    std::vector<typename Book::Index> codes;
+    const auto padded = static_cast<std::size_t>(w.layout.padded_cols());
+    for (std::int64_t n = 0; n < w.rows(); ++n)
+      higgs::decode_groups(w, points, n, 0, w.layout.groups(),
+                           std::span(weights).subspan(static_cast<std::size_t>(n) * padded, padded), codes);
+  }
+  // RMS error of y, in units of what products with N(0, 1) numbers measure: the norm of the weights.
+  double relative_error(const std::vector<float>& y, std::int64_t batch) const {
+    double error = 0, norm = 1e-30;
+    for (std::size_t i = 0; i < y.size(); ++i) error += std::pow(double{y[i]} - products[i], 2);
+    for (const float each : weights) norm += double{each} * double{each};
+    return std::sqrt(error / (static_cast<double>(batch) * norm));
+  }
+  std::vector<double> products;  // (batch, rows)
+  std::vector<float> weights;    // (rows, padded cols), rotated
+};
 
 template <class... Books>
 void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
@@ -80,107 +101,114 @@ TEST_CASE("the product equals the reference for every codebook, edge shape and i
   for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
     for (const std::int64_t cols : {1, 33, 577})
       for (const std::int64_t rows : {1, 129}) {  // the last with input scales
-        const Normals w(rows, cols, 1);
-        const auto quantized = higgs::quantize(w.view, book, {.group = 96});
+        const auto quantized = random_codes<std::remove_cvref_t<decltype(book)>>(rows, cols, 96);
         for (const std::int64_t batch : {1, 3, 9}) {
           const Normals x(batch, cols, 2);
           std::vector<float> y(static_cast<std::size_t>(batch * rows));
           const MatrixView<float> out(y.data(), batch, rows);
+          const Expected expected(x.view, quantized);
           for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
             if (isa > higgs::best_isa()) continue;
             higgs::matmul(x.view, quantized, out, {}, higgs::default_executor(), isa);
             INFO(book.name() << " " << batch << " x " << cols << " x " << rows);
-            REQUIRE(relative_error<float>(x.view, quantized, out) < 1e-6);  // float sums of 1536 terms
+            REQUIRE(expected.relative_error(y, batch) < 1e-6);  // float sums of 1536 terms
           }
         }
       }
   });
 }
 
-// Rounding activations to steps of their runs moves a product by at most half a step for each weight. The rest is float:
-// rotation, and one sum for each run.
+namespace {
+
+// Every kernel's product of x with `tiled` has the bits of the portable one, which is as near to the
+// definition as the activations' steps allow: rounding to steps of their runs moves a product by at most half
+// a step for each weight. The rest is float: rotation, and one sum for each run.
+void check_tiled(MatrixView<float> x, const Expected& expected, std::span<const higgs::Half> input_scales,
+                 const higgs::TiledMatrix& tiled, const higgs::TiledMatrix& coordinates,
+                 higgs::Activations kind) {
+  const std::int64_t batch = x.rows, rows = tiled.rows(), g = tiled.layout().group;
+  const auto padded = static_cast<std::size_t>(tiled.layout().padded_cols());
+  std::vector<float> first(expected.products.size()), y(first.size());
+  const auto product = [&](std::int64_t few, const higgs::TiledMatrix& w, std::vector<float>& out, Isa isa) {
+    higgs::matmul(x.row_range(0, few), w, MatrixView<float>(out.data(), few, rows), {},
+                  higgs::default_executor(), {.activations = kind, .isa = isa});
+  };
+  product(batch, tiled, first, Isa::Portable);
+  for (const Isa isa : {Isa::Avx2, Isa::Avx512})
+    for (const std::int64_t few : {1, 2, 3, 9}) {
+      if (isa > higgs::best_isa()) continue;
+      product(few, tiled, y, isa);
+      REQUIRE(std::memcmp(y.data(), first.data(), static_cast<std::size_t>(few * rows) * sizeof(float)) == 0);
+    }
+  product(batch, coordinates, y, higgs::best_isa());
+  REQUIRE(y == first);
+
+  const bool wide = kind == higgs::Activations::Int16;
+  const std::size_t run = wide ? 512 : 64;
+  const double limit = wide ? 32639.0 : 127.0;
+  std::vector<float> rotated(padded);
+  for (std::int64_t m = 0; m < batch; ++m) {
+    std::fill(rotated.begin(), rotated.end(), 0.0f);
+    std::copy_n(x.row(m), x.cols, rotated.begin());
+    for (std::size_t k = 0; k < input_scales.size(); ++k) rotated[k] *= static_cast<float>(input_scales[k]);
+    higgs::rotate_row(rotated, tiled.layout().block, tiled.seed());
+    for (std::int64_t n = 0; n < rows; ++n) {
+      const float* weights = expected.weights.data() + static_cast<std::size_t>(n) * padded;
+      double bound = 0, magnitude = 0;
+      for (std::size_t begin = 0, end = 0; begin < padded; begin = end) {
+        end = std::min(begin + run, (begin / static_cast<std::size_t>(g) + 1) * static_cast<std::size_t>(g));
+        double peak = 0, sum = 0;
+        for (std::size_t i = begin; i < end; ++i) {
+          peak = std::max(peak, std::fabs(double{rotated[i]}));
+          sum += std::fabs(double{weights[i]});
+          magnitude += std::fabs(double{weights[i]} * double{rotated[i]});
+        }
+        bound += 0.505 * peak / limit * sum;  // 0.5, and the roundings of q * step
+      }
+      const auto at = static_cast<std::size_t>(m * rows + n);
+      // Floats: 11 stages of rotation, the weights, and the sums of at most 20 runs.
+      REQUIRE(std::fabs(double{first[at]} - expected.products[at]) <= bound + 40 * 0x1p-24 * magnitude);
+    }
+  }
+}
+
+}  // namespace
+
 TEST_CASE("a tiled product is as near as its activations' steps, for every codebook and edge shape",
           "[matmul][matmul]") {
-  constexpr std::int64_t batch = 9;
   for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
     for (const auto& [cols, rows, group] :
          {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 5}, {100, 129, 30}, {577, 19, 96}, {1030, 7, 1024}}) {
-      const Normals w(rows, cols, 1), x(batch, cols, 2);
-      const auto quantized = higgs::quantize(w.view, book, {.group = group});
-      const higgs::TiledMatrix tiled(quantized, higgs::default_executor(), higgs::TileOrder::Codes),
-          coordinates(quantized, higgs::default_executor(), higgs::TileOrder::Coordinates);
-      const std::int64_t padded = quantized.layout.padded_cols(), g = quantized.layout.group;
-      std::vector<double> exact(static_cast<std::size_t>(batch * rows));
-      higgs::matmul_reference(MatrixView<const float>(x.view), quantized,
-                              MatrixView<double>(exact.data(), batch, rows));
-      for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
-        INFO(book.name() << " " << cols << " x " << rows << ", group " << g);
-        std::vector<float> first(exact.size()), y(exact.size());
-        higgs::matmul(x.view, tiled, MatrixView<float>(first.data(), batch, rows), {},
-                      higgs::default_executor(), {.activations = kind, .isa = Isa::Portable});
-        for (const Isa isa : {Isa::Avx2, Isa::Avx512})
-          for (const std::int64_t few : {1, 2, 3, 9}) {
-            if (isa > higgs::best_isa()) continue;
-            higgs::matmul(x.view.row_range(0, few), tiled, MatrixView<float>(y.data(), few, rows), {},
-                          higgs::default_executor(), {.activations = kind, .isa = isa});
-            REQUIRE(std::memcmp(y.data(), first.data(),
-                                static_cast<std::size_t>(few * rows) * sizeof(float)) == 0);
-          }
-        higgs::matmul(x.view, coordinates, MatrixView<float>(y.data(), batch, rows), {},
-                      higgs::default_executor(), {.activations = kind});
-        REQUIRE(y == first);
-
-        const std::int64_t run = kind == higgs::Activations::Int16 ? 512 : 64;
-        const double limit = kind == higgs::Activations::Int16 ? 32639.0 : 127.0;
-        std::vector<float> rotated(static_cast<std::size_t>(padded)), weights(rotated.size());
-        std::vector<typename std::remove_cvref_t<decltype(book)>::Index> codes;
-        const higgs::PointTable points(quantized.book);
-        for (std::int64_t m = 0; m < batch; ++m) {
-          std::fill(rotated.begin(), rotated.end(), 0.0f);
-          std::copy_n(x.view.row(m), cols, rotated.begin());
-          for (std::size_t k = 0; k < quantized.input_scales.size(); ++k)
-            rotated[k] *= static_cast<float>(quantized.input_scales[k]);
-          higgs::rotate_row(rotated, quantized.layout.block, quantized.seed);
-          for (std::int64_t n = 0; n < rows; ++n) {
-            higgs::decode_groups(quantized, points, n, 0, quantized.layout.groups(), weights, codes);
-            double bound = 0, magnitude = 0;
-            for (std::int64_t begin = 0, end = 0; begin < padded; begin = end) {
-              end = std::min(begin + run, (begin / g + 1) * g);
-              double peak = 0, sum = 0;
-              for (std::int64_t i = begin; i < end; ++i) {
-                const auto at = static_cast<std::size_t>(i);
-                peak = std::max(peak, std::fabs(double{rotated[at]}));
-                sum += std::fabs(double{weights[at]});
-                magnitude += std::fabs(double{weights[at]} * double{rotated[at]});
-              }
-              bound += 0.505 * peak / limit * sum;  // 0.5, and the roundings of q * step
-            }
-            const auto at = static_cast<std::size_t>(m * rows + n);
-            // Floats: 11 stages of rotation, the weights, and the sums of at most 20 runs.
-            REQUIRE(std::fabs(double{first[at]} - exact[at]) <= bound + 40 * 0x1p-24 * magnitude);
-          }
-        }
-      }
+      const Normals x(9, cols, 2);
+      const auto w = random_codes<std::remove_cvref_t<decltype(book)>>(rows, cols, group);
+      const Expected expected(x.view, w);
+      const higgs::TiledMatrix tiled(w, higgs::default_executor(), higgs::TileOrder::Codes),
+          coordinates(w, higgs::default_executor(), higgs::TileOrder::Coordinates);
+      INFO(book.name() << " " << cols << " x " << rows << ", group " << w.layout.group);
+      for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8})
+        check_tiled(x.view, expected, w.input_scales, tiled, coordinates, kind);
     }
   });
 }
 
 TEST_CASE("a tiled product errs by 1e-4 of its RMS, with 8-bit activations by 6e-3", "[matmul][matmul]") {
-  const Normals w(64, 4096, 1), x(4, 4096, 2);
-  const auto quantized = higgs::Quantizer<2, 256>{}.quantize(w.view);
-  const higgs::TiledMatrix tiled(quantized);
-  std::vector<float> y(4 * 64);
-  const MatrixView<float> out(y.data(), 4, 64);
+  constexpr std::int64_t batch = 32;
+  const Normals x(batch, 4096, 2);
+  const auto w = random_codes<higgs::GridCodebook<2, 256>>(100, 4096);
+  const higgs::TiledMatrix tiled(w);
+  const Expected expected(x.view, w);
+  std::vector<float> y(batch * 100);
+  const MatrixView<float> out(y.data(), batch, 100);
   higgs::matmul(x.view, tiled, out);
-  CHECK(relative_error<float>(x.view, quantized, out) < 1e-4);
+  CHECK(expected.relative_error(y, batch) < 1e-4);
   higgs::matmul(x.view, tiled, out, {}, higgs::default_executor(), {.activations = higgs::Activations::Int8});
-  CHECK(relative_error<float>(x.view, quantized, out) < 6e-3);
+  CHECK(expected.relative_error(y, batch) < 6e-3);
 }
 
 TEST_CASE("a tiled product's bits depend on threads no more than on the batch, of any size",
           "[matmul][matmul]") {
-  const Normals w(130, 576, 3), x(250, 576, 4);
-  const higgs::TiledMatrix tiled(higgs::Quantizer<2, 64>{}.quantize(w.view));
+  const Normals x(250, 576, 4);
+  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(130, 576));
   higgs::SerialExecutor serial;
   higgs::ThreadPool pool(3);
   for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
@@ -198,10 +226,9 @@ TEST_CASE("a tiled product's bits depend on threads no more than on the batch, o
 }
 
 TEST_CASE("row shards give the bits of the whole, column shards add up to it", "[matmul][matmul]") {
-  const Normals w(70, 448, 1), x(5, 448, 2);
+  const Normals x(5, 448, 2);
   higgs::SerialExecutor serial;
-  const auto check = [&](const auto& quantizer, std::int64_t cut) {
-    const auto quantized = quantizer(w.view, higgs::QuantizeOptions{.block = 64, .group = 32});
+  const auto check = [&](const auto& quantized, std::int64_t cut) {
     std::vector<float> whole(5 * 70), rows(whole.size()), cols(whole.size()), part(whole.size());
     const auto product = [&](MatrixView<const float> input, const higgs::TiledMatrix& tiled,
                              MatrixView<float> y) { higgs::matmul(input, tiled, y, {}, serial); };
@@ -219,11 +246,10 @@ TEST_CASE("row shards give the bits of the whole, column shards add up to it", "
     for (std::size_t i = 0; i < whole.size(); ++i)  // one rounding of the shards' sum, of about sqrt(448)
       REQUIRE(std::fabs(cols[i] - whole[i]) <= 100 * 14 * 0x1p-24f);
   };
-  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<2, 256>{}, options); },
-        192);
-  check([](auto view, auto options) { return higgs::quantize(view, higgs::GridCodebook<1, 8>{}, options); },
-        64);
-  const auto quantized = higgs::Quantizer<1, 16>{}.quantize(w.view);
+  check(random_matrix<higgs::GridCodebook<2, 256>>(70, 448, 64, 32, 1), 192);
+  check(random_matrix<higgs::GridCodebook<1, 8>>(70, 448, 64, 32, 1), 64);
+  check(random_matrix<higgs::E8Codebook>(70, 448, 64, 32, 1), 128);
+  const auto quantized = random_codes<higgs::GridCodebook<1, 16>>(70, 448);
   CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 71, 0, 448}), higgs::InvalidArgument);
   CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 70, 1, 447}), higgs::InvalidArgument);
 }
@@ -237,8 +263,8 @@ TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
     }
     std::int64_t calls = 0;
   } pool;
-  const Normals w(70, 128, 1), x(5, 128, 2);
-  const higgs::TiledMatrix tiled(higgs::Quantizer<2, 64>{}.quantize(w.view));
+  const Normals x(5, 128, 2);
+  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(70, 128));
   std::vector<float> a(5 * 70), b(a.size());
   higgs::matmul(x.view, tiled, MatrixView<float>(a.data(), 5, 70), {}, pool);
   higgs::matmul(x.view, tiled, MatrixView<float>(b.data(), 5, 70));
@@ -246,9 +272,28 @@ TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
   CHECK(pool.calls >= 3);  // strips
 }
 
+TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps of less than a MiB",
+          "[matmul]") {
+  for (const std::int64_t rows : {32, 576, 4096, 49152})
+    for (const std::int64_t width : {1, 2, 3, 8, 96}) {
+      const higgs::TileLayout tiles{.rows = rows,
+                                    .groups = 4,
+                                    .codes_per_group = 512,
+                                    .code_bits = 8,
+                                    .unit_bits = 8,
+                                    .codes_per_unit = 1};
+      const std::int64_t grain = higgs::detail::strip_grain(tiles, 1, width);
+      CHECK(grain >= 1);
+      CHECK(grain <= (tiles.strips() + width - 1) / width);
+      const bool large = tiles.bytes() >= width << 20;
+      CHECK((!large || grain * tiles.strip_bytes() >= 1 << 20));
+      CHECK(higgs::detail::strip_grain(tiles, 16, width) == 1);
+    }
+}
+
 TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][matmul]") {
-  const Normals w(100, 512, 5), x(20, 512, 6);
-  const higgs::TiledMatrix tiled(higgs::Quantizer<2, 256>{}.quantize(w.view));
+  const Normals x(20, 512, 6);
+  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(100, 512));
   higgs::ThreadPool pool(2);
   std::vector<float> y(20 * 100);
   const MatrixView<float> out(y.data(), 20, 100);
@@ -260,8 +305,8 @@ TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][ma
 }
 
 TEST_CASE("NaN and infinity reach the outputs of their row alone", "[matmul][matmul]") {
-  const Normals w(40, 256, 7), x(3, 256, 8);
-  const higgs::TiledMatrix tiled(higgs::Quantizer<2, 256>{}.quantize(w.view));
+  const Normals x(3, 256, 8);
+  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(40, 256));
   x.view(1, 17) = std::numeric_limits<float>::infinity();
   std::vector<float> y(3 * 40);
   higgs::matmul(x.view, tiled, MatrixView<float>(y.data(), 3, 40));
@@ -274,8 +319,7 @@ TEST_CASE("NaN and infinity reach the outputs of their row alone", "[matmul][mat
 
 TEST_CASE("tiled: bias, 16-bit types, strides, empty batches, and shapes that do not meet",
           "[matmul][matmul]") {
-  const Normals w(40, 128, 5);
-  const higgs::TiledMatrix tiled(higgs::Quantizer<1, 16>{}.quantize(w.view));
+  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<1, 16>>(40, 128));
   const Normals<higgs::Half> x(6, 128, 6);
   std::vector<float> plain(6 * 40), bias(40), wide(x.data.size());
   for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i);
@@ -300,8 +344,8 @@ TEST_CASE("tiled: bias, 16-bit types, strides, empty batches, and shapes that do
 }
 
 TEST_CASE("a row's bits depend neither on its batch nor on the number of threads", "[matmul][matmul]") {
-  const Normals w(130, 576, 3), x(20, 576, 4);
-  const auto quantized = higgs::Quantizer<2, 256>{}.quantize(w.view);
+  const Normals x(20, 576, 4);
+  const auto quantized = random_codes<higgs::GridCodebook<2, 256>>(130, 576);
   higgs::SerialExecutor serial;
   higgs::ThreadPool pool(3);
   std::vector<float> whole(20 * 130), one(130);
@@ -313,8 +357,7 @@ TEST_CASE("a row's bits depend neither on its batch nor on the number of threads
 }
 
 TEST_CASE("bias, 16-bit types and strides", "[matmul][matmul]") {
-  const Normals w(40, 128, 5);
-  const auto quantized = higgs::Quantizer<1, 16>{}.quantize(w.view);
+  const auto quantized = random_codes<higgs::GridCodebook<1, 16>>(40, 128);
   const Normals<higgs::Half> x(6, 128, 6);
   std::vector<float> plain(6 * 40), bias(40), wide(x.data.size());
   for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i);
@@ -324,8 +367,11 @@ TEST_CASE("bias, 16-bit types and strides", "[matmul][matmul]") {
   std::vector<float> transposed(6 * 40);
   higgs::matmul(x.view, quantized, MatrixView<float>(transposed.data(), 40, 6).transposed(), bias);
   std::vector<higgs::BFloat16> narrow(6 * 40);
-  higgs::matmul(x.view, higgs::AnyQuantizedMatrix(quantized),
-                MatrixView<higgs::BFloat16>(narrow.data(), 6, 40));
+  higgs::matmul(x.view, quantized, MatrixView<higgs::BFloat16>(narrow.data(), 6, 40));
+  std::vector<float> any(plain.size());
+  higgs::matmul(MatrixView<float>(wide.data(), 6, 128), higgs::AnyQuantizedMatrix(quantized),
+                MatrixView<float>(any.data(), 6, 40));
+  CHECK(any == plain);
   for (std::size_t i = 0; i < 6; ++i)
     for (std::size_t j = 0; j < 40; ++j) {
       REQUIRE(transposed[j * 6 + i] == plain[i * 40 + j] + bias[j]);
@@ -334,8 +380,8 @@ TEST_CASE("bias, 16-bit types and strides", "[matmul][matmul]") {
 }
 
 TEST_CASE("an empty batch is a product too, and shapes that do not meet are refused", "[matmul][matmul]") {
-  const Normals w(8, 64, 7), x(2, 64, 8);
-  const auto quantized = higgs::Quantizer<2, 16>{}.quantize(w.view);
+  const Normals x(2, 64, 8);
+  const auto quantized = random_codes<higgs::GridCodebook<2, 16>>(8, 64);
   std::vector<float> y(16), bias(7);
   CHECK_NOTHROW(higgs::matmul(x.view.row_range(0, 0), quantized, MatrixView<float>(y.data(), 0, 8)));
   const MatrixView<float> out(y.data(), 2, 8);

@@ -32,6 +32,7 @@ std::vector<StripKernel> kernels() {
   if (higgs::best_isa() == higgs::Isa::Neon) {
     out.push_back(StripKernel::Neon);
     if (detail::has_neon_dot()) out.push_back(StripKernel::NeonDot);
+    if (detail::has_neon_i8mm()) out.push_back(StripKernel::NeonI8mm);
     return out;
   }
   if (higgs::best_isa() >= higgs::Isa::Avx2) out.push_back(StripKernel::Avx2);

@@ -26,6 +26,7 @@ TEST_CASE("the tables of a unit hold the coordinates of its codes", "[matmul][ti
       for (int unit = 0; unit < 256; ++unit) REQUIRE(tables.bytes[0][unit] == unit);
       return;
     }
+    if (tables.kind == higgs::detail::UnitKind::Signed8) return;  // see strip_test.cpp
     const int width = tables.dim / Book::dim, bits = higgs::code_bits<Book>;
     REQUIRE(width * bits == tables.unit_bits);
     for (int unit = 0; unit < 1 << tables.unit_bits; ++unit)

@@ -20,9 +20,10 @@ namespace {
 
 // Logits of all positions, row by row.
 std::vector<float> logits_of(const Transformer& model, const std::vector<TokenId>& text,
-                             higgs::Executor& executor = higgs::default_executor()) {
+                             higgs::Executor& executor = higgs::default_executor(),
+                             KvType type = KvType::Float) {
   const auto count = static_cast<std::int64_t>(text.size()), vocabulary = model.config().vocabulary;
-  KvCache cache(model.config(), count);
+  KvCache cache(model.config(), count, type);
   std::vector<float> hidden(text.size() * static_cast<std::size_t>(model.config().width));
   std::vector<float> out(text.size() * static_cast<std::size_t>(vocabulary));
   const higgs::MatrixView<float> states(hidden.data(), count, model.config().width);
@@ -136,7 +137,7 @@ TEST_CASE("reading token by token gives the bits of reading all at once", "[mode
   const Transformer model = load_tiny(tiny_config(Architecture::Qwen3));
   const std::vector<TokenId> text = tiny_text(64);  // crosses a block of queries
   std::vector<float> whole(64 * 24), single(64 * 24), pieces(64 * 24);
-  KvCache cache(model.config(), 64);
+  KvCache cache(model.config(), 64, GENERATE(KvType::Float, KvType::Half));
   model.forward(text, cache, {whole.data(), 64, 24});
   CHECK(cache.size() == 64);
   cache.truncate(0);
@@ -149,6 +150,19 @@ TEST_CASE("reading token by token gives the bits of reading all at once", "[mode
   cache.truncate(31);  // forgets 19 of them
   model.forward({text.data() + 31, 33}, cache, {pieces.data() + 31 * 24, 33, 24});
   CHECK(pieces == whole);
+}
+
+TEST_CASE("keys and values of 16 bits move logits by their rounding", "[model][transformer]") {
+  for (const Golden& golden : golden_models()) {
+    const Transformer model = load_tiny(golden.config);
+    const std::vector<float> expected = logits_of(model, tiny_text(24)),
+                             logits =
+                                 logits_of(model, tiny_text(24), higgs::default_executor(), KvType::Half);
+    CHECK(logits != expected);
+    // A rounding of 2^-11 in place of one of 2^-24, two in each of two blocks: far fewer than tolerance() counts.
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      CHECK(std::fabs(static_cast<double>(logits[i] - expected[i])) < 0x1p13 * tolerance(expected) / 10);
+  }
 }
 
 TEST_CASE("the number of threads changes no bit", "[model][transformer]") {

@@ -25,6 +25,7 @@ unsigned unit_at(const TileLayout& layout, const std::vector<std::uint8_t>& tile
   const auto byte = [&](std::int64_t vector) {
     return unsigned{tiles[static_cast<std::size_t>(start + 64 * vector)]};
   };
+  if (layout.unit_bits == 16) return byte(0) << 7 | (byte(1) & 127u) | byte(1) >> 7 << 15;
   if (layout.unit_bits == 8) return byte(0);
   if (layout.unit_bits == 4) return quad == 0 ? byte(0) & 15u : byte(0) >> 4;
   return quad < 3 ? byte(quad) & 63u : byte(0) >> 6 | byte(1) >> 6 << 2 | byte(2) >> 6 << 4;
@@ -36,7 +37,7 @@ TEST_CASE("every code and every scale lies where the order says, the rest is zer
   higgs::ThreadPool pool(3);
   const struct {
     int code_bits, unit_bits, codes_per_unit;
-  } orders[] = {{2, 4, 2}, {4, 4, 1}, {3, 6, 2}, {6, 6, 1}, {8, 8, 1}, {7, 8, 1}, {5, 6, 1}};
+  } orders[] = {{2, 4, 2}, {4, 4, 1}, {3, 6, 2}, {6, 6, 1}, {8, 8, 1}, {7, 8, 1}, {5, 6, 1}, {16, 16, 1}};
   for (const auto& order : orders)
     for (const std::int64_t rows : {1, 31, 32, 70})
       for (const std::int64_t codes_each :
@@ -49,13 +50,13 @@ TEST_CASE("every code and every scale lies where the order says, the rest is zer
                                 .codes_per_unit = order.codes_per_unit};
         const auto per_row = static_cast<std::size_t>(3 * codes_each);
         const std::size_t row_bytes = higgs::packed_bytes(per_row, order.code_bits);
-        std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows) * per_row),
-            bytes(static_cast<std::size_t>(rows) * row_bytes),
+        std::vector<std::uint16_t> codes(static_cast<std::size_t>(rows) * per_row);
+        std::vector<std::uint8_t> bytes(static_cast<std::size_t>(rows) * row_bytes),
             tiles(static_cast<std::size_t>(layout.bytes()), 0xee);
         for (std::size_t i = 0; i < codes.size(); ++i)
-          codes[i] = static_cast<std::uint8_t>(higgs::random_bits(1, i) % (1u << order.code_bits));
+          codes[i] = static_cast<std::uint16_t>(higgs::random_bits(1, i) % (1u << order.code_bits));
         for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
-          higgs::pack_bits(std::span<const std::uint8_t>(codes).subspan(r * per_row, per_row),
+          higgs::pack_bits(std::span<const std::uint16_t>(codes).subspan(r * per_row, per_row),
                            order.code_bits, std::span(bytes).subspan(r * row_bytes, row_bytes));
         std::vector<Half> scales(static_cast<std::size_t>(rows * 3));
         for (std::size_t i = 0; i < scales.size(); ++i)
@@ -100,5 +101,8 @@ TEST_CASE("impossible layouts and spans of the wrong size are refused", "[pack][
   CHECK_THROWS_AS(higgs::pack_tiles(odd, codes, 4, scales, tiles), higgs::InvalidArgument);
   odd = layout;
   odd.codes_per_unit = 2;
+  CHECK_THROWS_AS(higgs::pack_tiles(odd, codes, 4, scales, tiles), higgs::InvalidArgument);
+  odd = layout;
+  odd.unit_bits = 16;  // of whole codes only
   CHECK_THROWS_AS(higgs::pack_tiles(odd, codes, 4, scales, tiles), higgs::InvalidArgument);
 }

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <type_traits>
 
@@ -32,11 +33,15 @@ class GridCodebook {
 
   /// The table that ships (GaussianGrid<Dim, Size>).
   constexpr GridCodebook() noexcept
-      : points_(GaussianGrid<Dim, Size>::points),
-        step_(GaussianGrid<Dim, Size>::step),
-        mse_(GaussianGrid<Dim, Size>::mse) {}
-  constexpr GridCodebook(const Points& points, double step, double mse) noexcept
-      : points_(points), step_(step), mse_(mse) {}
+      : GridCodebook(GaussianGrid<Dim, Size>::points, GaussianGrid<Dim, Size>::step,
+                     GaussianGrid<Dim, Size>::mse) {}
+  constexpr GridCodebook(const Points& points, double step, double mse) noexcept : step_(step), mse_(mse) {
+    // At run time a plain copy: g++ would otherwise write a table that it knows in thousands of instructions.
+    if (std::is_constant_evaluated())
+      points_ = points;
+    else
+      std::memcpy(&points_, &points, sizeof(points));
+  }
 
   HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept { return points_[index]; }
   constexpr double step() const noexcept { return step_; }

@@ -15,8 +15,20 @@
 #  if defined(__linux__)
 #    include <sys/auxv.h>
 #  endif
-// Before a function with dot products of bytes, which may be called after has_neon_dot(). It must have all that the
-// rest of the file is compiled for, or intrinsics are not inlined. clang before 16 has them for all files or none.
+// Before functions with dot products of bytes and with products of 2 x 8 by 8 x 2 bytes, which may be called after
+// has_neon_dot() and has_neon_i8mm(). They must have all that the rest of the file is compiled for, or intrinsics are
+// not inlined. clang before 16 has them for all files or none.
+#  if defined(__ARM_FEATURE_MATMUL_INT8)
+#    define HIGGS_NEON_I8MM
+#  elif defined(__clang__) && __clang_major__ < 16
+#  elif defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC) || defined(__ARM_FEATURE_SVE) || \
+      defined(__ARM_FEATURE_DOTPROD)
+#    define HIGGS_NEON_I8MM __attribute__((target("+i8mm")))
+#  elif defined(__ARM_FEATURE_CRYPTO)
+#    define HIGGS_NEON_I8MM __attribute__((target("arch=armv8.2-a+i8mm+crypto")))
+#  else
+#    define HIGGS_NEON_I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
+#  endif
 #  if defined(__ARM_FEATURE_DOTPROD)
 #    define HIGGS_NEON_DOT
 #  elif defined(__clang__) && __clang_major__ < 16
@@ -33,7 +45,7 @@ namespace higgs {
 inline namespace v0 {
 
 /// Instruction sets that a fast path exists for, each including those before it on its architecture.
-/// `Avx512` means F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and newer); `Neon` is what every AArch64 has.
+/// `Avx512` means F, BW, DQ, VL, VBMI, VNNI and GFNI (Ice Lake, Zen 4 and newer); `Neon` is what every AArch64 has.
 enum class Isa { Portable, Avx2, Avx512, Neon };
 
 namespace detail {
@@ -42,7 +54,8 @@ inline Isa detect_isa() noexcept {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("gfni"))
     return Isa::Avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::Avx2;
 #elif defined(HIGGS_NEON)
@@ -67,6 +80,17 @@ inline bool has_neon_dot() noexcept {
   return true;
 #elif defined(HIGGS_NEON_DOT) && defined(__linux__)
   return (::getauxval(AT_HWCAP) >> 20 & 1u) != 0;  // HWCAP_ASIMDDP
+#else
+  return false;
+#endif
+}
+
+/// Products of small matrices of bytes, Armv8.6 and some before it: FEAT_I8MM.
+inline bool has_neon_i8mm() noexcept {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  return true;
+#elif defined(HIGGS_NEON_I8MM) && defined(__linux__)
+  return (::getauxval(AT_HWCAP2) >> 13 & 1u) != 0;  // HWCAP2_I8MM
 #else
   return false;
 #endif
@@ -111,4 +135,4 @@ inline Isa best_isa() noexcept {
 #  define HIGGS_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 #define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
-#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni"
+#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni"

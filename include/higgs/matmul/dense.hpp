@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x * W^T in float: the product that every path ends in, and dense layers as they are.
+// y = x * W^T with sums of floats: the product that every path ends in, and dense layers as they are.
 #pragma once
 
 #include <higgs/core/concepts.hpp>
+#include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #if defined(HIGGS_TARGET_BEGIN)
 #  include <immintrin.h>
@@ -22,10 +24,11 @@ namespace detail {
 
 /// y[i, j] (+)= sum over k of x[i, k] * w[j, k], for m x n outputs and k inputs, all rows contiguous along k.
 /// Output (i, j) is summed in an order that depends on k alone: a row's bits do not depend on the batch around it.
+template <class W>
 struct TileProduct {
   const float* x;  // (m, k), stride ldx
   std::int64_t ldx;
-  const float* w;  // (n, k), stride ldw
+  const W* w;  // (n, k), stride ldw
   std::int64_t ldw;
   float* y;  // (m, n), stride ldy
   std::int64_t ldy;
@@ -39,16 +42,17 @@ struct TileProduct {
 };
 
 namespace portable {
-inline void tile_product(const TileProduct& t) noexcept {
+template <class W>
+void tile_product(const TileProduct<W>& t) noexcept {
   for (std::int64_t i = 0; i < t.m; ++i)
     for (std::int64_t j = 0; j < t.n; ++j) {
       const float* x = t.x + i * t.ldx;
-      const float* w = t.w + j * t.ldw;
+      const W* w = t.w + j * t.ldw;
       float sums[8] = {};
       std::int64_t k = 0;
       for (; k + 8 <= t.k; k += 8)
-        for (int lane = 0; lane < 8; ++lane) sums[lane] += x[k + lane] * w[k + lane];
-      for (int lane = 0; k + lane < t.k; ++lane) sums[lane] += x[k + lane] * w[k + lane];
+        for (int lane = 0; lane < 8; ++lane) sums[lane] += x[k + lane] * static_cast<float>(w[k + lane]);
+      for (int lane = 0; k + lane < t.k; ++lane) sums[lane] += x[k + lane] * static_cast<float>(w[k + lane]);
       t.store(i, j,
               ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])));
     }
@@ -70,11 +74,11 @@ inline __m128 reduce4(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
 }
 
 // Rows rows of x by up to four rows of w (the last one repeated): 12 accumulators, 3 + 1 operands, 16 registers.
-template <int Rows>
-inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noexcept {
+template <int Rows, class W>
+inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) noexcept {
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
   const float* x[Rows];
-  const float* w[4];
+  const W* w[4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
   HIGGS_UNROLL
@@ -90,21 +94,20 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
     for (int r = 0; r < Rows; ++r) xs[r] = _mm256_loadu_ps(x[r] + k);
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) {
-      const __m256 ws = _mm256_loadu_ps(w[c] + k);
+      const __m256 ws = load_floats(w[c] + k);
       HIGGS_UNROLL
       for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
   }
   if (k < t.k) {
-    alignas(32) static constexpr std::int32_t window[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-    const __m256i rest =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(window + 8 - static_cast<int>(t.k - k)));
+    __m256 xs[Rows];
+    HIGGS_UNROLL
+    for (int r = 0; r < Rows; ++r) xs[r] = load_floats(x[r] + k, t.k - k);
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) {
-      const __m256 ws = _mm256_maskload_ps(w[c] + k, rest);
+      const __m256 ws = load_floats(w[c] + k, t.k - k);
       HIGGS_UNROLL
-      for (int r = 0; r < Rows; ++r)
-        sums[r][c] = _mm256_fmadd_ps(_mm256_maskload_ps(x[r] + k, rest), ws, sums[r][c]);
+      for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
   }
   HIGGS_UNROLL
@@ -116,7 +119,8 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   }
 }
 
-inline void tile_product(const TileProduct& t) noexcept {
+template <class W>
+void tile_product(const TileProduct<W>& t) noexcept {
   for (std::int64_t j = 0; j < t.n; j += 4) {
     std::int64_t i = 0;
     for (; i + 3 <= t.m; i += 3) tile_rows<3>(t, i, j);
@@ -143,11 +147,11 @@ inline __m128 reduce4(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
 }
 
 // Rows rows of x by up to four rows of w (the last one repeated): 24 accumulators, 4 + 1 operands, 29 registers.
-template <int Rows>
-inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noexcept {
+template <int Rows, class W>
+inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) noexcept {
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
   const float* x[Rows];
-  const float* w[4];
+  const W* w[4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
   HIGGS_UNROLL
@@ -157,12 +161,14 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
   for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
   // The next rows of w, 4 KiB ahead or more: rows are too short for the prefetcher of the machine to notice them.
-  const std::int64_t ahead = t.ldw * 4 * std::max<std::int64_t>(1, 256 / std::max<std::int64_t>(t.k, 1)) * 4;
+  constexpr std::int64_t size = sizeof(W);
+  const std::int64_t ahead =
+      t.ldw * 4 * size * std::max<std::int64_t>(1, 1024 / size / std::max<std::int64_t>(t.k, 1));
   std::int64_t k = 0;
   for (; k + 16 <= t.k; k += 16) {
     __m512 ws[4];
     HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) ws[c] = _mm512_loadu_ps(w[c] + k);
+    for (int c = 0; c < 4; ++c) ws[c] = load_16_floats(w[c] + k);
     if constexpr (Rows <= 3)  // limited by memory; prefetches beyond the last row do not fault
       for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(w[c] + k) + ahead, _MM_HINT_T0);
     HIGGS_UNROLL
@@ -179,7 +185,7 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
       const __m512 xs = _mm512_maskz_loadu_ps(rest, x[r] + k);
       HIGGS_UNROLL
       for (int c = 0; c < 4; ++c)
-        sums[r][c] = _mm512_fmadd_ps(xs, _mm512_maskz_loadu_ps(rest, w[c] + k), sums[r][c]);
+        sums[r][c] = _mm512_fmadd_ps(xs, load_16_floats(w[c] + k, rest), sums[r][c]);
     }
   }
   HIGGS_UNROLL
@@ -191,7 +197,8 @@ inline void tile_rows(const TileProduct& t, std::int64_t i, std::int64_t j) noex
   }
 }
 
-inline void tile_product(const TileProduct& t) noexcept {
+template <class W>
+void tile_product(const TileProduct<W>& t) noexcept {
   for (std::int64_t j = 0; j < t.n; j += 4) {
     std::int64_t i = 0;
     for (; i + 6 <= t.m; i += 6) tile_rows<6>(t, i, j);
@@ -221,7 +228,8 @@ inline void tile_product(const TileProduct& t) noexcept {
 HIGGS_TARGET_END
 #endif
 
-inline void tile_product(const TileProduct& t, Isa isa) noexcept {
+template <class W>
+void tile_product(const TileProduct<W>& t, Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa == Isa::Avx512) return avx512::tile_product(t);
   if (isa == Isa::Avx2) return avx2::tile_product(t);
@@ -237,10 +245,12 @@ inline constexpr std::int64_t tile_batch = 96;
 
 }  // namespace detail
 
-/// y = x * w^T with float rows: x (M, K), w (N, K), y (M, N), each with col_stride 1. Sums are float; output (i, j)
-/// has the same bits whatever M, N and the number of threads are.
-inline void matmul(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
-                   Executor& executor = default_executor(), Isa isa = best_isa()) {
+/// y = x * w^T: x (M, K) and y (M, N) of float, w (N, K) of float, Half or BFloat16, each with col_stride 1. Sums are
+/// float; output (i, j) has the same bits whatever M, N and the number of threads are.
+template <class W>
+  requires Scalar<std::remove_const_t<W>>
+void matmul(MatrixView<const float> x, MatrixView<W> w, MatrixView<float> y,
+            Executor& executor = default_executor(), Isa isa = best_isa()) {
   expects(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows,
           "higgs::matmul: x (M, K), w (N, K), y (M, N)");
   expects(x.col_stride == 1 && w.col_stride == 1 && y.col_stride == 1,
@@ -249,10 +259,11 @@ inline void matmul(MatrixView<const float> x, MatrixView<const float> w, MatrixV
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = 0; k < std::max<std::int64_t>(x.cols, 1); k += detail::tile_depth)
       for (std::int64_t i = 0; i < x.rows; i += detail::tile_batch)
-        detail::tile_product({x.row(i) + k, x.row_stride, w.row(begin) + k, w.row_stride, y.row(i) + begin,
-                              y.row_stride, std::min(detail::tile_batch, x.rows - i), end - begin,
-                              std::min(detail::tile_depth, x.cols - k), k > 0},
-                             isa);
+        detail::tile_product<std::remove_const_t<W>>(
+            {x.row(i) + k, x.row_stride, w.row(begin) + k, w.row_stride, y.row(i) + begin, y.row_stride,
+             std::min(detail::tile_batch, x.rows - i), end - begin, std::min(detail::tile_depth, x.cols - k),
+             k > 0},
+            isa);
   });
 }
 

@@ -44,6 +44,17 @@ namespace detail {
 /// Rows of x that are multiplied with a strip at once: their activations stay in a core's second cache.
 inline constexpr std::int64_t batch_block = 192;
 
+/// Strips of one task. Of few rows of x memory is the limit, and a thread reads fastest what lies together: 1 MiB or
+/// more, in parts as equal as they can be.
+inline std::int64_t strip_grain(const TileLayout& tiles, std::int64_t batch, std::int64_t width) noexcept {
+  constexpr std::int64_t together = 1 << 20;  // bytes
+  if (batch >= min_panel_rows) return 1;
+  const std::int64_t rounds =
+      tiles.strips() * tiles.strip_bytes() / (together * width);  // of a task for each thread
+  const std::int64_t tasks = std::max<std::int64_t>(1, rounds) * width;
+  return std::max<std::int64_t>(1, (tiles.strips() + tasks - 1) / tasks);
+}
+
 /// y[n * stride] = sums[n] * unit + bias[n], the product with a power of two being exact; `bias` may be null.
 template <Scalar Y>
 void write_outputs(const float* sums, float unit, const float* bias, std::int64_t count, Y* y,
@@ -112,7 +123,8 @@ void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::s
   });
 
   const float unit = std::ldexp(1.0f, w.exponent());
-  parallel_for(executor, tiles.strips(), 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t strips = strip_grain(tiles, batch, executor.width());
+  parallel_for(executor, tiles.strips(), strips, [&](std::int64_t begin, std::int64_t end) {
     alignas(64) float sums[batch_block * strip_rows];
     for (std::int64_t strip = begin; strip < end; ++strip) {
       std::fill(sums, sums + batch * strip_rows, 0.0f);
@@ -182,7 +194,7 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
         decode_groups(w, points, begin + n, first, count,
                       std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), codes);
       for (std::int64_t m = 0; m < batch; m += detail::tile_batch)
-        detail::tile_product(
+        detail::tile_product<float>(
             {rotated.data() + m * padded + first * group, padded, tile.data(), depth, sums.data() + m * rows,
              rows, std::min(detail::tile_batch, batch - m), rows, depth, first > 0},
             isa);

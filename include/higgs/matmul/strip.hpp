@@ -21,6 +21,7 @@
 #include <higgs/pack/tiles.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -97,13 +98,36 @@ void for_each_chunk(const StripProduct& p, const Panel* panels, std::int64_t pan
   }
 }
 
+/// The eight signs of a unit of UnitKind::Signed8 from its pattern and its signs; the last one has no bit.
+constexpr unsigned all_signs(unsigned pattern, unsigned signs) noexcept {
+  const unsigned last = static_cast<unsigned>(std::popcount(signs & 127u)) + (pattern >> 7);
+  return (signs & 127u) | (last & 1u) << 7;
+}
+
 namespace portable {
+
+/// decode_chunk() for UnitKind::Signed8.
+inline void decode_signed(const UnitTables& tables, const std::uint8_t* codes, std::int64_t steps,
+                          std::uint8_t* out) noexcept {
+  for (; steps > 0; --steps, codes += 256, out += 8 * 128)
+    for (int i = 0; i < 4 * strip_rows; ++i) {  // unit i % 4 of row i / 4
+      const unsigned pattern = codes[i / 64 * 128 + i % 64], side = codes[i / 64 * 128 + 64 + i % 64];
+      const unsigned signs = all_signs(pattern, side);
+      for (int d = 0; d < 8; ++d)
+        out[d * 128 + i] = tables.values[(unsigned{tables.bytes[d / 2][pattern]} >> d % 2 * 4 & 15u) |
+                                         (signs >> d & 1u) << 4 | side >> 7 << 5];
+    }
+}
 
 /// Decodes steps into `out`, unless the codes are bytes already; returns where the bytes are.
 inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps,
                                         std::uint8_t* out) noexcept {
   const UnitTables& tables = *p.tables;
   if (tables.kind == UnitKind::Byte1) return codes;
+  if (tables.kind == UnitKind::Signed8) {
+    decode_signed(tables, codes, steps, out);
+    return out;
+  }
   const int bits = tables.unit_bits, quads = static_cast<int>(p.layout->units_per_step()) / 4;
   const std::int64_t half_bytes = p.layout->step_bytes() / 2;
   std::uint8_t* to = out;

@@ -37,20 +37,28 @@ struct AmxTiles {
   void release() const noexcept { asm volatile("tilerelease"); }
   template <int Tile>
   void zero() const noexcept {
-    asm volatile("tilezero %%tmm%c0" : : "i"(Tile));
+    asm volatile("tilezero {%%tmm%c0|tmm%c0}" : : "i"(Tile));
   }
   template <int Tile>
   void load(const std::uint8_t* from, std::int64_t stride) const noexcept {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Tile) : "memory");
+    asm volatile("tileloadd {(%0,%1,1), %%tmm%c2|tmm%c2, [%0+%1*1]}"
+                 :
+                 : "r"(from), "r"(stride), "i"(Tile)
+                 : "memory");
   }
   /// Sum += signed bytes of A times unsigned bytes of B.
   template <int Sum, int A, int B>
   void add_dot() const noexcept {
-    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(B));
+    asm volatile("tdpbsud {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}"
+                 :
+                 : "i"(Sum), "i"(A), "i"(B));
   }
   template <int Tile>
   void store(std::int32_t* to, std::int64_t stride) const noexcept {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(Tile) : "memory");
+    asm volatile("tilestored {%%tmm%c2, (%0,%1,1)|[%0+%1*1], tmm%c2}"
+                 :
+                 : "r"(to), "r"(stride), "i"(Tile)
+                 : "memory");
   }
 };
 

@@ -28,16 +28,20 @@ namespace avx512 {
 /// Kinds as constants.
 template <UnitKind Kind>
 struct Unit {
-  static constexpr int bits = Kind == UnitKind::Six2 ? 6 : Kind <= UnitKind::Nibble2 ? 4 : 8;
-  static constexpr int dim = Kind == UnitKind::Byte4 ? 4
+  static constexpr int bits = Kind == UnitKind::Six2      ? 6
+                              : Kind <= UnitKind::Nibble2 ? 4
+                              : Kind == UnitKind::Signed8 ? 16
+                                                          : 8;
+  static constexpr int dim = Kind == UnitKind::Signed8 ? 8
+                             : Kind == UnitKind::Byte4 ? 4
                              : Kind == UnitKind::Nibble2 || Kind == UnitKind::Six2 || Kind == UnitKind::Byte2
                                  ? 2
                                  : 1;
   static constexpr int planes = Kind == UnitKind::Wide1 ? 2 : 1;
   static constexpr int coordinates = dim * planes;
-  static constexpr int loads = bits == 6 ? 3 : 1;                                    // vectors of half a step
-  static constexpr int vectors = bits == 8 ? 1 : bits == 4 ? 2 : 4;                  // of units in them
-  static constexpr int registers = Kind == UnitKind::Byte1 ? 0 : bits == 8 ? 4 : 1;  // of a table
+  static constexpr int loads = bits == 6 ? 3 : bits == 16 ? 2 : 1;                   // vectors of half a step
+  static constexpr int vectors = bits >= 8 ? 1 : bits == 4 ? 2 : 4;                  // of units in them
+  static constexpr int registers = Kind == UnitKind::Byte1 ? 0 : bits >= 8 ? 4 : 1;  // of a table
   static constexpr int quads = vectors * dim;  // of activations in a step
 };
 
@@ -45,23 +49,72 @@ template <UnitKind Kind>
 struct Tables {
   __m512i table[Unit<Kind>::coordinates][Unit<Kind>::registers == 0 ? 1 : Unit<Kind>::registers];
 };
+/// Of Signed8, byte permutes give two levels at once, and a permute of 64 values makes one of them a
+/// coordinate. Its index is a level, a sign, and the side in bit 5. The sign is in bit 4, 0, 3 or 1 (of
+/// coordinates d % 4), so that a unit's signs, brought into place once, serve four coordinates.
+template <>
+struct Tables<UnitKind::Signed8> {
+  __m512i table[4][4], values[4];
+};
+inline constexpr unsigned sign_bits[4] = {4, 0, 3, 1};
+
+/// The matrix of vgf2p8affineqb that makes bit i of a byte the parity of its bits `sources[i]`.
+constexpr long long bit_matrix(std::array<unsigned, 8> sources) noexcept {
+  std::uint64_t out = 0;
+  for (std::size_t i = 0; i < 8; ++i) out |= std::uint64_t{sources[i]} << 8 * (7 - i);
+  return static_cast<long long>(out);
+}
+/// The index as values[] of UnitTables have it from one whose sign is in another bit.
+constexpr long long index_matrix(int d) noexcept {
+  std::array<unsigned, 8> sources{};
+  for (unsigned i = 0, level = 0; i < 5; ++i) sources[i == sign_bits[d] ? 4 : level++] = 1u << i;
+  sources[5] = 1u << 5;
+  return bit_matrix(sources);
+}
 
 template <UnitKind Kind>
 [[gnu::always_inline]] inline Tables<Kind> load_tables(const UnitTables& from) {
   Tables<Kind> out;
-  HIGGS_UNROLL
-  for (int c = 0; c < Unit<Kind>::coordinates; ++c) HIGGS_UNROLL
-  for (int r = 0; r < Unit<Kind>::registers; ++r)
-    out.table[c][r] = _mm512_loadu_si512(from.bytes[c] + 64 * r);
+  if constexpr (Kind == UnitKind::Signed8) {
+    // Levels of coordinates 2 and 3: bits 0, 1, 2, 4 and, once they are shifted right by 3, 0, 2, 3, 4.
+    const __m512i scatter = _mm512_set1_epi64(bit_matrix({1, 2, 4, 16, 8, 32, 64, 128}));
+    alignas(64) std::uint8_t all[64];
+    for (std::uint8_t i = 0; i < 64; ++i) all[i] = i;
+    for (int i = 0; i < 4; ++i) {
+      const __m512i matrix = _mm512_set1_epi64(index_matrix(i));
+      out.values[i] = _mm512_permutexvar_epi8(
+          _mm512_gf2p8affine_epi64_epi8(_mm512_load_si512(all), matrix, 0), _mm512_load_si512(from.values));
+      for (int r = 0; r < 4; ++r) {
+        out.table[i][r] = _mm512_load_si512(from.bytes[i] + 64 * r);
+        if (i % 2 != 0) out.table[i][r] = _mm512_gf2p8affine_epi64_epi8(out.table[i][r], scatter, 0);
+      }
+    }
+  } else {
+    HIGGS_UNROLL
+    for (int c = 0; c < Unit<Kind>::coordinates; ++c) HIGGS_UNROLL
+    for (int r = 0; r < Unit<Kind>::registers; ++r)
+      out.table[c][r] = _mm512_loadu_si512(from.bytes[c] + 64 * r);
+  }
   return out;
 }
 
 /// The units of half a step, 4 for each of 16 rows in a vector. Bits above those of a unit are left as they
-/// come: permutes ignore bits 6 and 7, and tables of 4 bits are repeated.
+/// come: permutes ignore bits 6 and 7, and tables of 4 bits are repeated. Of Signed8: patterns, then signs
+/// and side as the indices of coordinates 0 to 3 and 4 to 7 have them.
 template <UnitKind Kind>
 [[gnu::always_inline]] inline void load_units(const std::uint8_t* codes, __m512i* unit) {
   unit[0] = _mm512_loadu_si512(codes);
   if constexpr (Unit<Kind>::bits == 4) unit[1] = _mm512_srli_epi16(unit[0], 4);
+  if constexpr (Kind == UnitKind::Signed8) {
+    constexpr long long first = bit_matrix({1u << 1, 1u << 3, 0, 1u << 2, 1u << 0, 1u << 7}),
+                        second = bit_matrix({1u << 5, 0x7f, 0, 1u << 6, 1u << 4, 1u << 7});
+    const __m512i signs = _mm512_loadu_si512(codes + 64);
+    unit[1] = _mm512_gf2p8affine_epi64_epi8(signs, _mm512_set1_epi64(first), 0);
+    unit[2] = _mm512_gf2p8affine_epi64_epi8(signs, _mm512_set1_epi64(second), 0);
+    // Patterns from 128 on have an odd number of signs.
+    const __m512i flipped = _mm512_xor_si512(unit[2], _mm512_set1_epi8(2));
+    unit[2] = _mm512_mask_mov_epi8(unit[2], _mm512_movepi8_mask(unit[0]), flipped);
+  }
   if constexpr (Unit<Kind>::bits == 6) {
     unit[1] = _mm512_loadu_si512(codes + 64);
     unit[2] = _mm512_loadu_si512(codes + 128);
@@ -72,19 +125,29 @@ template <UnitKind Kind>
   }
 }
 
-/// One coordinate of 64 units, 128 added.
+/// 64 entries of a table of 256, kept as two of 128. Each lookup replaces the units that are its own and
+/// leaves the others: no blend.
+[[gnu::always_inline]] inline __m512i look_up(const __m512i (&table)[4], __m512i unit) {
+  const __mmask64 high = _mm512_movepi8_mask(unit);
+  const __m512i low = _mm512_mask2_permutex2var_epi8(table[0], unit, _knot_mask64(high), table[1]);
+  return _mm512_mask2_permutex2var_epi8(table[2], low, high, table[3]);
+}
+
+/// One coordinate of vector v of units, 128 added.
 template <UnitKind Kind>
-[[gnu::always_inline]] inline __m512i decode(const Tables<Kind>& tables, int c, __m512i unit) {
-  if constexpr (Kind == UnitKind::Byte1) return unit;
-  if constexpr (Unit<Kind>::bits < 8) return _mm512_permutexvar_epi8(unit, tables.table[c][0]);
-  // Two tables of 128 entries. Each lookup replaces the units that are its own and leaves the others: no
-  // blend.
-  if constexpr (Unit<Kind>::bits == 8 && Kind != UnitKind::Byte1) {
-    const __mmask64 high = _mm512_movepi8_mask(unit);
-    const __m512i low =
-        _mm512_mask2_permutex2var_epi8(tables.table[c][0], unit, _knot_mask64(high), tables.table[c][1]);
-    return _mm512_mask2_permutex2var_epi8(tables.table[c][2], low, high, tables.table[c][3]);
+[[gnu::always_inline]] inline __m512i decode(const Tables<Kind>& tables, int c, const __m512i* unit, int v) {
+  if constexpr (Kind == UnitKind::Signed8) {
+    __m512i levels = look_up(tables.table[c / 2], unit[0]);
+    if (c % 2 != 0) levels = _mm512_srli_epi16(levels, 3);
+    // Bitwise select, 0xca: where the mask is set the second operand, else the third.
+    const __m512i level_bits = _mm512_set1_epi8(static_cast<char>(31 & ~(1 << sign_bits[c % 4])));
+    const __m512i index = _mm512_ternarylogic_epi32(level_bits, levels, unit[1 + c / 4], 0xca);
+    return _mm512_permutexvar_epi8(index, tables.values[c % 4]);
   }
+  if constexpr (Kind == UnitKind::Byte1) return unit[v];
+  if constexpr (Unit<Kind>::bits < 8) return _mm512_permutexvar_epi8(unit[v], tables.table[c][0]);
+  if constexpr (Unit<Kind>::registers == 4 && Kind != UnitKind::Signed8)
+    return look_up(tables.table[c], unit[v]);
 }
 
 /// The factors of a group's rows.
@@ -99,11 +162,10 @@ template <UnitKind Kind>
   return _mm512_set1_epi32(value);
 }
 
-/// total + dot products of each lane's 4 bytes. The empty statement ties the result to the register of the
-/// sum: g++ 12 otherwise keeps every sum twice and spills half of them.
+/// total + dot products of each lane's 4 bytes. As assembly: of the intrinsic, g++ 12 keeps every sum twice
+/// and spills half of them.
 [[gnu::always_inline]] inline __m512i add_dot(__m512i total, __m512i weights, __m512i x) {
-  total = _mm512_dpbusd_epi32(total, weights, x);
-  asm("" : "+v"(total));
+  asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(total) : "v"(weights), "v"(x));
   return total;
 }
 
@@ -163,8 +225,8 @@ inline void stream_strip(const StripProduct& p, const Panel& panel, float* sums)
               __m512i w[2][U::planes];
               HIGGS_UNROLL
               for (int plane = 0; plane < U::planes; ++plane) {
-                w[0][plane] = decode<Kind>(tables, plane + d, unit[0][v]);
-                w[1][plane] = decode<Kind>(tables, plane + d, unit[1][v]);
+                w[0][plane] = decode<Kind>(tables, plane + d, unit[0], v);
+                w[1][plane] = decode<Kind>(tables, plane + d, unit[1], v);
               }
               HIGGS_UNROLL
               for (int c = 0; c < columns; ++c) {
@@ -209,7 +271,7 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_
       for (int v = 0; v < U::vectors; ++v) HIGGS_UNROLL
       for (int c = 0; c < U::coordinates; ++c)
         _mm512_store_si512(to + (U::planes == 2 ? c * chunk_bytes : (v * U::dim + c) * 128) + half * 64,
-                           decode<Kind>(tables, c, unit[v]));
+                           decode<Kind>(tables, c, unit, v));
     }
   }
   return out;
@@ -312,6 +374,8 @@ inline auto with_kind(UnitKind kind, const Visit& visit) noexcept {
       return visit(std::integral_constant<UnitKind, UnitKind::Byte4>{});
     case UnitKind::Wide1:
       return visit(std::integral_constant<UnitKind, UnitKind::Wide1>{});
+    case UnitKind::Signed8:
+      return visit(std::integral_constant<UnitKind, UnitKind::Signed8>{});
     default:
       return visit(std::integral_constant<UnitKind, UnitKind::Byte1>{});
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strips on AArch64: lookups by tbl, products of 16-bit words or, with the dot-product extension, of bytes.
+// Strips on AArch64: lookups by tbl, products of 16-bit words or, with the extensions for them, of bytes: dot
+// products, and for several rows of x those of 2 x 8 by 8 x 2 matrices.
 #pragma once
 
 #include <higgs/core/cpu.hpp>
@@ -74,11 +75,37 @@ inline void decode_coordinate(const std::uint8_t* bytes, const std::uint8_t* cod
     }
 }
 
+/// Decodes coordinates 2i and 2i + 1 of UnitKind::Signed8, with the table of their levels in registers.
+inline void decode_signed(const UnitTables& tables, int i, const std::uint8_t* codes, std::int64_t steps,
+                          std::uint8_t* out) noexcept {
+  const std::uint8_t* bytes = tables.bytes[i];
+  const uint8x16x4_t table0 = vld1q_u8_x4(bytes), table1 = vld1q_u8_x4(bytes + 64),
+                     table2 = vld1q_u8_x4(bytes + 128), table3 = vld1q_u8_x4(bytes + 192),
+                     values = vld1q_u8_x4(tables.values);
+  const uint8x16_t low4 = vdupq_n_u8(15), bit4 = vdupq_n_u8(16), bit5 = vdupq_n_u8(32);
+  const uint8x16_t first = vdupq_n_u8(static_cast<std::uint8_t>(1 << 2 * i)),
+                   second = vdupq_n_u8(static_cast<std::uint8_t>(2 << 2 * i));
+  for (; steps > 0; --steps, codes += 256, out += 8 * 128)
+    for (int r = 0; r < 8; ++r) {
+      const std::uint8_t* from = codes + r / 4 * 128 + r % 4 * 16;
+      const uint8x16_t pattern = vld1q_u8(from), coded = vld1q_u8(from + 64);
+      const uint8x16_t odd = vaddq_u8(vcntq_u8(vandq_u8(coded, vdupq_n_u8(127))), vshrq_n_u8(pattern, 7));
+      const uint8x16_t signs = vsliq_n_u8(coded, odd, 7), side = vandq_u8(vshrq_n_u8(coded, 2), bit5);
+      const uint8x16_t levels = look_up<8>(table0, table1, table2, table3, pattern);
+      const uint8x16_t index0 = vorrq_u8(vandq_u8(levels, low4), vandq_u8(vtstq_u8(signs, first), bit4)),
+                       index1 = vorrq_u8(vshrq_n_u8(levels, 4), vandq_u8(vtstq_u8(signs, second), bit4));
+      vst1q_u8(out + 2 * i * 128 + r * 16, vqtbl4q_u8(values, vorrq_u8(index0, side)));
+      vst1q_u8(out + (2 * i + 1) * 128 + r * 16, vqtbl4q_u8(values, vorrq_u8(index1, side)));
+    }
+}
+
 /// As portable::decode_chunk. One coordinate at a time: a table of 256 entries fills half of the registers.
 inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_t* codes, std::int64_t steps,
                                         std::uint8_t* out) noexcept {
   const UnitTables& tables = *p.tables;
   if (tables.kind == UnitKind::Byte1) return codes;
+  for (int i = 0; i < 4 && tables.kind == UnitKind::Signed8; ++i) decode_signed(tables, i, codes, steps, out);
+  if (tables.kind == UnitKind::Signed8) return out;
   const auto decode = tables.unit_bits == 4   ? decode_coordinate<4>
                       : tables.unit_bits == 6 ? decode_coordinate<6>
                                               : decode_coordinate<8>;
@@ -200,6 +227,63 @@ struct ByteDot {
       int32x4_t sum = total[i / V][i % V];
       if constexpr (Planes == 2) sum = vaddq_s32(sum, vshlq_n_s32(high[i / V][i % V], 8));
       add_run(sum, run.steps[i / V] * run.factor, parts + i / V * strip_rows + i % V * 4);
+    }
+  }
+};
+#  endif
+
+#  if defined(HIGGS_NEON_I8MM)
+/// The same with bytes: two quads, two rows of the strip, two columns (planes or rows of x) an instruction.
+struct MatrixDot {
+  static constexpr QuadOrder order = QuadOrder::Bytes;
+  template <int Rows, int Planes>
+  static constexpr int pairs = (Rows * Planes + 1) / 2;  // of columns
+  template <int Rows, int Planes>
+  static constexpr int vectors = pairs<Rows, Planes> == 1   ? 8
+                                 : pairs<Rows, Planes> == 2 ? 4
+                                                            : 2;
+
+  /// A pair of columns of two quads. Of an odd last column, its partner is whatever lies behind it.
+  [[gnu::always_inline]] static inline int8x16_t load_pair(const std::uint8_t* first,
+                                                           const std::uint8_t* second) noexcept {
+    const uint32x2_t a = vreinterpret_u32_u8(vld1_u8(first)), b = vreinterpret_u32_u8(vld1_u8(second));
+    return vreinterpretq_s8_u32(vcombine_u32(vzip1_u32(a, b), vzip2_u32(a, b)));
+  }
+
+  template <int Rows, int Planes>
+  HIGGS_NEON_I8MM static void run(const Run& run, float* parts) noexcept {
+    constexpr int V = vectors<Rows, Planes>, P = pairs<Rows, Planes>;
+    constexpr std::int64_t quad_bytes = 4 * Rows * Planes;
+    int32x4_t total[P][2 * V];  // of rows n and n + 1: (row, column)
+    HIGGS_UNROLL
+    for (int i = 0; i < P * 2 * V; ++i) total[i / (2 * V)][i % (2 * V)] = vdupq_n_s32(0);
+    const std::uint8_t *w = run.weights, *quads = run.quads;
+    for (std::int64_t i = run.count; i > 0; i -= 2, w += 256, quads += 2 * quad_bytes) {
+      // A last quad without partner meets itself with weights of zero.
+      const bool two = i > 1;
+      uint8x16_t rows[2 * V];
+      HIGGS_UNROLL
+      for (int v = 0; v < V; ++v) {
+        const uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(w + 16 * v)),
+                         b = two ? vreinterpretq_u32_u8(vld1q_u8(w + 128 + 16 * v)) : vdupq_n_u32(0);
+        rows[2 * v] = vreinterpretq_u8_u32(vzip1q_u32(a, b));
+        rows[2 * v + 1] = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+      }
+      HIGGS_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const int8x16_t x = load_pair(quads + 8 * p, quads + 8 * p + (two ? quad_bytes : 0));
+        HIGGS_UNROLL
+        for (int j = 0; j < 2 * V; ++j) total[p][j] = vusmmlaq_s32(total[p][j], rows[j], x);
+      }
+    }
+    HIGGS_UNROLL
+    for (int i = 0; i < Rows * V; ++i) {
+      const int m = i / V, v = i % V, p = m * Planes / 2;
+      const int32x4_t a = total[p][2 * v], b = total[p][2 * v + 1];
+      const int32x4_t first = vuzp1q_s32(a, b), second = vuzp2q_s32(a, b);
+      int32x4_t sum = Planes == 2 ? vaddq_s32(vshlq_n_s32(first, 8), second) : m % 2 == 0 ? first : second;
+      sum = vaddq_s32(sum, vdupq_n_s32(run.corrections[m]));
+      add_run(sum, run.steps[m] * run.factor, parts + m * strip_rows + v * 4);
     }
   }
 };

@@ -25,8 +25,9 @@ enum class StripKernel {
   AvxVnni,  // AVX2 and AVX-VNNI
   AvxVnniEvex,  // the same program with the instruction of AVX-512 VNNI, for tests on machines that have only that
   Avx512,
-  Amx,      // AVX-512 and AMX, for many rows of x
-  NeonDot,  // NEON and its dot products of bytes
+  Amx,       // AVX-512 and AMX, for many rows of x
+  NeonDot,   // NEON and its dot products of bytes
+  NeonI8mm,  // NEON and its matrix products of bytes, for several rows of x
 };
 
 /// Rows of x from which on tiles are used: half of a tile.
@@ -46,7 +47,8 @@ inline StripKernel strip_kernel(Isa isa, std::int64_t rows) noexcept {
   if (isa == Isa::Avx2) return avx_vnni ? StripKernel::AvxVnni : StripKernel::Avx2;
 #endif
 #if defined(HIGGS_NEON)
-  static const bool neon_dot = has_neon_dot();
+  static const bool neon_dot = has_neon_dot(), neon_i8mm = has_neon_i8mm();
+  if (isa == Isa::Neon && neon_i8mm && rows > 1) return StripKernel::NeonI8mm;
   if (isa == Isa::Neon) return neon_dot ? StripKernel::NeonDot : StripKernel::Neon;
 #endif
   static_cast<void>(isa);
@@ -62,7 +64,7 @@ constexpr QuadOrder quad_order(StripKernel kernel) noexcept {
 inline constexpr int min_panel_rows = 3;
 constexpr int panel_rows(StripKernel kernel, int planes) noexcept {
   if (kernel == StripKernel::Amx) return tile_panel_rows;
-  if (kernel <= StripKernel::Avx2 || kernel == StripKernel::NeonDot) return 4;
+  if (kernel <= StripKernel::Avx2 || kernel >= StripKernel::NeonDot) return 4;
   return kernel < StripKernel::Avx512 && planes == 2 ? min_panel_rows : 6;
 }
 
@@ -94,6 +96,10 @@ inline void strip_product(const StripProduct& p, const Panel* panels, std::int64
 #  if defined(HIGGS_NEON_DOT)
     case StripKernel::NeonDot:
       return neon::strip_product<neon::ByteDot>(p, panels, panel_count, sums);
+#  endif
+#  if defined(HIGGS_NEON_I8MM)
+    case StripKernel::NeonI8mm:
+      return neon::strip_product<neon::MatrixDot>(p, panels, panel_count, sums);
 #  endif
     case StripKernel::Neon:
       return neon::strip_product<neon::WordDot>(p, panels, panel_count, sums);

@@ -2,6 +2,7 @@
 // A quantized matrix made ready for many products: what an engine keeps.
 #pragma once
 
+#include <higgs/codebook/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
@@ -31,9 +32,9 @@
 namespace higgs {
 inline namespace v0 {
 
-/// What a TiledMatrix keeps of codebooks of 256 points in two or four dimensions.
+/// What a TiledMatrix keeps of codebooks of 256 points in the plane.
 enum class TileOrder {
-  Codes,        ///< 4 or 2 bits a weight, as in files
+  Codes,        ///< 4 bits a weight, as in files
   Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
 };
 inline TileOrder best_tile_order() noexcept {
@@ -51,6 +52,7 @@ enum class UnitKind {
   Byte2,    // 256 in two dimensions
   Byte4,    // 256 in four
   Wide1,    // 256 of 16-bit coordinates in one
+  Signed8,  // patterns of eight magnitudes, their signs and a side: E8Codebook
 };
 
 /// What units decode to.
@@ -62,7 +64,18 @@ struct UnitTables {
   // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
   // 256 apart.
   alignas(64) std::uint8_t bytes[4][256] = {};
+  // Of Byte4 and Signed8, bytes[0 ... 3][unit] side by side.
+  alignas(64) std::uint32_t words[256] = {};
+  // Of Signed8, bytes[i] are two levels of 4 bits, of magnitudes 2i and 2i + 1 of each pattern, and a
+  // coordinate is values[level | sign << 4 | side << 5].
+  alignas(64) std::uint8_t values[64] = {};
 };
+
+inline void fill_words(UnitTables& tables) noexcept {
+  for (int i = 0; i < 4; ++i)
+    for (int unit = 0; unit < 256; ++unit)
+      tables.words[unit] |= std::uint32_t{tables.bytes[i][unit]} << 8 * i;
+}
 
 /// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
 inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
@@ -89,6 +102,7 @@ constexpr UnitKind unit_kind() {
       !wide || (sizeof(typename Book::Element) == 2 && dim == 1 && bits <= 8),
       "TiledMatrix takes coordinates of 16 bits in one dimension only; matmul(x, QuantizedMatrix) takes all");
   if constexpr (wide) return UnitKind::Wide1;
+  if constexpr (std::is_same_v<Book, E8Codebook>) return UnitKind::Signed8;
   if constexpr (bits <= 4 && dim <= 2) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
   if constexpr (bits <= 6 && dim == 2) return UnitKind::Six2;
   if constexpr (bits <= 8 && dim == 2) return UnitKind::Byte2;
@@ -96,13 +110,26 @@ constexpr UnitKind unit_kind() {
   return UnitKind::Byte1;
 }
 
+inline UnitTables make_e8_tables() noexcept {
+  UnitTables out{.kind = UnitKind::Signed8, .unit_bits = 16, .dim = E8Codebook::dim};
+  for (std::size_t pattern = 0; pattern < 256; ++pattern)
+    for (int i = 0; i < 4; ++i)
+      out.bytes[i][pattern] = static_cast<std::uint8_t>(e8_patterns[pattern] >> 8 * i);
+  for (std::size_t i = 0; i < 64; ++i) {
+    const int level = e8_levels[i & 15u], shift = (i & 32u) != 0 ? -e8_shift : e8_shift;
+    out.values[i] = static_cast<std::uint8_t>(128 + shift + ((i & 16u) != 0 ? -level : level));
+  }
+  fill_words(out);
+  return out;
+}
+
 template <Codebook Book>
 UnitTables make_unit_tables(const Book& book, TileOrder order) {
   constexpr int width = pairs_codes<Book> ? 2 : 1;  // codes of a unit
   UnitTables out;
   out.kind = unit_kind<Book>();
-  if (order == TileOrder::Coordinates && (out.kind == UnitKind::Byte2 || out.kind == UnitKind::Byte4))
-    out.kind = UnitKind::Byte1;
+  if (out.kind == UnitKind::Signed8) return make_e8_tables();
+  if (order == TileOrder::Coordinates && out.kind == UnitKind::Byte2) out.kind = UnitKind::Byte1;
   out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
   out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
   out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
@@ -128,6 +155,7 @@ UnitTables make_unit_tables(const Book& book, TileOrder order) {
       }
     }
   }
+  if (out.kind == UnitKind::Byte4) fill_words(out);
   return out;
 }
 

@@ -14,6 +14,8 @@
 //     8 bits   1 vector    byte j = unit 4s + j
 //     4 bits   1 vector    byte j = unit 8s + j | unit (8s + 4 + j) << 4
 //     6 bits   3 vectors   byte j of vector v = unit 16s + 4v + j | bits 2v, 2v + 1 of unit (16s + 12 + j) << 6
+//     16 bits  2 vectors   byte j = bits 7 to 14 of unit 4s + j, then its bits 0 to 6 and 15: the pattern
+//                          and the signs of codebook/e8.hpp
 //
 // Decoding needs shifts by constants at most, and a lane accumulates one row's dot product. Missing rows and
 // the end of a group's last step are code 0 with scale 0 or activation 0.
@@ -43,12 +45,12 @@ struct TileLayout {
   std::int64_t rows = 0;
   std::int64_t groups = 0;  // along a row
   std::int64_t codes_per_group = 0;
-  int code_bits = 8;       // in interchange order; 1 to 8
-  int unit_bits = 8;       // 4, 6 or 8
+  int code_bits = 8;       // in interchange order; 1 to 8, or 16
+  int unit_bits = 8;       // 4, 6, 8 or 16
   int codes_per_unit = 1;  // 2: unit_bits = 2 * code_bits
 
-  constexpr int vectors_per_step() const noexcept { return unit_bits == 6 ? 3 : 1; }
-  constexpr int units_per_step() const noexcept { return unit_bits == 8 ? 4 : unit_bits == 4 ? 8 : 16; }
+  constexpr int vectors_per_step() const noexcept { return unit_bits == 6 ? 3 : unit_bits == 16 ? 2 : 1; }
+  constexpr int units_per_step() const noexcept { return unit_bits >= 8 ? 4 : unit_bits == 4 ? 8 : 16; }
   constexpr std::int64_t units_per_group() const noexcept {
     return (codes_per_group + codes_per_unit - 1) / codes_per_unit;
   }
@@ -81,7 +83,8 @@ inline std::uint32_t load_quad(const std::uint8_t* units) noexcept {
   return quad;
 }
 
-/// Writes one lane of a step: `units` are those of one row, `lane` points at its bytes in the first vector.
+/// Writes one lane of a step of up to 8 bits: `units` are those of one row, `lane` points at its bytes in the
+/// first vector.
 inline void write_lane(int unit_bits, const std::uint8_t* units, std::uint8_t* lane) noexcept {
   const auto store = [&](int vector, std::uint32_t quad) { std::memcpy(lane + 64 * vector, &quad, 4); };
   if (unit_bits == 8) return store(0, load_quad(units));
@@ -100,12 +103,27 @@ constexpr std::uint32_t spread6(std::uint32_t x) noexcept {
   return (x & 0x003f003fu) | (x & 0x0fc00fc0u) << 2;
 }
 
+/// The low bytes of four 16-bit words side by side.
+constexpr std::uint32_t narrow16(std::uint64_t x) noexcept {
+  x = (x | x >> 8) & 0x0000ffff0000ffffu;
+  return static_cast<std::uint32_t>(x | x >> 16);
+}
+
 /// Writes one row's lanes of whole steps from units that lie side by side in `packed`.
 template <int UnitBits>
 inline void write_lanes(const std::uint8_t* packed, std::int64_t steps, std::int64_t step_bytes,
                         std::uint8_t* lane) noexcept {
-  for (; steps > 0; --steps, packed += UnitBits == 6 ? 12 : 4, lane += step_bytes) {
+  for (; steps > 0; --steps, packed += UnitBits == 6 ? 12 : UnitBits == 16 ? 8 : 4, lane += step_bytes) {
     std::uint32_t quad = load_quad(packed);
+    if constexpr (UnitBits == 16) {
+      const std::uint64_t units = quad | std::uint64_t{load_quad(packed + 4)} << 32;
+      const std::uint32_t patterns = narrow16(units >> 7 & 0x00ff00ff00ff00ffu),
+                          signs =
+                              narrow16((units & 0x007f007f007f007fu) | (units >> 8 & 0x0080008000800080u));
+      std::memcpy(lane, &patterns, 4);
+      std::memcpy(lane + 64, &signs, 4);
+      continue;
+    }
     if constexpr (UnitBits == 4) quad = spread4(quad & 0xffffu) | spread4(quad >> 16) << 4;
     if constexpr (UnitBits == 6) {
       const std::uint32_t second = load_quad(packed + 4), third = load_quad(packed + 8);
@@ -129,7 +147,8 @@ inline void pack_strip(const TileLayout& layout, std::int64_t strip, std::span<c
   const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, layout.rows - first);
   const std::int64_t steps = layout.steps_per_group(), step_bytes = layout.step_bytes(),
                      group_bits = layout.codes_per_group * layout.code_bits;
-  const auto write_steps = layout.unit_bits == 8   ? write_lanes<8>
+  const auto write_steps = layout.unit_bits == 16  ? write_lanes<16>
+                           : layout.unit_bits == 8 ? write_lanes<8>
                            : layout.unit_bits == 6 ? write_lanes<6>
                                                    : write_lanes<4>;
   const bool aligned = group_bits % 8 == 0 && layout.code_bits * layout.codes_per_unit == layout.unit_bits;
@@ -157,11 +176,17 @@ inline void pack_strip(const TileLayout& layout, std::int64_t strip, std::span<c
 #endif
       if (whole > 0) write_steps(bytes.data() + piece, whole, step_bytes, lane);
       if (whole == steps) continue;
+      lane += whole * step_bytes;
+      if (layout.unit_bits == 16) {
+        std::uint8_t last[8] = {};
+        std::memcpy(last, bytes.data() + piece + 8 * whole, static_cast<std::size_t>(2 * rest));
+        write_lanes<16>(last, 1, step_bytes, lane);
+        continue;
+      }
       unpack_bits(bytes, layout.code_bits, static_cast<std::size_t>(g * layout.codes_per_group + first_code),
                   std::span(units).first(static_cast<std::size_t>(rest)));
       std::fill(units.begin() + static_cast<std::ptrdiff_t>(rest), units.end(), std::uint8_t{0});
       codes_to_units(layout, units);
-      lane += whole * step_bytes;
       for (std::int64_t s = 0; s < steps - whole; ++s, lane += step_bytes)
         write_lane(layout.unit_bits, units.data() + static_cast<std::size_t>(s) * step_units, lane);
     }
@@ -176,10 +201,12 @@ inline void pack_tiles(const TileLayout& layout, std::span<const std::uint8_t> c
                        std::span<const Half> scales, std::span<std::uint8_t> out,
                        Executor& executor = default_executor()) {
   const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  const int used_bits = layout.code_bits * layout.codes_per_unit;
   expects(layout.rows >= 0 && layout.groups >= 0 && layout.codes_per_group > 0 && layout.code_bits >= 1 &&
-              (layout.unit_bits == 4 || layout.unit_bits == 6 || layout.unit_bits == 8) &&
               (layout.codes_per_unit == 1 || layout.codes_per_unit == 2) &&
-              layout.code_bits * layout.codes_per_unit <= layout.unit_bits,
+              (((layout.unit_bits == 4 || layout.unit_bits == 6 || layout.unit_bits == 8) &&
+                used_bits <= layout.unit_bits) ||
+               (layout.unit_bits == 16 && layout.code_bits == 16 && layout.codes_per_unit == 1)),
           "higgs::pack_tiles: the layout is impossible");
   expects(size(row_bytes) == packed_bytes(size(layout.groups * layout.codes_per_group), layout.code_bits) &&
               codes.size() == size(layout.rows * row_bytes) &&

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -89,9 +90,9 @@ __device__ inline void load_quads(float (&v)[32], const Place& place) {
   }(std::make_integer_sequence<int, 8>{});
 }
 
-// A quad holds bits 8 and 9 of an element's number. It lies in row 8 high + low at 16 (low ^ middle), where low
-// are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that differ in
-// middle share a bank. Rows have 128 bytes and are `Apart` bytes apart, a multiple of 128.
+// A quad holds bits 8 and 9 of an element's number. It lies in row 8 high + low at 16 (low ^ middle), where
+// low are bits 0 to 2, middle 3 to 5, high 6 and 7: neither eight lanes that differ in low nor eight that
+// differ in middle share a bank. Rows have 128 bytes and are `Apart` bytes apart, a multiple of 128.
 template <int Apart>
 struct LowQuads {  // of a lane with the given middle and high
   std::uint32_t base;
@@ -164,45 +165,128 @@ __device__ inline void hadamard_warp(float (&v)[32], float* space, int n = 1024)
   detail::hadamard_rows<128>(v, shared_address(space), n);
 }
 
-/// Where hadamard_block keeps element i: no two lanes of a pass meet in a bank. Below the next multiple of
-/// 32.
-__device__ constexpr int swizzled(int i) { return i ^ (i >> 5 & 31); }
+/// Where hadamard_block keeps element i: after each 32 four places stay free, so that no pass meets a bank
+/// conflict.
+__device__ constexpr int padded_place(int i) { return i + (i >> 5 << 2); }
 
 namespace detail {
-/// One pass: strides `low` to `low << Bits`, 2^Bits values in registers.
-template <int Bits>
-__device__ inline void hadamard_pass(float* x, int n, int low) {
-  constexpr int count = 1 << Bits;
-  for (int i = static_cast<int>(threadIdx.x); i < n / count; i += static_cast<int>(blockDim.x)) {
-    const int first = i / low * low * count + i % low;
-    float v[count];
-    HIGGS_UNROLL
-    for (int j = 0; j < count; ++j) v[j] = x[swizzled(first + j * low)];
-    butterflies<1>(v);
-    HIGGS_UNROLL
-    for (int j = 0; j < count; ++j) x[swizzled(first + j * low)] = v[j];
+/// Threads that transform together: a warp or a block.
+struct Team {
+  int thread, size;
+  bool warp;
+  static __device__ Team of_warp() { return {static_cast<int>(threadIdx.x) % 32, 32, true}; }
+  static __device__ Team of_block() {
+    return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x), false};
   }
-  __syncthreads();
+  __device__ void sync() const {
+    if (warp)
+      __syncwarp();
+    else
+      __syncthreads();
+  }
+};
+
+/// Strides 1, 2 and 4 of runs of `run` among eight neighbours.
+__device__ inline void low_butterflies(float (&v)[8], int run) {
+  if (run >= 8) return butterflies<1>(v);
+  HIGGS_UNROLL
+  for (int stride = 1; stride < 4; stride *= 2)
+    if (stride < run) HIGGS_UNROLL
+  for (int i = 0; i < 8; ++i)
+    if ((i & stride) == 0) {
+      const float a = v[i], b = v[i + stride];
+      v[i] = __fadd_rn(a, b);
+      v[i + stride] = __fsub_rn(a, b);
+    }
+}
+
+// Values lie at an address of shared memory, or, where it is too small, behind a pointer.
+__device__ inline std::uint32_t after(std::uint32_t at, int floats) {
+  return at + 4 * static_cast<std::uint32_t>(floats);
+}
+__device__ inline float* after(float* at, int floats) { return at + floats; }
+__device__ inline void load_quad(std::uint32_t at, float* v) {
+  const uint4 quad = load_shared_128(at);
+  v[0] = __uint_as_float(quad.x), v[1] = __uint_as_float(quad.y);
+  v[2] = __uint_as_float(quad.z), v[3] = __uint_as_float(quad.w);
+}
+__device__ inline void load_quad(const float* at, float* v) {
+  const float4 quad = *reinterpret_cast<const float4*>(at);
+  v[0] = quad.x, v[1] = quad.y, v[2] = quad.z, v[3] = quad.w;
+}
+__device__ inline void store_quad(std::uint32_t at, const float* v) {
+  store_shared_128(
+      at, uint4{__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])});
+}
+__device__ inline void store_quad(float* at, const float* v) {
+  *reinterpret_cast<float4*>(at) = float4{v[0], v[1], v[2], v[3]};
+}
+
+/// The pass of `Bits` strides from `low` on. Neighbouring threads take quads that differ in bit 0 and bits 4
+/// and 5 of their number where the pass has bits 1 to 3, else in bits 0 to 2: eight of them fill a line.
+template <int Bits, class Values>
+__device__ inline void transform_pass(const Team& team, Values x, int n, int low) {
+  constexpr int count = 1 << Bits;
+  const auto transform = [&](int quad, const auto& place) {
+    const Values at = after(x, padded_place(4 * quad));
+    float v[4 * count];
+    HIGGS_UNROLL
+    for (int j = 0; j < count; ++j) load_quad(after(at, place(j)), v + 4 * j);
+    butterflies<4>(v);
+    HIGGS_UNROLL
+    for (int j = 0; j < count; ++j) store_quad(after(at, place(j)), v + 4 * j);
+  };
+  if (low == 8) {
+    _Pragma("unroll 1") for (int i = team.thread; i < (n + 255) / 256 << (6 - Bits); i += team.size) {
+      const int rest = i >> 3 & ((8 >> Bits) - 1);
+      const int quad = (i & 1) | rest << (1 + Bits) | (i >> 1 & 3) << 4 | i >> (6 - Bits) << 6;
+      if (4 * quad < n) transform(quad, [](int j) { return padded_place(8 * j); });
+    }
+  } else {
+    const int log_low = 29 - __clz(low), step = padded_place(low);  // of quads
+    _Pragma("unroll 1") for (int i = team.thread; i < n >> (2 + Bits); i += team.size)
+        transform(i + (i >> log_low) * ((count - 1) << log_low), [&](int j) { return j * step; });
+  }
+  team.sync();
+}
+
+/// Strides 1, 2 and 4. Begins after a barrier and ends with one.
+template <class Values>
+__device__ inline void low_pass(const Team& team, Values x, int n, int run) {
+  for (int i = 8 * team.thread; i < n && run > 1; i += 8 * team.size) {
+    const Values at = after(x, padded_place(i));
+    float v[8];
+    load_quad(at, v);
+    load_quad(after(at, 4), v + 4);
+    low_butterflies(v, run);
+    store_quad(at, v);
+    store_quad(after(at, 4), v + 4);
+  }
+  team.sync();
+}
+
+/// The passes from stride 8 on. Begins after a barrier and ends with one.
+template <class Values>
+__device__ inline void transform_runs(const Team& team, Values x, int n, int run) {
+  for (int low = 8; low < run; low *= 8) {
+    if (run >= 8 * low)
+      transform_pass<3>(team, x, n, low);
+    else if (run == 4 * low)
+      transform_pass<2>(team, x, n, low);
+    else
+      transform_pass<1>(team, x, n, low);
+  }
 }
 }  // namespace detail
 
-/// The unscaled transforms of order `run` = 2^a of each run of n floats, by all threads of the block. Element
-/// i lies at x[swizzled(i)]. Ends with a barrier; the caller needs one between its writes and the call.
+/// The unscaled transforms of order `run` = 2^a of each run of n floats, by all threads of the block; n is a
+/// multiple of 8, and `x` in shared memory, from a multiple of 16 bytes, holds n floats and an eighth more:
+/// element i lies at x[padded_place(i)]. Ends with a barrier; the caller needs one between its writes and the
+/// call.
 __device__ inline void hadamard_block(float* x, int n, int run) {
-  int low = 1;
-  for (; low * 32 <= run; low *= 32) detail::hadamard_pass<5>(x, n, low);
-  switch (run / low) {
-    case 2:
-      return detail::hadamard_pass<1>(x, n, low);
-    case 4:
-      return detail::hadamard_pass<2>(x, n, low);
-    case 8:
-      return detail::hadamard_pass<3>(x, n, low);
-    case 16:
-      return detail::hadamard_pass<4>(x, n, low);
-    default:
-      return;
-  }
+  const detail::Team team = detail::Team::of_block();
+  detail::low_pass(team, shared_address(x), n, run);
+  detail::transform_runs(team, shared_address(x), n, run);
 }
 
 /// What a rotation of rows needs beside the rows; all pointers are to device memory.
@@ -293,45 +377,6 @@ __device__ inline void store_two(Out* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = float2{first, second};
 }
 
-/// Columns [col, col + 8) of a row as floats, with factors and signs unless inverse, zeros beyond the row.
-/// col is a multiple of 8.
-template <class In>
-__device__ inline void load_rotation(const Rotation& r, const In* row, std::int64_t col, bool aligned,
-                                     float* v) {
-  const std::uint32_t signs = r.inverse ? 0 : signs_of(r, col);
-  const std::int64_t end = r.inverse ? r.padded_cols() : r.cols;
-  if (aligned && col + 8 <= end) {
-    load_eight(row + col, signs, v);
-  } else {
-    HIGGS_UNROLL
-    for (int i = 0; i < 8; ++i) v[i] = with_sign(col + i < end ? to_float(row[col + i]) : 0.0f, signs, i);
-  }
-  if (r.factors != nullptr && !r.inverse) HIGGS_UNROLL
-  for (int i = 0; i < 8; ++i)
-    if (col + i < r.cols) v[i] = __fmul_rn(v[i], r.factors[col + i]);
-}
-
-template <class Out>
-__device__ inline void store_rotation(const Rotation& r, Out* row, std::int64_t col, bool aligned, float* v) {
-  const std::int64_t end = r.inverse ? r.cols : r.padded_cols();
-  if (r.inverse) {
-    const std::uint32_t signs = signs_of(r, col);
-    HIGGS_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      v[i] = with_sign(v[i], signs, i);
-      if (r.factors != nullptr && col + i < end) v[i] = __fmul_rn(v[i], r.factors[col + i]);
-    }
-  }
-  if (aligned && col + 8 <= end) {
-    store_eight(row + (r.group == r.padded_group ? col : col / r.group * r.padded_group + col % r.group), v);
-    return;
-  }
-  for (int i = 0; i < 8; ++i) {
-    const std::int64_t c = col + i;
-    if (c < end) row[c / r.group * r.padded_group + c % r.group] = from_float<Out>(v[i]);
-  }
-}
-
 /// Column c, wherever it belongs.
 template <class Out>
 __device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c, float value) {
@@ -343,89 +388,123 @@ __device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c
   row[r.group == r.padded_group ? c : c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
 }
 
-/// What the host knows of a launch: whether rows allow loads and stores of 16 bytes, and whether there is
-/// nothing but whole runs, signs, factors and the transform.
-struct RotationCase {
-  bool aligned_in, aligned_out, plain;
-};
-
-/// Rows of 1024 or more inputs, orders up to 1024: a warp takes 1024 neighbouring inputs of a row.
-template <class In, class Out, bool Plain>
+/// Orders up to 1024, rows of whole runs of 1024 aligned inputs, which nothing but signs, factors and the
+/// transform becomes of: a warp takes a run.
+template <class In, class Out>
 __global__ void __launch_bounds__(128)
     rotate_wide_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       std::uint32_t runs, RotationCase known) {
+                       std::uint32_t runs) {
   __shared__ __align__(128) float space[4][1024];
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
   if (row >= x.rows) return;
   const std::uint32_t start = (warp - row * runs) * 1024, first = start + 8 * lane;
   float v[32];
-  if constexpr (Plain) {
-    const In* from = x.row(row) + first;
-    std::uint32_t signs[4] = {};
-    if (r.signs != nullptr) HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) signs[c] = r.signs[first / 32 + 8 * c] << lane % 4 * 4;
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) load_eight(from + 256 * c, signs[c], v + 8 * c);
-    if (r.factors != nullptr) HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) multiply_eight(r.factors + first + 256 * c, v + 8 * c);
-  } else {
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) load_rotation(r, x.row(row), first + 256 * c, known.aligned_in, v + 8 * c);
-  }
+  const In* from = x.row(row) + first;
+  std::uint32_t signs[4] = {};
+  if (r.signs != nullptr) HIGGS_UNROLL
+  for (int c = 0; c < 4; ++c) signs[c] = r.signs[first / 32 + 8 * c] << lane % 4 * 4;
+  HIGGS_UNROLL
+  for (int c = 0; c < 4; ++c) load_eight(from + 256 * c, signs[c], v + 8 * c);
+  if (r.factors != nullptr) HIGGS_UNROLL
+  for (int c = 0; c < 4; ++c) multiply_eight(r.factors + first + 256 * c, v + 8 * c);
   if (r.block == 1024)
     hadamard_warp(v, space[threadIdx.x / 32]);
   else
     hadamard_warp(v, space[threadIdx.x / 32], static_cast<int>(r.block));
   HIGGS_UNROLL
   for (int i = 0; i < 32; ++i) v[i] = __fmul_rn(v[i], scale);
-  Out* const to = y.row(row) + (Plain ? start + 2 * lane : 0);
+  Out* const to = y.row(row) + start + 2 * lane;
   HIGGS_UNROLL
-  for (int k = 0; k < 16; ++k) {
-    if constexpr (Plain)
-      store_two(to + 64 * k, v[2 * k], v[2 * k + 1]);
-    else
-      for (int i = 0; i < 2; ++i) store_rotated(r, to, start + 64 * k + 2 * lane + i, v[2 * k + i]);
-  }
-}
-
-/// Narrower rows, orders up to 512: a warp takes 32 * Count neighbouring inputs of a row.
-template <class In, class Out, int Count>
-__global__ void __launch_bounds__(128)
-    rotate_warp_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                       std::uint32_t runs, RotationCase known) {
-  const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, row = warp / runs;
-  if (row >= x.rows) return;
-  const auto first = static_cast<int>((warp - row * runs) * (32 * Count) + threadIdx.x % 32 * 8);
-  float v[Count];
-  if (known.plain) {
-    const In* from = x.row(row) + first;
-    const std::uint32_t* signs = r.signs + first / 32;
-    const int shift = first % 32 / 2;
-    HIGGS_UNROLL
-    for (int c = 0; c < Count; c += 8)
-      load_eight(from + 32 * c, r.signs != nullptr ? signs[c] << shift : 0, v + c);
-  } else {
-    HIGGS_UNROLL
-    for (int c = 0; c < Count; c += 8) load_rotation(r, x.row(row), first + 32 * c, known.aligned_in, v + c);
-  }
-  hadamard_warp(v, static_cast<int>(Count == 8 ? r.block : 32 * Count));
-  HIGGS_UNROLL
-  for (int i = 0; i < Count; ++i) v[i] = __fmul_rn(v[i], scale);
-  Out* to = y.row(row);
-  HIGGS_UNROLL
-  for (int c = 0; c < Count; c += 8) {
-    if (known.plain)
-      store_eight(to + first + 32 * c, v + c);
-    else
-      store_rotation(r, to, first + 32 * c, known.aligned_out, v + c);
-  }
+  for (int k = 0; k < 16; ++k) store_two(to + 64 * k, v[2 * k], v[2 * k + 1]);
 }
 
 /// Paley's matrix as a kernel parameter: hadamard.hpp's codes, (base, base / 4).
 struct HadamardBase {
-  int base = 1;
   std::uint8_t codes[100 * 100 / 4] = {};
 };
+
+/// Bases up to this one have their matrix in the code of combine_runs(), for values in shared memory.
+inline constexpr int max_unrolled_base = 60;
+
+/// Paley's matrix times the runs, in place: a thread takes a column, one of `cols`, of a transform at shared
+/// address `space` or a multiple of `apart` bytes behind it. Its sums are registers, and signs choose
+/// additions or subtractions when this is compiled.
+template <const auto& Base>
+__device__ __forceinline__ void combine_runs(std::uint32_t space, std::uint32_t apart, int run, int cols,
+                                             int thread, int size) {
+  constexpr int base = Base.order, quads = base / 4;
+  // From row k to k + 1 by the zeros at the end of k + 1: gaps come after each 32 values.
+  std::uint32_t steps[6];
+  HIGGS_UNROLL
+  for (int zeros = 0; zeros < 6; ++zeros)
+    steps[zeros] =
+        4 * static_cast<std::uint32_t>(padded_place(run << zeros) - padded_place((run << zeros) - run));
+  for (int col = thread; col < cols; col += size) {
+    const std::uint32_t first = space + static_cast<std::uint32_t>(col / run) * apart +
+                                4 * static_cast<std::uint32_t>(padded_place(col % run));
+    float y[base];
+    std::uint32_t at = first;
+    const auto walk = [&]<int Next>(std::integral_constant<int, Next>) {
+      at += steps[std::min(std::countr_zero(static_cast<unsigned>(Next)), 5)];
+    };
+    const auto add_quad = [&]<int K, int... Row>(std::integral_constant<int, K>,
+                                                 std::integer_sequence<int, Row...>) {
+      float x[4];
+      const auto load = [&]<int I>(std::integral_constant<int, I>) {
+        x[I] = __uint_as_float(load_shared_32<0>(at));
+        walk(std::integral_constant<int, 4 * K + I + 1>{});
+      };
+      [&]<int... I>(std::integer_sequence<int, I...>) {
+        (load(std::integral_constant<int, I>{}), ...);
+      }(std::make_integer_sequence<int, 4>{});
+      const float u[2] = {__fadd_rn(x[0], x[1]), __fsub_rn(x[0], x[1])};
+      const float plus = __fadd_rn(x[2], x[3]), minus = __fsub_rn(x[2], x[3]);
+      const float sums[8] = {__fadd_rn(u[0], plus),  __fadd_rn(u[1], plus),  __fsub_rn(u[0], minus),
+                             __fsub_rn(u[1], minus), __fadd_rn(u[0], minus), __fadd_rn(u[1], minus),
+                             __fsub_rn(u[0], plus),  __fsub_rn(u[1], plus)};
+      const auto add = [&]<unsigned Code>(float& to, std::integral_constant<unsigned, Code>) {
+        if constexpr (K == 0)
+          to = sums[Code];  // the first column is positive
+        else
+          to = Code >= 8 ? __fsub_rn(to, sums[Code & 7u]) : __fadd_rn(to, sums[Code & 7u]);
+      };
+      (add(y[Row], std::integral_constant<unsigned, Base.codes[Row * quads + K]>{}), ...);
+    };
+    [&]<int... K>(std::integer_sequence<int, K...>) {
+      (add_quad(std::integral_constant<int, K>{}, std::make_integer_sequence<int, base>{}), ...);
+    }(std::make_integer_sequence<int, quads>{});
+    at = first;
+    const auto store = [&]<int Row>(std::integral_constant<int, Row>) {
+      store_shared_32<0>(at, __float_as_uint(y[Row]));
+      walk(std::integral_constant<int, Row + 1>{});
+    };
+    [&]<int... Row>(std::integer_sequence<int, Row...>) {
+      (store(std::integral_constant<int, Row>{}), ...);
+    }(std::make_integer_sequence<int, base>{});
+  }
+}
+
+/// The same for a base up to max_unrolled_base that is known at run time.
+__device__ inline void combine_runs(int base, std::uint32_t space, std::uint32_t apart, int run, int cols,
+                                    const Team& team) {
+  using namespace higgs::detail;
+  switch (base) {
+    case 12:
+      return combine_runs<paley<11, 1>>(space, apart, run, cols, team.thread, team.size);
+    case 20:
+      return combine_runs<paley<19, 1>>(space, apart, run, cols, team.thread, team.size);
+    case 28:
+      return combine_runs<paley<13, 1>>(space, apart, run, cols, team.thread, team.size);
+    case 36:
+      return combine_runs<paley<17, 1>>(space, apart, run, cols, team.thread, team.size);
+    case 44:
+      return combine_runs<paley<43, 1>>(space, apart, run, cols, team.thread, team.size);
+    case 52:
+      return combine_runs<paley<5, 2>>(space, apart, run, cols, team.thread, team.size);
+    default:
+      return combine_runs<paley<59, 1>>(space, apart, run, cols, team.thread, team.size);
+  }
+}
 
 /// The signs by which quad k of a row is summed: (base / 4, base).
 using QuadSigns = float4;
@@ -443,10 +522,10 @@ __device__ inline QuadSigns quad_signs(unsigned code) {
 /// Rows [row, row + 4) of Paley's matrix times the runs, at column `col`: the values are read once for all.
 __device__ inline void combine(const QuadSigns* signs, int quads, const float* values, int run, int row,
                                int col, float (&out)[4]) {
-  for (int k = 0; k < quads; ++k) {
+  _Pragma("unroll 1") for (int k = 0; k < quads; ++k) {
     const int first = 4 * k * run + col;
-    const float a = values[swizzled(first)], b = values[swizzled(first + run)];
-    const float c = values[swizzled(first + 2 * run)], d = values[swizzled(first + 3 * run)];
+    const float a = values[padded_place(first)], b = values[padded_place(first + run)];
+    const float c = values[padded_place(first + 2 * run)], d = values[padded_place(first + 3 * run)];
     HIGGS_UNROLL
     for (int i = 0; i < 4; ++i) {
       const QuadSigns by = signs[4 * quads * k + row + i];
@@ -456,66 +535,195 @@ __device__ inline void combine(const QuadSigns* signs, int quads, const float* v
   }
 }
 
-/// Any order, one block of threads for each transform. `scratch` stands in where shared memory is too small.
-template <class In, class Out>
-__global__ void __launch_bounds__(512)
-    rotate_block_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
-                        __grid_constant__ const HadamardBase base, float* scratch, RotationCase known) {
-  extern __shared__ __align__(16) float rotate_space[];
-  const auto n = static_cast<int>(r.block), run = n / base.base;
-  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  float* values =
-      scratch != nullptr ? scratch + std::int64_t{blockIdx.x} * (ceil_div(n, 32) * 32) : rotate_space;
-  const int log_run = 31 - __clz(run), quads = base.base / 4;
-  auto* signs = reinterpret_cast<QuadSigns*>(rotate_space + (scratch != nullptr ? 0 : ceil_div(n, 32) * 32));
-  for (int i = thread; i < base.base * quads; i += threads)
-    signs[i % quads * base.base + i / quads] = quad_signs(base.codes[i]);
-  const std::int64_t blocks = ceil_div(r.cols, r.block);
-  for (std::int64_t item = blockIdx.x; item < x.rows * blocks; item += gridDim.x) {
-    const In* row = x.row(item / blocks);
-    const std::int64_t start = item % blocks * n;
-    for (int i = thread * 8; n % 8 == 0 && i < n; i += threads * 8) {
-      float v[8];
-      load_rotation(r, row, start + i, known.aligned_in, v);
-      HIGGS_UNROLL
-      for (int j = 0; j < 8; ++j) values[swizzled(i + j)] = v[j];
-    }
-    for (int i = thread; n % 8 != 0 && i < n; i += threads) {
-      const std::int64_t col = start + i;
-      float value = 0;
-      if (r.inverse) {
-        value = to_float(row[col]);
-      } else if (col < r.cols) {
-        value = with_sign(to_float(row[col]), signs_of(r, col / 8 * 8), static_cast<int>(col % 8));
-        if (r.factors != nullptr) value = __fmul_rn(value, r.factors[col]);
-      }
-      values[swizzled(i)] = value;
-    }
-    __syncthreads();
-    hadamard_block(values, n, run);
-    Out* out = y.row(item / blocks);
-    for (int i = thread * 8; base.base == 1 && i < n; i += threads * 8) {
-      float v[8];
-      HIGGS_UNROLL
-      for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(values[swizzled(i + j)], scale);
-      store_rotation(r, out, start + i, known.aligned_out, v);
-    }
-    for (int i = thread; i < quads << log_run; i += threads) {
-      const int col = i & (run - 1), first = i >> log_run << 2;
-      float sums[4];
-      combine(signs, quads, values, run, first, col, sums);
-      HIGGS_UNROLL
-      for (int j = 0; j < 4; ++j)
-        store_rotated(r, out, start + ((first + j) << log_run) + col, __fmul_rn(sums[j], scale));
-    }
-    __syncthreads();
+/// How transforms of any order are shared out.
+struct BlockPlan {
+  int order, base, run;
+  int teams;            // of a block: warps that take a transform each, or 1
+  int space;            // floats of a transform
+  bool coded;           // the base needs a table of signs: combine_runs() has it not
+  bool plain;           // whole aligned runs, signs, factors and the transform
+  std::uint32_t items;  // transforms, and of a row
+  std::uint32_t row_items;
+
+  std::size_t sign_bytes() const { return coded ? quad_sign_bytes(base) : 0; }
+};
+inline BlockPlan block_plan(const Rotation& r, std::int64_t rows, bool in_shared, bool plain = false) {
+  const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(r.block);
+  const std::int64_t row_items = ceil_div(r.cols, r.block);
+  expects(rows * row_items < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^31 transforms");
+  auto space = static_cast<int>(ceil_div(r.block, 32) * 36);
+  // Where warps combine columns of several transforms these lie in other banks.
+  if (shape.run < 32) space += (std::max(static_cast<int>(shape.run), 4) - space) & 31;
+  return {static_cast<int>(r.block),
+          static_cast<int>(shape.base),
+          static_cast<int>(shape.run),
+          r.block <= 1024 ? 4 : 1,
+          space,
+          shape.base > (in_shared ? max_unrolled_base : 1),
+          plain && r.cols % r.block == 0 && r.block % 32 == 0 && shape.run >= 8,
+          static_cast<std::uint32_t>(rows * row_items),
+          static_cast<std::uint32_t>(row_items)};
+}
+
+/// The inputs of a transform that begins at column `start`, after strides 1, 2 and 4: nothing but whole runs.
+template <class In, class Values>
+__device__ inline void load_transform(const Rotation& r, int order, const Team& team, const In* row,
+                                      std::uint32_t start, Values values) {
+  const std::uint32_t col = start + 8 * team.thread, step = 8 * team.size;
+  const In* from = row + col;
+  const bool with_signs = r.signs != nullptr && !r.inverse, with_factors = r.factors != nullptr && !r.inverse;
+  const std::uint32_t* signs = r.signs + col / 32;
+  const float* factors = r.factors + col;
+  Values to = after(values, padded_place(8 * team.thread));
+  _Pragma("unroll 1") for (std::uint32_t i = 8 * team.thread; i < order; i += step) {
+    float v[8];
+    load_eight(from, with_signs ? *signs << col % 32 / 2 : 0, v);
+    if (with_factors) multiply_eight(factors, v);
+    butterflies<1>(v);
+    store_quad(to, v);
+    store_quad(after(to, 4), v + 4);
+    from += step, signs += step / 32, factors += step, to = after(to, padded_place(step));
   }
 }
 
-/// What a block of threads needs for a transform: its values, and the signs of its base.
-inline std::size_t rotate_shared_bytes(std::int64_t order) {
-  return static_cast<std::size_t>(ceil_div(order, 32)) * 128 +
-         quad_sign_bytes(higgs::detail::hadamard_shape(order).base);
+/// The results of such a transform, scaled.
+template <class Out, class Values>
+__device__ inline void store_transform(const Rotation& r, int order, const Team& team, Values values,
+                                       float scale, Out* row, std::uint32_t start) {
+  const std::uint32_t col = start + 8 * team.thread;
+  const int step = 8 * team.size;
+  Out* to = row + col;
+  Values from = after(values, padded_place(8 * team.thread));
+  _Pragma("unroll 1") for (int i = 8 * team.thread; i < order; i += step) {
+    float v[8];
+    load_quad(from, v);
+    load_quad(after(from, 4), v + 4);
+    HIGGS_UNROLL
+    for (int j = 0; j < 8; ++j) v[j] = __fmul_rn(v[j], scale);
+    if (r.inverse) {
+      const std::uint32_t at = col + (i - 8 * team.thread), signs = signs_of(r, at);
+      HIGGS_UNROLL
+      for (int j = 0; j < 8; ++j) v[j] = with_sign(v[j], signs, j);
+      if (r.factors != nullptr) multiply_eight(r.factors + at, v);
+    }
+    store_eight(to, v);
+    to += step, from = after(from, padded_place(step));
+  }
+}
+
+/// Column c of any row, with signs and factors.
+template <class In>
+__device__ inline float load_rotated(const Rotation& r, const In* row, std::int64_t c) {
+  if (r.inverse) return to_float(row[c]);
+  if (c >= r.cols) return 0.0f;
+  const float value = with_sign(to_float(row[c]), signs_of(r, c / 8 * 8), static_cast<int>(c % 8));
+  return r.factors != nullptr ? __fmul_rn(value, r.factors[c]) : value;
+}
+
+/// Rows whose type is known at run time: one kernel for all types builds faster than one for each pair.
+struct AnyRows {
+  void* data;
+  std::int64_t row_stride;
+  enum Type { OfFloat, OfHalf, OfBFloat16 } type;
+
+  template <class T>
+  explicit AnyRows(DeviceMatrixView<T> view)
+      : data(const_cast<std::remove_const_t<T>*>(view.data)),
+        row_stride(view.row_stride),
+        type(std::is_same_v<std::remove_const_t<T>, float>         ? OfFloat
+             : std::is_same_v<std::remove_const_t<T>, higgs::Half> ? OfHalf
+                                                                   : OfBFloat16) {}
+  /// Calls use(row) with the type of the rows.
+  template <class Use>
+  __device__ void with_row(std::int64_t row, const Use& use) const {
+    if (type == OfHalf)
+      use(static_cast<Half*>(data) + row * row_stride);
+    else if (type == OfBFloat16)
+      use(static_cast<BFloat16*>(data) + row * row_stride);
+    else
+      use(static_cast<float*>(data) + row * row_stride);
+  }
+};
+
+/// Any order, Paley where it is no power of two: a warp for each transform up to 1024, a block for larger
+/// ones. Without room in shared memory `scratch` stands in, and blocks take one transform after another.
+template <bool InShared, bool Paley>
+__global__ void __launch_bounds__(InShared&& Paley ? 256 : 512, 1)
+    rotate_block_kernel(Rotation r, AnyRows x, AnyRows y, float scale,
+                        __grid_constant__ const HadamardBase base, BlockPlan plan, float* scratch) {
+  extern __shared__ __align__(16) float rotate_space[];
+  const Team team = plan.teams > 1 ? Team::of_warp() : Team::of_block();
+  const int mine = plan.teams > 1 ? static_cast<int>(threadIdx.x) / 32 : 0, quads = plan.base / 4;
+  float* const memory =
+      InShared ? rotate_space + mine * plan.space : scratch + std::int64_t{blockIdx.x} * plan.space;
+  std::conditional_t<InShared, std::uint32_t, float*> values;
+  if constexpr (InShared)
+    values = shared_address(memory);
+  else
+    values = memory;
+  const bool coded = Paley && plan.coded;
+  auto* const signs = reinterpret_cast<QuadSigns*>(rotate_space + (InShared ? plan.teams * plan.space : 0));
+  if (coded) {
+    _Pragma("unroll 1") for (int i = static_cast<int>(threadIdx.x); i < plan.base * quads;
+                             i += static_cast<int>(blockDim.x)) signs[i % quads * plan.base + i / quads] =
+        quad_signs(base.codes[i]);
+    __syncthreads();
+  }
+  for (std::uint32_t first = blockIdx.x * plan.teams; first < plan.items; first += gridDim.x * plan.teams) {
+    const std::uint32_t item = first + mine, row = item / plan.row_items;
+    const std::uint32_t start = (item - row * plan.row_items) * plan.order;
+    const bool active = item < plan.items;
+    if (active) {
+      x.with_row(row, [&](const auto* from) {
+        if (plan.plain) return load_transform(r, plan.order, team, from, start, values);
+        _Pragma("unroll 1") for (int i = team.thread; i < plan.order; i += team.size)
+            memory[padded_place(i)] = load_rotated(r, from, std::int64_t{start} + i);
+      });
+      team.sync();
+      if (!plan.plain) low_pass(team, values, plan.order, plan.run);
+      transform_runs(team, values, plan.order, plan.run);
+    }
+    if constexpr (InShared && Paley)
+      if (!coded) {
+        // A warp that has too few columns shares those of all with the others.
+        const bool together = plan.teams > 1 && plan.run < 32;
+        if (together) __syncthreads();
+        if (together || active)
+          combine_runs(plan.base, together ? shared_address(rotate_space) : values, 4 * plan.space, plan.run,
+                       plan.run * (together ? static_cast<int>(min(plan.items - first, 4u)) : 1),
+                       together ? Team::of_block() : team);
+        together ? __syncthreads() : team.sync();
+      }
+    if (active && !coded)
+      y.with_row(row, [&](auto* to) {
+        if (plan.plain) return store_transform(r, plan.order, team, values, scale, to, start);
+        _Pragma("unroll 1") for (int i = team.thread; i < plan.order; i += team.size)
+            store_rotated(r, to, std::int64_t{start} + i, __fmul_rn(memory[padded_place(i)], scale));
+      });
+    if (active && coded) {
+      const int log_run = 31 - __clz(plan.run);
+      _Pragma("unroll 1") for (int i = team.thread; i < quads << log_run; i += team.size) {
+        const int col = i & (plan.run - 1), base_row = i >> log_run << 2;
+        float sums[4];
+        combine(signs, quads, memory, plan.run, base_row, col, sums);
+        y.with_row(row, [&](auto* to) {
+          _Pragma("unroll 1") for (int j = 0; j < 4; ++j) {
+            const float sum = j == 0 ? sums[0] : j == 1 ? sums[1] : j == 2 ? sums[2] : sums[3];
+            store_rotated(r, to, std::int64_t{start} + ((base_row + j) << log_run) + col,
+                          __fmul_rn(sum, scale));
+          }
+        });
+      }
+    }
+    if constexpr (InShared) return;
+    team.sync();
+  }
+}
+
+/// Shared memory of a block of threads for transforms of any order.
+inline std::size_t rotate_shared_bytes(const Rotation& r) {
+  const BlockPlan plan = block_plan(r, 1, true);
+  return static_cast<std::size_t>(plan.teams * plan.space) * sizeof(float) + plan.sign_bytes();
 }
 
 }  // namespace detail
@@ -523,8 +731,8 @@ inline std::size_t rotate_shared_bytes(std::int64_t order) {
 /// Floats of scratch that rotate_async needs on a device for `rows` rows: 0 unless an order exceeds its
 /// shared memory.
 inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const Device& device) {
-  if (detail::rotate_shared_bytes(r.block) <= static_cast<std::size_t>(device.shared_bytes)) return 0;
-  return ceil_div(r.block, 32) * 32 *
+  if (detail::rotate_shared_bytes(r) <= static_cast<std::size_t>(device.shared_bytes)) return 0;
+  return detail::block_plan(r, rows, false).space *
          std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
 }
 
@@ -547,43 +755,36 @@ void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixV
     return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
            view.row_stride * sizeof(*view.data) % 16 == 0;
   };
-  const bool eights = r.group == r.padded_group || (r.group % 8 == 0 && r.padded_group % 8 == 0);
-  detail::RotationCase known{aligned(x), aligned(y) && eights, false};
-  if (r.block <= 1024 && std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
-    const std::int64_t padded = r.padded_cols();
-    const std::int64_t each = padded >= 1024 ? 1024 : std::max<std::int64_t>(r.block, 256);
-    const std::int64_t runs = ceil_div(padded, each);
+  const bool plain = aligned(x) && aligned(y) && r.group == r.padded_group &&
+                     (r.factors == nullptr || reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0);
+  if (plain && !r.inverse && r.block <= 1024 && r.cols % 1024 == 0 &&
+      std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
+    const std::int64_t runs = r.cols / 1024;
     expects(x.rows * runs < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^41 inputs in all");
-    const bool factors_aligned = each == 1024 && reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0;
-    known.plain = known.aligned_in && known.aligned_out && r.cols % each == 0 && r.group == r.padded_group &&
-                  (r.factors == nullptr || factors_aligned) && !r.inverse;
-    const auto grid = dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4)));
-    const auto go = [&](auto kernel) {
-      launch(kernel, grid, 128, 0, stream, r, x, y, scale, static_cast<std::uint32_t>(runs), known);
-    };
-    if (each == 256) go(detail::rotate_warp_kernel<In, Out, 8>);
-    if (each == 512) go(detail::rotate_warp_kernel<In, Out, 16>);
-    if (each == 1024)
-      known.plain ? go(detail::rotate_wide_kernel<In, Out, true>)
-                  : go(detail::rotate_wide_kernel<In, Out, false>);
-    return;
+    return launch(detail::rotate_wide_kernel<In, Out>,
+                  dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4))), 128, 0, stream, r, x, y, scale,
+                  static_cast<std::uint32_t>(runs));
   }
   detail::HadamardBase base;
   const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(r.block);
-  base.base = static_cast<int>(shape.base);
   if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
-  std::int64_t items = x.rows * ceil_div(r.cols, r.block);
-  std::size_t shared = detail::rotate_shared_bytes(r.block);
-  if (rotate_scratch(r, x.rows, device) != 0) {
-    expects(scratch != nullptr, "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
-    items = std::min<std::int64_t>(items, 2 * device.multiprocessors);
-    shared = detail::quad_sign_bytes(shape.base);
-  } else {
-    scratch = nullptr;
-  }
-  const int threads = r.block >= 8192 ? 512 : r.block >= 2048 ? 256 : 128;
-  launch(detail::rotate_block_kernel<In, Out>, dim3(static_cast<unsigned>(items)), threads, shared, stream, r,
-         x, y, scale, base, scratch, known);
+  const bool in_shared = rotate_scratch(r, x.rows, device) == 0;
+  expects(in_shared || scratch != nullptr,
+          "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
+  const detail::BlockPlan plan = detail::block_plan(r, x.rows, in_shared, plain);
+  const std::int64_t grid = ceil_div(plan.items, plan.teams);
+  const auto go = [&](auto kernel, int most_threads, std::int64_t size, std::size_t shared) {
+    const auto threads = plan.teams > 1 ? 32 * plan.teams : static_cast<int>(ceil_div(r.block, 1024) * 32);
+    launch(kernel, dim3(static_cast<unsigned>(size)), std::min(threads, most_threads), shared, stream, r,
+           detail::AnyRows(x), detail::AnyRows(y), scale, base, plan, scratch);
+  };
+  if (!in_shared)
+    go(detail::rotate_block_kernel<false, true>, 512,
+       std::min<std::int64_t>(grid, 2 * device.multiprocessors), plan.sign_bytes());
+  else if (plan.base == 1)
+    go(detail::rotate_block_kernel<true, false>, 512, grid, detail::rotate_shared_bytes(r));
+  else
+    go(detail::rotate_block_kernel<true, true>, 256, grid, detail::rotate_shared_bytes(r));
 }
 
 }  // namespace gpu

@@ -210,11 +210,6 @@ template <int W>
 }
 }  // namespace hadamard_portable
 
-// The vector paths cut a run of N into passes, each over up to `radix` registers that are a stride apart; the
-// first pass, whose registers are neighbours, does the strides inside a register too. A function is compiled
-// for the instructions of the place where it is written, so the widths cannot share templates.
-// Zen has pipes for additions and others for FMA: three of eight butterflies of a later pass are FMAs with `one`.
-
 /// The stride of the last pass: passes are as few and as equal as they can be.
 constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
   std::ptrdiff_t passes = 1, reach = lanes * radix;
@@ -228,319 +223,96 @@ constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace hadamard_avx2 {
-inline constexpr std::ptrdiff_t lanes = 8, radix = 8;
-
-/// Strides 1, 2 and 4: lane i becomes x[i ^ stride] + (i & stride ? -x[i] : x[i]).
-[[gnu::always_inline]] inline __m256 inside(__m256 x) {
-  const __m256 by1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
-  const __m256 by2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
-  const __m256 by4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+using Vector = __m256;
+inline constexpr int lanes = 8, radix = 8, base_rows = 6;
+inline constexpr bool fused = true;
+inline Vector load(const float* x) { return _mm256_loadu_ps(x); }
+inline void store(float* x, Vector v) { _mm256_storeu_ps(x, v); }
+inline Vector splat(float x) { return _mm256_set1_ps(x); }
+inline Vector opaque_one() {
+  Vector one = splat(1.0f);
+  asm("" : "+x"(one));  // or compilers turn FMAs with it into additions
+  return one;
+}
+inline Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
+[[gnu::always_inline]] inline Vector inside(Vector x) {
+  const Vector by1 = {1, -1, 1, -1, 1, -1, 1, -1}, by2 = {1, 1, -1, -1, 1, 1, -1, -1};
+  const Vector by4 = {1, 1, 1, 1, -1, -1, -1, -1};
   x = _mm256_fmadd_ps(x, by1, _mm256_permute_ps(x, 0xb1));
   x = _mm256_fmadd_ps(x, by2, _mm256_permute_ps(x, 0x4e));
   return _mm256_fmadd_ps(x, by4, _mm256_permute2f128_ps(x, x, 1));
 }
-
-[[gnu::always_inline]] inline void butterfly(__m256& u, __m256& v) {
-  const __m256 sum = _mm256_add_ps(u, v);
-  v = _mm256_sub_ps(u, v);
-  u = sum;
-}
-
-template <int H, int... I>
-[[gnu::always_inline]] inline void butterflies(__m256* v, std::integer_sequence<int, I...> all) {
-  if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly(v[I], v[I | H])), ...);
-    butterflies<2 * H>(v, all);
-  }
-}
-
-template <std::ptrdiff_t Stride, bool Scaled, int... I>
-[[gnu::always_inline]] inline void columns(float* x, __m256 scale, std::integer_sequence<int, I...> all) {
-  __m256 v[] = {_mm256_loadu_ps(x + I * Stride)...};
-  if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
-  butterflies<1>(v, all);
-  (_mm256_storeu_ps(x + I * Stride, Scaled ? _mm256_mul_ps(v[I], scale) : v[I]), ...);
-}
-
-template <std::ptrdiff_t N, bool Scaled>
-[[gnu::always_inline]] inline void passes(float* x, __m256 scale) {
-  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
-  if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale);
-  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride, Scaled>(x + i, scale, std::make_integer_sequence<int, N / stride>{});
-}
-
-/// `count` runs of N, one after another.
-template <std::ptrdiff_t N>
-void transform(float* x, std::ptrdiff_t count, float scale) {
-  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, _mm256_set1_ps(scale));
-}
-inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
-    transform<8>,    transform<16>,    transform<32>,   transform<64>,   transform<128>,
-    transform<256>,  transform<512>,   transform<1024>, transform<2048>, transform<4096>,
-    transform<8192>, transform<16384>, transform<32768>};
-
-/// The eight sums of the inputs of a quad, by bits 0 to 2 of the code.
-template <std::ptrdiff_t Step>
-[[gnu::always_inline]] inline void quad_sums(const float* x, std::ptrdiff_t run, __m256* sum) {
-  const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + run);
-  const __m256 c = _mm256_loadu_ps(x + 2 * run), d = _mm256_loadu_ps(x + 3 * run);
-  const __m256 u0 = _mm256_add_ps(a, b), u1 = _mm256_sub_ps(a, b);
-  const __m256 v0 = _mm256_add_ps(c, d), v1 = _mm256_sub_ps(c, d);
-  sum[0 * Step] = _mm256_add_ps(u0, v0);
-  sum[1 * Step] = _mm256_add_ps(u1, v0);
-  sum[2 * Step] = _mm256_sub_ps(u0, v1);
-  sum[3 * Step] = _mm256_sub_ps(u1, v1);
-  sum[4 * Step] = _mm256_add_ps(u0, v1);
-  sum[5 * Step] = _mm256_add_ps(u1, v1);
-  sum[6 * Step] = _mm256_sub_ps(u0, v0);
-  sum[7 * Step] = _mm256_sub_ps(u1, v0);
-}
-
-/// The base matrix, on 8 columns for each I.
-template <int... I>
-void combine(float* x, const HadamardShape& shape, float scale, std::integer_sequence<int, I...>) {
-  constexpr std::ptrdiff_t width = sizeof...(I);
-  constexpr float signs[16] = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};  // by code
-  __m256 sums[max_hadamard_quads * 8 * width];  // (quads, 8, width), 25 KiB at most: stays in L1
-  const std::ptrdiff_t run = shape.run, n = shape.base * run;
-  for (std::ptrdiff_t col = 0; col < run; col += lanes * width) {
-    __m256* end = sums;
-    for (std::ptrdiff_t i = col; i < n; i += 4 * run, end += 8 * width)
-      (quad_sums<width>(x + i + lanes * I, run, end + I), ...);
-    const std::uint8_t* code = shape.codes;
-    for (std::ptrdiff_t i = col; i < n; i += run) {
-      const __m256* quad = sums + *code++ * width;  // the first column is positive
-      __m256 y[] = {quad[I]...};
-      for (const __m256* sum = sums + 8 * width; sum != end; sum += 8 * width, ++code) {
-        quad = sum + std::ptrdiff_t{*code & 7} * width;
-        const __m256 sign = _mm256_broadcast_ss(&signs[*code]);
-        ((y[I] = _mm256_fmadd_ps(sign, quad[I], y[I])), ...);
-      }
-      (_mm256_storeu_ps(x + i + lanes * I, _mm256_mul_ps(y[I], _mm256_set1_ps(scale))), ...);
-    }
-  }
-}
+#  include <higgs/rotate/hadamard_passes.inc>
 }  // namespace hadamard_avx2
 HIGGS_TARGET_END
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace hadamard_avx512 {
-inline constexpr std::ptrdiff_t lanes = 16, radix = 16;
-
-/// Strides 1, 2, 4 and 8.
-[[gnu::always_inline]] inline __m512 inside(__m512 x) {
-  const __m512 by1 = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
-  const __m512 by2 = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
-  const __m512 by4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
-  const __m512 by8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
+using Vector = __m512;
+inline constexpr int lanes = 16, radix = 16, base_rows = 20;
+inline constexpr bool fused = true;
+inline Vector load(const float* x) { return _mm512_loadu_ps(x); }
+inline void store(float* x, Vector v) { _mm512_storeu_ps(x, v); }
+inline Vector splat(float x) { return _mm512_set1_ps(x); }
+inline Vector opaque_one() {
+  Vector one = splat(1.0f);
+  asm("" : "+v"(one));
+  return one;
+}
+inline Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }
+[[gnu::always_inline]] inline Vector inside(Vector x) {
+  const Vector by1 = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
+  const Vector by2 = {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1};
+  const Vector by4 = {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1};
+  const Vector by8 = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};
   x = _mm512_fmadd_ps(x, by1, _mm512_permute_ps(x, 0xb1));
   x = _mm512_fmadd_ps(x, by2, _mm512_permute_ps(x, 0x4e));
   x = _mm512_fmadd_ps(x, by4, _mm512_shuffle_f32x4(x, x, 0xb1));
   return _mm512_fmadd_ps(x, by8, _mm512_shuffle_f32x4(x, x, 0x4e));
 }
-
-template <bool Fused>
-[[gnu::always_inline]] inline void butterfly(__m512& u, __m512& v, __m512 one) {
-  const __m512 sum = Fused ? _mm512_fmadd_ps(v, one, u) : _mm512_add_ps(u, v);
-  v = Fused ? _mm512_fnmadd_ps(v, one, u) : _mm512_sub_ps(u, v);
-  u = sum;
-}
-
-template <int H, bool Fused, int... I>
-[[gnu::always_inline]] inline void butterflies(__m512* v, __m512 one, std::integer_sequence<int, I...> all) {
-  if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly < Fused && I % 3 == 0 > (v[I], v[I | H], one)), ...);
-    butterflies<2 * H, Fused>(v, one, all);
-  }
-}
-
-template <std::ptrdiff_t Stride, bool Scaled, int... I>
-[[gnu::always_inline]] inline void columns(float* x, __m512 scale, __m512 one,
-                                           std::integer_sequence<int, I...> all) {
-  __m512 v[] = {_mm512_loadu_ps(x + I * Stride)...};
-  if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
-  butterflies<1, Stride != lanes>(v, one, all);
-  (_mm512_storeu_ps(x + I * Stride, Scaled ? _mm512_mul_ps(v[I], scale) : v[I]), ...);
-}
-
-template <std::ptrdiff_t N, bool Scaled>
-[[gnu::always_inline]] inline void passes(float* x, __m512 scale, __m512 one) {
-  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
-  if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale, one);
-  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride, Scaled>(x + i, scale, one, std::make_integer_sequence<int, N / stride>{});
-}
-
-/// `count` runs of N, one after another.
-template <std::ptrdiff_t N>
-void transform(float* x, std::ptrdiff_t count, float scale) {
-  __m512 one = _mm512_set1_ps(1.0f);
-  asm("" : "+v"(one));  // or compilers turn FMAs with it into additions
-  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, _mm512_set1_ps(scale), one);
-}
-inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
-    transform<16>,   transform<32>,   transform<64>,   transform<128>,  transform<256>,   transform<512>,
-    transform<1024>, transform<2048>, transform<4096>, transform<8192>, transform<16384>, transform<32768>};
-
-/// The signed sum of a quad, by its code, or a row's first quad.
-template <int Code, bool First, bool Fused>
-[[gnu::always_inline]] inline __m512 add_quad(__m512 y, const __m512 (&sum)[8], __m512 one) {
-  if constexpr (First) return sum[Code];  // the first column is positive
-  if constexpr (Fused)
-    return Code & 8 ? _mm512_fnmadd_ps(sum[Code & 7], one, y) : _mm512_fmadd_ps(sum[Code & 7], one, y);
-  return Code & 8 ? _mm512_sub_ps(y, sum[Code & 7]) : _mm512_add_ps(y, sum[Code & 7]);
-}
-
-/// Rows First + I of the base matrix on 16 columns, all sums in registers; x are the inputs, a register each.
-template <const auto& Base, int First, int K, int... I>
-[[gnu::always_inline]] inline void add_quads(const float* x, __m512* y, __m512 one,
-                                             std::integer_sequence<int, I...> all) {
-  constexpr int quads = Base.order / 4;
-  if constexpr (K < quads) {
-    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + lanes);
-    const __m512 c = _mm512_loadu_ps(x + 2 * lanes), d = _mm512_loadu_ps(x + 3 * lanes);
-    const __m512 u0 = _mm512_add_ps(a, b), u1 = _mm512_sub_ps(a, b);
-    const __m512 v0 = _mm512_add_ps(c, d), v1 = _mm512_sub_ps(c, d);
-    const __m512 sum[8] = {_mm512_add_ps(u0, v0), _mm512_add_ps(u1, v0), _mm512_sub_ps(u0, v1),
-                           _mm512_sub_ps(u1, v1), _mm512_add_ps(u0, v1), _mm512_add_ps(u1, v1),
-                           _mm512_sub_ps(u0, v0), _mm512_sub_ps(u1, v0)};
-    ((y[I] = add_quad < Base.codes[(First + I) * quads + K], K == 0, I % 2 == 0 > (y[I], sum, one)), ...);
-    add_quads<Base, First, K + 1>(x + 4 * lanes, y, one, all);
-  }
-}
-
-template <const auto& Base, int First, int... I>
-[[gnu::always_inline]] inline void base_rows(const float* in, float* out, std::ptrdiff_t run, __m512 scale,
-                                             __m512 one, std::integer_sequence<int, I...> all) {
-  __m512 y[sizeof...(I)];
-  add_quads<Base, First, 0>(in, y, one, all);
-  (_mm512_storeu_ps(out + (First + I) * run, _mm512_mul_ps(y[I], scale)), ...);
-}
-
-/// All of a block of base * run inputs, for the smaller bases, which are those of most models: up to 20 rows of
-/// the base matrix at once, more would not fit into registers.
-template <const auto& Base>
-void transform_base(float* x, std::ptrdiff_t run, float scale) {
-  constexpr int order = Base.order, parts = order > 20 ? 2 : 1;
-  __m512 one = _mm512_set1_ps(1.0f);
-  asm("" : "+v"(one));
-  const __m512 factor = _mm512_set1_ps(scale);
-  alignas(64) float column[order * lanes];
-  for (std::ptrdiff_t col = 0; col < run; col += lanes) {
-    for (std::ptrdiff_t i = 0; i < order; ++i) {
-      const __m512 v = _mm512_loadu_ps(x + i * run + col);
-      _mm512_store_ps(column + i * lanes, run == lanes ? inside(v) : v);
-    }
-    constexpr auto rows = std::make_integer_sequence<int, order / parts>{};
-    base_rows<Base, 0>(column, x + col, run, factor, one, rows);
-    if constexpr (parts == 2) base_rows<Base, order / 2>(column, x + col, run, factor, one, rows);
-  }
-}
-
-inline auto find_transform_base(std::ptrdiff_t base) noexcept -> void (*)(float*, std::ptrdiff_t, float) {
-  switch (base) {
-    case 12:
-      return transform_base<paley<11, 1>>;
-    case 20:
-      return transform_base<paley<19, 1>>;
-    case 28:
-      return transform_base<paley<13, 1>>;
-    case 36:
-      return transform_base<paley<17, 1>>;
-    default:
-      return nullptr;
-  }
-}
+#  include <higgs/rotate/hadamard_passes.inc>
 }  // namespace hadamard_avx512
 HIGGS_TARGET_END
 
 #elif defined(HIGGS_NEON)
 
 namespace hadamard_neon {
-inline constexpr std::ptrdiff_t lanes = 4, radix = 16;
-
-/// Strides 1 and 2.
-[[gnu::always_inline]] inline float32x4_t inside(float32x4_t x) {
-  const float32x4_t by1 = {1, -1, 1, -1}, by2 = {1, 1, -1, -1};
+using Vector = float32x4_t;
+inline constexpr int lanes = 4, radix = 16, base_rows = 20;
+inline constexpr bool fused = false;
+inline Vector load(const float* x) { return vld1q_f32(x); }
+inline void store(float* x, Vector v) { vst1q_f32(x, v); }
+inline Vector splat(float x) { return vdupq_n_f32(x); }
+inline Vector opaque_one() { return splat(1.0f); }
+inline Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return vfmsq_f32(c, a, b); }
+[[gnu::always_inline]] inline Vector inside(Vector x) {
+  const Vector by1 = {1, -1, 1, -1}, by2 = {1, 1, -1, -1};
   x = vfmaq_f32(vrev64q_f32(x), x, by1);
   return vfmaq_f32(vextq_f32(x, x, 2), x, by2);
 }
-
-[[gnu::always_inline]] inline void butterfly(float32x4_t& u, float32x4_t& v) {
-  const float32x4_t sum = vaddq_f32(u, v);
-  v = vsubq_f32(u, v);
-  u = sum;
-}
-
-template <int H, int... I>
-[[gnu::always_inline]] inline void butterflies(float32x4_t* v, std::integer_sequence<int, I...> all) {
-  if constexpr (H < static_cast<int>(sizeof...(I))) {
-    ((I & H ? void() : butterfly(v[I], v[I | H])), ...);
-    butterflies<2 * H>(v, all);
-  }
-}
-
-template <std::ptrdiff_t Stride, bool Scaled, int... I>
-[[gnu::always_inline]] inline void columns(float* x, float scale, std::integer_sequence<int, I...> all) {
-  float32x4_t v[] = {vld1q_f32(x + I * Stride)...};
-  if constexpr (Stride == lanes) ((v[I] = inside(v[I])), ...);
-  butterflies<1>(v, all);
-  (vst1q_f32(x + I * Stride, Scaled ? vmulq_n_f32(v[I], scale) : v[I]), ...);
-}
-
-template <std::ptrdiff_t N, bool Scaled>
-[[gnu::always_inline]] inline void passes(float* x, float scale) {
-  constexpr std::ptrdiff_t stride = last_stride(N, lanes, radix);
-  if constexpr (stride > lanes)
-    for (std::ptrdiff_t i = 0; i < N; i += stride) passes<stride, false>(x + i, scale);
-  for (std::ptrdiff_t i = 0; i < stride; i += lanes)
-    columns<stride, Scaled>(x + i, scale, std::make_integer_sequence<int, N / stride>{});
-}
-
-/// `count` runs of N, one after another.
-template <std::ptrdiff_t N>
-[[gnu::noinline]] void transform(float* x, std::ptrdiff_t count, float scale) {
-  for (const float* end = x + count * N; x != end; x += N) passes<N, true>(x, scale);
-}
-inline constexpr void (*transforms[])(float*, std::ptrdiff_t, float) = {
-    transform<4>,    transform<8>,    transform<16>,    transform<32>,   transform<64>,
-    transform<128>,  transform<256>,  transform<512>,   transform<1024>, transform<2048>,
-    transform<4096>, transform<8192>, transform<16384>, transform<32768>};
+#  include <higgs/rotate/hadamard_passes.inc>
 }  // namespace hadamard_neon
 
 #endif
 
-/// `count` blocks, one after another.
+/// `count` blocks, one after another, by the widest registers that runs fill.
 inline void transform_blocks(float* x, std::ptrdiff_t count, const HadamardShape& shape, float scale,
                              [[maybe_unused]] Isa isa) {
   const std::ptrdiff_t run = shape.run, n = shape.base * run;
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa != Isa::Portable && run >= hadamard_avx2::lanes) {
-    const bool wide = isa == Isa::Avx512 && run >= hadamard_avx512::lanes;
-    const int a = std::countr_zero(static_cast<unsigned>(run));
-    const auto transform = wide ? hadamard_avx512::transforms[a - 4] : hadamard_avx2::transforms[a - 3];
-    if (shape.base == 1) return transform(x, count, scale);
-    const auto whole = wide ? hadamard_avx512::find_transform_base(shape.base) : nullptr;
-    for (const float* end = x + count * n; x != end; x += n) {
-      if (whole == nullptr || run > hadamard_avx512::lanes) transform(x, shape.base, 1.0f);
-      // Limited by reading codes, not by the width of vectors, so one width is enough.
-      if (whole != nullptr)
-        whole(x, run, scale);
-      else if (run == 8)
-        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 1>{});
-      else if (run == 16)
-        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 2>{});
-      else
-        hadamard_avx2::combine(x, shape, scale, std::make_integer_sequence<int, 4>{});
-    }
-    return;
-  }
+  if (isa == Isa::Avx512 && run >= hadamard_avx512::lanes)
+    return hadamard_avx512::transform_blocks(x, count, shape, scale);
+  if (isa != Isa::Portable && run >= hadamard_avx2::lanes)
+    return hadamard_avx2::transform_blocks(x, count, shape, scale);
 #elif defined(HIGGS_NEON)
-  if (isa == Isa::Neon && shape.base == 1 && run >= hadamard_neon::lanes)
-    return hadamard_neon::transforms[std::countr_zero(static_cast<unsigned>(run)) - 2](x, count, scale);
+  if (isa == Isa::Neon && run >= hadamard_neon::lanes)
+    return hadamard_neon::transform_blocks(x, count, shape, scale);
 #endif
   const auto portable = run == 1   ? hadamard_portable::transform_block<1>
                         : run == 2 ? hadamard_portable::transform_block<2>

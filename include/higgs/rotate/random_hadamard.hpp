@@ -62,15 +62,6 @@ inline void flip_signs_avx2(float* x, std::uint64_t bits) {  // 64 values
 HIGGS_TARGET_END
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
-inline __m512 load_16_floats(const float* x) noexcept { return _mm512_loadu_ps(x); }
-inline __m512 load_16_floats(const Half* x) noexcept {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
-}
-inline __m512 load_16_floats(const BFloat16* x) noexcept {
-  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
 /// out[i] = x[i] * scales[i], negated where its bit is set; 64 values, `scales` may be null.
 template <class X>
 void load_signed_avx512(const X* x, const float* scales, std::uint64_t bits, float* out) {

@@ -104,23 +104,40 @@ struct GroupFit {
   double squared_error = 0;  // sum of (x - scale * q)^2
 };
 
+namespace detail {
+/// The fit of a group with these sums: product = <x, q>, norm = <q, q>.
+HIGGS_HOST_DEVICE inline GroupFit fit_of_sums(double product, double norm, double x_squared,
+                                              ScaleFormat format) noexcept {
+  GroupFit fit;
+  constexpr double largest = 65504;  // finite fp16
+  if (norm > 0 && product > 0) {
+    const double best = product / norm;
+    fit.scale = format == ScaleFormat::Log8 ? static_cast<Half>(Log8(best))
+                                            : Half(static_cast<float>(best < largest ? best : largest));
+  }
+  const double scale = static_cast<double>(static_cast<float>(fit.scale));
+  fit.squared_error = std::fma(scale, std::fma(scale, norm, -2.0 * product), x_squared);
+  if (!(fit.squared_error > 0)) fit.squared_error = 0;  // cancellation
+  return fit;
+}
+
+/// About 2^(step / 16), |step| <= 16, the same bits on every machine: what a search multiplies the RMS by.
+inline double scale_ladder(int step) noexcept {
+  const auto value = [](int code) {
+    return static_cast<double>(
+        static_cast<float>(static_cast<Half>(Log8::from_code(static_cast<std::uint8_t>(code)))));
+  };
+  return value(128 + step) / value(128);
+}
+}  // namespace detail
+
 /// The scale that minimizes sum (x - scale * q)^2 among the values >= 0 of the format: the error is quadratic in the
 /// scale, so rounding <x, q> / <q, q> to the nearest loses nothing. Never worse than the RMS scale the group was encoded
 /// with.
 template <std::signed_integral Element>
 GroupFit fit_group_scale(std::span<const float> x, std::span<const Element> q, double x_squared,
                          ScaleFormat format = ScaleFormat::Fp16) noexcept {
-  const double product = exact_dot(x, q);
-  const double norm = exact_dot(q, q);  // an integer
-  GroupFit fit;
-  constexpr double largest = 65504;  // finite fp16
-  if (norm > 0 && product > 0)
-    fit.scale = format == ScaleFormat::Log8 ? static_cast<Half>(Log8(product / norm))
-                                            : Half(static_cast<float>(std::min(product / norm, largest)));
-  const double scale = static_cast<double>(static_cast<float>(fit.scale));
-  fit.squared_error = std::fma(scale, std::fma(scale, norm, -2.0 * product), x_squared);
-  if (!(fit.squared_error > 0)) fit.squared_error = 0;  // cancellation
-  return fit;
+  return detail::fit_of_sums(exact_dot(x, q), exact_dot(q, q), x_squared, format);
 }
 
 }  // namespace v0

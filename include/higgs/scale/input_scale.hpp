@@ -27,6 +27,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace higgs {
@@ -47,6 +48,18 @@ class ColumnStatistics {
     expects(cols >= 1, "higgs::ColumnStatistics: a matrix has at least one column");
     squares_.resize(static_cast<std::size_t>(cols));
     largest_.resize(static_cast<std::size_t>(cols));
+  }
+
+  /// Of sums over `rows` rows that were made elsewhere: squares in row order, and the bits of the largest magnitudes.
+  /// Throws InvalidArgument naming the first column with a weight that is NaN or infinite.
+  ColumnStatistics(std::vector<double> squares, std::vector<std::int32_t> largest, std::int64_t rows)
+      : rows_(rows), squares_(std::move(squares)), largest_(std::move(largest)) {
+    expects(!squares_.empty() && squares_.size() == largest_.size() && rows >= 0,
+            "higgs::ColumnStatistics: a sum and a magnitude for each column");
+    for (std::size_t c = 0; c < largest_.size(); ++c)
+      if (!std::isfinite(std::bit_cast<float>(largest_[c])))
+        throw InvalidArgument("higgs::quantize: a weight in column " + std::to_string(c) +
+                              " is NaN or infinite");
   }
 
   /// Takes in the next rows of the matrix. Throws InvalidArgument naming the first weight that is NaN or infinite.
