@@ -56,11 +56,13 @@ void check_shards(std::int64_t rows, std::int64_t cols, std::int64_t block, std:
   higgs::matmul_reference(higgs::MatrixView<const higgs::Half>(x.view), w,
                           higgs::MatrixView<double>(exact.data(), 3, rows));
   std::vector<float> whole(exact.size());
-  for (const gpu::Shard upper : {gpu::Shard{0, row_cut, 0, 0}, gpu::Shard{row_cut, rows - row_cut, 0, 0}}) {
+  for (const higgs::Shard upper :
+       {higgs::Shard{0, row_cut, 0, 0}, higgs::Shard{row_cut, rows - row_cut, 0, 0}}) {
     std::vector<float> sum(static_cast<std::size_t>(3 * upper.rows));
     for (const std::int64_t first : {std::int64_t{0}, col_cut}) {
-      const gpu::Shard part{upper.first_row, upper.rows, first, first == 0 ? col_cut : cols - col_cut};
-      const gpu::DeviceMatrix device(w, part);
+      const higgs::Shard part{upper.first_row, upper.rows, first, first == 0 ? col_cut : cols - col_cut};
+      const gpu::DeviceMatrix device =
+          first == 0 ? gpu::DeviceMatrix(w, part) : gpu::DeviceMatrix(higgs::AnyQuantizedMatrix{w}, part);
       const auto plan = gpu::plan_matmul(device.view().order, gpu::current_device());
       sum = device_product<float, Bits, higgs::Half>(device.view(), Columns(x, first, part.cols), plan, {},
                                                      sum);
@@ -79,6 +81,6 @@ TEST_CASE("the products of shards add up to that of the matrix", "[matmul][devic
   check_shards<GridCodebook<2, 256>>(130, 448, 64, 32, 70, 192);
   check_shards<GridCodebook<1, 8>>(20, 50, 20, 20, 7, 20);  // 60 bits a group: shards begin within a byte
   const auto w = random_matrix<GridCodebook<2, 256>>(8, 128, 64, 64, 5);
-  CHECK_THROWS_AS(gpu::DeviceMatrix(w, gpu::Shard{0, 8, 32, 64}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(gpu::DeviceMatrix(w, gpu::Shard{4, 5, 0, 128}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(gpu::DeviceMatrix(w, higgs::Shard{0, 8, 32, 64}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(gpu::DeviceMatrix(w, higgs::Shard{4, 5, 0, 128}), higgs::InvalidArgument);
 }

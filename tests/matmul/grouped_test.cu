@@ -27,18 +27,23 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-std::vector<float> grouped_product(const gpu::DeviceExperts& w, const Normals<Half>& x,
-                                   const std::vector<std::int32_t>& offsets, const gpu::MatmulPlan& plan) {
+template <class Y = float>
+std::vector<Y> grouped_product(const gpu::DeviceExperts& w, const Normals<Half>& x,
+                               const std::vector<std::int32_t>& offsets, const gpu::MatmulPlan& plan,
+                               const std::vector<float>& bias = {}, const std::vector<Y>& residual = {}) {
   const gpu::Device device = gpu::current_device();
   const std::int64_t batch = x.view.rows, rows = w[0].order.rows;
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<std::int32_t> offsets_device{std::span<const std::int32_t>(offsets)};
-  const gpu::DeviceBuffer<float> y(static_cast<std::size_t>(batch * rows));
+  const gpu::DeviceBuffer<Y> y(static_cast<std::size_t>(batch * rows));
+  const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias)};
+  const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(w, batch, plan, device));
   gpu::matmul_grouped_async<Bits>(gpu::DeviceMatrixView<const Half>(x_device.data(), batch, x.view.cols), w,
-                                  offsets_device.data(), gpu::DeviceMatrixView<float>(y.data(), batch, rows),
-                                  std::span(workspace.data(), workspace.size()), plan, device, nullptr);
+                                  offsets_device.data(), gpu::DeviceMatrixView<Y>(y.data(), batch, rows),
+                                  std::span(workspace.data(), workspace.size()), plan, device, nullptr,
+                                  {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "grouped_product");
   return y.to_host();
 }
@@ -71,6 +76,12 @@ TEST_CASE("experts in one launch give the bits of one call for each", "[matmul][
       }
     });
   }
+  const Normals bias(1, 150, 8);
+  const Normals<Half> x(3, 192, 6), residual(3, 150, 9);
+  const auto y = grouped_product<Half>(experts, x, {0, 1, 1, 3, 3, 3}, plan, bias.data, residual.data);
+  const auto plain = grouped_product<float>(experts, x, {0, 1, 1, 3, 3, 3}, plan);
+  for (std::size_t i = 0; i < y.size(); ++i)
+    CHECK(y[i] == Half(plain[i] + bias.data[i % 150] + static_cast<float>(residual.data[i])));
   matrices.back().seed = 8;
   CHECK_THROWS_AS(gpu::DeviceExperts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)},
                   higgs::InvalidArgument);

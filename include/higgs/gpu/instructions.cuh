@@ -152,6 +152,13 @@ __device__ inline int opaque(int value) {
   return value;
 }
 
+/// threadIdx.x, read anew: no register holds it from one use to the next.
+__device__ inline int thread_index() {
+  int out;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(out));
+  return out;
+}
+
 /// ld.global.v4.
 __device__ inline uint4 load_128(const void* pointer) { return *static_cast<const uint4*>(pointer); }
 /// ld.global.v4 of what no thread writes and nobody reads again: past the first-level cache, `policy` in the

@@ -71,8 +71,6 @@ inline constexpr int tile_bits = std::is_same_v<Book, E8Codebook>             ? 
                                  : has_tile_order(Book::dim, code_bits<Book>) ? code_bits<Book> / Book::dim
                                                                               : 0;
 
-using higgs::Shard;
-
 /// Owns a TiledMatrix. Made once at load; interchange order is not kept.
 class DeviceMatrix {
  public:
@@ -97,6 +95,16 @@ class DeviceMatrix {
             [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
               if constexpr (tile_bits<Book> != 0)
                 return DeviceMatrix(matrix, stream);
+              else
+                return throw_no_tile_order();
+            },
+            w)) {}
+  template <class Archs = BuiltFor>
+  DeviceMatrix(const AnyQuantizedMatrix& w, const Shard& part, cudaStream_t stream = nullptr)
+      : DeviceMatrix(std::visit(
+            [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
+              if constexpr (tile_bits<Book> != 0)
+                return DeviceMatrix(matrix, part, stream);
               else
                 return throw_no_tile_order();
             },

@@ -74,8 +74,8 @@ __device__ inline void fill_byte_table(const std::int16_t* table) {
 
 /// The place of this lane's copy in a line.
 template <int Bits>
-__device__ inline std::uint32_t table_place() {
-  const unsigned lane = threadIdx.x % 32;
+__device__ inline std::uint32_t table_place(int lane_of_warp = static_cast<int>(threadIdx.x % 32)) {
+  const auto lane = static_cast<unsigned>(lane_of_warp);
   return Bits == e8_tiles ? lane % 8 * 16 : Bits == 2 ? lane % 16 * 8 : lane * 4;
 }
 

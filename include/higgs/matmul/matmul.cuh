@@ -73,18 +73,9 @@ inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums
   return plan;
 }
 
-/// What matmul_async takes for a GEMM, here cuBLAS, to which row-major matrices are transposed ones:
-///
-///     [&](DeviceMatrixView<const Half> x, DeviceMatrixView<const Half> w, DeviceMatrixView<Half> y,
-///         bool add, cudaStream_t stream) {             // y = x * w^T, plus y if `add`
-///       const float one = 1, beta = add ? 1 : 0;
-///       cublasSetStream(handle, stream);
-///       cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, w.rows, x.rows, x.cols, &one, w.data, CUDA_R_16F,
-///                    w.row_stride, x.data, CUDA_R_16F, x.row_stride, &beta, y.data, CUDA_R_16F,
-///                    y.row_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-///     }
-///
-/// NoGemm stands for none: then the fused kernels serve every batch.
+/// Stands for no GEMM: the fused kernels serve every batch. A GEMM is called as gemm(x, w, y, add, stream)
+/// with DeviceMatrixView<const T> x and w, DeviceMatrixView<Y> y, all row-major, and gives y = x * w^T, plus y
+/// if `add`. To cuBLAS a row-major matrix is a transposed one (see class Blas in bench/matmul/matmul_bench.cu).
 struct NoGemm {};
 
 namespace detail {
@@ -132,9 +123,12 @@ struct MatmulWorkspace {
 };
 
 template <class T, int ColumnTiles, class X = void, int... Bits>
-void launch_stream(const MatmulTask& task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
+void launch_stream(MatmulTask task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
                    std::integer_sequence<int, Bits...>) {
-  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(tiles));
+  expects(plan.grid * tiles < std::int64_t{1} << 31, "higgs::gpu::matmul_async: too many blocks");
+  task.batch_tiles = static_cast<int>(tiles);
+  task.grid = static_cast<int>(plan.grid);
+  const dim3 grid(static_cast<unsigned>(plan.grid * tiles));
   const auto go = [&](auto kernel) {
     launch(kernel, grid, stream_threads, stream_shared, stream, task);
     return true;

@@ -75,13 +75,18 @@ struct MatmulTask {
   int row_warps = 4, k_warps = 1;     // of a block
   int slabs = 0, group_slabs = 0;     // of a row, of a group
   int row_slabs = 0, row_blocks = 0;  // of a matrix
+  int batch_tiles = 1,
+      grid = 1;  // blocks, (grid, batch tiles): those that read the same weights are neighbours
 };
 
 inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
 
-/// What a block keeps behind the table.
+/// What a block keeps behind the table, where it costs no registers: read it anew after a barrier.
 struct StreamBlock {
-  int4 work;  // rows of x, the first and how many; its run of slabs, begin and end
+  int me, tile;        // the block's number, of those with the same rows of x; the number of these
+  int first_x, batch;  // rows of x, the first and how many
+  int begin, end;      // its run of slabs
+  int4 run;            // of which it works on: the slabs of a row, begin and end; `base`; the row block
   ExpertWeights w;
   bool last;  // of the blocks that share rows of y
 };
@@ -290,7 +295,7 @@ __device__ inline void scale_sums(StreamSums<ColumnTiles>& sums, const Factor& f
 /// The sums of warps 0 and 1 become those of 0 and 2, 1 and 3, through the second halves of the lines.
 template <int ColumnTiles>
 __device__ inline void add_warps(StreamSums<ColumnTiles>& sums) {
-  const auto thread = static_cast<int>(threadIdx.x);
+  const int thread = thread_index();
   const auto slot = [&](int i, int c) {  // 8 lanes to a line
     const int line = ((thread / 32 % 2 * 4 + i) * ColumnTiles + c) * 4 + thread % 32 / 8;
     return static_cast<std::uint32_t>(table_begin + 128 + line * 256 + thread % 8 * 16);
@@ -315,17 +320,82 @@ __device__ inline void add_warps(StreamSums<ColumnTiles>& sums) {
   }
 }
 
-/// Stores the sums of a warp for the first `count` rows of x to `to` (rows of x, block_rows).
+/// Where the blocks that have the same rows of x leave their sums.
+template <int Columns>
+__device__ inline float* sums_of_tile(const MatmulTask& task, const StreamBlock& mine) {
+  return task.sums + std::int64_t{mine.tile} * task.grid * 2 * (Columns * task.row_warps * slab);
+}
+
+/// Stores the sums of a warp there: (rows of x, rows of the block).
 template <int ColumnTiles>
-__device__ inline void leave_sums(const StreamSums<ColumnTiles>& sums, float* to, int block_rows, int count) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  to += lane % 4 * 2 * block_rows + thread / 32 * slab % block_rows + lane / 4;
+__device__ inline void leave_sums(const MatmulTask& task, const StreamBlock& mine, int thread, int block,
+                                  const StreamSums<ColumnTiles>& sums) {
+  const int row_warp = thread / 32, lane = thread % 32, block_rows = task.row_warps * slab;
+  if (row_warp >= task.row_warps || block * task.row_warps + row_warp >= task.row_slabs) return;
+  const int slot = 2 * mine.me + (mine.begin < block * task.slabs);
+  float* to = sums_of_tile<8 * ColumnTiles>(task, mine) + std::int64_t{slot} * (8 * ColumnTiles * block_rows);
+  to += lane % 4 * 2 * block_rows + row_warp * slab + lane / 4;
+  const int count = mine.batch - lane % 4 * 2;
   HIGGS_UNROLL
   for (int c = 0; c < ColumnTiles; ++c) HIGGS_UNROLL
   for (int odd = 0; odd < 2; ++odd) {
-    if (8 * c + lane % 4 * 2 + odd < count) HIGGS_UNROLL
+    if (8 * c + odd < count) HIGGS_UNROLL
     for (int i = 0; i < 8; ++i) to[8 * i] = sums[i / 2][c][i % 2 * 2 + odd];
     to += odd == 0 ? block_rows : 7 * block_rows;
+  }
+}
+
+/// Adds the sums of the blocks that share these rows of y, in the order of the inputs, if this block is the
+/// last of them. All threads of the block call it.
+template <int Columns>
+__device__ inline void finish_rows(const MatmulTask& task, const StreamBlock& mine, bool& last, int block) {
+  const int slabs = task.slabs, block_rows = task.row_warps * slab;
+  const StreamSplit split{task.row_blocks * slabs, task.grid};
+  const int first_owner = split.owner(block * slabs), last_owner = split.owner((block + 1) * slabs - 1);
+  if (first_owner != last_owner) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const auto others = static_cast<std::uint32_t>(last_owner - first_owner);
+      const std::uint32_t before = atomicInc(task.arrivals + mine.tile * task.row_blocks + block, others);
+      __threadfence();
+      if (before > others) __trap();  // the workspace did not begin as zeros
+      last = before == others;
+    }
+    __syncthreads();
+    if (!last) return;
+  } else {
+    __syncthreads();
+  }
+  const int sum_size = Columns * block_rows;
+  const float* const block_sums = sums_of_tile<Columns>(task, mine);
+  const float* first_sums =
+      block_sums + std::int64_t{2 * first_owner + (split.begin(first_owner) < block * slabs)} * sum_size;
+  const float* other_sums = block_sums + std::int64_t{2 * (first_owner + 1)} * sum_size;
+  const int quads = block_rows / 4, items = mine.batch * quads, first_x = mine.first_x;
+  const float unit = mine.w.unit;
+  for (int q = thread_index(); q < items; q += stream_threads) {
+    const std::int64_t m = first_x + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
+    if (row >= task.w.order.rows) continue;
+    const float4 first = __ldcg(reinterpret_cast<const float4*>(first_sums) + q);
+    float v[4] = {first.x, first.y, first.z, first.w};
+    const float4* next = reinterpret_cast<const float4*>(other_sums) + q;
+    for (int owner = first_owner; owner < last_owner; ++owner, next += sum_size / 2) {
+      const float4 more = __ldcg(next);
+      v[0] += more.x;
+      v[1] += more.y;
+      v[2] += more.z;
+      v[3] += more.w;
+    }
+    HIGGS_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] *= unit;
+    const auto count = static_cast<int>(min(task.w.order.rows - row, std::int64_t{4}));
+    if (task.y.type == OutputType::Float)
+      store_outputs<float>(task.y, m, row, count, v);
+    else if (task.y.type == OutputType::Half)
+      store_outputs<Half>(task.y, m, row, count, v);
+    else
+      store_outputs<BFloat16>(task.y, m, row, count, v);
   }
 }
 
@@ -343,30 +413,33 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
   constexpr bool ahead = ColumnTiles < 8;
   constexpr std::uint32_t slab_bytes = 2048 * ColumnTiles;  // of activations, with the gaps
   const TileOrder& order = task.w.order;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int row_warps = task.row_warps, k_warps = task.k_warps, slabs = task.slabs;
-  const int row_warp = warp % row_warps, k_warp = warp / row_warps, block_rows = row_warps * slab;
-  const auto me = static_cast<int>(blockIdx.x);
-  const StreamSplit split{task.row_blocks * slabs, static_cast<int>(gridDim.x)};
+  const int me = static_cast<int>(blockIdx.x) / task.batch_tiles,
+            tile = static_cast<int>(blockIdx.x) % task.batch_tiles;
+  const StreamSplit split{task.row_blocks * slabs, task.grid};
 
   extern __shared__ std::byte stream_space[];
   if (shared_address(stream_space) > table_begin)
     __trap();  // CUDA keeps more for itself than any architecture did so far
 
   auto& mine = *reinterpret_cast<StreamBlock*>(stream_space + (table_end - shared_address(stream_space)));
-  BatchTile x_rows{static_cast<int>(blockIdx.y) * columns, columns, 0};
-  if (task.experts != nullptr)
-    x_rows = expert_tile(task.offsets, task.expert_count, static_cast<int>(blockIdx.y), columns);
+  BatchTile x_rows{tile * columns, columns, 0};
+  if (task.experts != nullptr) x_rows = expert_tile(task.offsets, task.expert_count, tile, columns);
   x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
   if (x_rows.rows <= 0) return;
   if (threadIdx.x == 0) {
-    mine.work = {x_rows.first, x_rows.rows, split.begin(me), split.begin(me + 1)};
+    mine.me = me;
+    mine.tile = tile;
+    mine.first_x = x_rows.first;
+    mine.batch = x_rows.rows;
+    mine.begin = split.begin(me);
+    mine.end = split.begin(me + 1);
     mine.w = task.experts != nullptr ? task.experts[x_rows.expert]
                                      : ExpertWeights{task.w.tiles, task.w.scales, task.unit};
   }
   __syncthreads();
-  const int4 work = mine.work;
-  const int first_x = work.x, batch = work.y, begin = work.z, end = work.w;
+  const StreamBlock copy = mine;  // in registers where there are enough
+  const StreamBlock& here = ahead ? copy : mine;
   [[maybe_unused]] const std::uint64_t policy = evict_first_policy();
   const auto load_weights = [&](const uint4* from) {
     if constexpr (ahead)
@@ -374,62 +447,79 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     else
       return load_streaming_128(from);
   };
-  const std::uint32_t place = table_place<Format>();
-  // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of two
-  // is kept.
-  const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(batch - 1));
-  int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
-  if constexpr (rotates) column = min(column, batch - 1);
-  const std::uint32_t x_place = activation_place<Format, ColumnTiles, rotates>(column, lane);
-
-  for (int item = begin; item < end;) {
-    const bool table_ready = item != begin;
-    const int block = item / slabs, s0 = item % slabs, s1 = min(slabs, s0 + (end - item));
-    item += s1 - s0;
+  if (!ahead) fill_byte_table<Format, T>(task.w.table);
+  for (int block = here.begin / slabs; block * slabs < here.end;) {
+    const int s0 = max(here.begin - block * slabs, 0), s1 = min(here.end - block * slabs, slabs);
+    // Found anew for each row block: registers hold nothing from one to the next.
+    const int thread = thread_index(), warp = thread / 32, lane = thread % 32;
+    const int row_warp = warp & (row_warps - 1), k_warp = (warp & row_warps) != 0;  // of 4 or 2, of 1 or 2
+    const std::uint32_t place = table_place<Format>(lane);
+    // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of
+    // two is kept.
+    const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(here.batch - 1));
+    int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
+    if constexpr (rotates) column = min(column, here.batch - 1);
+    const std::uint32_t kept_place = activation_place<Format, ColumnTiles, rotates>(column, lane);
     const int row_slab = block * row_warps + row_warp;
     // Step p of this warp is slab base + p * k_warps + k_warp of the row: a group of whole rounds begins with
     // one, and inputs that are rotated together are one chunk.
     const int whole = rotates ? chunk : ring * k_warps, base = s0 / whole * whole;
-    const auto step_of = [&](int slab_of_row) {
-      return (slab_of_row - base - k_warp + k_warps - 1) / k_warps;
+    const int4 run{s0, s1, base, block};
+    if (!ahead && thread == 0) mine.run = run;
+    // In the loop the same is found once more where registers are few.
+    const auto thread_now = [&] { return ahead ? thread : thread_index(); };
+    const auto run_now = [&] { return ahead ? run : mine.run; };
+    const auto own_slab = [&](int base_slab, int step) {
+      return base_slab + step * k_warps + (ahead ? k_warp : (thread_now() / 32 & row_warps) != 0);
     };
-    const int first_step = step_of(s0), end_step = row_slab < task.row_slabs ? step_of(s1) : first_step;
+    const auto step_of = [&](int base_slab, int slab_of_row) {
+      return (slab_of_row - own_slab(base_slab, 0) + k_warps - 1) >> (k_warps - 1);
+    };
+    const bool exists = row_slab < task.row_slabs;
+    const int first_step = ahead || exists ? step_of(base, s0) : 0;
+    const int end_step = exists ? step_of(base, s1) : first_step;
 
     // A thread copies pieces of 16 bytes: half of the 16 inputs that one row of x has in a step. Eight pieces
     // fill a line.
-    [[maybe_unused]] const auto copy_chunk = [&](int c) {
-      const int thread = opaque(static_cast<int>(threadIdx.x)),
-                m = thread / 16 % ColumnTiles * 8 + thread / 2 % 8;
-      const int k16 = thread / 16 / ColumnTiles, first = (base + c * chunk) * 4;  // in runs of 16 inputs
+    [[maybe_unused]] const auto copy_chunk = [&](const int4& of, int c) {
+      const int piece = thread_index(), m = piece / 16 % ColumnTiles * 8 + piece / 2 % 8;
+      const int batch = here.batch;
+      const bool exists = m < batch;
+      const int k16 = piece / 16 / ColumnTiles, first = (of.z + c * chunk) * 4;  // in runs of 16 inputs
       constexpr int round = stream_threads / 16 / ColumnTiles;  // of which all threads copy so many at a time
-      const int skip = max(s0 * 4 - first, 0), left = s1 * 4 - first - skip;
-      const int to = table_begin + 128 + c % 2 * 32768 + thread / 8 * 256 + thread % 8 * 16;
-      const T* from = static_cast<const T*>(task.x) + (first_x + min(m, batch - 1)) * task.x_stride;
-      from += (first + k16) * 16 + thread % 2 * 8;
-      const auto copy = [&]<int... I>(std::integer_sequence<int, I...>) {
+      const int skip = max(of.x * 4 - first, 0), left = of.y * 4 - first - skip;
+      const int to = table_begin + 128 + c % 2 * 32768 + piece / 8 * 256 + piece % 8 * 16;
+      const T* from = static_cast<const T*>(task.x) + (here.first_x + min(m, batch - 1)) * task.x_stride;
+      from += (first + k16) * 16 + piece % 2 * 8;
+      const auto copy = [&]<int... I>(std::integer_sequence<int, I...>, auto wanted) {
         const auto at = static_cast<std::uint32_t>(to);
-        ((static_cast<unsigned>(k16 + I * round - skip) < static_cast<unsigned>(left)
-              ? copy_async_128<I * 32 * stream_threads, I * 32 * round>(at, from, m < batch)
-              : void()),
+        ((wanted(k16 + I * round) ? copy_async_128<I * 32 * stream_threads, I * 32 * round>(at, from, exists)
+                                  : void()),
          ...);
       };
-      if (m < kept) copy(std::make_integer_sequence<int, 1024 / stream_threads>{});
+      constexpr std::make_integer_sequence<int, 1024 / stream_threads> all;
+      if (m < kept) {
+        if (ColumnTiles == 8 && skip == 0 && left >= 4 * chunk)
+          copy(all, [](int) { return true; });
+        else
+          copy(all, [=](int i) { return static_cast<unsigned>(i - skip) < static_cast<unsigned>(left); });
+      }
       commit_copies();
     };
 
     // Warps take turns over the rows of the chunks.
     [[maybe_unused]] const auto rotate_chunk = [&](int c) {
-      const int m = (warp - c * batch) & (stream_warps - 1);
+      const int m = (warp - c * here.batch) & (stream_warps - 1);
       if constexpr (rotates)
-        if (m < batch && base + c * chunk < s1)
-          rotate_into<T>(task.w.rotation, static_cast<const X*>(task.x) + (first_x + m) * task.x_stride,
+        if (m < here.batch && base + c * chunk < s1)
+          rotate_into<T>(task.w.rotation, static_cast<const X*>(task.x) + m * task.x_stride,
                          (base + c * chunk) * slab, task.rotation_scale, m,
                          static_cast<std::uint32_t>(table_begin + 128 + c % 2 * 32768));
     };
 
     uint4 loads[ring][Bits];  // of the next steps, the first one's in front
     const uint4* fetch =
-        mine.w.tiles + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
+        here.w.tiles + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
         lane;
     const int stride = k_warps * Bits * 32;
     HIGGS_UNROLL
@@ -438,32 +528,34 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     for (int i = 0; i < Bits; ++i) loads[r][i] = load_weights(fetch + r * stride + 32 * i);
     fetch += ring * stride;
 
-    if constexpr (!rotates) copy_chunk(0);
-    if (!table_ready) fill_byte_table<Format, T>(task.w.table);
+    if constexpr (!rotates) copy_chunk(run, 0);
+    if (ahead && block * slabs <= here.begin) fill_byte_table<Format, T>(task.w.table);
 
     // A change of group is seen one group ahead, so that its scales have arrived. Where registers are few,
     // scales are loaded when they are needed, old ones again. A lane has those of rows g, g + 8, g + 16, ...
     uint4 scale = {}, coming = {};
     std::uint32_t seen = 0;  // nonzero_halves() of all groups before
     int change = 0;          // the first step in another group
-    const Half* const row_scales = mine.w.scales + row_slab * order.groups * slab + lane / 4 * 8;
-    const auto scales_of = [&](int step) {
-      return load_128(row_scales + (base + step * k_warps + k_warp) / task.group_slabs * slab);
+    const auto scales_of = [&](const int4& of, int step) {
+      const int now = thread_now();
+      const std::int64_t row = of.w * row_warps + (now / 32 & (row_warps - 1));
+      return load_128(here.w.scales + (row * order.groups + own_slab(of.z, step) / task.group_slabs) * slab +
+                      now % 32 / 4 * 8);
     };
-    const auto look_ahead = [&](int from) {
-      change = step_of(((base + from * k_warps + k_warp) / task.group_slabs + 1) * task.group_slabs);
-      if (ahead && change < end_step) coming = scales_of(change);
+    const auto look_ahead = [&](const int4& of, int from) {
+      change = step_of(of.z, (own_slab(of.z, from) / task.group_slabs + 1) * task.group_slabs);
+      if (ahead && change < end_step) coming = scales_of(of, change);
     };
     if (first_step < end_step) {
-      if (ahead) scale = scales_of(first_step);
-      look_ahead(first_step);
+      if (ahead) scale = scales_of(run, first_step);
+      look_ahead(run, first_step);
     }
 
     StreamSums<ColumnTiles> sums = {};
     const auto change_group = [&](int step) {
       if (!ahead) {
-        scale = scales_of(step - 1);
-        coming = scales_of(step);
+        scale = scales_of(run_now(), step - 1);
+        coming = scales_of(run_now(), step);
       }
       scale_sums<ColumnTiles>(sums, [&](int i) {
         const float2 from = to_floats<Half>(word_of(scale, i)), to = to_floats<Half>(word_of(coming, i));
@@ -472,7 +564,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       });
       seen |= nonzero_halves(scale);
       scale = coming;
-      look_ahead(step);
+      look_ahead(run_now(), step);
     };
     int step = first_step;
     const auto multiply = [&](uint4(&slab_loads)[Bits], std::uint32_t x) {
@@ -491,7 +583,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       fetch += stride;
       ++step;
     };
-    for (int c = 0; base + c * chunk < s1; ++c) {
+    for (int c = 0; (!ahead && c == 0) || run_now().z + c * chunk < run_now().y; ++c) {
       if constexpr (rotates) {  // two chunks at first, then one when the last but one has been multiplied
         if (c > 0) __syncthreads();
         _Pragma("unroll 1") for (int next = c > 0 ? c + 1 : 0; next <= c + 1; ++next) rotate_chunk(next);
@@ -499,12 +591,18 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       } else {
         wait_copies<0>();
         __syncthreads();
-        if (base + (c + 1) * chunk < s1) copy_chunk(c + 1);
+        const int4 of = run_now();
+        if (of.z + (c + 1) * chunk < of.y) copy_chunk(of, c + 1);
       }
-      const int chunk_step = c * chunk / k_warps, stop = min(end_step, chunk_step + chunk / k_warps);
+      const int chunk_step = c * chunk >> (k_warps - 1);
+      const int stop = min(end_step, chunk_step + (chunk >> (k_warps - 1)));
       const std::uint32_t each = static_cast<std::uint32_t>(k_warps) * slab_bytes;
-      std::uint32_t at = x_place + static_cast<std::uint32_t>(c % 2 * chunk + k_warp) * slab_bytes +
-                         static_cast<std::uint32_t>(max(first_step - chunk_step, 0)) * each;
+      std::uint32_t at = static_cast<std::uint32_t>(own_slab(c % 2 * chunk, 0)) * slab_bytes +
+                         static_cast<std::uint32_t>(step - chunk_step) * each;
+      if constexpr (ahead)
+        at += kept_place;
+      else
+        at += activation_place<Format, ColumnTiles, rotates>(thread_index() / 4 % 8, thread_index() % 32);
       while (step < stop) {
         if (step == change) change_group(step);
         const int until = min(stop, change);
@@ -523,7 +621,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
           }
       }
     }
-    if (!ahead && first_step < end_step) scale = scales_of(end_step - 1);
+    if (!ahead && step > 0) scale = scales_of(run_now(), step - 1);
     seen |= nonzero_halves(scale);
     scale_sums<ColumnTiles>(sums, [&](int i) {
       const float2 last = to_floats<Half>(word_of(scale, i));
@@ -534,55 +632,10 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     if (k_warps == 2) add_warps<ColumnTiles>(sums);
     // Each block leaves its sums (batch, block_rows) in the workspace. The last of those that share these
     // rows adds them in the order of the inputs.
-    const std::int64_t sum_size = columns * block_rows;
-    float* const block_sums = task.sums + std::int64_t{blockIdx.y} * gridDim.x * 2 * sum_size;
-    if (k_warp == 0 && row_slab < task.row_slabs)
-      leave_sums<ColumnTiles>(sums, block_sums + (2 * me + (begin < block * slabs)) * sum_size, block_rows,
-                              batch);
-    const int first_owner = split.owner(block * slabs), last_owner = split.owner((block + 1) * slabs - 1);
-    if (first_owner != last_owner) {
-      __threadfence();
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        const auto others = static_cast<std::uint32_t>(last_owner - first_owner);
-        const std::uint32_t before = atomicInc(task.arrivals + blockIdx.y * task.row_blocks + block, others);
-        __threadfence();
-        if (before > others) __trap();  // the workspace did not begin as zeros
-        mine.last = before == others;
-      }
-      __syncthreads();
-      if (!mine.last) continue;
-    } else {
-      __syncthreads();
-    }
-    const float* first_sums =
-        block_sums + (2 * first_owner + (split.begin(first_owner) < block * slabs)) * sum_size;
-    const float* other_sums = block_sums + 2 * (first_owner + 1) * sum_size;
-    const int quads = block_rows / 4, items = batch * quads;
-    const float unit = mine.w.unit;
-    for (int q = static_cast<int>(threadIdx.x); q < items; q += stream_threads) {
-      const std::int64_t m = first_x + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
-      if (row >= order.rows) continue;
-      const float4 first = __ldcg(reinterpret_cast<const float4*>(first_sums) + q);
-      float v[4] = {first.x, first.y, first.z, first.w};
-      const float4* next = reinterpret_cast<const float4*>(other_sums) + q;
-      for (int owner = first_owner; owner < last_owner; ++owner, next += sum_size / 2) {
-        const float4 more = __ldcg(next);
-        v[0] += more.x;
-        v[1] += more.y;
-        v[2] += more.z;
-        v[3] += more.w;
-      }
-      HIGGS_UNROLL
-      for (int i = 0; i < 4; ++i) v[i] *= unit;
-      const auto count = static_cast<int>(min(order.rows - row, std::int64_t{4}));
-      if (task.y.type == OutputType::Float)
-        store_outputs<float>(task.y, m, row, count, v);
-      else if (task.y.type == OutputType::Half)
-        store_outputs<Half>(task.y, m, row, count, v);
-      else
-        store_outputs<BFloat16>(task.y, m, row, count, v);
-    }
+    const int same_block = run_now().w;  // read before the barrier behind which others go on to the next one
+    leave_sums<ColumnTiles>(task, here, thread_now(), same_block, sums);
+    finish_rows<columns>(task, here, mine.last, same_block);
+    block = same_block + 1;
   }
 }
 
