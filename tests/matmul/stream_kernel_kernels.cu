@@ -33,6 +33,11 @@ HIGGS_STREAM_KERNEL(4, 4, void)
 // Up to 64 rows of x: half of all registers are sums; what a block needs once lies in shared memory.
 // plan: stream_kernel<., higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
 HIGGS_STREAM_KERNEL(8, 8, void)
+// 3 bits on sm_100 and 4 bits on sm_90 keep one number in local memory, outside the loop.
+// plan: stream_kernel<[34], higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
+// plan: stream_kernel<[34], higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
+HIGGS_STREAM_KERNEL(4, 8, void)
+HIGGS_STREAM_KERNEL(3, 8, void)
 // E8: a lookup of 128 bits for eight weights of a lane, no more registers than two blocks leave.
 // plan: stream_kernel<28, higgs::v0::Half, 1, .*>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
 // plan: stream_kernel<28, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
