@@ -50,15 +50,16 @@ void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::in
   REQUIRE(same_bits(inside, before));
 }
 
-template <int Bits>
+template <class Book>
 Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, bool inside, gpu::Sums sums) {
-  constexpr std::int64_t n = 4096;
+  constexpr std::int64_t n = 4096, bits = higgs::code_bits<Book> / Book::dim;
+  using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
   gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
   if (!inside) plan.rotate_inside = 0;
   emulator::clear_launches();
-  static_cast<void>(device_product<float, gpu::MatmulBits<Bits>>(w.view(), Normals<Half>(batch, n, 6), plan));
+  static_cast<void>(device_product<float, Bits>(w.view(), Normals<Half>(batch, n, 6), plan));
   const emulator::Counters& c = emulator::launches().back().counters;
-  const double least = static_cast<double>(n * n * Bits / 8 + n * n / 1024 * 2 + batch * n * (2 + 4)) / 32;
+  const double least = static_cast<double>(n * n * bits / 8 + n * n / 1024 * 2 + batch * n * (2 + 4)) / 32;
   const auto each = [](std::uint64_t events) { return static_cast<double>(events) / (n * n / 1e3); };
   return {each(c.work()), each(c.shared_passes), each(c.shared_passes_ideal),
           static_cast<double>(c.sectors_read + c.sectors_written) / least};
@@ -73,14 +74,14 @@ struct Case {
 
 template <class Book>
 void check_counts(std::initializer_list<Case> cases) {
-  constexpr int bits = higgs::code_bits<Book> / Book::dim;
   const gpu::DeviceMatrix w(random_matrix<Book>(4096, 4096, 1024, 1024, 5));
   for (const Case& one : cases) {
-    const Counts c = count<bits>(w, one.batch, one.inside, one.sums);
-    std::printf("| %d | %lld%s%s | %.1f | %.1f | %.1f | %.2f |\n", bits, static_cast<long long>(one.batch),
+    const Counts c = count<Book>(w, one.batch, one.inside, one.sums);
+    std::printf("| %s | %lld%s%s | %.1f | %.1f | %.1f | %.2f |\n", Book::name().c_str(),
+                static_cast<long long>(one.batch),
                 one.sums == gpu::Sums::FixedPerBatch ? " FixedPerBatch" : "",
                 one.inside ? " rotated inside" : "", c.instructions, c.passes, c.ideal_passes, c.sectors);
-    INFO(bits << " bits, M = " << one.batch);
+    INFO(Book::name() << ", M = " << one.batch);
     CHECK(c.instructions <= one.most.instructions);
     CHECK(c.passes <= one.most.passes);
     CHECK(c.passes == c.ideal_passes);
@@ -172,7 +173,7 @@ TEST_CASE("weights are read once and no lookup meets a bank conflict", "[matmul]
 TEST_CASE("a product executes no more instructions, passes and sectors than the table says",
           "[matmul][stream_kernel][counts][gpu]") {
   if (!emulator::in_use) return;
-  std::printf("| bits | M | instructions | passes | conflict-free passes | sectors / least |\n");
+  std::printf("| codebook | M | instructions | passes | conflict-free passes | sectors / least |\n");
   std::printf("|---:|---:|---:|---:|---:|---:|\n");
   constexpr gpu::Sums per_batch = gpu::Sums::FixedPerBatch;
   check_counts<GridCodebook<2, 256>>({{1, {60, 20, 0, 1.1}},
@@ -197,4 +198,6 @@ TEST_CASE("a product executes no more instructions, passes and sectors than the 
                                      {16, {94, 31, 0, 2.5}},
                                      {32, {125, 40, 0, 3.6}},
                                      {64, {181, 56, 0, 5.3}}});
+  check_counts<higgs::E8Codebook>(
+      {{1, {100, 20, 0, 1.95}}, {16, {113, 23, 0, 3.1}}, {32, {134, 28, 0, 4.1}}});
 }

@@ -16,7 +16,8 @@ static unsigned unit_at(const RandomStrip& strip, std::int64_t row, std::int64_t
   const std::int64_t per_step = strip.layout.units_per_step(), quad = u % per_step / 4;
   const std::uint8_t* lane = strip.codes() + u / per_step * strip.layout.step_bytes() +
                              row / 16 * (strip.layout.step_bytes() / 2) + row % 16 * 4 + u % 4;
-  if (strip.layout.unit_bits == 16) return lane[0] << 7 | (lane[64] & 127u) | unsigned{lane[64]} >> 7 << 15;
+  if (strip.layout.unit_bits == 16)
+    return unsigned{lane[0]} << 7 | (lane[64] & 127u) | unsigned{lane[64]} >> 7 << 15;
   if (strip.layout.unit_bits == 8) return lane[0];
   if (strip.layout.unit_bits == 4) return quad == 0 ? lane[0] & 15u : unsigned{lane[0]} >> 4;
   return quad < 3 ? lane[64 * quad] & 63u
