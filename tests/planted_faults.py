@@ -64,7 +64,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"order.groups * slab + lane / 4 * 8": "order.groups * slab + lane / 8 * 8"}, MATMUL),
     ("result", "product: the bias of another row", KERNEL, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, MATMUL),
     ("result", "product: a border of the split off by one", KERNEL,
-     {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, MATMUL),
+     {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, STREAM),
     ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
     ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
     ("result", "product: the counter of arrivals is not left at zero", KERNEL, {"+ block, others);": "+ block, others + 1);"},
@@ -102,7 +102,8 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
 
 
 def run(*command):
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace")
 
 
 def check_fails(a, copy, check):

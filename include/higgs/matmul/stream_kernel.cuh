@@ -104,8 +104,10 @@ inline constexpr int stream_chunk = 16 / ColumnTiles;
 /// Which slabs a block works on: begin(block) <= row_block * slabs + slab < begin(block + 1).
 struct StreamSplit {
   int total, grid;
-  __device__ int begin(int block) const { return static_cast<int>(std::int64_t{total} * block / grid); }
-  __device__ int owner(int item) const {
+  HIGGS_HOST_DEVICE int begin(int block) const {
+    return static_cast<int>(std::int64_t{total} * block / grid);
+  }
+  HIGGS_HOST_DEVICE int owner(int item) const {
     return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total);
   }
 };
