@@ -36,8 +36,8 @@ inline constexpr std::int64_t min_amx_rows = 8;
 inline StripKernel strip_kernel(Isa isa, std::int64_t rows) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
   if (isa == Isa::Avx512) {
-#  if defined( \
-      HIGGS_AMX)  // by request: its tests pass on tiles in software, and no machine with AMX has run it yet
+    // By request: its tests pass on tiles in software, and no machine with AMX has run it yet.
+#  if defined(HIGGS_AMX)
     static const bool amx = request_amx_int8();
     if (amx && rows >= min_amx_rows) return StripKernel::Amx;
 #  endif
