@@ -73,9 +73,68 @@ TEST_CASE("rows of either format come as floats", "[store][tensor_source]") {
     CHECK_FALSE(source.at("i32").readable());
     CHECK(std::string(source.at("i32").data.begin(), source.at("i32").data.end()) == "abcd");
     CHECK_THROWS_WITH(rows(source, "i32", 0, 1), Catch::Contains("\"i32\": I32 cannot be read"));
+    CHECK_THROWS_WITH(rows(source, "i32", 0, 1), Catch::Contains((folder / "model.").string()));
+    CHECK_THROWS_WITH(source.at("absent"), Catch::Contains((folder / "model.").string()));
     CHECK(source.find("absent") == nullptr);
     CHECK_THROWS_WITH(source.at("absent"), Catch::Contains("\"absent\""));
   }
+}
+
+TEST_CASE("the parts of a split file are one model", "[store][tensor_source]") {
+  const TemporaryFolder folder;
+  const auto part = [](int number, int count, const std::string& tensor, int total = 3) {
+    GgufBuilder builder;
+    builder.add_value("split.no", 2, raw(static_cast<std::uint16_t>(number)));
+    builder.add_value("split.count", 2, raw(static_cast<std::uint16_t>(count)));
+    builder.add_value("split.tensors.count", 5, raw(static_cast<std::int32_t>(total)));
+    builder.add_tensor(tensor, {2, 1}, 0, floats(2, static_cast<float>(number)));
+    return builder.build();
+  };
+  const auto name = [&](int number) {
+    return folder / ("m-0000" + std::to_string(number) + "-of-00003.gguf");
+  };
+  const auto write_parts = [&] {
+    for (int i = 0; i < 3; ++i)
+      write_file(name(i + 1), part(i, 3, std::string(1, static_cast<char>('a' + i))));
+  };
+  write_parts();
+  for (int i = 1; i <= 3; ++i) {
+    const TensorSource source = TensorSource::open(name(i));
+    REQUIRE(source.tensors().size() == 3);
+    CHECK(rows(source, "a", 0, 1) == std::vector<float>{0, 1});
+    CHECK(rows(source, "c", 0, 1) == std::vector<float>{2, 3});
+    CHECK(source.at("b").owner->path() == name(2));
+  }
+  const auto refused = [&](int opened) {
+    const std::string message = message_of<FormatError>([&] { TensorSource::open(name(opened)); });
+    write_parts();
+    return message;
+  };
+  using Catch::Contains;
+  CHECK(refused(1).empty());
+  for (int i = 1; i <= 3; ++i) {
+    std::filesystem::remove(name(i));
+    const int other = i % 3 + 1;
+    CHECK_THROWS_WITH(TensorSource::open(name(other)), Contains(name(i).string()) && Contains("is missing"));
+    write_parts();
+  }
+  write_file(name(2), part(1, 3, "a"));
+  CHECK_THAT(refused(1),
+             Contains(name(2).string()) && Contains("duplicate tensor \"a\"") && Contains(name(1).string()));
+  write_file(name(2), part(2, 3, "b"));
+  CHECK_THAT(refused(1), Contains(name(2).string()) && Contains("is not part 2 of 3"));
+  write_file(name(2), part(1, 2, "b"));
+  CHECK_THAT(refused(3), Contains(name(2).string()) && Contains("is not part 2 of 3"));
+  write_file(name(3), part(2, 3, "c", 4));
+  CHECK_THAT(refused(3), Contains("split.tensors.count is 4, but the parts hold 3"));
+  write_file(name(3), part(3, 3, "c"));
+  CHECK_THAT(refused(3), Contains("split.no is 3, but split.count is 3"));
+  write_file(folder / "renamed.gguf", part(0, 3, "a"));
+  CHECK_THROWS_WITH(TensorSource::open(folder / "renamed.gguf"), Contains("-00001-of-00003.gguf"));
+  GgufBuilder text;
+  text.add_value("split.count", 8, gguf_text("3"));
+  write_file(name(1), text.build());
+  CHECK_THAT(refused(1), Contains("split.count must be a whole number"));
 }
 
 TEST_CASE("rows of blocks begin at the right block", "[store][tensor_source]") {

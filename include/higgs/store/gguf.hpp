@@ -14,6 +14,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -137,7 +138,7 @@ struct GgufTensor {
   std::uint32_t type = 0;               // the number in the file
   const BlockFormat* format = nullptr;  // null if the type is unknown
   std::span<const std::uint8_t> data;   // in the mapped file; empty if the type is unknown
-  std::shared_ptr<const void> owner;    // keeps the mapping alive
+  std::shared_ptr<const MappedFile> owner;
 
   /// "Q4_K", or "type 99" if unknown.
   std::string type_name() const {
@@ -158,6 +159,15 @@ class GgufFile {
     return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
   }
 
+  /// The file at `path` and, if that is a part of a split model (metadata split.count), all parts in their
+  /// order: they lie in one folder and are called NAME-00001-of-00002.gguf. Throws FormatError or IoError,
+  /// which names the part that is missing or does not belong.
+  static std::vector<GgufFile> open_parts(const std::filesystem::path& path) {
+    return open_parts(MappedFile::open(path));
+  }
+  static std::vector<GgufFile> open_parts(std::shared_ptr<const MappedFile> file);
+
+  const std::filesystem::path& path() const noexcept { return file_->path(); }
   std::uint32_t version() const noexcept { return version_; }
   /// In the order of the file.
   const std::vector<GgufTensor>& tensors() const noexcept { return tensors_; }
@@ -184,6 +194,23 @@ class GgufFile {
   }
   [[noreturn]] void fail_here(const std::string& what) const {
     fail(what + " at byte " + std::to_string(at_));
+  }
+
+  // A whole number of the metadata, `otherwise` if there is none of that key.
+  std::uint64_t natural(std::string_view key, std::uint64_t otherwise) const {
+    const GgufValue* found = value(key);
+    if (!found) return otherwise;
+    if (const auto* number = std::get_if<std::uint64_t>(found)) return *number;
+    const auto* number = std::get_if<std::int64_t>(found);
+    if (!number || *number < 0) fail(std::string(key) + " must be a whole number, not negative");
+    return static_cast<std::uint64_t>(*number);
+  }
+  // How the name of part `number` of `count` ends: "-00001-of-00002.gguf" for number 0.
+  static std::string part_ending(std::uint64_t number, std::uint64_t count) {
+    char text[64];
+    std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(number + 1),
+                  static_cast<unsigned long long>(count));
+    return text;
   }
 
   std::span<const std::uint8_t> rest() const noexcept { return file_->bytes().subspan(at_); }
@@ -327,6 +354,38 @@ class GgufFile {
   std::vector<GgufTensor> tensors_;
   std::map<std::string, std::size_t, std::less<>> index_;
 };
+
+inline std::vector<GgufFile> GgufFile::open_parts(std::shared_ptr<const MappedFile> file) {
+  GgufFile given(std::move(file));
+  std::vector<GgufFile> parts;
+  const std::uint64_t count = given.natural("split.count", 1), number = given.natural("split.no", 0);
+  if (count <= 1) {
+    parts.push_back(std::move(given));
+    return parts;
+  }
+  if (number >= count)
+    given.fail("split.no is " + std::to_string(number) + ", but split.count is " + std::to_string(count));
+  const std::string name = given.path().filename().string(), ending = part_ending(number, count);
+  if (!name.ends_with(ending))
+    given.fail("is a part of a split model, so its name must end in \"" + ending +
+               "\" for the other parts to be found");
+  const std::string stem = name.substr(0, name.size() - ending.size());
+  std::size_t tensors = 0;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::filesystem::path path = given.path().parent_path() / (stem + part_ending(i, count));
+    if (i != number && !detail::exists(path))
+      detail::throw_io(path, "is missing, a part of the model that " + name + " belongs to", 0);
+    parts.push_back(i == number ? given : GgufFile(path));
+    if (parts.back().natural("split.count", 1) != count || parts.back().natural("split.no", 0) != i)
+      parts.back().fail("is not part " + std::to_string(i + 1) + " of " + std::to_string(count) +
+                        ", as its name says: split.no and split.count differ");
+    tensors += parts.back().tensors().size();
+  }
+  if (const std::uint64_t wanted = given.natural("split.tensors.count", tensors); wanted != tensors)
+    given.fail("split.tensors.count is " + std::to_string(wanted) + ", but the parts hold " +
+               std::to_string(tensors) + " tensors");
+  return parts;
+}
 
 }  // namespace v0
 }  // namespace higgs

@@ -79,8 +79,8 @@ struct TensorShape {
 
 /// A tensor of an open file. A value: it may outlive the object that it came from.
 struct StoredTensor : TensorShape {
-  std::span<const std::uint8_t> data;  // in the mapped file
-  std::shared_ptr<const void> owner;   // keeps the mapping alive
+  std::span<const std::uint8_t> data;       // in the mapped file
+  std::shared_ptr<const MappedFile> owner;  // keeps the mapping alive
 };
 
 /// One safetensors file, or the shards of a model, mapped. Files are hostile until every size and offset has
