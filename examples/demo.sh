@@ -16,7 +16,8 @@ source tests/packages.sh
 need_packages g++ cmake ninja-build python3-pip unzip libcli11-dev nlohmann-json3-dev dict-foldoc
 
 step "build"
-cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_CUDA=OFF >"$work/configure.log"
+cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_BUILD_EXAMPLES=ON \
+  -DHIGGS_CUDA=OFF >"$work/configure.log"
 cmake --build build/release --target higgs-model
 app=build/release/examples/model/higgs-model
 
