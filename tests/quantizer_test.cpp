@@ -344,6 +344,13 @@ TEST_CASE("NaN and infinite weights are refused by row and column", "[quantizer]
   }
 }
 
+TEST_CASE("a null pointer with sizes is refused", "[quantizer]") {
+  const MatrixView<const float> nothing(nullptr, 2, 512);
+  CHECK_THROWS_WITH((higgs::Quantizer<2, 256>{}.quantize(nothing)), Catch::Contains("w is (2, 512)"));
+  CHECK_THROWS_WITH(higgs::quantize(nothing, "e8"), Catch::Contains("null pointer"));
+  CHECK(higgs::quantize(MatrixView<const float>(nullptr, 0, 512), "e8").cols() == 512);
+}
+
 TEST_CASE("a codebook may be named at run time", "[quantizer]") {
   const Normals w(4, 128, 11);
   const higgs::AnyQuantizedMatrix any = higgs::quantize(w.view, "2x256");

@@ -242,10 +242,10 @@ QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
     std::vector<Half> scales;
     Normalization normalization;
   };
-  QuantizedMatrix<Book> out;
+  higgs::detail::expect_data("higgs::gpu::quantize", "w", w);
+  QuantizedMatrix<Book> out(book);
   out.layout = make_layout(w.rows, w.cols, Book::dim, options);
   out.seed = options.seed;
-  out.book = book;
   DeviceColumnStatistics columns(w.cols);
   columns.add_async<T, Archs>(w, stream);
   auto storage = std::make_shared<Storage>();

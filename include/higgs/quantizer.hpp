@@ -174,8 +174,11 @@ class RowQuantizer {
         seed_(seed),
         exponent_(exponent),
         scale_search_(scale_search) {
-    expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
-            "higgs::RowQuantizer: input_scales must hold cols values if the layout has them, else none");
+    const std::int64_t factors = layout.input_scales ? layout.cols : 0;
+    expects(std::ssize(input_scales) == factors, [&] {
+      return detail::sentence("higgs::RowQuantizer: input_scales holds ", input_scales.size(),
+                              " values, but the layout needs ", factors);
+    });
     for (const Half scale : input_scales) factors_.push_back(input_factor(scale));
   }
 
@@ -187,9 +190,16 @@ class RowQuantizer {
     const auto groups = static_cast<std::size_t>(layout_.groups());
     const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(Book::dim, code_bits<Book>));
     const auto rows = static_cast<std::size_t>(w.rows);
-    expects(w.cols == layout_.cols, "higgs::RowQuantizer: w must have the layout's columns");
-    expects(codes.size() == rows * row_bytes && scales.size() == rows * groups,
-            "higgs::RowQuantizer: codes and scales must hold the rows");
+    expects(w.cols == layout_.cols, [&] {
+      return detail::sentence("higgs::RowQuantizer: w is ", detail::shape_text(w.rows, w.cols),
+                              ", but the layout has ", layout_.cols, " columns");
+    });
+    detail::expect_data("higgs::RowQuantizer", "w", w);
+    expects(codes.size() == rows * row_bytes && scales.size() == rows * groups, [&] {
+      return detail::sentence("higgs::RowQuantizer: codes and scales hold ", codes.size(), " bytes and ",
+                              scales.size(), " scales, but ", rows, " rows need ", rows * row_bytes, " and ",
+                              rows * groups);
+    });
     std::vector<Error> errors(rows);
     const std::int64_t grain = std::max<std::int64_t>(1, 32768 / layout_.padded_cols());
     parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
@@ -321,7 +331,7 @@ class RowQuantizer {
 };
 
 /// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) with any codebook. Throws InvalidArgument
-/// for NaN and infinite weights.
+/// for NaN and infinite weights, and for a null pointer with sizes.
 template <class T, Codebook Book>
   requires Scalar<std::remove_const_t<T>>
 QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
@@ -331,10 +341,10 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
     std::vector<Half> scales;
     Normalization normalization;
   };
-  QuantizedMatrix<Book> out;
+  detail::expect_data("higgs::quantize", "w", w);
+  QuantizedMatrix<Book> out(book);
   out.layout = make_layout(w.rows, w.cols, Book::dim, options);
   out.seed = options.seed;
-  out.book = book;
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
   columns.add(w, executor);

@@ -32,3 +32,39 @@ TEST_CASE("what may be written may be read, not the other way round", "[core][ma
   STATIC_REQUIRE_FALSE(std::is_convertible_v<MatrixView<const float>, MatrixView<float>>);
   STATIC_REQUIRE(std::is_trivially_copyable_v<MatrixView<float>>);
 }
+
+TEST_CASE("a null pointer with sizes is refused with its name and shape, an empty view is not",
+          "[core][matrix_view]") {
+  using Catch::Contains;
+  float one = 0;
+  CHECK_NOTHROW(higgs::detail::expect_data("f", "w", MatrixView<float>(nullptr, 0, 512)));
+  CHECK_NOTHROW(higgs::detail::expect_data("f", "w", MatrixView<float>(nullptr, 2, 0)));
+  CHECK_NOTHROW(higgs::detail::expect_data("f", "w", MatrixView<float>(&one, 1, 1)));
+  CHECK_THROWS_WITH(higgs::detail::expect_data("f", "w", MatrixView<float>(nullptr, 2, 512)),
+                    Contains("f: w is (2, 512)") && Contains("null"));
+  CHECK_THROWS_WITH(higgs::detail::expect_data("f", "w", MatrixView<float>(&one, -1, 1)),
+                    Contains("(-1, 1)") && Contains("negative"));
+}
+
+TEST_CASE("arguments of a product that do not meet are named with their sizes", "[core][matrix_view]") {
+  const auto message = [](MatrixView<float> x, MatrixView<float> y, std::size_t bias) {
+    try {
+      higgs::detail::expect_product("f", x, 4096, 1024, y, bias);
+    } catch (const higgs::InvalidArgument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  float one = 0;
+  const MatrixView<float> x(&one, 8, 1024), y(&one, 8, 4096);
+  CHECK(message(x, y, 0).empty());
+  CHECK(message(x, y, 4096).empty());
+  CHECK(message({&one, 8, 512}, y, 0) == "f: x is (8, 512), but w has 1024 columns");
+  CHECK(message(x, {&one, 7, 4096}, 0) ==
+        "f: y is (7, 4096), but must be (8, 4096), as x has 8 rows and w has 4096");
+  CHECK(message(x, {&one, 8, 1}, 0) ==
+        "f: y is (8, 1), but must be (8, 4096), as x has 8 rows and w has 4096");
+  CHECK(message(x, y, 3) == "f: bias holds 3 values, but w has 4096 rows");
+  CHECK(message({nullptr, 8, 1024}, y, 0) == "f: x is (8, 1024), but its data is a null pointer");
+  CHECK(message(x, {nullptr, 8, 4096}, 0) == "f: y is (8, 4096), but its data is a null pointer");
+}

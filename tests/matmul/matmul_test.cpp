@@ -389,3 +389,26 @@ TEST_CASE("an empty batch is a product too, and shapes that do not meet are refu
   CHECK_THROWS_AS(higgs::matmul(x.view, quantized, out.transposed()), higgs::InvalidArgument);
   CHECK_THROWS_AS(higgs::matmul(x.view, quantized, out, bias), higgs::InvalidArgument);
 }
+
+TEST_CASE("a product with an empty matrix, null data or sizes that do not meet says which and how large",
+          "[matmul][matmul]") {
+  using Catch::Contains;
+  const Normals x(3, 128, 2);
+  const auto quantized = random_matrix<higgs::GridCodebook<2, 256>>(40, 128, 128, 64, 1);
+  higgs::TiledMatrix tiled(quantized);
+  std::vector<float> y(3 * 40);
+  const MatrixView<float> out(y.data(), 3, 40);
+  CHECK_THROWS_WITH(higgs::matmul(x.view.col_range(0, 127), tiled, out),
+                    Contains("x is (3, 127), but w has 128 columns"));
+  CHECK_THROWS_WITH(higgs::matmul(x.view, quantized, out.transposed()), Contains("y is (40, 3)"));
+  CHECK_THROWS_WITH(higgs::matmul(MatrixView<float>(nullptr, 3, 128), tiled, out), Contains("x is (3, 128)"));
+  CHECK_THROWS_WITH(higgs::matmul(x.view, tiled, MatrixView<float>(nullptr, 3, 40)),
+                    Contains("y is (3, 40)"));
+  CHECK_THROWS_WITH(higgs::dequantize(quantized, out), Contains("out is (3, 40), but w is (40, 128)"));
+  const higgs::TiledMatrix moved = std::move(tiled);
+  CHECK_THROWS_WITH(higgs::matmul(x.view, tiled, out), Contains("w is empty"));
+  CHECK_THROWS_WITH(higgs::matmul(x.view.col_range(0, 0), higgs::TiledMatrix(), out.col_range(0, 0)),
+                    Contains("w is empty"));
+  CHECK_THROWS_WITH(higgs::matmul(x.view, higgs::AnyQuantizedMatrix(), out), Contains("w is empty"));
+  CHECK_NOTHROW(higgs::matmul(x.view, moved, out));
+}

@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "matrices.hpp"
 
@@ -54,6 +56,40 @@ TEST_CASE("a tiled matrix keeps its shape, its seed and its size, and copies sha
   CHECK(tiled.bytes().size() == static_cast<std::size_t>(tiled.tiles().bytes()));
   const higgs::TiledMatrix copy = tiled;
   CHECK(copy.bytes().data() == tiled.bytes().data());
+}
+
+TEST_CASE("a tiled matrix may be made empty, and is empty once it was moved from", "[matmul][tiled_matrix]") {
+  struct Layer {
+    higgs::TiledMatrix q, k;
+  };
+  std::vector<Layer> layers(3);
+  const auto empty = [](const higgs::TiledMatrix& w) {
+    return w.rows() == 0 && w.cols() == 0 && w.bytes().empty() && w.input_scales().empty() && !w.seed() &&
+           w.first_col() == 0 && w.exponent() == 0;
+  };
+  CHECK(empty(layers[2].k));
+  CHECK(empty(higgs::TiledMatrix(higgs::AnyQuantizedMatrix{})));
+  const Normals w(130, 256, 1);
+  const auto quantized = higgs::quantize(w.view, "2x256", {.block = 128});
+  layers[0].q = higgs::TiledMatrix(quantized, higgs::Shard{0, 130, 128, 128});
+  const auto bytes = layers[0].q.bytes();
+  layers[1].q = std::move(layers[0].q);
+  CHECK(empty(layers[0].q));
+  higgs::TiledMatrix last = std::move(layers[1].q);
+  CHECK(empty(layers[1].q));
+  CHECK(last.rows() == 130);
+  CHECK(last.first_col() == 128);
+  CHECK(last.bytes().data() == bytes.data());
+  auto& self = last;
+  last = std::move(self);
+  CHECK(last.rows() == 130);
+}
+
+TEST_CASE("a matrix whose spans are not those of its layout is refused", "[matmul][tiled_matrix]") {
+  auto w = random_matrix<higgs::GridCodebook<2, 256>>(3, 64, 64, 32, 1);
+  w.codes = w.codes.first(5);
+  CHECK_THROWS_WITH(higgs::TiledMatrix(w),
+                    Catch::Contains("5 bytes") && Catch::Contains("96") && Catch::Contains("6 scales"));
 }
 
 TEST_CASE("coordinates too large for two bytes are refused", "[matmul][tiled_matrix]") {

@@ -24,6 +24,10 @@ using ShippedCodebooks = TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridC
                                   GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
 
 namespace detail {
+template <class Book, class... Books>
+constexpr bool is_listed(TypeList<Books...>) noexcept {
+  return (std::is_same_v<Book, Books> || ...);
+}
 template <class Visitor, class... Books>
 bool visit_codebook_named(std::string_view name, Visitor& visitor, TypeList<Books...>) {
   return ((Books::name() == name ? (visitor(std::type_identity<Books>{}), true) : false) || ...);
@@ -33,6 +37,10 @@ std::vector<std::string> names_of(TypeList<Books...>) {
   return {Books::name()...};
 }
 }  // namespace detail
+
+/// One of the codebooks that ship.
+template <class Book>
+concept ShippedCodebook = detail::is_listed<Book>(ShippedCodebooks{});
 
 /// The names of all shipped codebooks.
 inline std::vector<std::string> shipped_codebook_names() { return detail::names_of(ShippedCodebooks{}); }

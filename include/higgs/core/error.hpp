@@ -4,8 +4,10 @@
 
 #include <higgs/config.hpp>
 
+#include <concepts>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace higgs {
 inline namespace v0 {
@@ -26,13 +28,46 @@ struct IoError : std::runtime_error {
 };
 
 namespace detail {
+
 [[noreturn]] inline void throw_invalid(const char* what) { throw InvalidArgument(what); }
 [[noreturn]] inline void throw_format(const std::string& what) { throw FormatError(what); }
+
+inline void append_part(std::string& text, std::string_view part) { text += part; }
+template <std::integral T>
+void append_part(std::string& text, T part) {
+  text += std::to_string(part);
+}
+
+/// Words and integers one after the other: the text of a message.
+template <class... Parts>
+std::string sentence(const Parts&... parts) {
+  std::string text;
+  (append_part(text, parts), ...);
+  return text;
+}
+
+/// Far from the code that calls it, as it hardly ever does.
+template <class What>
+#if defined(__GNUC__)
+[[noreturn, gnu::cold, gnu::noinline]]
+#else
+[[noreturn]]
+#endif
+void throw_invalid_said_by(const What& what) {
+  throw InvalidArgument(what());
+}
+
 }  // namespace detail
 
 /// Throws InvalidArgument unless `ok`. `what` names the function and the rule.
 constexpr void expects(bool ok, const char* what) {
   if (!ok) detail::throw_invalid(what);
+}
+/// The same for a message with numbers: what() makes it, and runs only when the rule is broken.
+template <std::invocable What>
+constexpr void expects(bool ok, const What& what) {
+  if (!ok) [[unlikely]]
+    detail::throw_invalid_said_by(what);
 }
 
 }  // namespace v0

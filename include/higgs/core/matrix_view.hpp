@@ -2,8 +2,11 @@
 #pragma once
 
 #include <higgs/config.hpp>
+#include <higgs/core/error.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 namespace higgs {
@@ -47,6 +50,51 @@ struct MatrixView {
   }
   constexpr MatrixView transposed() const noexcept { return {data, cols, rows, col_stride, row_stride}; }
 };
+
+namespace detail {
+
+/// "(8, 512)", as messages write a shape.
+inline std::string shape_text(std::int64_t rows, std::int64_t cols) {
+  return sentence("(", rows, ", ", cols, ")");
+}
+
+/// Whether there is memory behind a view, host or device, that has elements.
+template <class View>
+constexpr bool has_data(const View& view) noexcept {
+  return view.data != nullptr || view.rows == 0 || view.cols == 0;
+}
+
+/// Throws InvalidArgument unless `view`, called `name` in messages, has no negative size, and data where it has
+/// elements.
+template <class View>
+constexpr void expect_data(const char* function, const char* name, const View& view) {
+  expects(view.rows >= 0 && view.cols >= 0 && has_data(view), [&] {
+    return sentence(function, ": ", name, " is ", shape_text(view.rows, view.cols),
+                    has_data(view) ? ", but sizes are not negative" : ", but its data is a null pointer");
+  });
+}
+
+/// Throws InvalidArgument unless the shapes fit y = x * W^T + bias, W being (rows, cols) and `bias` the number of its
+/// values.
+template <class X, class Y>
+constexpr void expect_product(const char* function, const X& x, std::int64_t rows, std::int64_t cols,
+                              const Y& y, std::size_t bias = 0) {
+  const bool fits = x.cols == cols && y.rows == x.rows && y.cols == rows &&
+                    (bias == 0 || static_cast<std::int64_t>(bias) == rows);
+  expects(fits, [&] {
+    const std::string place(function);
+    if (x.cols != cols)
+      return sentence(place, ": x is ", shape_text(x.rows, x.cols), ", but w has ", cols, " columns");
+    if (y.rows != x.rows || y.cols != rows)
+      return sentence(place, ": y is ", shape_text(y.rows, y.cols), ", but must be ",
+                      shape_text(x.rows, rows), ", as x has ", x.rows, " rows and w has ", rows);
+    return sentence(place, ": bias holds ", bias, " values, but w has ", rows, " rows");
+  });
+  expect_data(function, "x", x);
+  expect_data(function, "y", y);
+}
+
+}  // namespace detail
 
 }  // namespace v0
 }  // namespace higgs

@@ -14,7 +14,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <variant>
 #include <vector>
 
 namespace higgs {
@@ -82,7 +81,12 @@ void decode_groups(const QuantizedMatrix<Book>& w, const PointTable<Book>& point
 template <Codebook Book>
 void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out,
                 Executor& executor = default_executor()) {
-  expects(out.rows == w.rows() && out.cols == w.cols(), "higgs::dequantize: out must be (rows, cols)");
+  detail::expect_whole("higgs::dequantize", w);
+  expects(out.rows == w.rows() && out.cols == w.cols(), [&] {
+    return "higgs::dequantize: out is " + detail::shape_text(out.rows, out.cols) + ", but w is " +
+           detail::shape_text(w.rows(), w.cols());
+  });
+  detail::expect_data("higgs::dequantize", "out", out);
   const PointTable<Book> points(w.book);
   parallel_for(executor, w.rows(), 16, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> row(static_cast<std::size_t>(w.layout.padded_cols()));
@@ -97,7 +101,7 @@ void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out,
 }
 inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out,
                        Executor& executor = default_executor()) {
-  std::visit([&](const auto& matrix) { dequantize(matrix, out, executor); }, w);
+  w.visit([&](const auto& matrix) { dequantize(matrix, out, executor); });
 }
 
 }  // namespace v0

@@ -251,10 +251,13 @@ template <class W>
   requires Scalar<std::remove_const_t<W>>
 void matmul(MatrixView<const float> x, MatrixView<W> w, MatrixView<float> y,
             Executor& executor = default_executor(), Isa isa = best_isa()) {
-  expects(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows,
-          "higgs::matmul: x (M, K), w (N, K), y (M, N)");
-  expects(x.col_stride == 1 && w.col_stride == 1 && y.col_stride == 1,
-          "higgs::matmul: dense rows must be contiguous");
+  detail::expect_product("higgs::matmul", x, w.rows, w.cols, y);
+  detail::expect_data("higgs::matmul", "w", w);
+  expects(x.col_stride == 1 && w.col_stride == 1 && y.col_stride == 1, [&] {
+    return detail::sentence(
+        "higgs::matmul: rows of dense matrices must be contiguous, but the columns of x, w and y are ",
+        x.col_stride, ", ", w.col_stride, " and ", y.col_stride, " elements apart");
+  });
   const std::int64_t grain = x.rows > 1 ? 64 : 256;  // rows of w in one task
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = 0; k < std::max<std::int64_t>(x.cols, 1); k += detail::tile_depth)

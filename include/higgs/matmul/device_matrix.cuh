@@ -17,8 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <type_traits>
-#include <variant>
 #include <vector>
 
 namespace higgs {
@@ -91,24 +91,20 @@ class DeviceMatrix {
   /// The same for a codebook known at run time; throws InvalidArgument for one that has no tile order.
   template <class Archs = BuiltFor>
   explicit DeviceMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
-      : DeviceMatrix(std::visit(
-            [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
-              if constexpr (tile_bits<Book> != 0)
-                return DeviceMatrix(matrix, stream);
-              else
-                return throw_no_tile_order();
-            },
-            w)) {}
+      : DeviceMatrix(w.visit([&]<class Book>(const QuantizedMatrix<Book>& matrix) {
+          if constexpr (tile_bits<Book> != 0)
+            return DeviceMatrix(matrix, stream);
+          else
+            return throw_no_tile_order(Book::name());
+        })) {}
   template <class Archs = BuiltFor>
   DeviceMatrix(const AnyQuantizedMatrix& w, const Shard& part, cudaStream_t stream = nullptr)
-      : DeviceMatrix(std::visit(
-            [&]<class Book>(const QuantizedMatrix<Book>& matrix) {
-              if constexpr (tile_bits<Book> != 0)
-                return DeviceMatrix(matrix, part, stream);
-              else
-                return throw_no_tile_order();
-            },
-            w)) {}
+      : DeviceMatrix(w.visit([&]<class Book>(const QuantizedMatrix<Book>& matrix) {
+          if constexpr (tile_bits<Book> != 0)
+            return DeviceMatrix(matrix, part, stream);
+          else
+            return throw_no_tile_order(Book::name());
+        })) {}
 
   const TiledMatrix& view() const noexcept { return view_; }
   std::int64_t rows() const noexcept { return view_.order.rows; }
@@ -143,8 +139,10 @@ class DeviceMatrix {
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceMatrix");
   }
 
-  [[noreturn]] static DeviceMatrix throw_no_tile_order() {
-    throw InvalidArgument("higgs::gpu::DeviceMatrix: codes of this codebook have no tile order");
+  [[noreturn]] static DeviceMatrix throw_no_tile_order(const std::string& codebook) {
+    throw InvalidArgument(
+        "higgs::gpu::DeviceMatrix: codes of " + codebook +
+        " have no tile order: 2, 3, 4 or 8 whole bits for a weight, at most a byte for a code, or e8");
   }
 
   static std::vector<float> floats_of(std::span<const Half> halves) {

@@ -27,7 +27,6 @@
 #include <optional>
 #include <span>
 #include <type_traits>
-#include <variant>
 #include <vector>
 
 namespace higgs {
@@ -148,10 +147,8 @@ template <class X, Scalar Y>
   requires Scalar<std::remove_const_t<X>>
 void matmul(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
             Executor& executor = default_executor(), MatmulOptions options = {}) {
-  expects(x.cols == w.cols() && y.rows == x.rows && y.cols == w.rows(),
-          "higgs::matmul: x must be (M, cols) and y (M, rows) of w");
-  expects(bias.empty() || static_cast<std::int64_t>(bias.size()) == w.rows(),
-          "higgs::matmul: bias must hold rows values");
+  detail::expect_filled("higgs::matmul", w);
+  detail::expect_product("higgs::matmul", x, w.rows(), w.cols(), y, bias.size());
   options.isa = std::min(options.isa, best_isa());
   for (std::int64_t m = 0; m < x.rows; m += detail::batch_block) {
     const std::int64_t count = std::min(detail::batch_block, x.rows - m);
@@ -165,10 +162,8 @@ template <class X, Codebook Book, Scalar Y>
   requires Scalar<std::remove_const_t<X>>
 void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
             std::span<const float> bias = {}, Executor& executor = default_executor(), Isa isa = best_isa()) {
-  expects(x.cols == w.cols() && y.rows == x.rows && y.cols == w.rows(),
-          "higgs::matmul: x must be (M, cols) and y (M, rows) of w");
-  expects(bias.empty() || static_cast<std::int64_t>(bias.size()) == w.rows(),
-          "higgs::matmul: bias must hold rows values");
+  detail::expect_whole("higgs::matmul", w);
+  detail::expect_product("higgs::matmul", x, w.rows(), w.cols(), y, bias.size());
   const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
 
   std::vector<float> input_scales(w.input_scales.size());  // (cols) or empty
@@ -213,7 +208,7 @@ template <class X, Scalar Y>
   requires Scalar<std::remove_const_t<X>>
 void matmul(MatrixView<X> x, const AnyQuantizedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
             Executor& executor = default_executor(), Isa isa = best_isa()) {
-  std::visit([&](const auto& matrix) { matmul(x, matrix, y, bias, executor, isa); }, w);
+  w.visit([&](const auto& matrix) { matmul(x, matrix, y, bias, executor, isa); });
 }
 
 }  // namespace v0

@@ -23,8 +23,8 @@ inline namespace v0 {
 template <class X, Codebook Book>
   requires Scalar<std::remove_const_t<X>>
 void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<double> y) {
-  expects(x.cols == w.cols() && y.rows == x.rows && y.cols == w.rows(),
-          "higgs::matmul_reference: x (M, cols), y (M, rows)");
+  detail::expect_whole("higgs::matmul_reference", w);
+  detail::expect_product("higgs::matmul_reference", x, w.rows(), w.cols(), y);
   const CodeLayout& layout = w.layout;
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
   const auto block = static_cast<std::size_t>(layout.block);

@@ -22,7 +22,6 @@
 #include <span>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #if defined(__linux__)
@@ -185,74 +184,95 @@ std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<Book>& w, Exe
 }  // namespace detail
 
 /// The weights of one linear layer in tile order. A value: copies share the bytes. It needs the matrix that it was made
-/// from no longer.
+/// from no longer. One that was made from nothing, or moved from, is empty: 0 x 0.
 class TiledMatrix {
  public:
+  TiledMatrix() = default;
+  TiledMatrix(const TiledMatrix&) = default;
+  TiledMatrix& operator=(const TiledMatrix&) = default;
+  TiledMatrix(TiledMatrix&& other) noexcept : parts_(std::exchange(other.parts_, {})) {}
+  TiledMatrix& operator=(TiledMatrix&& other) noexcept {
+    parts_ = std::exchange(other.parts_, {});
+    return *this;
+  }
+  ~TiledMatrix() = default;
+
   /// Repacks `w`, about as fast as memory copies.
   template <Codebook Book>
   explicit TiledMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor(),
-                       TileOrder order = best_tile_order())
-      : layout_(w.layout),
-        seed_(w.seed),
-        exponent_(w.exponent),
-        tables_(std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book, order))) {
-    const bool coordinates = tables_->kind == detail::UnitKind::Byte1;
-    tiles_ = {.rows = w.rows(),
-              .groups = w.layout.groups(),
-              .codes_per_group = coordinates ? w.layout.group : w.layout.codes_per_group(Book::dim),
-              .code_bits = coordinates ? 8 : code_bits<Book>,
-              .unit_bits = tables_->unit_bits,
-              .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
-    const auto bytes = static_cast<std::size_t>(tiles_.bytes());
+                       TileOrder order = best_tile_order()) {
+    if (w.cols() == 0) return;
+    detail::expect_whole("higgs::TiledMatrix", w);
+    parts_.layout = w.layout;
+    parts_.seed = w.seed;
+    parts_.exponent = w.exponent;
+    parts_.tables = std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book, order));
+    const bool coordinates = tables().kind == detail::UnitKind::Byte1;
+    parts_.tiles = {.rows = w.rows(),
+                    .groups = w.layout.groups(),
+                    .codes_per_group = coordinates ? w.layout.group : w.layout.codes_per_group(Book::dim),
+                    .code_bits = coordinates ? 8 : code_bits<Book>,
+                    .unit_bits = tables().unit_bits,
+                    .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
+    const auto bytes = static_cast<std::size_t>(tiles().bytes());
     const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
     if (coordinates)
-      pack_tiles(tiles_, detail::unpack_coordinates(w, executor), w.layout.padded_cols(), w.scales,
+      pack_tiles(tiles(), detail::unpack_coordinates(w, executor), w.layout.padded_cols(), w.scales,
                  {memory.get(), bytes}, executor);
     else
-      pack_tiles(tiles_, w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
-    data_ = memory;
+      pack_tiles(tiles(), w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
+    parts_.data = memory;
     std::vector<float> input_scales(w.input_scales.size());
     to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
-    input_scales_ = std::make_shared<const std::vector<float>>(std::move(input_scales));
+    parts_.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
   }
   /// The same for a part of `w`: its x has the part's columns, its y the part's rows.
   template <Codebook Book>
   TiledMatrix(const QuantizedMatrix<Book>& w, const Shard& part, Executor& executor = default_executor(),
               TileOrder order = best_tile_order())
       : TiledMatrix(ShardedMatrix<Book>(w, part).matrix, executor, order) {
-    first_col_ = part.first_col;
+    parts_.first_col = part.first_col;
   }
   explicit TiledMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
                        TileOrder order = best_tile_order())
-      : TiledMatrix(std::visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); }, w)) {
+      : TiledMatrix(w.visit([&](const auto& matrix) { return TiledMatrix(matrix, executor, order); })) {}
+  TiledMatrix(const AnyQuantizedMatrix& w, const Shard& part, Executor& executor = default_executor(),
+              TileOrder order = best_tile_order())
+      : TiledMatrix(w.visit([&](const auto& matrix) { return TiledMatrix(matrix, part, executor, order); })) {
   }
 
-  std::int64_t rows() const noexcept { return layout_.rows; }
-  std::int64_t cols() const noexcept { return layout_.cols; }
-  const CodeLayout& layout() const noexcept { return layout_; }
-  std::optional<std::uint64_t> seed() const noexcept { return seed_; }
+  std::int64_t rows() const noexcept { return parts_.layout.rows; }
+  std::int64_t cols() const noexcept { return parts_.layout.cols; }
+  const CodeLayout& layout() const noexcept { return parts_.layout; }
+  std::optional<std::uint64_t> seed() const noexcept { return parts_.seed; }
   /// The column of the whole matrix that the first one of a shard is: signs count from there.
-  std::int64_t first_col() const noexcept { return first_col_; }
-  int exponent() const noexcept { return exponent_; }
+  std::int64_t first_col() const noexcept { return parts_.first_col; }
+  int exponent() const noexcept { return parts_.exponent; }
   /// Factors of the activations, (cols) or empty.
-  std::span<const float> input_scales() const noexcept { return *input_scales_; }
+  std::span<const float> input_scales() const noexcept {
+    return parts_.input_scales ? std::span<const float>(*parts_.input_scales) : std::span<const float>();
+  }
   /// Codes and scales as a product reads them.
   std::span<const std::uint8_t> bytes() const noexcept {
-    return {data_.get(), static_cast<std::size_t>(tiles_.bytes())};
+    return {parts_.data.get(), static_cast<std::size_t>(tiles().bytes())};
   }
 
-  const TileLayout& tiles() const noexcept { return tiles_; }
-  const detail::UnitTables& tables() const noexcept { return *tables_; }
+  const TileLayout& tiles() const noexcept { return parts_.tiles; }
+  /// Not of an empty matrix.
+  const detail::UnitTables& tables() const noexcept { return *parts_.tables; }
 
  private:
-  CodeLayout layout_;
-  std::int64_t first_col_ = 0;
-  std::optional<std::uint64_t> seed_;
-  int exponent_ = 0;
-  TileLayout tiles_;
-  std::shared_ptr<const detail::UnitTables> tables_;
-  std::shared_ptr<const std::vector<float>> input_scales_;
-  std::shared_ptr<const std::uint8_t[]> data_;
+  struct Parts {
+    CodeLayout layout;
+    std::int64_t first_col = 0;
+    std::optional<std::uint64_t> seed;
+    int exponent = 0;
+    TileLayout tiles;
+    std::shared_ptr<const detail::UnitTables> tables;
+    std::shared_ptr<const std::vector<float>> input_scales;
+    std::shared_ptr<const std::uint8_t[]> data;
+  };
+  Parts parts_;
 };
 
 }  // namespace v0

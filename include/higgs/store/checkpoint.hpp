@@ -250,12 +250,11 @@ class Checkpoint {
   template <Codebook Book>
   QuantizedMatrix<Book> load_as(const CheckpointLayer& layer) const {
     const StoredTensor& codes = *file_.find(layer.name + ".codes");
-    QuantizedMatrix<Book> out;
+    QuantizedMatrix<Book> out(load_book<Book>(layer));
     out.layout = layer.layout;
     out.seed = layer.seed;
     out.exponent = layer.exponent;
     out.t2 = layer.t2;
-    out.book = load_book<Book>(layer);
     out.codes = codes.data;
     out.owner = codes.owner;
     out.scales = layer.layout.scale_format == ScaleFormat::Log8 ? expand_scales(layer, out.owner)

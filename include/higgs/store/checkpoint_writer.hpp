@@ -29,7 +29,6 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace higgs {
@@ -190,7 +189,7 @@ class CheckpointWriter {
     finish_layer(name, matrix.exponent, matrix.t2);
   }
   void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
-    std::visit([&](const auto& each) { write_layer(name, each); }, matrix);
+    matrix.visit([&](const auto& each) { write_layer(name, each); });
   }
 
   /// Writes bytes of a tensor that is kept as it is, from byte `offset` on.

@@ -7,11 +7,14 @@
 #include <higgs/core/error.hpp>
 #include <higgs/core/scale_format.hpp>
 
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <utility>
 #include <variant>
 
 namespace higgs {
@@ -45,7 +48,8 @@ struct CodeLayout {
 
 /// A matrix in interchange order, the order of files: row-major codes, little-endian bits, nothing that depends on
 /// a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column c is multiplied by
-/// input_scales[c], or, the same, the activation by it before it is rotated. A value: copies share the bytes.
+/// input_scales[c], or, the same, the activation by it before it is rotated. A value: copies share the bytes. One that
+/// was made from nothing, or moved from, is empty: 0 x 0.
 template <Codebook Book>
 struct QuantizedMatrix {
   using CodebookType = Book;
@@ -55,11 +59,25 @@ struct QuantizedMatrix {
   int exponent = 0;                   // brings scales of any magnitude into fp16's range
   // Measured ||W' - W||^2 / ||W||^2 with padding and after division by the input scales, NaN if unknown.
   double t2 = std::numeric_limits<double>::quiet_NaN();
-  Book book{};
+  Book book{};                          // a table that does not ship comes through the constructor
   std::span<const std::uint8_t> codes;  // (rows, row_bytes)
   std::span<const Half> scales;         // (rows, groups)
   std::span<const Half> input_scales;   // (cols), or empty
   std::shared_ptr<const void> owner;    // keeps the spans alive: a buffer or a mapped file
+
+  QuantizedMatrix()
+    requires std::default_initializable<Book>
+  = default;
+  /// An empty one, to be filled.
+  explicit QuantizedMatrix(const Book& codebook) : book(codebook) {}
+  QuantizedMatrix(const QuantizedMatrix&) = default;
+  QuantizedMatrix& operator=(const QuantizedMatrix&) = default;
+  QuantizedMatrix(QuantizedMatrix&& other) noexcept : QuantizedMatrix(other, Moved{}) {}
+  QuantizedMatrix& operator=(QuantizedMatrix&& other) noexcept {
+    if (this != &other) *this = std::as_const(other), other.clear();
+    return *this;
+  }
+  ~QuantizedMatrix() = default;
 
   std::int64_t rows() const noexcept { return layout.rows; }
   std::int64_t cols() const noexcept { return layout.cols; }
@@ -71,15 +89,56 @@ struct QuantizedMatrix {
     return scales.subspan(static_cast<std::size_t>(row * layout.groups()),
                           static_cast<std::size_t>(layout.groups()));
   }
-  /// All bits that a file keeps for codes and scales of both kinds, over rows * cols.
+  /// All bits that a file keeps for codes and scales of both kinds, over rows * cols; 0 for a matrix without weights.
   double bits_per_weight() const noexcept {
+    if (rows() == 0 || cols() == 0) return 0;
     const auto bytes = static_cast<double>(codes.size_bytes() + input_scales.size_bytes()) +
                        static_cast<double>(layout.scale_bytes()) * static_cast<double>(scales.size());
     return bytes * 8.0 / (static_cast<double>(rows()) * static_cast<double>(cols()));
   }
+
+ private:
+  struct Moved {};
+  QuantizedMatrix(QuantizedMatrix& other, Moved) noexcept : QuantizedMatrix(std::as_const(other)) {
+    other.clear();
+  }
+  // All but the codebook, which may be dear to make.
+  void clear() noexcept {
+    layout = {};
+    seed.reset();
+    exponent = 0;
+    t2 = std::numeric_limits<double>::quiet_NaN();
+    codes = {};
+    scales = input_scales = {};
+    owner.reset();
+  }
 };
 
 namespace detail {
+
+/// Throws InvalidArgument for a matrix without columns, quantized or tiled.
+template <class Matrix>
+void expect_filled(const char* function, const Matrix& w) {
+  expects(w.cols() > 0, [&] {
+    return sentence(function, ": w is empty: nothing was assigned to it, or it was moved from");
+  });
+}
+
+/// Throws InvalidArgument unless codes and scales are as many as the layout says.
+template <Codebook Book>
+void expect_whole(const char* function, const QuantizedMatrix<Book>& w) {
+  expect_filled(function, w);
+  const std::int64_t codes = w.rows() * w.row_bytes(), scales = w.rows() * w.layout.groups(),
+                     input_scales = w.layout.input_scales ? w.cols() : 0;
+  expects(std::ssize(w.codes) == codes && std::ssize(w.scales) == scales &&
+              std::ssize(w.input_scales) == input_scales,
+          [&] {
+            return sentence(function, ": w holds ", w.codes.size(), " bytes of codes, ", w.scales.size(),
+                            " scales and ", w.input_scales.size(), " input scales, but its layout asks for ",
+                            codes, ", ", scales, " and ", input_scales);
+          });
+}
+
 template <class List>
 struct AnyOf;
 template <class... Books>
@@ -88,8 +147,44 @@ struct AnyOf<TypeList<Books...>> {
 };
 }  // namespace detail
 
-/// A matrix whose codebook is known only at run time, one of those that ship.
-using AnyQuantizedMatrix = detail::AnyOf<ShippedCodebooks>::type;
+/// A matrix whose codebook is known only at run time, one of those that ship: a std::variant of QuantizedMatrix<Book>,
+/// for std::get and std::visit too, that answers for whichever it holds.
+class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodebooks>::type {
+ public:
+  AnyQuantizedMatrix() = default;
+  template <ShippedCodebook Book>
+  AnyQuantizedMatrix(QuantizedMatrix<Book> matrix) noexcept : variant(std::move(matrix)) {}
+
+  /// function(const QuantizedMatrix<Book>&) of the matrix that it holds.
+  template <class Function>
+  decltype(auto) visit(Function&& function) const {
+    return std::visit(std::forward<Function>(function), static_cast<const variant&>(*this));
+  }
+
+  std::int64_t rows() const { return layout().rows; }
+  std::int64_t cols() const { return layout().cols; }
+  const CodeLayout& layout() const {
+    return visit([](const auto& matrix) -> const CodeLayout& { return matrix.layout; });
+  }
+  std::optional<std::uint64_t> seed() const {
+    return visit([](const auto& matrix) { return matrix.seed; });
+  }
+  int exponent() const {
+    return visit([](const auto& matrix) { return matrix.exponent; });
+  }
+  /// The codebook's name, "2x256".
+  std::string codebook() const {
+    return visit([]<class Book>(const QuantizedMatrix<Book>&) { return Book::name(); });
+  }
+  /// See QuantizedMatrix.
+  double t2() const {
+    return visit([](const auto& matrix) { return matrix.t2; });
+  }
+  /// See QuantizedMatrix.
+  double bits_per_weight() const {
+    return visit([](const auto& matrix) { return matrix.bits_per_weight(); });
+  }
+};
 
 }  // namespace v0
 }  // namespace higgs
