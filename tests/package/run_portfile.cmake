@@ -1,0 +1,45 @@
+# Runs the vcpkg port without vcpkg: what its functions do is imitated in a few lines each.
+# cmake -DROOT=<source tree> -DVERSION=<that of config.hpp> -DWORK=<folder> -P run_portfile.cmake
+cmake_minimum_required(VERSION 3.19)
+set(PORT higgs)
+set(port_dir ${ROOT}/cmake/vcpkg/ports/${PORT})
+set(CURRENT_PACKAGES_DIR ${WORK}/package)
+file(REMOVE_RECURSE ${WORK})
+file(READ ${port_dir}/vcpkg.json manifest)
+string(JSON manifest_version GET "${manifest}" version)
+if(NOT manifest_version STREQUAL VERSION)
+  message(FATAL_ERROR "vcpkg.json has version ${manifest_version}, config.hpp ${VERSION}")
+endif()
+
+function(vcpkg_cmake_configure)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" SOURCE_PATH OPTIONS)
+  execute_process(COMMAND ${CMAKE_COMMAND} -S ${arg_SOURCE_PATH} -B ${WORK}/build -DCMAKE_INSTALL_LIBDIR=lib
+    -DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR} ${arg_OPTIONS} ERROR_VARIABLE warnings COMMAND_ERROR_IS_FATAL ANY)
+  if(warnings)  # above all, of an option that the project does not have
+    message(FATAL_ERROR "${warnings}")
+  endif()
+endfunction()
+function(vcpkg_cmake_install)
+  execute_process(COMMAND ${CMAKE_COMMAND} --install ${WORK}/build COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+function(vcpkg_cmake_config_fixup)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" CONFIG_PATH "")
+  file(GLOB configs ${CURRENT_PACKAGES_DIR}/${arg_CONFIG_PATH}/*)
+  file(COPY ${configs} DESTINATION ${CURRENT_PACKAGES_DIR}/share/${PORT})
+endfunction()
+function(vcpkg_fixup_pkgconfig)
+endfunction()
+function(vcpkg_install_copyright)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" FILE_LIST)
+  configure_file(${arg_FILE_LIST} ${CURRENT_PACKAGES_DIR}/share/${PORT}/copyright COPYONLY)
+endfunction()
+
+include(${port_dir}/portfile.cmake)
+
+file(GLOB_RECURSE files RELATIVE ${CURRENT_PACKAGES_DIR} ${CURRENT_PACKAGES_DIR}/*)
+list(FILTER files EXCLUDE REGEX "^include/higgs/.*\\.(hpp|cuh|inc)$")
+set(expected share/higgs/copyright share/higgs/higgsConfig.cmake share/higgs/higgsConfigVersion.cmake
+  share/higgs/higgsTargets.cmake share/higgs/usage share/pkgconfig/higgs.pc)
+if(NOT files STREQUAL expected OR NOT EXISTS ${CURRENT_PACKAGES_DIR}/include/higgs/higgs.hpp)
+  message(FATAL_ERROR "beside headers the port installs ${files}, not ${expected}")
+endif()
