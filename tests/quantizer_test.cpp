@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/codebook/fit_grid.hpp>
 #include <higgs/codebook/lattice.hpp>
 #include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
 #include <higgs/matmul/decode.hpp>
+#include <higgs/matmul/matmul.hpp>
+#include <higgs/matmul/reference.hpp>
+#include <higgs/matmul/tiled_matrix.hpp>
 #include <higgs/quantizer.hpp>
 
 #include <catch2/catch.hpp>
@@ -230,16 +234,21 @@ TEST_CASE("the bytes depend neither on threads, nor on strides, nor on how rows 
                                                              expected.exponent, expected.input_scales);
   std::vector<std::uint8_t> codes(expected.codes.size());
   std::vector<higgs::Half> scales(expected.scales.size());
+  higgs::RowQuantizer<higgs::GridCodebook<2, 64>>::Error error;
   for (std::int64_t first = 0; first < 137; first += 5) {
     const std::int64_t count = std::min<std::int64_t>(5, 137 - first), groups = expected.layout.groups();
-    rows.quantize_rows(w.view.row_range(first, count),
-                       std::span(codes).subspan(static_cast<std::size_t>(first * expected.row_bytes()),
-                                                static_cast<std::size_t>(count * expected.row_bytes())),
-                       std::span(scales).subspan(static_cast<std::size_t>(first * groups),
-                                                 static_cast<std::size_t>(count * groups)));
+    error +=
+        rows.quantize_rows(w.view.row_range(first, count),
+                           std::span(codes).subspan(static_cast<std::size_t>(first * expected.row_bytes()),
+                                                    static_cast<std::size_t>(count * expected.row_bytes())),
+                           std::span(scales).subspan(static_cast<std::size_t>(first * groups),
+                                                     static_cast<std::size_t>(count * groups)));
   }
   CHECK(std::ranges::equal(codes, expected.codes));
   CHECK(std::ranges::equal(scales, expected.scales));
+  CHECK(error.t2() == Approx(expected.t2).epsilon(1e-12));
+  CHECK(error.weight_error() == Approx(expected.weight_error).epsilon(1e-12));
+  CHECK(higgs::Quantizer<2, 64>{}.quantize(w.view, pool).weight_error == expected.weight_error);
 }
 
 TEST_CASE("fp16 and bf16 weights quantize like the floats they are", "[quantizer]") {
@@ -312,6 +321,119 @@ TEST_CASE("matrices of few rows have no input scales, and rows take those that t
   CHECK_NOTHROW(Rows({}, layout, 1, 0, scales));
   CHECK_THROWS_AS(Rows({}, layout, 1, 0), higgs::InvalidArgument);
   CHECK_THROWS_AS(Rows({}, higgs::make_layout(4, 64, 2), 1, 0, scales), higgs::InvalidArgument);
+}
+
+TEST_CASE("weight_error is the error of the weights that come back, with input scales and padding too",
+          "[quantizer]") {
+  for (const std::int64_t cols : {1, 37, 100, 576, 1000})
+    for (const std::int64_t rows : {3, 130}) {
+      Normals w(rows, cols, 21);
+      for (std::int64_t c = 0; c < cols; ++c)
+        for (std::int64_t r = 0; r < rows; ++r) w.view(r, c) *= static_cast<float>(1 + c % 7);
+      for (const bool input_scales : {false, true})
+        for (const int search : {0, 2}) {
+          const QuantizeOptions options{.scale_search = search, .input_scales = input_scales};
+          const auto check = [&](const auto& quantized) {
+            INFO(rows << " x " << cols << ", input scales " << quantized.layout.input_scales << ", "
+                      << quantized.book.name());
+            const double measured = measured_t2(quantized, w.view);
+            CHECK(quantized.weight_error == Approx(measured).epsilon(1e-4).margin(1e-12));
+            if (!quantized.layout.input_scales && quantized.layout.padded_cols() == cols)
+              CHECK(quantized.weight_error == quantized.t2);
+          };
+          check(higgs::quantize(w.view, higgs::GridCodebook<2, 64>{}, options));
+          check(higgs::quantize(w.view, higgs::GridCodebook<1, 256>{}, options));  // coordinates of 16 bits
+          check(higgs::quantize(w.view, higgs::E8Codebook{}, options));
+        }
+    }
+  CHECK(higgs::quantize(MatrixView<const float>(nullptr, 0, 64), higgs::E8Codebook{}).weight_error == 0);
+}
+
+TEST_CASE("columns that a caller's input scales of 0 take away count as lost", "[quantizer]") {
+  const Normals w(130, 64, 5);
+  const higgs::CodeLayout layout = higgs::make_layout(130, 64, 2);
+  std::vector<higgs::Half> scales(64, higgs::Half(1.0f));
+  scales[7] = scales[40] = higgs::Half(0.0f);
+  const higgs::GridCodebook<2, 256> book;
+  const higgs::RowQuantizer rows(book, layout, 1, -14, scales);
+  higgs::QuantizedMatrix<higgs::GridCodebook<2, 256>> out;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(130 * layout.row_bytes(2, 8)));
+  std::vector<higgs::Half> group_scales(static_cast<std::size_t>(130 * layout.groups()));
+  const double error = rows.quantize_rows(w.view, codes, group_scales).weight_error();
+  out.layout = layout;
+  out.seed = 1;
+  out.exponent = -14;
+  out.codes = codes;
+  out.scales = group_scales;
+  out.input_scales = scales;
+  CHECK(error == Approx(measured_t2(out, w.view)).epsilon(1e-4));
+  CHECK(error > 1.5 / 64);
+}
+
+TEST_CASE("asked for shards, the columns come apart in whole blocks, or nothing is done", "[quantizer]") {
+  int refused = 0;
+  for (const std::int64_t cols : {64, 96, 100, 576, 1000, 1024, 3072, 4096, 8960, 11008, 14336})
+    for (const std::int64_t shards : {1, 2, 3, 4, 5, 7, 8, 16, 64}) {
+      const QuantizeOptions options{.shards = shards};
+      try {
+        const higgs::CodeLayout layout = higgs::make_layout(4, cols, 2, options);
+        if (shards == 1) CHECK(layout.block == higgs::choose_block(cols));
+        if (shards > 1) CHECK(cols / shards % layout.block == 0);
+        CHECK((cols % shards == 0 || shards == 1));
+        CHECK(layout.block >= 16);
+      } catch (const higgs::InvalidArgument& error) {
+        ++refused;
+        CHECK_THAT(error.what(), Catch::Contains(std::to_string(cols) + " columns") &&
+                                     Catch::Contains(std::to_string(shards)));
+      }
+    }
+  CHECK(refused > 10);
+  CHECK(higgs::make_layout(4, 4096, 2, {.shards = 8}).block == 512);
+  CHECK(higgs::make_layout(4, 11008, 2, {.shards = 8}).block == 32);
+  CHECK_THROWS_WITH(higgs::make_layout(4, 1024, 2, {.block = 1024, .shards = 2}),
+                    Catch::Contains("512") && Catch::Contains("block 1024"));
+  CHECK_THROWS_AS(higgs::make_layout(4, 1024, 2, {.shards = 0}), higgs::InvalidArgument);
+}
+
+TEST_CASE("a grid for which no table ships goes the whole way too", "[quantizer]") {
+  higgs::FitOptions brief;
+  brief.starts = 1;
+  brief.steps = 30;
+  brief.polish_steps = brief.rounds = 5;
+  brief.log2_samples = brief.measure.log2_samples = 14;
+  const auto fitted = higgs::fit_grid<3, 100>(brief);
+  const higgs::Quantizer<3, 100> quantizer(fitted.codebook());
+  const Normals w(130, 300, 4), x(3, 300, 5);
+  const auto quantized = quantizer.quantize(w.view);
+  CHECK(quantized.t2 == Approx(quantizer.codebook().mse()).epsilon(0.1));
+  CHECK(quantized.weight_error == Approx(measured_t2(quantized, w.view)).epsilon(1e-4));
+  CHECK((higgs::Quantizer<3, 100>({.input_scales = false}, fitted.codebook())
+             .quantize(w.view)
+             .input_scales.empty()));
+  std::vector<double> expected(3 * 130);
+  higgs::matmul_reference(x.view, quantized, MatrixView<double>(expected.data(), 3, 130));
+  const higgs::TiledMatrix tiled(quantized);
+  std::vector<float> plain(expected.size()), from_tiles(expected.size());
+  higgs::matmul(x.view, quantized, MatrixView<float>(plain.data(), 3, 130));
+  higgs::matmul(x.view, tiled, MatrixView<float>(from_tiles.data(), 3, 130));
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    CHECK(double{plain[i]} == Approx(expected[i]).margin(1e-3));
+    CHECK(double{from_tiles[i]} == Approx(expected[i]).margin(2e-2));
+  }
+}
+
+TEST_CASE("options that contradict the type are refused, with what to write", "[quantizer]") {
+  using Narrow = higgs::Quantizer<2, 256, 64>;
+  CHECK_NOTHROW(Narrow(QuantizeOptions{.scale_search = 1}));
+  CHECK_NOTHROW(Narrow(QuantizeOptions{.group = 64}));
+  CHECK_THROWS_WITH(Narrow(QuantizeOptions{.group = 32}), Catch::Contains("Quantizer<2, 256, 32>"));
+  CHECK_THROWS_WITH((higgs::Quantizer<2, 256>(QuantizeOptions{.group = 64})),
+                    Catch::Contains("options.group is 64, but Group is 1024"));
+  CHECK_THROWS_WITH(higgs::make_layout(8, 1024, 2, {.block = 121}),
+                    Catch::Contains("block 121") && Catch::Contains("120 and 128"));
+  CHECK_THROWS_WITH(higgs::make_layout(8, 1024, 2, {.group = 0}), Catch::Contains("but is 0"));
+  CHECK_THROWS_WITH(higgs::make_layout(8, 0, 2), Catch::Contains("(8, 0)"));
+  CHECK_THROWS_WITH(higgs::make_layout(8, 64, 2, {.scale_search = 17}), Catch::Contains("17"));
 }
 
 TEST_CASE("shorter groups and a block of choice are honoured", "[quantizer]") {

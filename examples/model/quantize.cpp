@@ -96,13 +96,11 @@ void quantize_tensor(const ModelTensor& tensor, const std::string& source, const
   for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
     codes.resize(static_cast<std::size_t>(piece.rows * layout.row_bytes(Book::dim, code_bits<Book>)));
     scales.resize(static_cast<std::size_t>(piece.rows * layout.groups()));
-    const auto part = quantizer.quantize_rows(piece, codes, scales, executor);
-    error.squared_error += part.squared_error;
-    error.squared_norm += part.squared_norm;
+    error += quantizer.quantize_rows(piece, codes, scales, executor);
     writer.write_rows(tensor.name, first, codes, scales);
     advance(piece.size());
   });
-  writer.finish_layer(tensor.name, exponent, error.t2());
+  writer.finish_layer(tensor.name, exponent, error.t2(), error.weight_error());
 }
 
 // What tells one attempt from another: files, dates, options.

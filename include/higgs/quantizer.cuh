@@ -231,7 +231,8 @@ class DeviceRowQuantizer {
   DeviceBuffer<float> factors_;
 };
 
-/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory.
+/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory, but for its
+/// weight_error, which is measured only where it is t2: without input scales and padding.
 /// Rows go through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument
 /// for weights that are NaN or infinite.
 template <class T, Codebook Book, class Archs = BuiltFor>
@@ -287,11 +288,11 @@ QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
         of_row.squared_error += of_groups[g].x;
         of_row.squared_norm += of_groups[g].y;
       }
-      total.squared_error += of_row.squared_error;
-      total.squared_norm += of_row.squared_norm;
+      total += of_row;
     }
   }
   out.t2 = total.t2();
+  if (!out.layout.input_scales && out.layout.padded_cols() == w.cols) out.weight_error = out.t2;
   out.codes = storage->codes;
   out.scales = storage->scales;
   out.owner = std::move(storage);

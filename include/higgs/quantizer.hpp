@@ -45,36 +45,86 @@ inline namespace v0 {
 /// What a caller may choose beside the codebook.
 struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
-  std::int64_t group = 1024;  ///< at most so many inputs share a scale
+  std::int64_t group = 1024;  ///< at most so many inputs share a scale; make_layout() says how many do
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
   ScaleFormat scale_format = ScaleFormat::Fp16;      ///< of the groups' scales in files
   /// Each group is encoded with so many more scales to either side of its RMS, 2^(1/16) apart; the best is kept.
   int scale_search = 0;
   bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
-  std::span<const double>
-      input_squares{};  ///< mean square of each input on some text, if known: better input scales
+  /// Mean square of each input on some text, if known: better input scales. A matrix of so few rows that it has no input
+  /// scales takes no notice.
+  std::span<const double> input_squares{};
+  /// The columns shall come apart in so many equal parts of whole blocks (see Shard), so the block divides cols / shards.
+  std::int64_t shards = 1;
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
 inline constexpr std::int64_t min_rows_for_input_scales = 128;
 
+namespace detail {
+
+/// The largest order of 16 to 1024 that divides `cols`, 0 if none does. Rotations of less make rows hardly Gaussian.
+inline std::int64_t dividing_block(std::int64_t cols) noexcept {
+  std::int64_t block = 0;
+  for (const int order : hadamard_orders())
+    if (order >= 16 && order <= 1024 && cols % order == 0) block = order;
+  return block;
+}
+
+/// The block for rows that come apart in `shards` parts, whole blocks each.
+inline std::int64_t block_of(std::int64_t cols, const QuantizeOptions& options) {
+  if (options.block != 0)
+    expects(is_hadamard_order(options.block), [&] {
+      const auto orders = hadamard_orders();
+      const auto above = std::upper_bound(orders.begin(), orders.end(), options.block);
+      std::string near;
+      if (above != orders.begin()) near = std::to_string(above[-1]);
+      if (above != orders.end()) near.append(near.empty() ? "" : " and ").append(std::to_string(*above));
+      return sentence("higgs::make_layout: block ", options.block,
+                      " is no Hadamard order (see hadamard_orders); the nearest are ", near);
+    });
+  expects(options.shards >= 1 && cols % options.shards == 0, [&] {
+    return sentence("higgs::make_layout: ", cols, " columns cannot be cut into ", options.shards,
+                    " equal shards");
+  });
+  if (options.shards == 1) return options.block != 0 ? options.block : choose_block(cols);
+  const std::int64_t part = cols / options.shards;
+  const std::int64_t block = options.block != 0 ? options.block : dividing_block(part);
+  expects(block != 0 && part % block == 0, [&] {
+    const std::string each = sentence("higgs::make_layout: each of ", options.shards, " shards of ", cols,
+                                      " columns has ", part, ", ");
+    if (block == 0)
+      return each + "which no Hadamard order from 16 to 1024 divides; take fewer shards, or pad the columns";
+    return sentence(each, "which is no multiple of the block ", block,
+                    "; leave the block to the library, or take one that divides ", part);
+  });
+  return block;
+}
+
+}  // namespace detail
+
 /// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is no
 /// larger than asked, and a multiple of `dim` where there is one. Throws InvalidArgument for a block that is no
-/// Hadamard order.
+/// Hadamard order, and for shards that cannot be whole blocks.
 inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim,
                               const QuantizeOptions& options = {}) {
-  expects(rows >= 0 && cols >= 1, "higgs::make_layout: a matrix has at least one column");
-  expects(options.group >= 1, "higgs::make_layout: group must be positive");
-  expects(options.scale_search >= 0 && options.scale_search <= 16,
-          "higgs::make_layout: scale_search must lie in [0, 16]");
+  expects(rows >= 0 && cols >= 1, [&] {
+    return "higgs::make_layout: a matrix has at least one column, and no negative size, but this is " +
+           detail::shape_text(rows, cols);
+  });
+  expects(options.group >= 1, [&] {
+    return detail::sentence("higgs::make_layout: group must be positive, but is ", options.group);
+  });
+  expects(options.scale_search >= 0 && options.scale_search <= 16, [&] {
+    return detail::sentence("higgs::make_layout: scale_search must lie in [0, 16], but is ",
+                            options.scale_search);
+  });
   CodeLayout layout{rows,
                     cols,
-                    options.block != 0 ? options.block : choose_block(cols),
+                    detail::block_of(cols, options),
                     1,
                     options.input_scales && rows >= min_rows_for_input_scales,
                     options.scale_format};
-  expects(is_hadamard_order(layout.block),
-          "higgs::make_layout: block must be a Hadamard order (see is_hadamard_order)");
   bool whole = false;
   for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
     if (layout.block % group != 0 || (whole && group % dim != 0)) continue;
@@ -158,11 +208,24 @@ inline void round_clamped(const float* x, std::int64_t count, float factor, floa
 template <Codebook Book>
 class RowQuantizer {
  public:
-  /// Sums over rows in row order; their ratio is t^2 = ||W' - W||^2 / ||W||^2, of W divided by the input scales.
+  /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, W in units of 2^exponent. Their ratios are what
+  /// QuantizedMatrix calls by these names; the first two are of the rows as they are encoded, the others of the weights.
   struct Error {
-    double squared_error = 0;
-    double squared_norm = 0;
-    double t2() const noexcept { return squared_norm > 0 ? squared_error / squared_norm : 0; }
+    double squared_error = 0, squared_norm = 0;
+    double weight_squared_error = 0, weight_squared_norm = 0;
+    double t2() const noexcept { return ratio(squared_error, squared_norm); }
+    double weight_error() const noexcept { return ratio(weight_squared_error, weight_squared_norm); }
+    /// Takes in the next rows.
+    Error& operator+=(const Error& next) noexcept {
+      squared_error += next.squared_error;
+      squared_norm += next.squared_norm;
+      weight_squared_error += next.weight_squared_error;
+      weight_squared_norm += next.weight_squared_norm;
+      return *this;
+    }
+
+   private:
+    static double ratio(double error, double norm) noexcept { return norm > 0 ? error / norm : 0; }
   };
 
   /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
@@ -179,7 +242,11 @@ class RowQuantizer {
       return detail::sentence("higgs::RowQuantizer: input_scales holds ", input_scales.size(),
                               " values, but the layout needs ", factors);
     });
-    for (const Half scale : input_scales) factors_.push_back(input_factor(scale));
+    for (const Half scale : input_scales) {
+      input_scales_.push_back(static_cast<float>(scale));
+      factors_.push_back(input_factor(scale));
+      if (factors_.back() == 0) lost_.push_back(factors_.size() - 1);
+    }
   }
 
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
@@ -211,10 +278,7 @@ class RowQuantizer {
       }
     });
     Error total;
-    for (const Error& each : errors) {
-      total.squared_error += each.squared_error;
-      total.squared_norm += each.squared_norm;
-    }
+    for (const Error& each : errors) total += each;
     return total;
   }
 
@@ -228,19 +292,28 @@ class RowQuantizer {
           points(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
           codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))),
           trial(static_cast<std::size_t>(layout.codes_per_group(Book::dim))),
-          norms(static_cast<std::size_t>(layout.groups())) {}
+          norms(static_cast<std::size_t>(layout.groups())),
+          errors(row.size()) {}
     std::vector<float> row;                      // (padded_cols)
     std::vector<float> fixed;                    // (codes_per_row * dim): whole vectors
     std::vector<typename Book::Element> points;  // one group, whole vectors
     std::vector<Index> codes;                    // (codes_per_row)
     std::vector<Index> trial;                    // (codes_per_group)
     std::vector<double> norms;                   // (groups): sums of squares
+    std::vector<float> errors;                   // (padded_cols): what the codes leave of `row`
   };
 
   template <class T>
   Error quantize_row(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
                      Workspace& space) const {
+    Error error;
     load(w, space.row);
+    if (!keeps_errors()) {
+      error.weight_squared_norm = sum_of_squares(weights_of(space.row));
+      for (const std::size_t c : lost_)
+        error.weight_squared_error += static_cast<double>(space.row[c]) * static_cast<double>(space.row[c]);
+    }
+    divide(space.row);
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
     const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(Book::dim));
@@ -251,21 +324,52 @@ class RowQuantizer {
                std::span(space.fixed).subspan(g * codes_each * Book::dim, codes_each * Book::dim));
     }
     search_.encode(space.fixed, space.codes);
-    Error error;
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
-      decode(std::span(space.codes).subspan(g * codes_each, codes_each), space.points.data());
+      const std::span<Index> chosen = std::span(space.codes).subspan(g * codes_each, codes_each);
+      decode(chosen, space.points.data());
       GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group),
                                      space.norms[g], layout_.scale_format);
-      if (scale_search_ > 0)
-        search_scale(x, space.norms[g], std::span(space.codes).subspan(g * codes_each, codes_each), fit,
-                     space);
+      if (scale_search_ > 0) search_scale(x, space.norms[g], chosen, fit, space);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
       error.squared_norm += space.norms[g];
+      if (keeps_errors()) continue;
+      if (scale_search_ > 0) decode(chosen, space.points.data());
+      subtract(x, space.points.data(), static_cast<float>(fit.scale), space.errors.data() + g * group);
     }
     pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
+    if (keeps_errors()) {
+      error.weight_squared_error = error.squared_error;
+      error.weight_squared_norm = error.squared_norm;
+    } else {
+      error.weight_squared_error += weight_squared_error(space.errors);
+    }
     return error;
+  }
+
+  // Whether the error of a row is what it was before the rotation, an isometry.
+  bool keeps_errors() const noexcept { return factors_.empty() && layout_.padded_cols() == layout_.cols; }
+
+  // out = x - scale * q, rounded once: the products are exact, of 11 bits and 8, or in double.
+  static void subtract(std::span<const float> x, const typename Book::Element* q, float scale,
+                       float* out) noexcept {
+    using Exact = std::conditional_t<sizeof(typename Book::Element) == 1, float, double>;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      out[i] =
+          static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
+  }
+
+  // Of the weights, from the error of a rotated row; `row` is spent.
+  double weight_squared_error(std::span<float> row) const {
+    unrotate_row(row, layout_.block, seed_);
+    for (std::size_t c = 0; c < input_scales_.size(); ++c) row[c] *= input_scales_[c];
+    return sum_of_squares(weights_of(row));
+  }
+
+  // A row without its padding.
+  std::span<const float> weights_of(std::span<const float> row) const noexcept {
+    return row.first(static_cast<std::size_t>(layout_.cols));
   }
 
   // Encodes a group anew with scales around its RMS; keeps the codes and the fit that err least.
@@ -295,8 +399,7 @@ class RowQuantizer {
     }
   }
 
-  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), divided by the input
-  // scales, then zeros.
+  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), then zeros.
   template <class T>
   void load(MatrixView<T> w, std::span<float> row) const noexcept {
     const float half = std::ldexp(1.0f, -(exponent_ / 2));
@@ -307,8 +410,12 @@ class RowQuantizer {
       for (std::int64_t c = 0; c < w.cols; ++c)
         row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
     for (float& value : row) value = value * half * rest;
-    for (std::size_t c = 0; c < factors_.size(); ++c) row[c] *= factors_[c];
     std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
+  }
+
+  // By the input scales.
+  void divide(std::span<float> row) const noexcept {
+    for (std::size_t c = 0; c < factors_.size(); ++c) row[c] *= factors_[c];
   }
 
   // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.
@@ -327,7 +434,8 @@ class RowQuantizer {
   std::optional<std::uint64_t> seed_;
   int exponent_;
   int scale_search_;
-  std::vector<float> factors_;  // (cols), or empty
+  std::vector<float> input_scales_, factors_;  // (cols), or empty
+  std::vector<std::size_t> lost_;              // columns of factor 0
 };
 
 /// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) with any codebook. Throws InvalidArgument
@@ -355,7 +463,9 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
   const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
                                      options.scale_search);
-  out.t2 = quantizer.quantize_rows(w, storage->codes, storage->scales, executor).t2();
+  const auto error = quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
+  out.t2 = error.t2();
+  out.weight_error = error.weight_error();
   out.codes = storage->codes;
   out.scales = storage->scales;
   out.owner = std::move(storage);
@@ -388,7 +498,8 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
   return formats;
 }
 
-/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale.
+/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape for which no table
+/// ships takes one from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
 template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
 class Quantizer {
   static_assert(Dim >= 1 && Dim <= 16,
@@ -401,17 +512,24 @@ class Quantizer {
  public:
   /// Bits of codes for a weight; a group's scale adds 16 / group.
   static constexpr double bits_per_weight = static_cast<double>(code_bits<Book>) / Dim;
-  /// The codebook's mean squared error on N(0, 1): the t^2 that every layer will show (paper, eq. 3).
+  /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper, eq. 3). That
+  /// of a caller's own table is codebook().mse().
   static constexpr double relative_error = Book{}.mse();
 
   constexpr Quantizer() = default;
   constexpr explicit Quantizer(const Book& book) : book_(book) {}
-  /// `options.group` is replaced by Group.
+  /// `options.group`, where it is not left at its default, must be Group; else InvalidArgument is thrown.
   constexpr explicit Quantizer(const QuantizeOptions& options, const Book& book = {})
       : book_(book), options_(options) {
+    expects(options.group == Group || options.group == QuantizeOptions{}.group, [&] {
+      return detail::sentence("higgs::Quantizer<", Dim, ", ", Size, ", ", Group, ">: options.group is ",
+                              options.group, ", but Group is ", Group, "; write Quantizer<", Dim, ", ", Size,
+                              ", ", options.group, ">, or call higgs::quantize(w, codebook, options)");
+    });
     options_.group = Group;
   }
 
+  /// As higgs::quantize.
   template <class T>
     requires Scalar<std::remove_const_t<T>>
   QuantizedMatrix<Book> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -32,7 +33,7 @@ struct Parts {
   std::map<std::string, std::string> record{
       {"codebook", "\"2x16\""}, {"rows", "3"},     {"cols", "60"},     {"block", "32"},
       {"group", "16"},          {"seed", "\"7\""}, {"exponent", "-3"}, {"dtype", "\"BF16\""},
-      {"t2", "0.25"},           {"step", "0.5"},   {"mse", "0.125"}};
+      {"t2", "0.25"},           {"step", "0.5"},   {"mse", "0.125"},   {"weight_error", "0.5"}};
   std::map<std::string, std::pair<higgs::TensorShape, std::string>> tensors;
 
   Parts() {
@@ -172,10 +173,13 @@ TEST_CASE("a record that is missing something or out of range is refused", "[sto
     CHECK(names_layer(refusal_of(key, "[]")));
     CHECK(names_layer(refusal_of(key, "true")));
   }
-  CHECK(refusal([&](Parts& parts) { parts.record.erase("t2"); }).empty());
-  CHECK(refusal_of("t2", "null").empty());
-  CHECK(names_layer(refusal_of("t2", "-1")));
-  CHECK(names_layer(refusal_of("t2", "\"1\"")));
+  for (const std::string key : {"t2", "weight_error"}) {
+    CHECK(refusal([&](Parts& parts) { parts.record.erase(key); }).empty());
+    CHECK(refusal_of(key, "null").empty());
+    CHECK(names_layer(refusal_of(key, "-1")));
+    CHECK(names_layer(refusal_of(key, "\"1\"")));
+  }
+  CHECK(refusal_of("a key of a later writer", "[1]").empty());
   for (const std::string bad :
        {"0", "-32", "16.0", "\"32\"", "18446744073709551615", "9223372036854775807"}) {
     CHECK(names_layer(refusal_of("block", bad)));
@@ -278,4 +282,45 @@ TEST_CASE("points that kernels cannot hold are refused", "[store][checkpoint]") 
       refusal([](Parts& parts) { parts.tensors["w.codebook"].second[5] = static_cast<char>(-128); })));
   CHECK(
       refusal([](Parts& parts) { parts.tensors["w.codebook"].second[5] = static_cast<char>(-127); }).empty());
+}
+
+TEST_CASE("a file without its errors reads as not knowing them", "[store][checkpoint]") {
+  const TemporaryFolder folder;
+  Parts parts;
+  parts.record.erase("t2");
+  parts.record["weight_error"] = "null";
+  parts.write(folder / "a");
+  const Checkpoint checkpoint = Checkpoint::open(folder / "a");
+  CHECK(std::isnan(checkpoint.layers()[0].t2));
+  CHECK(std::isnan(checkpoint.layers()[0].weight_error));
+  CHECK(std::isnan(checkpoint.load("w").t2()));
+  CHECK(std::isnan(checkpoint.load("w").weight_error()));
+}
+
+TEST_CASE("a layer of an unknown codebook hinders no other, and says what it is when it is loaded",
+          "[store][checkpoint]") {
+  const TemporaryFolder folder;
+  Parts parts;
+  std::string unknown = parts.layer();
+  unknown.replace(unknown.find("2x16"), 4, "q9z");
+  parts.metadata["higgs.layer.v"] = unknown;
+  for (const char* part : {".codes", ".scales", ".codebook"}) {
+    parts.tensors[std::string("v") + part] = parts.tensors[std::string("w") + part];
+    parts.tensors[std::string("v") + part].first.name = std::string("v") + part;
+  }
+  parts.write(folder / "a");
+  const Checkpoint checkpoint = Checkpoint::open(folder / "a");
+  REQUIRE(checkpoint.layers().size() == 2);
+  CHECK_FALSE(checkpoint.layers()[0].shipped);
+  CHECK(checkpoint.layers()[0].codebook == "q9z");
+  CHECK(checkpoint.layers()[1].shipped);
+  CHECK(checkpoint.load("w").rows() == 3);
+  REQUIRE(checkpoint.tensors().size() == 1);  // its parts are no tensors of their own
+  CHECK_THROWS_WITH(checkpoint.load("v"), Catch::Contains("layer \"v\": unknown codebook \"q9z\"") &&
+                                              Catch::Contains("load<Book>") &&
+                                              Catch::Contains((folder / "a").string()));
+  CHECK_THROWS_AS(checkpoint.load("v"), FormatError);
+  CHECK_THROWS_WITH(checkpoint.load<Book>("v"), Catch::Contains("\"v\"") && Catch::Contains("q9z, not 2x16"));
+  CHECK_THROWS_AS(checkpoint.load<Book>("v"), higgs::InvalidArgument);
+  CHECK(checkpoint.load<Book>("w").rows() == 3);
 }

@@ -2,6 +2,9 @@
 #include "checkpoint_example.hpp"
 #include "temporary_folder.hpp"
 
+#include <higgs/codebook/grids/2x1024.hpp>
+#include <higgs/codebook/lattice.hpp>
+#include <higgs/codebook/radix.hpp>
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
@@ -133,6 +136,107 @@ TEST_CASE("a caller's own table travels with the layer", "[store][checkpoint_wri
   CHECK(same(std::get<higgs::QuantizedMatrix<Book>>(any), example_matrix<Book>(layout, 3, 0, 0.5, mine)));
 }
 
+namespace {
+
+// 3 x 100 points of which no table ships, each another one.
+higgs::GridCodebook<3, 100> hundred_points() {
+  higgs::GridCodebook<3, 100>::Points points;
+  for (std::size_t i = 0; i < points.size(); ++i)
+    points[i] = {static_cast<std::int8_t>(i), static_cast<std::int8_t>(i * 7 % 100),
+                 static_cast<std::int8_t>(-static_cast<int>(i))};
+  return {points, 0.0625, 0.25};
+}
+
+template <class Book>
+void check_round_trip(const Book& book) {
+  INFO(Book::name());
+  const TemporaryFolder folder;
+  const CodeLayout odd{3, 80, 40, 40};
+  const auto matrix = example_matrix<Book>(odd, 5, -3, 0.25, book);
+  CheckpointContents contents;
+  contents.add_layer("w", matrix);
+  contents.add_layer("shipped", higgs::AnyQuantizedMatrix(example_matrix<Grid>(odd, 5)), "BF16");
+  CheckpointWriter writer(folder / "a", contents);
+  writer.write_layer("w", matrix);
+  writer.write_layer("shipped", example_matrix<Grid>(odd, 5));
+  writer.commit();
+  const Checkpoint checkpoint = Checkpoint::open(folder / "a");
+  CHECK(checkpoint.tensors().empty());
+  CHECK(same(checkpoint.load<Book>("w"), matrix));
+  CHECK(checkpoint.find_layer("w")->dtype == "F32");
+  CHECK(checkpoint.find_layer("shipped")->dtype == "BF16");
+  CHECK(checkpoint.find_layer("w")->shipped == higgs::ShippedCodebook<Book>);
+  if constexpr (!higgs::ShippedCodebook<Book>) CHECK_THROWS_AS(checkpoint.load("w"), higgs::FormatError);
+  CHECK(same(checkpoint.load<Grid>("shipped"), example_matrix<Grid>(odd, 5)));
+  CHECK_THROWS_AS((checkpoint.load<higgs::GridCodebook<5, 7>>("w")), InvalidArgument);
+}
+
+}  // namespace
+
+TEST_CASE("what can be written can be read, whatever the codebook", "[store][checkpoint_writer]") {
+  check_round_trip(hundred_points());
+  check_round_trip(higgs::GridCodebook<1, 4>({{{-100}, {-20}, {20}, {100}}}, 0.015, 0.12));
+  check_round_trip(higgs::GridCodebook<1, 100>({{{-30000}, {20000}}}, 0.015, 0.12));
+  check_round_trip(higgs::GridCodebook<2, 300>({}, 0.5, 0.1));
+  check_round_trip(higgs::GridCodebook<2, 1024>());
+  check_round_trip(higgs::E8Codebook());
+  check_round_trip(higgs::NestedE8Codebook<2>());
+  check_round_trip(higgs::NestedE8Codebook<4>());
+  check_round_trip(higgs::UniformCodebook<2>());
+  check_round_trip(higgs::UniformCodebook<7>());
+  check_round_trip(higgs::UniformCodebook8());
+  check_round_trip(higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>());
+  check_round_trip(higgs::RadixCodebook<higgs::GridCodebook<3, 100>, 4>(hundred_points()));
+}
+
+TEST_CASE("a code that stands for no point is refused with its row", "[store][checkpoint_writer]") {
+  const TemporaryFolder folder;
+  using Book = higgs::GridCodebook<3, 100>;
+  auto matrix = example_matrix<Book>({3, 80, 40, 40}, 5, -3, 0.25, hundred_points());
+  CheckpointContents contents;
+  contents.add_layer("w", matrix);
+  std::vector<std::uint8_t> codes(matrix.codes.begin(), matrix.codes.end());
+  codes[static_cast<std::size_t>(matrix.row_bytes())] |= 0x7f;  // code 0 of row 1: 7 bits
+  matrix.codes = codes;
+  CheckpointWriter writer(folder / "a", contents);
+  writer.write_layer("w", matrix);
+  writer.commit();
+  CHECK_THROWS_WITH(Checkpoint::open(folder / "a").load<Book>("w"),
+                    Catch::Contains("layer \"w\": row 1 has the code 127, but 3x100 has 100 points"));
+}
+
+TEST_CASE("a writer's messages name the layer, and what is not finished", "[store][checkpoint_writer]") {
+  using Catch::Contains;
+  const TemporaryFolder folder;
+  CheckpointWriter writer(folder / "a", example_contents());
+  const auto matrix = example_matrix<Grid>(layout, 0);
+  CHECK_THROWS_WITH(writer.commit(), Contains("5 of 5") && Contains("\"layer.0\""));
+  CHECK_THROWS_WITH(writer.write_layer("nobody", matrix), Contains("\"nobody\""));
+  CHECK_THROWS_WITH(writer.write_layer("norm", matrix), Contains("\"norm\" was declared as a tensor"));
+  CHECK_THROWS_WITH(writer.finish_tensor("layer.0"), Contains("\"layer.0\""));
+  CHECK_THROWS_WITH(
+      writer.write_rows("layer.0", 3, matrix.codes, matrix.scales),
+      Contains("\"layer.0\"") && Contains("320 bytes") && Contains("row 3") && Contains("5 of 64"));
+  CHECK_THROWS_WITH(writer.finish_layer("layer.0", 500, 0), Contains("\"layer.0\"") && Contains("500"));
+  CHECK_THROWS_WITH(writer.finish_layer("layer.0", 0, -1), Contains("\"layer.0\"") && Contains("-1"));
+  CHECK_THROWS_WITH(writer.finish_layer("layer.0", 0, 0, -1), Contains("\"layer.0\"") && Contains("-1"));
+  CHECK_THROWS_WITH(writer.finish_layer("layer.0", 0, 0), Contains("\"layer.0.codes\""));
+  CHECK_THROWS_WITH(writer.write_layer("layer.0", example_matrix<Grid>(layout, 9)), Contains("another seed"));
+  CHECK_THROWS_WITH(writer.write_layer("layer.0", example_matrix<higgs::GridCodebook<2, 16>>(layout, 0)),
+                    Contains("another codebook"));
+  CHECK_THROWS_WITH(writer.write_layer("layer.0", example_matrix<Grid>({5, 100, 64, 64}, 0)),
+                    Contains("another layout"));
+  fill(writer);
+  CHECK_THROWS_WITH(writer.write_layer("layer.0", matrix), Contains("\"layer.0\" is finished"));
+  CheckpointContents twice;
+  twice.add_layer("w", matrix);
+  twice.add_layer("w", matrix);
+  CHECK_THROWS_WITH(CheckpointWriter(folder / "b", twice), Contains("\"w\" was declared twice"));
+  CHECK_THROWS_WITH(twice.add_layer<Grid>("v", {5, 100, 64, 48}, 1, "F32"),
+                    Contains("\"v\" has block 64 and group 48"));
+  CHECK_THROWS_WITH(twice.set_metadata("higgs.x", ""), Contains("\"higgs.x\""));
+}
+
 TEST_CASE("input scales travel with the layer, whole and finite", "[store][checkpoint_writer]") {
   const TemporaryFolder folder;
   const CodeLayout scaled{5, 100, 64, 32, true};
@@ -149,7 +253,7 @@ TEST_CASE("input scales travel with the layer, whole and finite", "[store][check
   infinite[50] = higgs::Half::from_bits(0x7c00);
   CHECK_THROWS_AS(writer.write_input_scales("w", infinite), InvalidArgument);
   writer.write_input_scales("w", matrix.input_scales);
-  writer.finish_layer("w", matrix.exponent, matrix.t2);
+  writer.finish_layer("w", matrix.exponent, matrix.t2, matrix.weight_error);
   writer.write_layer("plain", example_matrix<Grid>(layout, 3));
   writer.commit();
   const auto any = Checkpoint::open(folder / "a").load("w");
@@ -190,7 +294,7 @@ TEST_CASE("the bytes do not depend on the order, the pieces or the threads", "[s
       const auto matrix = example_matrix<Grid>(layout, i);
       for (const std::int64_t row : {4, 2, 0, 1, 3})
         pieces.write_rows(layer_name(i), row, matrix.row_codes(row), matrix.row_scales(row));
-      pieces.finish_layer(layer_name(i), matrix.exponent, matrix.t2);
+      pieces.finish_layer(layer_name(i), matrix.exponent, matrix.t2, matrix.weight_error);
     });
   pieces.write_tensor("norm", 4, bytes_of("5678"));
   pieces.write_tensor("norm", 0, bytes_of("1234"));

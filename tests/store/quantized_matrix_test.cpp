@@ -52,14 +52,16 @@ TEST_CASE("what a matrix was moved from is empty, and copies are whole", "[store
   w.seed = 7;
   w.exponent = -2;
   w.t2 = 0.5;
+  w.weight_error = 0.75;
   w.codes = *codes;
   w.scales = scales;
   w.input_scales = input_scales;
   w.owner = codes;
   const auto same = [&](const auto& other) {
     return other.layout == higgs::CodeLayout{3, 64, 64, 32, true} && other.seed == 7 &&
-           other.exponent == -2 && other.t2 == 0.5 && other.codes.data() == codes->data() &&
-           other.scales.data() == scales.data() && other.input_scales.size() == 64 && other.owner == codes;
+           other.exponent == -2 && other.t2 == 0.5 && other.weight_error == 0.75 &&
+           other.codes.data() == codes->data() && other.scales.data() == scales.data() &&
+           other.input_scales.size() == 64 && other.owner == codes;
   };
   const auto empty = [](const auto& other) {
     return other.rows() == 0 && other.cols() == 0 && other.codes.empty() && other.scales.empty() &&
@@ -90,6 +92,7 @@ TEST_CASE("a matrix of any codebook answers for the one that it holds", "[store]
   w.seed = 9;
   w.exponent = 4;
   w.t2 = 0.25;
+  w.weight_error = 0.375;
   const higgs::AnyQuantizedMatrix any = w;
   CHECK(any.rows() == 3);
   CHECK(any.cols() == 128);
@@ -97,6 +100,7 @@ TEST_CASE("a matrix of any codebook answers for the one that it holds", "[store]
   CHECK(any.seed() == 9);
   CHECK(any.exponent() == 4);
   CHECK(any.t2() == 0.25);
+  CHECK(any.weight_error() == 0.375);
   CHECK(any.codebook() == "2x64");
   CHECK(any.bits_per_weight() == w.bits_per_weight());
   CHECK(any.visit([](const auto& matrix) { return matrix.codes.data(); }) == codes.data());

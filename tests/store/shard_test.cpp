@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -24,6 +25,7 @@ TEST_CASE("a shard holds its rows, its columns and their scales, wherever in a b
   w.codes = codes;
   w.scales = scales;
   w.input_scales = input_scales;
+  w.t2 = w.weight_error = 0.5;
   const auto code_at = [](const higgs::QuantizedMatrix<Book>& matrix, std::int64_t row, std::size_t i) {
     std::array<std::uint8_t, 1> code{};
     higgs::unpack_bits(matrix.row_codes(row), 3, i, std::span<std::uint8_t>(code));
@@ -33,6 +35,7 @@ TEST_CASE("a shard holds its rows, its columns and their scales, wherever in a b
     const higgs::ShardedMatrix<Book> shard(w, part);
     REQUIRE(shard.matrix.rows() == part.rows);
     REQUIRE(shard.matrix.cols() == part.cols);
+    REQUIRE((std::isnan(shard.matrix.t2) && std::isnan(shard.matrix.weight_error)));
     REQUIRE(shard.matrix.input_scales.data() == input_scales.data() + part.first_col);
     for (std::int64_t row = 0; row < part.rows; ++row) {
       for (std::int64_t i = 0; i < shard.matrix.layout.padded_cols(); ++i)
@@ -46,4 +49,18 @@ TEST_CASE("a shard holds its rows, its columns and their scales, wherever in a b
   for (const higgs::Shard part :
        {higgs::Shard{0, 6, 0, 50}, {-1, 2, 0, 50}, {0, 5, 10, 20}, {0, 5, 0, 30}, {0, 5, 40, 20}})
     CHECK_THROWS_AS((higgs::ShardedMatrix<Book>(w, part)), higgs::InvalidArgument);
+}
+
+TEST_CASE("a shard that cannot be says which row or column it is about, and what to do", "[store][shard]") {
+  using Catch::Contains;
+  higgs::QuantizedMatrix<Book> w;
+  w.layout = {.rows = 5, .cols = 1024, .block = 1024, .group = 64};
+  const auto shard = [&](const higgs::Shard& part) { return higgs::ShardedMatrix<Book>(w, part); };
+  CHECK_THROWS_WITH(shard({0, 5, 0, 512}), Contains("column 512 is not a multiple of the block 1024") &&
+                                               Contains("QuantizeOptions::shards"));
+  CHECK_THROWS_WITH(shard({0, 5, 512, 512}), Contains("column 512 is not a multiple of the block 1024"));
+  CHECK_THROWS_WITH(shard({2, 4, 0, 1024}), Contains("4 rows from row 2") && Contains("has 5"));
+  CHECK_THROWS_WITH(shard({0, 5, 512, 1024}),
+                    Contains("1024 columns from column 512") && Contains("has 1024"));
+  CHECK_THROWS_WITH(shard({}), Contains("0 columns"));
 }

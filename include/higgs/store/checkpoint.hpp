@@ -4,17 +4,30 @@
 //
 //     NAME.codes         U8         (rows, row_bytes)  row-major codes, little-endian bits, see pack/bits.hpp
 //     NAME.scales        F16        (rows, groups)     U8 with "scales":"log8", see core/scale_format.hpp
-//     NAME.codebook      I8 or I16  (size, dim)        the points; (0, dim) where the name says all: "e8"
+//     NAME.codebook      I8 or I16  (size, dim)        the points, of "2x84r5" those of its digits, 2x84; (0, dim) where
+//                                                      the name says all: "e8"
 //     NAME.input_scales  F16        (cols)             only with "input_scales":true
 //     __metadata__       "format": "higgs", "higgs.version": "1", "higgs.layer.NAME": "{"codebook":"2x256",
 //                        "rows":256,"cols":64,"block":64,"group":64,"input_scales":true,"seed":"7",
-//                        "exponent":0,"dtype":"BF16","t2":...}"
+//                        "exponent":0,"dtype":"BF16","t2":...,"weight_error":...,"step":...,"mse":...}"
+//
+// Row r of the weights comes back from its codes in four steps; column i of the padded row is number k = i % group of
+// group g = i / group, and code[n] is number n of a row, ceil(group / dim) for each group:
+//
+//     x[i] = 2^exponent * scales[r][g] * codebook[code[g * ceil(group / dim) + k / dim]][k % dim]
+//     each `block` of x    times H / sqrt(block), H being symmetric (rotate/hadamard.hpp says which)
+//     x[c] with a seed     negated where bit c % 64 of random_bits(seed, c / 64) is set (core/random.hpp)
+//     weight[c]            x[c] * input_scales[c] (1 without them) for c < cols; the padding is dropped
+//
+// `t2` and `weight_error` are measured errors, null or absent where unknown: see QuantizedMatrix. `mse` is the t2 that the
+// codebook promises, `step` its integers' size in units of a group's RMS; neither is needed to decode.
 #pragma once
 
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>
+#include <higgs/pack/bits.hpp>
 #include <higgs/store/json.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/safetensors.hpp>
@@ -44,14 +57,19 @@ inline namespace v0 {
 /// What a checkpoint says about one quantized layer.
 struct CheckpointLayer {
   std::string name;      // of the tensor that it stands for
-  std::string codebook;  // one of shipped_codebook_names()
+  std::string codebook;  // "2x256"
   CodeLayout layout;
-  std::optional<std::uint64_t> seed;                     // of the random signs; none: rotated without signs
-  std::string dtype;                                     // of the original weights, "BF16"
-  int exponent = 0;                                      // weight = 2^exponent * scale * coordinate
-  double t2 = std::numeric_limits<double>::quiet_NaN();  // measured ||W' - W||^2 / ||W||^2, NaN if unknown
-  double step = 0;                                       // of the codebook
+  std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
+  std::string dtype;                  // of the original weights, "BF16"
+  int exponent = 0;                   // weight = 2^exponent * scale * coordinate
+  // As in QuantizedMatrix, NaN if unknown.
+  double t2 = std::numeric_limits<double>::quiet_NaN();
+  double weight_error = std::numeric_limits<double>::quiet_NaN();
+  double step = 0;  // of the codebook
   double mse = 0;
+  /// Whether the codebook is one of shipped_codebook_names(). If not, Checkpoint::load<Book>(name) alone can read the
+  /// layer.
+  bool shipped = true;
 };
 
 namespace detail {
@@ -71,8 +89,9 @@ inline std::string to_json(const CheckpointLayer& layer) {
          (layer.layout.scale_format == ScaleFormat::Log8 ? ",\"scales\":\"log8\"" : "") +
          ",\"seed\":" + (layer.seed ? json_quote(std::to_string(*layer.seed)) : "null") +
          ",\"exponent\":" + number(layer.exponent) + ",\"dtype\":" + json_quote(layer.dtype) +
-         ",\"t2\":" + json_number(layer.t2) + ",\"step\":" + json_number(layer.step) +
-         ",\"mse\":" + json_number(layer.mse) + "}";
+         ",\"t2\":" + json_number(layer.t2) +
+         (std::isnan(layer.weight_error) ? "" : ",\"weight_error\":" + json_number(layer.weight_error)) +
+         ",\"step\":" + json_number(layer.step) + ",\"mse\":" + json_number(layer.mse) + "}";
 }
 
 // Throws FormatError; `place` names the file and the layer.
@@ -124,12 +143,27 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
   }
   layer.exponent = static_cast<int>(integer("exponent", min_exponent, max_exponent));
   layer.dtype = string("dtype");
-  const Json* t2 = json.find("t2");
-  if (t2 && !t2->is_null()) layer.t2 = real("t2");
+  const auto known = [&](const char* key) {
+    const Json* value = json.find(key);
+    return value && !value->is_null() ? real(key) : std::numeric_limits<double>::quiet_NaN();
+  };
+  layer.t2 = known("t2");
+  layer.weight_error = known("weight_error");
   layer.step = real("step");
   layer.mse = real("mse");
   return layer;
 }
+
+/// The codebook whose points a file repeats: of a RadixCodebook that of its digits.
+template <Codebook Book>
+constexpr const auto& stored_book(const Book& book) noexcept {
+  if constexpr (requires { typename Book::Digit; })
+    return book.digit();
+  else
+    return book;
+}
+template <Codebook Book>
+using StoredBook = std::remove_cvref_t<decltype(stored_book(std::declval<const Book&>()))>;
 
 /// How many points a file repeats: those of a large codebook that has no table of its own are known by its name.
 template <Codebook Book>
@@ -139,22 +173,24 @@ inline constexpr std::int64_t stored_points =
 template <Codebook Book>
 std::vector<typename Book::Element> points_of(const Book& book) {
   std::vector<typename Book::Element> out;
-  for (std::int64_t i = 0; i < stored_points<Book>; ++i)
-    for (const auto coordinate : book.decode(static_cast<typename Book::Index>(i))) out.push_back(coordinate);
+  const auto& stored = stored_book(book);
+  using Stored = StoredBook<Book>;
+  for (std::int64_t i = 0; i < stored_points<Stored>; ++i)
+    for (const auto coordinate : stored.decode(static_cast<typename Stored::Index>(i)))
+      out.push_back(coordinate);
   return out;
 }
 
 // The tensors of a layer: codes, scales, codebook, and input scales if there are any.
 template <Codebook Book>
 std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& layout) {
-  static_assert(Book::size == std::int64_t{1} << code_bits<Book>, "every code in a file must decode");
   const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
   std::vector<TensorShape> out{
       {name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
       {name + ".scales",
        layout.scale_format == ScaleFormat::Log8 ? DType::U8 : DType::F16,
        {layout.rows, layout.groups()}},
-      {name + ".codebook", element, {stored_points<Book>, Book::dim}}};
+      {name + ".codebook", element, {stored_points<StoredBook<Book>>, StoredBook<Book>::dim}}};
   if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
   return out;
 }
@@ -172,7 +208,7 @@ std::span<const std::uint8_t> bytes_of(std::span<const T> values) noexcept {
 }  // namespace detail
 
 /// A checkpoint open for reading. Files are hostile until checked: open() and load() throw FormatError with
-/// the file and the layer, or IoError.
+/// the file and the layer, or IoError. A layer whose codebook is unknown hinders no other.
 class Checkpoint {
  public:
   /// Opens a file, a .json index of shards, or a folder with model.safetensors[.index.json]. Cheap: reads
@@ -216,14 +252,28 @@ class Checkpoint {
   const Safetensors& file() const noexcept { return file_; }
 
   /// The layer of that name, in the mapped file: nothing is copied but the codebook. Reads and checks the
-  /// scales.
+  /// scales. Throws FormatError for a codebook that does not ship.
   AnyQuantizedMatrix load(std::string_view name) const {
-    const CheckpointLayer* layer = find_layer(name);
-    if (!layer) throw FormatError(source_ + ": there is no layer \"" + std::string(name) + "\"");
+    const CheckpointLayer& layer = layer_named(name);
     AnyQuantizedMatrix out;
-    with_shipped_codebook(layer->codebook,
-                          [&]<class Book>(std::type_identity<Book>) { out = load_as<Book>(*layer); });
+    const auto read = [&]<class Book>(std::type_identity<Book>) { out = load_as<Book>(layer); };
+    if (!detail::visit_codebook_named(layer.codebook, read, ShippedCodebooks{}))
+      fail(name,
+           "unknown codebook \"" + layer.codebook +
+               "\": it does not ship; load<Book>(name) reads the layer where the program has that type");
     return out;
+  }
+  /// The same for a codebook that the program knows, of any shape: the points are those of the file. Reads and checks the
+  /// codes too where some stand for no point. Throws InvalidArgument if the layer has a codebook of another name.
+  template <Codebook Book>
+  QuantizedMatrix<Book> load(std::string_view name) const {
+    const CheckpointLayer& layer = layer_named(name);
+    expects(layer.codebook == Book::name(), [&] {
+      return "higgs::Checkpoint::load: layer \"" + layer.name + "\" of " + source_ + " has the codebook " +
+             layer.codebook + ", not " + Book::name();
+    });
+    if (!layer.shipped) check_tensors<Book>(layer);
+    return load_as<Book>(layer);
   }
 
  private:
@@ -231,20 +281,43 @@ class Checkpoint {
     throw FormatError(source_ + ": layer \"" + std::string(layer) + "\": " + what);
   }
 
+  const CheckpointLayer& layer_named(std::string_view name) const {
+    const CheckpointLayer* layer = find_layer(name);
+    if (!layer) throw FormatError(source_ + ": there is no layer \"" + std::string(name) + "\"");
+    return *layer;
+  }
+
   void add_layer(std::string name, std::string_view text, std::set<std::string, std::less<>>& parts) {
     CheckpointLayer layer = detail::parse_layer(name, text, source_ + ": layer \"" + name + "\"");
-    const auto check = [&]<class Book>(std::type_identity<Book>) {
-      for (const TensorShape& shape : detail::shapes_of<Book>(name, layer.layout)) {
-        const StoredTensor* tensor = file_.find(shape.name);
-        if (!tensor) fail(name, "tensor \"" + shape.name + "\" is missing");
-        if (tensor->dtype != shape.dtype || tensor->shape != shape.shape)
-          fail(name, "tensor \"" + shape.name + "\" has not the dtype and shape that the layout asks for");
-        parts.insert(shape.name);
-      }
-    };
-    if (!detail::visit_codebook_named(layer.codebook, check, ShippedCodebooks{}))
-      fail(name, "unknown codebook \"" + layer.codebook + "\"");
+    const auto check = [&]<class Book>(std::type_identity<Book>) { check_tensors<Book>(layer); };
+    layer.shipped = detail::visit_codebook_named(layer.codebook, check, ShippedCodebooks{});
+    for (const char* part : {".codes", ".scales", ".codebook"}) parts.insert(name + part);
+    if (layer.layout.input_scales) parts.insert(name + ".input_scales");
     layers_.push_back(std::move(layer));
+  }
+
+  template <Codebook Book>
+  void check_tensors(const CheckpointLayer& layer) const {
+    for (const TensorShape& shape : detail::shapes_of<Book>(layer.name, layer.layout)) {
+      const StoredTensor* tensor = file_.find(shape.name);
+      if (!tensor) fail(layer.name, "tensor \"" + shape.name + "\" is missing");
+      if (tensor->dtype != shape.dtype || tensor->shape != shape.shape)
+        fail(layer.name,
+             "tensor \"" + shape.name + "\" has not the dtype and shape that the layout asks for");
+    }
+  }
+
+  // Codes from Book::size on stand for nothing.
+  template <Codebook Book>
+  void check_codes(const CheckpointLayer& layer, const QuantizedMatrix<Book>& w) const {
+    std::vector<typename Book::Index> row(static_cast<std::size_t>(w.layout.codes_per_row(Book::dim)));
+    for (std::int64_t r = 0; r < w.rows(); ++r) {
+      unpack_bits(w.row_codes(r), code_bits<Book>, 0, std::span<typename Book::Index>(row));
+      const auto most = row.empty() ? row.end() : std::max_element(row.begin(), row.end());
+      if (most != row.end() && *most >= Book::size)
+        fail(layer.name, detail::sentence("row ", r, " has the code ", *most, ", but ", Book::name(), " has ",
+                                          Book::size, " points"));
+    }
   }
 
   template <Codebook Book>
@@ -255,11 +328,13 @@ class Checkpoint {
     out.seed = layer.seed;
     out.exponent = layer.exponent;
     out.t2 = layer.t2;
+    out.weight_error = layer.weight_error;
     out.codes = codes.data;
     out.owner = codes.owner;
     out.scales = layer.layout.scale_format == ScaleFormat::Log8 ? expand_scales(layer, out.owner)
                                                                 : load_scales(layer, "scales", out.owner);
     if (layer.layout.input_scales) out.input_scales = load_scales(layer, "input_scales", out.owner);
+    if constexpr (Book::size != std::int64_t{1} << code_bits<Book>) check_codes(layer, out);
     return out;
   }
 
@@ -303,24 +378,28 @@ class Checkpoint {
 
   template <Codebook Book>
   Book load_book(const CheckpointLayer& layer) const {
-    std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) *
-                                               Book::dim);
-    const StoredTensor& table = *file_.find(layer.name + ".codebook");
-    if (!points.empty()) std::memcpy(points.data(), table.data.data(), table.data.size());
-    if constexpr (requires { typename Book::Points; }) {
-      // Kernels hold int8 points that have a negative.
-      constexpr auto lowest = std::numeric_limits<typename Book::Element>::min();
-      if (std::count(points.begin(), points.end(), lowest) != 0)
-        fail(layer.name, "a point has a coordinate of -128");
-      typename Book::Points shaped;
-      for (std::size_t i = 0; i < shaped.size(); ++i)
-        std::copy_n(points.begin() + static_cast<std::ptrdiff_t>(i * Book::dim), Book::dim,
-                    shaped[i].begin());
-      return Book(shaped, layer.step, layer.mse);
+    if constexpr (requires { typename Book::Digit; }) {
+      return Book(load_book<typename Book::Digit>(layer));
     } else {
-      if (points != detail::points_of(Book{}))
-        fail(layer.name, "the points are not those of " + Book::name());
-      return Book{};
+      std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) *
+                                                 Book::dim);
+      const StoredTensor& table = *file_.find(layer.name + ".codebook");
+      if (!points.empty()) std::memcpy(points.data(), table.data.data(), table.data.size());
+      if constexpr (requires { typename Book::Points; }) {
+        // Kernels hold points that have a negative.
+        constexpr auto lowest = std::numeric_limits<typename Book::Element>::min();
+        if (std::count(points.begin(), points.end(), lowest) != 0)
+          fail(layer.name, detail::sentence("a point has a coordinate of ", lowest));
+        typename Book::Points shaped;
+        for (std::size_t i = 0; i < shaped.size(); ++i)
+          std::copy_n(points.begin() + static_cast<std::ptrdiff_t>(i * Book::dim), Book::dim,
+                      shaped[i].begin());
+        return Book(shaped, layer.step, layer.mse);
+      } else {
+        if (points != detail::points_of(Book{}))
+          fail(layer.name, "the points are not those of " + Book::name());
+        return Book{};
+      }
     }
   }
 

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes higgs checkpoints (see checkpoint.hpp) in bounded memory, and goes on after a kill.
+// Writes higgs checkpoints (see checkpoint.hpp) in bounded memory, and goes on after a kill. A matrix that is whole in
+// memory:
+//
+//     CheckpointContents contents;
+//     contents.add_layer("layer.0", matrix, "BF16");
+//     CheckpointWriter writer("model.safetensors", contents);
+//     writer.write_layer("layer.0", matrix);
+//     writer.commit();
 #pragma once
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/matrix_view.hpp>
 #include <higgs/core/scale_format.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/journal.hpp>
@@ -43,10 +51,17 @@ class CheckpointContents {
   void add_layer(const std::string& name, const CodeLayout& layout, std::optional<std::uint64_t> seed,
                  std::string dtype, const Book& book = Book{}) {
     constexpr std::int64_t most = detail::max_extent;
-    expects(layout.rows >= 0 && layout.rows <= most && layout.cols > 0 && layout.cols <= most,
-            "higgs::CheckpointContents::add_layer: rows and cols must lie in [0, 2^48] and [1, 2^48]");
+    using detail::sentence;
+    const char* const place = "higgs::CheckpointContents::add_layer: layer \"";
+    expects(layout.rows >= 0 && layout.rows <= most && layout.cols > 0 && layout.cols <= most, [&] {
+      return sentence(place, name, "\" is ", detail::shape_text(layout.rows, layout.cols),
+                      ", but rows and columns must lie in [0, 2^48] and [1, 2^48]");
+    });
     expects(layout.block > 0 && layout.block <= most && layout.group > 0 && layout.block % layout.group == 0,
-            "higgs::CheckpointContents::add_layer: block must be positive, and group must divide it");
+            [&] {
+              return sentence(place, name, "\" has block ", layout.block, " and group ", layout.group,
+                              ", but the group must divide the block");
+            });
     const auto shapes = detail::shapes_of<Book>(name, layout);
     const std::vector<typename Book::Element> points = detail::points_of(book);
     const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
@@ -55,12 +70,20 @@ class CheckpointContents {
     layer.mse = book.mse();
     items_.push_back({std::move(layer), {shapes.begin(), shapes.end()}, {table.begin(), table.end()}});
   }
+  /// The same for a matrix that is there already; `dtype` is that of the weights it was made from.
+  template <Codebook Book>
+  void add_layer(const std::string& name, const QuantizedMatrix<Book>& matrix, std::string dtype = "F32") {
+    add_layer(name, matrix.layout, matrix.seed, std::move(dtype), matrix.book);
+  }
+  void add_layer(const std::string& name, const AnyQuantizedMatrix& matrix, std::string dtype = "F32") {
+    matrix.visit([&](const auto& each) { add_layer(name, each, std::move(dtype)); });
+  }
   /// Declares a tensor that is kept as it is.
   void add_tensor(TensorShape tensor) { items_.push_back({{}, {std::move(tensor)}, {}}); }
   /// Adds an entry of metadata; "format" and what begins with "higgs." are taken.
   void set_metadata(const std::string& key, std::string value) {
     expects(key != "format" && !key.starts_with("higgs."),
-            "higgs::CheckpointContents::set_metadata: the key is taken");
+            [&] { return "higgs::CheckpointContents::set_metadata: the key \"" + key + "\" is taken"; });
     metadata_.insert_or_assign(key, std::move(value));
   }
 
@@ -124,24 +147,30 @@ class CheckpointWriter {
   void write_rows(std::string_view name, std::int64_t first_row, std::span<const std::uint8_t> codes,
                   std::span<const Half> scales) {
     const Entry& at = unfinished(name);
-    const auto& item = contents_.items_[at.item];
-    expects(item.layer.has_value(), "higgs::CheckpointWriter::write_rows: the name must be a layer's");
+    const auto& item = layer_item(at, name);
     const auto row_bytes = static_cast<std::uint64_t>(item.tensors[0].shape[1]);
     const auto groups = static_cast<std::uint64_t>(item.layer->layout.groups());
+    const auto declared = static_cast<std::uint64_t>(item.layer->layout.rows);
     const std::uint64_t rows = scales.size() / groups;
     expects(scales.size() == rows * groups && codes.size() == rows * row_bytes && first_row >= 0 &&
-                rows <= static_cast<std::uint64_t>(item.layer->layout.rows) &&
-                static_cast<std::uint64_t>(first_row) <=
-                    static_cast<std::uint64_t>(item.layer->layout.rows) - rows,
-            "higgs::CheckpointWriter::write_rows: codes and scales must be the same rows of the layer");
-    expects(detail::all_finite(scales), "higgs::CheckpointWriter::write_rows: scales must be finite");
+                rows <= declared && static_cast<std::uint64_t>(first_row) <= declared - rows,
+            [&] {
+              return place("write_rows", name) +
+                     detail::sentence(codes.size(), " bytes of codes and ", scales.size(),
+                                      " scales from row ", first_row,
+                                      " on are not whole rows of the layer: it has ", declared, " of ",
+                                      row_bytes, " bytes and ", groups, " scales");
+            });
+    expects(detail::all_finite(scales),
+            [&] { return place("write_rows", name) + "a scale is NaN or infinite"; });
     const auto first = static_cast<std::uint64_t>(first_row);
     const bool brief = item.layer->layout.scale_format == ScaleFormat::Log8;
     std::vector<std::uint8_t> brief_scales;
     for (std::size_t i = 0; brief && i < scales.size(); ++i) {
       const Log8 rounded(static_cast<double>(static_cast<float>(scales[i])));
-      expects(static_cast<Half>(rounded) == scales[i],
-              "higgs::CheckpointWriter::write_rows: the layout has 8-bit scales, but these are others");
+      expects(static_cast<Half>(rounded) == scales[i], [&] {
+        return place("write_rows", name) + "the layout has 8-bit scales, but these are others";
+      });
       brief_scales.push_back(rounded.code);
     }
     SafetensorsWriter& file = *shards_[at.shard].writer;
@@ -153,40 +182,56 @@ class CheckpointWriter {
   /// Writes the input scales (cols) of a layer whose layout has them; they must be finite.
   void write_input_scales(std::string_view name, std::span<const Half> input_scales) {
     const Entry& at = unfinished(name);
-    const auto& item = contents_.items_[at.item];
-    expects(
-        item.layer && item.layer->layout.input_scales && std::ssize(input_scales) == item.layer->layout.cols,
-        "higgs::CheckpointWriter::write_input_scales: the layer's layout must have them, one for each "
-        "column");
+    const auto& item = layer_item(at, name);
+    const std::int64_t due = item.layer->layout.input_scales ? item.layer->layout.cols : 0;
+    expects(due != 0 && std::ssize(input_scales) == due, [&] {
+      return place("write_input_scales", name) +
+             detail::sentence(input_scales.size(), " input scales, but its layout has ", due);
+    });
     expects(detail::all_finite(input_scales),
-            "higgs::CheckpointWriter::write_input_scales: they must be finite");
+            [&] { return place("write_input_scales", name) + "an input scale is NaN or infinite"; });
     shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
   }
-  /// Declares a layer complete, with what is known only by then. It will not be asked for again after a kill.
-  void finish_layer(std::string_view name, int exponent, double t2) {
-    expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent,
-            "higgs::CheckpointWriter::finish_layer: the exponent is out of range");
-    expects(std::isnan(t2) || (t2 >= 0 && std::isfinite(t2)),
-            "higgs::CheckpointWriter::finish_layer: t2 must be finite and not negative, or NaN");
-    auto& item = contents_.items_[unfinished(name).item];
-    expects(item.layer.has_value(), "higgs::CheckpointWriter::finish_layer: the name must be a layer's");
+  /// Declares a layer complete, with what is known only by then (errors as in QuantizedMatrix, NaN if unknown). It will
+  /// not be asked for again after a kill.
+  void finish_layer(std::string_view name, int exponent, double t2,
+                    double weight_error = std::numeric_limits<double>::quiet_NaN()) {
+    auto& item = layer_item(unfinished(name), name);
+    expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent, [&] {
+      return place("finish_layer", name) + detail::sentence("the exponent ", exponent, " is not in [",
+                                                            detail::min_exponent, ", ", detail::max_exponent,
+                                                            "]");
+    });
+    for (const double error : {t2, weight_error})
+      expects(std::isnan(error) || (error >= 0 && std::isfinite(error)), [&] {
+        return place("finish_layer", name) + "an error is " + std::to_string(error) +
+               ", but must be finite and not negative, or NaN";
+      });
     item.layer->exponent = exponent;
     item.layer->t2 = t2;
-    finish(name, ",\"exponent\":" + std::to_string(exponent) + ",\"t2\":" + detail::json_number(t2));
+    item.layer->weight_error = weight_error;
+    finish(name, ",\"exponent\":" + std::to_string(exponent) + ",\"t2\":" + detail::json_number(t2) +
+                     ",\"weight_error\":" + detail::json_number(weight_error));
   }
   /// Writes a whole layer at once and finishes it; it must be cut as declared.
   template <Codebook Book>
   void write_layer(std::string_view name, const QuantizedMatrix<Book>& matrix) {
-    const auto& item = contents_.items_[unfinished(name).item];
+    const CheckpointContents::Item& item = layer_item(unfinished(name), name);
+    const auto same = [&](bool ok, const char* what) {
+      expects(ok, [&] {
+        return place("write_layer", name) + "the matrix has another " + what +
+               " than the layer was declared with";
+      });
+    };
+    same(item.layer->codebook == Book::name(), "codebook");
+    same(item.layer->layout == matrix.layout, "layout");
+    same(item.layer->seed == matrix.seed, "seed");
     const std::vector<typename Book::Element> points = detail::points_of(matrix.book);
     const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
-    expects(item.layer && item.layer->codebook == Book::name() && item.layer->layout == matrix.layout &&
-                item.layer->seed == matrix.seed &&
-                std::equal(table.begin(), table.end(), item.table.begin(), item.table.end()),
-            "higgs::CheckpointWriter::write_layer: codebook, layout and seed must be those declared");
+    same(std::equal(table.begin(), table.end(), item.table.begin(), item.table.end()), "table of points");
     write_rows(name, 0, matrix.codes, matrix.scales);
     if (matrix.layout.input_scales) write_input_scales(name, matrix.input_scales);
-    finish_layer(name, matrix.exponent, matrix.t2);
+    finish_layer(name, matrix.exponent, matrix.t2, matrix.weight_error);
   }
   void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
     matrix.visit([&](const auto& each) { write_layer(name, each); });
@@ -200,14 +245,14 @@ class CheckpointWriter {
   /// Declares a tensor complete.
   void finish_tensor(std::string_view name) {
     expects(!contents_.items_[unfinished(name).item].layer,
-            "higgs::CheckpointWriter::finish_tensor: not a tensor");
+            [&] { return place("finish_tensor", name) + "it was declared as a layer"; });
     finish(name, "");
   }
 
   /// Gives the files their names, the index last. Every layer and tensor must be finished.
   void commit() {
+    expect_all_finished();
     for (const auto& [name, at] : entries_) {
-      expects(at.finished, "higgs::CheckpointWriter::commit: every layer and tensor must be finished");
       const auto& layer = contents_.items_[at.item].layer;
       if (layer && shards_[at.shard].writer)
         shards_[at.shard].writer->set_metadata(layer_key(name), detail::to_json(*layer));
@@ -239,14 +284,44 @@ class CheckpointWriter {
     return std::string(detail::layer_key) + std::string(name);
   }
 
+  // How a message about a layer or tensor begins.
+  static std::string place(const char* function, std::string_view name) {
+    return detail::sentence("higgs::CheckpointWriter::", function, ": \"", name, "\": ");
+  }
+
   const Entry& entry(std::string_view name) const {
     const auto found = entries_.find(name);
-    expects(found != entries_.end(), "higgs::CheckpointWriter: no layer or tensor of that name was declared");
+    expects(found != entries_.end(), [&] {
+      return detail::sentence("higgs::CheckpointWriter: no layer or tensor \"", name, "\" was declared");
+    });
     return found->second;
   }
   const Entry& unfinished(std::string_view name) const {
-    expects(!finished(name), "higgs::CheckpointWriter: what is finished must not be written again");
+    expects(!finished(name), [&] {
+      return detail::sentence("higgs::CheckpointWriter: \"", name,
+                              "\" is finished and must not be written again");
+    });
     return entry(name);
+  }
+  const CheckpointContents::Item& layer_item(const Entry& at, std::string_view name) const {
+    const CheckpointContents::Item& item = contents_.items_[at.item];
+    expects(item.layer.has_value(), [&] {
+      return detail::sentence("higgs::CheckpointWriter: \"", name,
+                              "\" was declared as a tensor, not as a layer");
+    });
+    return item;
+  }
+  CheckpointContents::Item& layer_item(const Entry& at, std::string_view name) {
+    return const_cast<CheckpointContents::Item&>(std::as_const(*this).layer_item(at, name));
+  }
+  void expect_all_finished() const {
+    const auto open = [](const auto& each) { return !each.second.finished; };
+    const auto first = std::find_if(entries_.begin(), entries_.end(), open);
+    expects(first == entries_.end(), [&] {
+      const auto count = std::count_if(entries_.begin(), entries_.end(), open);
+      return detail::sentence("higgs::CheckpointWriter::commit: ", count, " of ", entries_.size(),
+                              " layers and tensors are not finished, the first is \"", first->first, "\"");
+    });
   }
 
   // Deals the items out in the order of their declaration; a layer stays together.
@@ -263,16 +338,18 @@ class CheckpointWriter {
         // Holds the place of the longest record that finish_layer() can lead to.
         CheckpointLayer widest = *item.layer;
         widest.exponent = detail::min_exponent;
-        widest.t2 = -std::numeric_limits<double>::min();
+        widest.t2 = widest.weight_error = -std::numeric_limits<double>::min();
         shard.metadata.emplace(layer_key(item.name()), detail::to_json(widest));
       }
       expects(entries_.try_emplace(item.name(), Entry{i, shards_.size() - 1}).second,
-              "higgs::CheckpointWriter: names of layers and tensors must differ");
+              [&] { return "higgs::CheckpointWriter: \"" + item.name() + "\" was declared twice"; });
     }
     std::set<std::string_view> names;
     for (Shard& shard : shards_) {
       for (const TensorShape& tensor : shard.tensors)
-        expects(names.insert(tensor.name).second, "higgs::CheckpointWriter: names of tensors must differ");
+        expects(names.insert(tensor.name).second, [&] {
+          return "higgs::CheckpointWriter: two tensors would be named \"" + tensor.name + "\"";
+        });
       shard.metadata.insert(contents_.metadata_.begin(), contents_.metadata_.end());
       shard.metadata.emplace("format", "higgs");
       shard.metadata.emplace("higgs.version", std::to_string(detail::checkpoint_version));
@@ -376,9 +453,10 @@ class CheckpointWriter {
     auto& item = contents_.items_[found->second.item];
     if (item.layer) {
       const Json* exponent = json.find("exponent");
-      const Json* t2 = json.find("t2");
       item.layer->exponent = exponent ? static_cast<int>(exponent->integer().value_or(0)) : 0;
-      if (t2 && t2->number()) item.layer->t2 = *t2->number();
+      if (const Json* t2 = json.find("t2"); t2 && t2->number()) item.layer->t2 = *t2->number();
+      if (const Json* error = json.find("weight_error"); error && error->number())
+        item.layer->weight_error = *error->number();
     }
     if (SafetensorsWriter* file = shards_[found->second.shard].writer.get())
       for (const TensorShape& tensor : item.tensors) file->assume_written(tensor.name);
@@ -389,8 +467,9 @@ class CheckpointWriter {
     Entry& at = entries_.find(name)->second;
     SafetensorsWriter& file = *shards_[at.shard].writer;
     for (const TensorShape& tensor : contents_.items_[at.item].tensors)
-      expects(file.complete(tensor.name),
-              "higgs::CheckpointWriter: every row must be written before the end");
+      expects(file.complete(tensor.name), [&] {
+        return "higgs::CheckpointWriter: \"" + tensor.name + "\" must be written whole before it is finished";
+      });
     if (resumable_) file.sync();  // the journal speaks only of what is on the disk
     const std::lock_guard lock(mutex_);
     if (resumable_) journal_->append("{\"name\":" + detail::json_quote(name) + record + "}");

@@ -57,8 +57,13 @@ struct QuantizedMatrix {
   CodeLayout layout;
   std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
   int exponent = 0;                   // brings scales of any magnitude into fp16's range
-  // Measured ||W' - W||^2 / ||W||^2 with padding and after division by the input scales, NaN if unknown.
+  /// How far the weights W' of the codes are from those that they stand for, W, as measured: ||W' - W||^2 / ||W||^2, NaN
+  /// where nobody measured. `t2` is that of the matrix as it was encoded: divided by its input scales, padded and
+  /// rotated. It is the t^2 of the linearity theorem, and what mse() of the codebook promises. `weight_error` is that of
+  /// the weights themselves, as dequantize() gives them back. The two differ by what padding takes with it, and where
+  /// there are input scales: these move error to the columns of large scales, so that the plain sum grows.
   double t2 = std::numeric_limits<double>::quiet_NaN();
+  double weight_error = std::numeric_limits<double>::quiet_NaN();  ///< see t2
   Book book{};                          // a table that does not ship comes through the constructor
   std::span<const std::uint8_t> codes;  // (rows, row_bytes)
   std::span<const Half> scales;         // (rows, groups)
@@ -107,7 +112,7 @@ struct QuantizedMatrix {
     layout = {};
     seed.reset();
     exponent = 0;
-    t2 = std::numeric_limits<double>::quiet_NaN();
+    t2 = weight_error = std::numeric_limits<double>::quiet_NaN();
     codes = {};
     scales = input_scales = {};
     owner.reset();
@@ -176,11 +181,13 @@ class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodebooks>::type {
   std::string codebook() const {
     return visit([]<class Book>(const QuantizedMatrix<Book>&) { return Book::name(); });
   }
-  /// See QuantizedMatrix.
+  /// Both errors as in QuantizedMatrix.
   double t2() const {
     return visit([](const auto& matrix) { return matrix.t2; });
   }
-  /// See QuantizedMatrix.
+  double weight_error() const {
+    return visit([](const auto& matrix) { return matrix.weight_error; });
+  }
   double bits_per_weight() const {
     return visit([](const auto& matrix) { return matrix.bits_per_weight(); });
   }

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -17,7 +18,8 @@ namespace higgs {
 inline namespace v0 {
 
 /// A part of a matrix: rows (outputs) and columns (inputs), these in whole blocks of the rotation. The
-/// products of column shards with their part of x add up to the whole.
+/// products of column shards with their part of x add up to the whole. QuantizeOptions::shards chooses a block that
+/// allows so many equal column shards; any rows do.
 struct Shard {
   std::int64_t first_row = 0, rows = 0;
   std::int64_t first_col = 0, cols = 0;
@@ -34,11 +36,8 @@ struct ShardedMatrix {
   /// Throws InvalidArgument unless the shard lies within `w` and is of whole blocks.
   ShardedMatrix(const QuantizedMatrix<Book>& w, const Shard& part) : matrix(w) {
     const CodeLayout& layout = w.layout;
-    expects(part.first_row >= 0 && part.rows >= 0 && part.first_row <= layout.rows - part.rows &&
-                part.first_col >= 0 && part.cols > 0 && part.first_col <= layout.cols - part.cols &&
-                part.first_col % layout.block == 0 &&
-                (part.cols % layout.block == 0 || part.first_col + part.cols == layout.cols),
-            "higgs::Shard: a shard has rows of the matrix, and columns in whole blocks");
+    check(layout, part);
+    matrix.t2 = matrix.weight_error = std::numeric_limits<double>::quiet_NaN();  // those were of the whole
     matrix.layout.rows = part.rows;
     matrix.layout.cols = part.cols;
     const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
@@ -58,6 +57,27 @@ struct ShardedMatrix {
   ShardedMatrix& operator=(const ShardedMatrix&) = delete;
 
  private:
+  static void check(const CodeLayout& layout, const Shard& part) {
+    using detail::sentence;
+    expects(part.first_row >= 0 && part.rows >= 0 && part.first_row <= layout.rows - part.rows, [&] {
+      return sentence("higgs::Shard: ", part.rows, " rows from row ", part.first_row,
+                      " on, but the matrix has ", layout.rows);
+    });
+    expects(part.first_col >= 0 && part.cols > 0 && part.first_col <= layout.cols - part.cols, [&] {
+      return sentence("higgs::Shard: ", part.cols, " columns from column ", part.first_col,
+                      " on, but the matrix has ", layout.cols, ", and a shard at least one");
+    });
+    const std::int64_t end = part.first_col + part.cols;
+    const auto whole = [&](std::int64_t col) { return col % layout.block == 0 || col == layout.cols; };
+    expects(whole(part.first_col) && whole(end), [&] {
+      return sentence("higgs::Shard: column ", whole(part.first_col) ? end : part.first_col,
+                      " is not a multiple of the block ", layout.block,
+                      ", and shards are of whole blocks; quantize with QuantizeOptions::shards = the number "
+                      "of shards, or "
+                      "with a block that divides their columns");
+    });
+  }
+
   /// The bits [first, first + count) of each row, from a byte on.
   void slice_bits(const QuantizedMatrix<Book>& w, const Shard& part, std::int64_t first, std::int64_t count) {
     const std::int64_t each = (count + 7) / 8;
