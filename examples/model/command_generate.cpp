@@ -47,6 +47,7 @@ void generate_text(const Options& options) {
   if (ids.empty() && model.config().begin_token) ids.push_back(*model.config().begin_token);
 
   std::ostream& out = options.text();
+  on_interrupt(Interrupted::PartWritten);  // text that has come is seen
   if (!options.chat) out << prompt << std::flush;
   Utf8Stream characters;
   std::string text;

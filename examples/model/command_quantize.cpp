@@ -100,6 +100,7 @@ void quantize(Options& options) {
     options.request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
       bar.update(done, total);
     };
+    on_interrupt(Interrupted::GoesOn);
     note = quantize_model(source, options.out, options.request, *executor);
   }
   if (!note.empty()) std::cerr << "higgs-model: " << note << "\n";

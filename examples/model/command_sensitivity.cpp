@@ -51,6 +51,7 @@ void sensitivity(const Options& options) {
       file = measure_fisher(model, std::move(tokens), protocol, options.gradients, progress, *executor);
       write_text(options.out, write_sensitivities(file, metric));
     } else {
+      on_interrupt(Interrupted::GoesOn);
       file = measure_model(model, std::move(tokens), protocol, metric, options.out, progress, *executor);
     }
   }

@@ -7,11 +7,14 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <chrono>
 #include <cstdint>
 #include <iosfwd>
 #include <memory>
 #include <string>
+
+#include "interrupt.hpp"
+#include "output.hpp"
+#include "progress.hpp"
 
 namespace higgs::model {
 
@@ -20,38 +23,26 @@ struct CommonOptions {
   std::string json;  // file for results, "-": standard output
   int threads = 0;   // 0: one for each core
 
+  /// The file for results is opened before the command's work begins, and this must not move after that.
   void add_to(CLI::App& command);
   /// Where text for people goes: not where JSON goes.
   std::ostream& text() const;
-  /// Writes the results, if they are asked for. Throws IoError.
+  /// Writes the results, if they are asked for. Throws IoError; InvalidArgument, which names the entry, if a number of
+  /// them is NaN or infinite: JSON would turn it into null.
   void write(const nlohmann::ordered_json& results) const;
   std::unique_ptr<Executor> executor() const { return std::make_unique<ThreadPool>(threads); }
+
+ private:
+  std::shared_ptr<Output> results_ = std::make_shared<Output>();
 };
+
+/// The command line as a shell would read it; main() sets it.
+std::string& command_line();
+/// The version of higgs, "0.1.0".
+std::string version();
 
 /// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
 void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
-
-/// A bar on standard error with rate and time left, drawn over itself; nothing if that is no terminal.
-class ProgressBar {
- public:
-  /// `unit` is what is counted, "tokens"; rates are given in thousands or millions where they are large.
-  ProgressBar(std::string label, std::string unit);
-  ProgressBar(const ProgressBar&) = delete;
-  ProgressBar& operator=(const ProgressBar&) = delete;
-  ~ProgressBar();
-
-  void update(std::int64_t done, std::int64_t total);
-
- private:
-  using Clock = std::chrono::steady_clock;
-  std::string label_, unit_;
-  bool visible_;
-  Clock::time_point start_ = Clock::now(), drawn_;
-  std::int64_t first_ = -1;  // what was done when the first update came: it tells nothing about the rate
-};
-
-/// "1234567 tokens" as "1.23 M tokens".
-std::string with_unit(double value, const std::string& unit);
 
 void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);
