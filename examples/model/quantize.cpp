@@ -40,10 +40,11 @@ void for_pieces(const ModelTensor& tensor, Work&& work) {
   }
 }
 
-// The type that a tensor is kept in: its own where safetensors has it. GGUF's blocks of few bits become F16, whose
-// rounding is far below theirs, unless a weight is too large for it.
+// The type that a tensor is kept in: its own where safetensors has it. GGUF's blocks of few bits and 8-bit floats with
+// scales become F16, whose rounding is far below theirs, unless a weight is too large for it.
 DType kept_dtype(const ModelTensor& tensor) {
-  if (const auto own = dtype_named(tensor.stored->dtype)) return tensor.interleaved == 0 ? *own : DType::F32;
+  const auto own = dtype_named(tensor.stored->dtype);
+  if (own && tensor.stored->copyable()) return tensor.interleaved == 0 ? *own : DType::F32;
   float most = 0;
   for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
     for (std::int64_t i = 0; i < piece.size(); ++i) most = std::max(most, std::fabs(piece.data[i]));

@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -72,6 +73,13 @@ TEST_CASE("blocks decode to the bits that the reference package gives", "[store]
       {"Q4_K", {0, 2}, 0x8fe4121d41bbe529, 0x1.15004p+4f, 0x1.9ebd8p+3f, 0x1.1be4cp+4f},
       {"Q5_K", {0, 2}, 0xca8665a6174fb72, 0x1.468050p+6f, 0x1.80c760p+5f, -0x1.edba70p+6f},
       {"Q6_K", {208}, 0x3ce40af294483b4e, 0x1.71c5e0p+5f, -0x1.149cp+6f, 0x1.23b7ecp+8f},
+      {"Q2_K", {80, 82}, 0xec9e2ab28a25ab53, -0x1.ab44p+0f, 0x1.30ecp+0f, -0x1.6a03p+2f},
+      {"Q3_K", {108}, 0xf80d0b17098156e0, 0x1.9f8p-4f, 0x1.37ap+0f, -0x1.ab8p+0f},
+      {"IQ4_NL", {0}, 0x37907a48b3eb120b, 0x1.7d7cp+1f, 0x1.0a09p+2f, 0x1.e177p+2f},
+      {"IQ4_XS", {0}, 0xb601cd36095c6ece, 0x1.5d03a8p+7f, 0x1.33724p+4f, 0x1.ba74cp+6f},
+      {"MXFP4", {}, 0xf4dbe5e694c0cb28, -0x1p-123f, -0x1.8p-121f, -0x1.8p+77f},
+      {"TQ1_0", {52}, 0xe19411c20684088d, 0x1.e7cp-4f, -0.0f, -0.0f},
+      {"TQ2_0", {64}, 0x84fe822797b024d6, -0.0f, -0x1.534p-3f, -0.0f},
   };
   for (const Golden& golden : goldens) {
     INFO(golden.name);
@@ -110,6 +118,76 @@ TEST_CASE("doubles round to the nearest float", "[store][block_format]") {
   CHECK(decode(*block_format_named("F64"), in) == std::vector<float>{0.1f, -0.0f, 0x1.000002p0f});
 }
 
+TEST_CASE("every 8-bit float is what its sign, exponent and mantissa say", "[store][block_format]") {
+  std::vector<std::uint8_t> all;
+  for (int code = 0; code < 256; ++code) all.push_back(static_cast<std::uint8_t>(code));
+  const auto check = [&](const std::vector<float>& values, int mantissa_bits, int bias, int first_nan,
+                         int infinity) {
+    for (int code = 0; code < 256; ++code) {
+      INFO(code);
+      const float value = values[static_cast<std::size_t>(code)];
+      const int magnitude = code & 127, exponent = magnitude >> mantissa_bits;
+      CHECK(std::signbit(value) == (code >= 128));
+      CHECK(std::isnan(value) == (magnitude >= first_nan));
+      CHECK(std::isinf(value) == (magnitude == infinity));
+      if (magnitude >= first_nan || magnitude == infinity) continue;
+      const int mantissa = magnitude - (exponent << mantissa_bits) + (exponent > 0 ? 1 << mantissa_bits : 0);
+      const int power = std::max(exponent, 1) - bias - mantissa_bits;
+      CHECK(std::fabs(value) == std::ldexp(static_cast<float>(mantissa), power));
+    }
+  };
+  check(decode(*block_format_named("F8_E4M3"), all), 3, 7, 0x7f, -1);
+  check(decode(*block_format_named("F8_E5M2"), all), 2, 15, 0x7d, 0x7c);
+  const std::vector<float> powers = decode(higgs::detail::f8_e8m0_format, all);
+  for (int code = 0; code < 255; ++code)
+    CHECK(powers[static_cast<std::size_t>(code)] == std::ldexp(1.0f, code - 127));
+  CHECK(std::isnan(powers[255]));
+  CHECK(block_format_named("F8_E8M0") == nullptr);  // holds scales, no weights
+}
+
+TEST_CASE("a block of MXFP4 has every exponent from the subnormal ones on", "[store][block_format]") {
+  const float levels[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (int code = 0; code < 256; ++code) {
+    std::vector<std::uint8_t> in{static_cast<std::uint8_t>(code)};
+    for (int i = 0; i < 16; ++i) in.push_back(static_cast<std::uint8_t>(i | (15 - i) << 4));
+    const std::vector<float> weights = decode(*block_format_named("MXFP4"), in);
+    for (std::size_t i = 0; i < 16; ++i) {
+      const float expected = std::ldexp(levels[i % 8], code - 127) * (i < 8 ? 1.0f : -1.0f);
+      CHECK(weights[i] == expected);
+      CHECK(weights[31 - i] == expected);
+    }
+  }
+}
+
+TEST_CASE("a block of Q2_K has a scale and a minimum for each 16 weights", "[store][block_format]") {
+  std::vector<std::uint8_t> in;
+  for (int group = 0; group < 16; ++group) in.push_back(static_cast<std::uint8_t>(group | (15 - group) << 4));
+  for (int i = 0; i < 64; ++i) in.push_back(0xe4);  // 0, 1, 2, 3 from the lowest pair on
+  append(in, higgs::Half(0.5f).bits);
+  append(in, higgs::Half(2.0f).bits);
+  const std::vector<float> weights = decode(*block_format_named("Q2_K"), in);
+  for (int w = 0; w < 256; ++w) {
+    const float q = static_cast<float>(w / 32 % 4), scale = static_cast<float>(w / 16);
+    CHECK(weights[static_cast<std::size_t>(w)] == 0.5f * scale * q - 2 * (15 - scale));
+  }
+}
+
+TEST_CASE("a block of Q3_K finds each scale and each third bit", "[store][block_format]") {
+  for (int wanted = 0; wanted < 16; ++wanted) {  // one scale is 37 - 32, the others are 0 - 32
+    std::vector<std::uint8_t> in(110);
+    const auto at = [&](int i) -> std::uint8_t& { return in[static_cast<std::size_t>(i)]; };
+    for (int i = 0; i < 32; ++i) at(i) = 0x0f;  // quarters 0 to 3 are 0, the others -4
+    at(96 + wanted % 8) = static_cast<std::uint8_t>(5 << wanted / 8 * 4);
+    at(104 + wanted % 4) = static_cast<std::uint8_t>(2 << wanted / 4 * 2);
+    at(109) = 0x3c;  // 1.0
+    const std::vector<float> weights = decode(*block_format_named("Q3_K"), in);
+    for (int w = 0; w < 256; ++w) {
+      const float scale = w / 16 == wanted ? 5.0f : -32.0f;
+      CHECK(weights[static_cast<std::size_t>(w)] == scale * (w < 128 ? 0.0f : -4.0f));
+    }
+  }
+}
+
 TEST_CASE("a block of Q4_0 has its low nibbles first", "[store][block_format]") {
   std::vector<std::uint8_t> in;
   append(in, higgs::Half(0.5f).bits);
@@ -140,6 +218,7 @@ TEST_CASE("decoding does not depend on where a block lies or how many there are"
 TEST_CASE("a format is found by its name alone", "[store][block_format]") {
   CHECK(block_format_named("Q4_K")->row_bytes(512) == 288);
   CHECK(block_format_named("I32")->decode == nullptr);
+  CHECK(block_format_named("IQ2_XXS")->decode == nullptr);
   CHECK(block_format_named("q4_k") == nullptr);
   CHECK(block_format_named("") == nullptr);
 }

@@ -223,7 +223,7 @@ TEST_CASE("a layout that its tensors do not have is refused", "[store][checkpoin
           std::string::npos);
     CHECK(names_layer(refusal([&](Parts& parts) {
       auto& [shape, bytes] = parts.tensors[name];  // the same number of elements, of another type
-      bytes.resize(bytes.size() / static_cast<std::size_t>(higgs::dtype_bytes(shape.dtype)));
+      bytes.resize(bytes.size() / static_cast<std::size_t>(higgs::dtype_bits(shape.dtype) / 8));
       shape.dtype = DType::BOOL;
     })));
     CHECK(names_layer(refusal([&](Parts& parts) { parts.tensors[name].first.shape.push_back(1); })));

@@ -113,10 +113,11 @@ std::vector<std::string> seeds() {
   gguf.add_value(
       "a", 9,
       raw<std::uint32_t>(9) + raw<std::uint64_t>(1) + raw<std::uint32_t>(3) + raw<std::uint64_t>(2) + "abcd");
-  for (const auto& format : higgs::detail::gguf_types) {
-    const higgs::BlockFormat& block = *higgs::block_format_named(format.name);
-    gguf.add_tensor(std::string(format.name), {static_cast<std::uint64_t>(block.block), 2}, format.id,
-                    std::string(static_cast<std::size_t>(2 * block.bytes), 'x'));
+  for (std::uint32_t type = 0; type <= higgs::detail::gguf_types.size();
+       ++type) {  // and one that is not known
+    const higgs::BlockFormat* format = higgs::detail::gguf_format(type);
+    gguf.add_tensor("w" + std::to_string(type), {static_cast<std::uint64_t>(format ? format->block : 8), 2},
+                    type, std::string(static_cast<std::size_t>(format ? 2 * format->bytes : 8), 'x'));
   }
   out.push_back(gguf.build());
 
@@ -128,6 +129,15 @@ std::vector<std::string> seeds() {
   plain.write("z", 0, bytes_of("01234567"));
   plain.commit();
   out.push_back(read_file(folder / "plain"));
+
+  const std::string scaled_header =
+      R"({"x.weight":{"dtype":"F8_E4M3","shape":[3,5],"data_offsets":[0,15]},)"
+      R"("x.weight_scale_inv":{"dtype":"F32","shape":[3,1],"data_offsets":[15,27]},)"
+      R"("y":{"dtype":"F8_E5M2","shape":[2,2,4],"data_offsets":[27,43]},)"
+      R"("y_scale":{"dtype":"F8_E8M0","shape":[2,1,2],"data_offsets":[43,47]},)"
+      R"("z":{"dtype":"F4","shape":[4],"data_offsets":[47,49]},"n":{"dtype":"F99","shape":[7],"data_offsets":[49,52]}})";
+  out.push_back(raw<std::uint64_t>(scaled_header.size()) + scaled_header + std::string(52, '9'));
+  out.push_back("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
 
   const higgs::CodeLayout layout{2, 12, 8, 4};
   higgs::CheckpointContents contents;
@@ -248,6 +258,10 @@ class Mutator {
                                                  "2x64",
                                                  "F64",
                                                  "I16",
+                                                 "F8_E4M3",
+                                                 "F8_E8M0",
+                                                 "Q4_K",
+                                                 "_scale",
                                                  "../"};
     const std::size_t at = below(text.size() + 1);
     const std::uint64_t number = numbers[below(std::size(numbers))];

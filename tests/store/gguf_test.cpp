@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+using higgs::BlockFormat;
 using higgs::FormatError;
 using higgs::GgufArray;
 using higgs::GgufFile;
@@ -123,7 +124,7 @@ TEST_CASE("tensors are listed with their rows first, and outlive the file object
   builder.data.clear();
   builder.tensors.clear();
   builder.add_tensor("a", {4, 2}, f32, "0123456789abcdef0123456789ABCDEF");
-  builder.add_tensor("mystery", {100, 3}, 99, "");
+  builder.add_tensor("mystery", {100, 3}, 99, std::string(70, 'm'));
   builder.add_tensor("b", {64, 3, 2}, q4_0, std::string(216, 'b'));
   builder.add_tensor("scalar", {}, f32, "wxyz");
   write_file(folder / "a", builder.build());
@@ -135,20 +136,64 @@ TEST_CASE("tensors are listed with their rows first, and outlive the file object
   CHECK(std::string(tensors[0].data.begin(), tensors[0].data.end()) == "0123456789abcdef0123456789ABCDEF");
   CHECK(tensors[1].type_name() == "type 99");
   CHECK(tensors[1].format == nullptr);
-  CHECK(tensors[1].data.empty());
+  CHECK(std::string(tensors[1].data.begin(), tensors[1].data.end()) ==
+        std::string(70, 'm') + std::string(58, '\0'));  // up to the next tensor
   CHECK(tensors[2].shape == std::vector<std::int64_t>{2, 3, 64});
   CHECK(tensors[2].data.size() == 216);
   CHECK(tensors[3].shape.empty());
   CHECK(tensors[3].data.size() == 4);
 }
 
-TEST_CASE("the numbers of types are those of the format", "[store][gguf]") {
-  const auto name = [](std::uint32_t id) { return std::string(higgs::detail::gguf_format(id)->name); };
-  CHECK(name(0) + name(1) + name(2) + name(3) + name(6) + name(7) + name(8) == "F32F16Q4_0Q4_1Q5_0Q5_1Q8_0");
-  CHECK(name(12) + name(13) + name(14) + name(24) + name(25) + name(26) == "Q4_KQ5_KQ6_KI8I16I32");
-  CHECK(name(27) + name(28) + name(30) == "I64F64BF16");
-  for (const std::uint32_t unknown : {4u, 5u, 9u, 10u, 29u, 31u, UINT32_MAX})
-    CHECK(higgs::detail::gguf_format(unknown) == nullptr);
+TEST_CASE("every number of a type has its name, its size, and no power over other tensors", "[store][gguf]") {
+  // ggml.h, enum ggml_type; "" for numbers that are not given yet.
+  const std::vector<std::string> names{
+      "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
+      "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
+      "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
+      "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
+      "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
+      "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4",    "Q1_0"};
+  for (std::uint32_t type = 0; type <= 60; ++type) {
+    INFO(type);
+    const BlockFormat* format = higgs::detail::gguf_format(type);
+    const std::size_t row = format ? static_cast<std::size_t>(format->bytes) : 40;
+    GgufBuilder builder;
+    builder.add_tensor("before", {2}, f32, "abcdefgh");
+    builder.add_tensor("w", {format ? static_cast<std::uint64_t>(format->block) : 256, 3}, type,
+                       std::string(3 * row, 'w'));
+    builder.add_tensor("after", {2}, f32, "ijklmnop");
+    const TemporaryFolder folder;
+    write_file(folder / "a", builder.build());
+    const GgufFile file(folder / "a");
+    const GgufTensor& tensor = *file.find("w");
+    CHECK(tensor.type_name() == (type < names.size() ? names[type] : "type " + std::to_string(type)));
+    CHECK(tensor.data.size() == (format ? 3 * row : (3 * row + 31) / 32 * 32));
+    CHECK(std::string(file.find("after")->data.begin(), file.find("after")->data.end()) == "ijklmnop");
+    CHECK((!format || format->name == names[type]));
+    builder.tensors.pop_back();
+    builder.data.resize(builder.tensors[1].offset + 3 * row - 1);
+    CHECK(refusal(builder).empty() == !format);
+  }
+  CHECK(higgs::detail::gguf_format(UINT32_MAX) == nullptr);
+}
+
+TEST_CASE("a tensor of unknown size ends where the next begins and owns its bytes alone", "[store][gguf]") {
+  const auto with = [](std::uint64_t known, std::uint64_t unknown, std::vector<std::uint64_t> extents = {8}) {
+    GgufBuilder builder;
+    builder.add_tensor("known", {8}, f32, "");
+    builder.add_tensor("unknown", std::move(extents), 99, "");
+    builder.tensors[0].offset = known;
+    builder.tensors[1].offset = unknown;
+    builder.data = std::string(96, 'x');
+    return refusal(builder);
+  };
+  CHECK(with(0, 32).empty());
+  CHECK(with(64, 0).empty());
+  CHECK(contains(with(32, 32), "overlaps"));
+  CHECK(contains(with(0, 96), "tensor \"unknown\": lies outside"));
+  CHECK(contains(with(0, 128), "tensor \"unknown\": lies outside"));
+  CHECK(with(0, 0, {0}).empty());
+  CHECK(with(0, 96, {0}).empty());
 }
 
 TEST_CASE("a file cut anywhere is refused", "[store][gguf]") {
@@ -165,7 +210,7 @@ TEST_CASE("a file cut anywhere is refused", "[store][gguf]") {
 TEST_CASE("other magics and versions are refused", "[store][gguf]") {
   GgufBuilder builder = two_tensors();
   builder.magic = "GGML";
-  CHECK(contains(refusal(builder), "not a GGUF file"));
+  CHECK(contains(refusal(builder), "is not a safetensors or GGUF file (it begins with \"GGML\")"));
   builder = two_tensors();
   for (const std::uint32_t version : {0u, 1u, 4u, UINT32_MAX}) {
     builder.version = version;

@@ -73,15 +73,26 @@ TEST_CASE("a tensor outlives its file object", "[store][safetensors]") {
 }
 
 TEST_CASE("every dtype has the size that its name says", "[store][safetensors]") {
-  for (int i = 0; i < 15; ++i) {
+  for (int i = 0; i < static_cast<int>(DType::Unknown); ++i) {
     const auto dtype = static_cast<DType>(i);
     const std::string name(higgs::dtype_name(dtype));
     CHECK(higgs::dtype_named(name) == dtype);
     const std::size_t digit = name.find_first_of("0123456789");
     const int bits = digit == name.npos ? 8 : std::stoi(name.substr(digit));
-    CHECK(higgs::dtype_bytes(dtype) * 8 == bits);
+    CHECK(higgs::dtype_bits(dtype) == bits);
+    // 24 elements fill whole bytes whatever their size; one element less or more may not.
+    const auto with = [&](int count, int bytes) {
+      const std::string size = std::to_string(bytes);
+      return refusal(R"({"a":{"dtype":")" + name + R"(","shape":[)" + std::to_string(count) +
+                         R"(],"data_offsets":[0,)" + size + "]}}",
+                     std::string(static_cast<std::size_t>(bytes), 'x'));
+    };
+    CHECK(with(24, 3 * bits).empty());
+    CHECK(with(24, 3 * bits - 1).find("do not match") != std::string::npos);
+    CHECK(with(23, (23 * bits + 7) / 8).empty() == (bits % 8 == 0));
   }
-  CHECK_FALSE(higgs::dtype_named("F4"));
+  CHECK_FALSE(higgs::dtype_named("F7"));
+  CHECK_FALSE(higgs::dtype_named(""));
 }
 
 TEST_CASE("a header that does not fit is refused before it is read", "[store][safetensors]") {
@@ -136,13 +147,34 @@ TEST_CASE("shapes that are wrong or overflow are refused", "[store][safetensors]
         "[9223372036854775807,9223372036854775807]", "[4294967296,4294967296]", "[4294967296,4294967296,0]",
         "[0,4294967296,4294967296]", "[4611686018427387904]"})
     CHECK(shape(bad).find("tensor \"a\"") != std::string::npos);
-  CHECK(shape("[0]", "F7").find("unknown dtype \"F7\"") != std::string::npos);
-  CHECK(shape("[0]", "f32").find("tensor \"a\"") != std::string::npos);
+  for (const std::string bad : {"", "a b", "\\u001b[2J", "F\xc3\xa4", "F23456789012345678901234567890123"})
+    CHECK(shape("[0]", bad).find("tensor \"a\": the dtype is no name") != std::string::npos);
+  for (const std::string bad : {"[-1]", "[9223372036854775808]", "[4294967296,4294967296]", "[1.0]"})
+    CHECK(shape(bad, "F7").find("tensor \"a\"") != std::string::npos);
   CHECK(refusal(R"({"a":{"shape":[0],"data_offsets":[0,0]}})", "") != "");
   CHECK(refusal(R"({"a":{"dtype":7,"shape":[0],"data_offsets":[0,0]}})", "") != "");
   CHECK(refusal(R"({"a":{"dtype":"U8","data_offsets":[0,0]}})", "") != "");
   CHECK(refusal(R"({"a":{"dtype":"U8","shape":[0]}})", "") != "");
   CHECK(refusal(R"({"a":3})", "") != "");
+}
+
+TEST_CASE("a dtype that nobody knows yet blocks its tensor alone", "[store][safetensors]") {
+  const TemporaryFolder folder;
+  const auto header = [](const std::string& offsets) {
+    return R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+           R"("new":{"dtype":"F3_E1M1","shape":[5,7],"data_offsets":)" +
+           offsets + R"(},"z":{"dtype":"U8","shape":[2],"data_offsets":[9,11]}})";
+  };
+  write_file(folder / "a", file_of(header("[4,9]"), "abcdNEWEWyz"));
+  const Safetensors file(folder / "a");
+  REQUIRE(file.tensors().size() == 3);
+  CHECK(file.find("new")->dtype == DType::Unknown);
+  CHECK(file.find("new")->type_name() == "F3_E1M1");
+  CHECK(file.find("a")->type_name() == "F32");
+  CHECK(text_of(*file.find("new")) == "NEWEW");
+  CHECK(text_of(*file.find("z")) == "yz");
+  for (const std::string bad : {"[3,9]", "[5,9]", "[4,8]", "[4,10]", "[4,12]", "[9,4]"})
+    CHECK(refusal(header(bad), "abcdNEWEWyz") != "");
 }
 
 TEST_CASE("duplicate names and odd metadata are refused", "[store][safetensors]") {
@@ -177,6 +209,9 @@ TEST_CASE("shards are one model", "[store][safetensors]") {
   CHECK_THROWS_WITH(Safetensors(folder.path()), Catch::Contains("tensor \"b\" is not in 1.safetensors"));
   write_file(folder / index, R"({"weight_map":{"b":"3.safetensors"}})");
   CHECK_THROWS_AS(Safetensors(folder.path()), IoError);
+  CHECK_THROWS_WITH(Safetensors(folder.path()),
+                    Catch::Contains((folder / "3.safetensors").string() + ": is missing") &&
+                        Catch::Contains((folder / index).string()));
   for (const std::string bad : {"", "[]", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})",
                                 R"({"weight_map":{"a":"1.safetensors","a":"2.safetensors"}})"}) {
     write_file(folder / index, bad);
@@ -184,7 +219,13 @@ TEST_CASE("shards are one model", "[store][safetensors]") {
   }
   write_file(folder / "model.safetensors", one("c", "ijkl"));
   CHECK(text_of(*Safetensors(folder.path()).find("c")) == "ijkl");
-  CHECK_THROWS_WITH(Safetensors(TemporaryFolder().path()), Catch::Contains("neither"));
+  const TemporaryFolder other;
+  CHECK_THROWS_WITH(Safetensors(other.path()), Catch::EndsWith("index.json"));
+  write_file(other / "config.json", "{}");
+  write_file(other / "pytorch_model.bin", "");
+  CHECK_THROWS_WITH(Safetensors(other.path()),
+                    Catch::EndsWith("neither model.safetensors nor "
+                                    "model.safetensors.index.json, but pytorch_model.bin"));
 }
 
 TEST_CASE("an index cannot lead out of its folder", "[store][safetensors]") {
@@ -243,7 +284,7 @@ TEST_CASE("what is written in any order and in pieces is read back", "[store][sa
   CHECK(reinterpret_cast<std::uintptr_t>(file.tensors()[0].data.data()) % 64 == 0);
   for (const StoredTensor& tensor : file.tensors())
     CHECK(reinterpret_cast<std::uintptr_t>(tensor.data.data()) %
-              static_cast<std::uintptr_t>(higgs::dtype_bytes(tensor.dtype)) ==
+              static_cast<std::uintptr_t>(higgs::dtype_bits(tensor.dtype) / 8) ==
           0);
 }
 
@@ -268,6 +309,8 @@ TEST_CASE("a writer refuses what would be a wrong file", "[store][safetensors]")
   CHECK_THROWS_AS(make({{"__metadata__", DType::U8, {1}}}), InvalidArgument);
   CHECK_THROWS_AS(make({{"a", DType::U8, {-1}}}), InvalidArgument);
   CHECK_THROWS_AS(make({{"a", DType::F64, {INT64_MAX}}}), InvalidArgument);
+  CHECK_THROWS_AS(make({{"a", DType::Unknown, {1}}}), InvalidArgument);
+  CHECK_THROWS_AS(make({{"a", DType::F4, {3}}}), InvalidArgument);
   CHECK_THROWS_AS(make({{"a", DType::U8, {1LL << 61}}, {"b", DType::U8, {1LL << 62}}}), InvalidArgument);
   CHECK_THROWS_AS(make({{"\xff", DType::U8, {1}}}), InvalidArgument);
   CHECK_THROWS_AS(make({}, {{"k", "\xff"}}), InvalidArgument);

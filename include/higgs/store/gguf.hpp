@@ -61,22 +61,18 @@ class GgufArray {
 
 namespace detail {
 
-// Types of tensors by number; these have a known size, those of block_format.hpp can be decoded as well.
-struct GgufType {
-  std::uint32_t id;
-  std::string_view name;
-};
+// The names of tensor types by number. Those that block_format.hpp has not are gone from ggml.
 // clang-format off
-inline constexpr std::array<GgufType, 16> gguf_types{{
-    {0, "F32"}, {1, "F16"}, {2, "Q4_0"}, {3, "Q4_1"}, {6, "Q5_0"}, {7, "Q5_1"}, {8, "Q8_0"},
-    {12, "Q4_K"}, {13, "Q5_K"}, {14, "Q6_K"}, {24, "I8"}, {25, "I16"}, {26, "I32"}, {27, "I64"},
-    {28, "F64"}, {30, "BF16"}}};
+inline constexpr std::array<std::string_view, 42> gguf_types{
+    "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1",
+    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",
+    "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M",
+    "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",
+    "NVFP4", "Q1_0"};
 // clang-format on
 
 inline const BlockFormat* gguf_format(std::uint32_t id) noexcept {
-  for (const GgufType& type : gguf_types)
-    if (type.id == id) return block_format_named(type.name);
-  return nullptr;
+  return id < gguf_types.size() ? block_format_named(gguf_types[id]) : nullptr;
 }
 
 template <class T>
@@ -136,13 +132,14 @@ struct GgufTensor {
   std::string name;
   std::vector<std::int64_t> shape;      // slowest extent first: (rows, cols) of a matrix
   std::uint32_t type = 0;               // the number in the file
-  const BlockFormat* format = nullptr;  // null if the type is unknown
-  std::span<const std::uint8_t> data;   // in the mapped file; empty if the type is unknown
+  const BlockFormat* format = nullptr;  // null if the size of the type is unknown
+  std::span<const std::uint8_t> data;   // in the mapped file; up to the next tensor if the size is unknown
   std::shared_ptr<const MappedFile> owner;
 
   /// "Q4_K", or "type 99" if unknown.
   std::string type_name() const {
-    return format ? std::string(format->name) : "type " + std::to_string(type);
+    return type < detail::gguf_types.size() ? std::string(detail::gguf_types[type])
+                                            : "type " + std::to_string(type);
   }
 };
 
@@ -266,7 +263,11 @@ class GgufFile {
   }
 
   void read() {
-    if (!has_magic(file_->bytes())) fail("not a GGUF file");
+    if (!has_magic(file_->bytes())) {
+      const auto bytes = file_->bytes();
+      const bool safetensors = bytes.size() > 8 && bytes[8] == '{' && !detail::is_text(bytes.first(8));
+      fail(safetensors ? "is a safetensors file, not a GGUF file" : detail::describe_foreign(bytes));
+    }
     at_ = 4;
     version_ = number<std::uint32_t>();
     if (version_ == 0x02000000 || version_ == 0x03000000) fail("big-endian GGUF files are not supported");
@@ -323,27 +324,37 @@ class GgufFile {
   // Gives every tensor its bytes of `data`; no two may share any.
   void place(const std::vector<std::uint64_t>& offsets, std::span<const std::uint8_t> data,
              std::uint64_t alignment) {
+    constexpr std::uint64_t up_to_the_next = UINT64_MAX;
     std::vector<std::size_t> order(offsets.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::vector<std::uint64_t> bytes(offsets.size());  // below 8 * max_elements: they cannot overflow
-    for (const std::size_t i : order) {
-      GgufTensor& tensor = tensors_[i];
-      const auto rows = static_cast<std::uint64_t>(matrix_rows(tensor.shape));
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const GgufTensor& tensor = tensors_[i];
+      const std::int64_t rows = matrix_rows(tensor.shape), cols = matrix_cols(tensor.shape);
       if (tensor.format)
-        bytes[i] = rows * static_cast<std::uint64_t>(tensor.format->row_bytes(matrix_cols(tensor.shape)));
+        bytes[i] = static_cast<std::uint64_t>(rows * tensor.format->row_bytes(cols));
+      else if (rows * cols != 0)
+        bytes[i] = up_to_the_next;
       if (offsets[i] % alignment != 0) fail("tensor \"" + tensor.name + "\": the offset is not aligned");
-      if (offsets[i] > data.size() || bytes[i] > data.size() - offsets[i])
-        fail("tensor \"" + tensor.name + "\": lies outside the file");
-      tensor.data = data.subspan(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(bytes[i]));
+      if (offsets[i] > data.size()) fail_outside(tensor, offsets[i], data.size());
+      order[i] = i;
     }
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
       return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : bytes[a] < bytes[b];
     });
-    for (std::size_t i = 1; i < order.size(); ++i) {
-      const std::size_t a = order[i - 1], b = order[i];
-      if (offsets[a] + bytes[a] > offsets[b])
-        fail("tensor \"" + tensors_[b].name + "\": overlaps \"" + tensors_[a].name + "\"");
+    for (std::size_t place = 0; place < order.size(); ++place) {
+      const std::size_t i = order[place];
+      const std::uint64_t next = place + 1 < order.size() ? offsets[order[place + 1]] : data.size();
+      if (bytes[i] == up_to_the_next) bytes[i] = std::max<std::uint64_t>(next - offsets[i], 1);
+      if (bytes[i] > data.size() - offsets[i]) fail_outside(tensors_[i], offsets[i] + bytes[i], data.size());
+      if (place + 1 < order.size() && offsets[i] + bytes[i] > next)
+        fail("tensor \"" + tensors_[order[place + 1]].name + "\": overlaps \"" + tensors_[i].name + "\"");
+      tensors_[i].data =
+          data.subspan(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(bytes[i]));
     }
+  }
+  [[noreturn]] void fail_outside(const GgufTensor& tensor, std::uint64_t end, std::size_t size) const {
+    fail("tensor \"" + tensor.name + "\": lies outside the file, which may be cut short: it needs " +
+         std::to_string(end) + " bytes of data, and there are " + std::to_string(size));
   }
 
   std::shared_ptr<const MappedFile> file_;

@@ -4,6 +4,7 @@
 
 #include <higgs/core/error.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdint>
@@ -53,6 +54,40 @@ inline bool exists(const std::filesystem::path& path) noexcept {
 inline bool is_folder(const std::filesystem::path& path) noexcept {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
+}
+
+inline bool is_text(std::span<const std::uint8_t> bytes) noexcept {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::uint8_t byte) {
+    return (byte >= ' ' && byte <= '~') || byte == '\n' || byte == '\r' || byte == '\t';
+  });
+}
+
+// What is wrong with a file that begins with these bytes and was taken for weights of a model: the end of a sentence
+// that begins with the file's name.
+inline std::string describe_foreign(std::span<const std::uint8_t> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()),
+                              std::min<std::size_t>(bytes.size(), 40));
+  if (text.empty()) return "is empty";
+  if (text.starts_with("version https://git-lfs"))
+    return "is a Git LFS pointer, not the file itself: run git lfs pull";
+  std::string out = "is not a safetensors or GGUF file (it begins with ";
+  if (is_text(bytes.first(std::min<std::size_t>(bytes.size(), 4)))) {
+    const auto end = std::find_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; });
+    out.append("\"").append(text.begin(), end).append("\"");
+  } else {
+    out += "the bytes";
+    for (const std::uint8_t byte : bytes.first(std::min<std::size_t>(bytes.size(), 8)))
+      out.append(" ").append({"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]});
+  }
+  if (text.starts_with("PK\3\4"))
+    out += ", as zip archives and the files of PyTorch do: save the model as safetensors";
+  else if (text.starts_with("\x80") && text.size() > 1 && text[1] >= 2 && text[1] <= 5)
+    out += ", as pickled files of Python do: save the model as safetensors";
+  else if (text.starts_with("\x1f\x8b"))
+    out += ", as files compressed by gzip do: unpack it";
+  else if (text.starts_with("<"))
+    out += ", as web pages do: was the download refused?";
+  return out + ")";
 }
 }  // namespace detail
 

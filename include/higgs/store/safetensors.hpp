@@ -30,30 +30,39 @@
 namespace higgs {
 inline namespace v0 {
 
-/// The element types of safetensors.
-enum class DType { F64, I64, U64, F32, I32, U32, F16, BF16, I16, U16, F8_E4M3, F8_E5M2, I8, U8, BOOL };
+/// The element types of safetensors. Unknown stands for one that came later: it has no size and no name.
+enum class DType {
+  // clang-format off
+  F64, I64, U64, C64, F32, I32, U32, F16, BF16, I16, U16, F8_E4M3, F8_E5M2, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ,
+  I8, U8, BOOL, F6_E2M3, F6_E3M2, F4, Unknown
+  // clang-format on
+};
 
 namespace detail {
 struct DTypeInfo {
   std::string_view name;
-  int bytes;
+  int bits;
 };
 // clang-format off
-inline constexpr std::array<DTypeInfo, 15> dtypes{{
-    {"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4}, {"U32", 4}, {"F16", 2}, {"BF16", 2},
-    {"I16", 2}, {"U16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}}};
+inline constexpr std::array<DTypeInfo, 23> dtypes{{
+    {"F64", 64}, {"I64", 64}, {"U64", 64}, {"C64", 64}, {"F32", 32}, {"I32", 32}, {"U32", 32}, {"F16", 16},
+    {"BF16", 16}, {"I16", 16}, {"U16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2FNUZ", 8}, {"I8", 8}, {"U8", 8}, {"BOOL", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}, {"", 0}}};
 // clang-format on
+static_assert(dtypes[static_cast<std::size_t>(DType::Unknown)].bits == 0);
 }  // namespace detail
 
-/// "BF16": the spelling in files.
+/// "BF16": the spelling in files; empty for Unknown.
 constexpr std::string_view dtype_name(DType dtype) noexcept {
   return detail::dtypes[static_cast<std::size_t>(dtype)].name;
 }
-constexpr int dtype_bytes(DType dtype) noexcept {
-  return detail::dtypes[static_cast<std::size_t>(dtype)].bytes;
+/// Bits of an element, 0 for Unknown.
+constexpr int dtype_bits(DType dtype) noexcept {
+  return detail::dtypes[static_cast<std::size_t>(dtype)].bits;
 }
+/// None if there is no dtype of that name.
 constexpr std::optional<DType> dtype_named(std::string_view name) noexcept {
-  for (std::size_t i = 0; i < detail::dtypes.size(); ++i)
+  for (std::size_t i = 0; i < static_cast<std::size_t>(DType::Unknown); ++i)
     if (detail::dtypes[i].name == name) return static_cast<DType>(i);
   return std::nullopt;
 }
@@ -64,16 +73,23 @@ struct TensorShape {
   DType dtype = DType::F32;
   std::vector<std::int64_t> shape;
 
-  /// Bytes of the tensor; none if an extent is negative or the product of those above zero exceeds 2^62.
-  std::optional<std::uint64_t> bytes() const noexcept {
-    auto bytes = static_cast<std::uint64_t>(dtype_bytes(dtype));
+  /// The product of the extents; none if one is negative or the product of those above zero exceeds 2^56.
+  std::optional<std::uint64_t> elements() const noexcept {
+    std::uint64_t elements = 1;
     bool empty = false;
     for (const std::int64_t extent : shape) {
-      if (extent < 0 || static_cast<std::uint64_t>(extent) > (1ull << 62) / bytes) return std::nullopt;
+      if (extent < 0 || static_cast<std::uint64_t>(extent) > (1ull << 56) / elements) return std::nullopt;
       empty = empty || extent == 0;
-      bytes *= static_cast<std::uint64_t>(std::max<std::int64_t>(extent, 1));
+      elements *= static_cast<std::uint64_t>(std::max<std::int64_t>(extent, 1));
     }
-    return empty ? 0 : bytes;
+    return empty ? 0 : elements;
+  }
+  /// Bytes of the tensor; none if elements() is none, they fill no whole number of bytes, or the dtype is Unknown.
+  std::optional<std::uint64_t> bytes() const noexcept {
+    const auto bits = static_cast<std::uint64_t>(dtype_bits(dtype));
+    const auto count = elements();
+    if (!count || bits == 0 || *count * bits % 8 != 0) return std::nullopt;
+    return *count * bits / 8;
   }
 };
 
@@ -81,10 +97,17 @@ struct TensorShape {
 struct StoredTensor : TensorShape {
   std::span<const std::uint8_t> data;       // in the mapped file
   std::shared_ptr<const MappedFile> owner;  // keeps the mapping alive
+  std::string unknown_dtype;                // the spelling in the file, where dtype is Unknown
+
+  /// "BF16": the spelling in the file.
+  std::string type_name() const {
+    return dtype == DType::Unknown ? unknown_dtype : std::string(dtype_name(dtype));
+  }
 };
 
 /// One safetensors file, or the shards of a model, mapped. Files are hostile until every size and offset has
-/// been checked: the constructor throws FormatError with the file and the tensor, or IoError.
+/// been checked: the constructor throws FormatError with the file and the tensor, or IoError. A dtype that nobody
+/// knows yet is no error: its tensors are listed.
 class Safetensors {
  public:
   using Metadata = std::map<std::string, std::string, std::less<>>;
@@ -97,7 +120,8 @@ class Safetensors {
       found = path / "model.safetensors";
       if (!detail::exists(found)) found = path / "model.safetensors.index.json";
       if (!detail::exists(found))
-        detail::throw_io(path, "holds neither model.safetensors nor model.safetensors.index.json", 0);
+        detail::throw_io(
+            path, "holds neither model.safetensors nor model.safetensors.index.json" + other_files(path), 0);
     }
     if (found.extension() == ".json")
       add_index(found);
@@ -127,11 +151,16 @@ class Safetensors {
   void add_file(std::shared_ptr<const MappedFile> file, const Names* wanted) {
     const std::string source = file->path().string();
     const std::span<const std::uint8_t> bytes = file->bytes();
-    if (bytes.size() < 8) fail(source, "too short for a safetensors file");
+    if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0)
+      fail(source, "is a GGUF file, not a safetensors file");
+    // The header is a JSON object, and its length no text.
+    if (bytes.size() < 9 || bytes[8] != '{' || detail::is_text(bytes.first(8)))
+      fail(source, detail::describe_foreign(bytes));
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), 8);
     if (length > max_header_bytes || length > bytes.size() - 8)
-      fail(source, "a header of " + std::to_string(length) + " bytes does not fit");
+      fail(source, "a header of " + std::to_string(length) + " bytes does not fit into " +
+                       std::to_string(bytes.size()) + " bytes: the file is cut short or damaged");
     const auto header_bytes = bytes.subspan(8, static_cast<std::size_t>(length));
     const auto data = bytes.subspan(8 + static_cast<std::size_t>(length));
     const std::string_view text(reinterpret_cast<const char*>(header_bytes.data()), header_bytes.size());
@@ -149,14 +178,17 @@ class Safetensors {
         continue;
       }
       const std::string place = source + ": tensor \"" + name + "\"";
-      StoredTensor tensor{parse_shape(name, value, place), {}, file};
+      StoredTensor tensor = parse_tensor(name, value, place);
+      tensor.owner = file;
       const Json* offsets = value.find("data_offsets");
       if (!offsets || !offsets->array() || offsets->array()->size() != 2)
         fail(place, "data_offsets must be two numbers");
       const auto begin = (*offsets->array())[0].natural(), end = (*offsets->array())[1].natural();
       if (!begin || !end || *begin > *end || *end > data.size())
-        fail(place, "data_offsets lie outside the file");
-      if (tensor.bytes() != *end - *begin) fail(place, "data_offsets do not match dtype and shape");
+        fail(place, "data_offsets lie outside the file, which may be cut short: it has " +
+                        std::to_string(data.size()) + " bytes of data");
+      if (tensor.dtype != DType::Unknown && tensor.bytes() != *end - *begin)
+        fail(place, "data_offsets do not match dtype and shape");
       tensor.data = data.subspan(static_cast<std::size_t>(*begin), static_cast<std::size_t>(*end - *begin));
       placed.push_back({std::move(tensor), *begin, *end});
     }
@@ -175,22 +207,45 @@ class Safetensors {
     if (at != data.size()) fail(source, "the file is longer than its tensors");
   }
 
-  static TensorShape parse_shape(const std::string& name, const Json& value, const std::string& place) {
+  // All but the place of its data.
+  static StoredTensor parse_tensor(const std::string& name, const Json& value, const std::string& place) {
     const Json* dtype = value.find("dtype");
     const Json* shape = value.find("shape");
     if (!dtype || !dtype->string()) fail(place, "has no dtype");
     if (!shape || !shape->array()) fail(place, "has no shape");
-    TensorShape out{name, DType::U8, {}};
-    if (const auto known = dtype_named(*dtype->string()))
-      out.dtype = *known;
-    else
-      fail(place, "unknown dtype \"" + *dtype->string() + "\"");
+    const std::string& spelling = *dtype->string();
+    StoredTensor out;
+    out.name = name;
+    out.dtype = dtype_named(spelling).value_or(DType::Unknown);
+    if (out.dtype == DType::Unknown) {
+      if (spelling.empty() || spelling.size() > 32 ||
+          !std::all_of(spelling.begin(), spelling.end(), is_name_part))
+        fail(place, "the dtype is no name");
+      out.unknown_dtype = spelling;
+    }
     for (const Json& extent : *shape->array()) {
       if (!extent.integer()) fail(place, "a dimension is not an integer below 2^63");
       out.shape.push_back(*extent.integer());
     }
-    if (!out.bytes()) fail(place, "the shape is negative or too large");
+    if (!out.elements()) fail(place, "the shape is negative or too large");
+    if (out.dtype != DType::Unknown && !out.bytes()) fail(place, "the shape is no whole number of bytes");
     return out;
+  }
+  static bool is_name_part(char c) noexcept {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || c == '-';
+  }
+
+  // A hint where the weights may be instead.
+  static std::string other_files(const std::filesystem::path& folder) {
+    std::error_code ignored;
+    std::string first;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+      const std::string name = entry.path().filename().string(), kind = entry.path().extension().string();
+      if ((kind == ".safetensors" || kind == ".gguf" || kind == ".bin" || kind == ".pt" || kind == ".pth") &&
+          (first.empty() || name < first))
+        first = name;
+    }
+    return first.empty() ? "" : ", but " + first;
   }
 
   void add_metadata(const Json& value, const std::string& source) {
@@ -206,9 +261,10 @@ class Safetensors {
     const auto file = MappedFile::open(path);
     const std::string source = path.string();
     const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    if (!text.starts_with("{")) fail(source, detail::describe_foreign(file->bytes()));
     const Json index = Json::parse(text, source, Json::Duplicates::Refuse);
     const Json* map = index.find("weight_map");
-    if (!map || !map->object()) fail(source, "has no weight_map");
+    if (!map || !map->object()) fail(source, "is no index of safetensors files: it has no \"weight_map\"");
     std::map<std::string, Names> shards;
     for (const auto& [tensor, shard] : *map->object()) {
       const std::string* name = shard.string();
@@ -219,9 +275,13 @@ class Safetensors {
       shards[*name].insert(tensor);
     }
     for (const auto& [name, tensors] : shards) {
-      add_file(MappedFile::open(path.parent_path() / name), &tensors);
+      const std::filesystem::path shard = path.parent_path() / name;
+      if (!detail::exists(shard))
+        detail::throw_io(
+            shard, "is missing: " + source + " says that it holds tensor \"" + *tensors.begin() + "\"", 0);
+      add_file(MappedFile::open(shard), &tensors);
       for (const std::string& tensor : tensors)
-        if (!find(tensor)) fail(source, "tensor \"" + tensor + "\" is not in " + name);
+        if (!find(tensor)) fail(source, "tensor \"" + tensor + "\" is not in " + name + ", as it says");
     }
   }
 
@@ -327,8 +387,8 @@ class SafetensorsWriter {
 
   static Layout lay_out(std::vector<TensorShape> tensors) {
     std::sort(tensors.begin(), tensors.end(), [](const TensorShape& a, const TensorShape& b) {
-      return dtype_bytes(a.dtype) != dtype_bytes(b.dtype) ? dtype_bytes(a.dtype) > dtype_bytes(b.dtype)
-                                                          : a.name < b.name;
+      return dtype_bits(a.dtype) != dtype_bits(b.dtype) ? dtype_bits(a.dtype) > dtype_bits(b.dtype)
+                                                        : a.name < b.name;
     });
     std::set<std::string_view> names{"__metadata__"};
     Layout layout{{}, {0}};
@@ -336,8 +396,10 @@ class SafetensorsWriter {
       expects(names.insert(tensor.name).second,
               "higgs::SafetensorsWriter: names must differ, also from __metadata__");
       const auto bytes = tensor.bytes();
-      expects(bytes && *bytes <= static_cast<std::uint64_t>(INT64_MAX) / 2 - layout.bounds.back(),
-              "higgs::SafetensorsWriter: a shape is negative or the file too large");
+      expects(
+          bytes && *bytes <= static_cast<std::uint64_t>(INT64_MAX) / 2 - layout.bounds.back(),
+          "higgs::SafetensorsWriter: a dtype is unknown, a shape is negative or no whole number of bytes, or "
+          "the file is too large");
       layout.bounds.push_back(layout.bounds.back() + *bytes);
     }
     layout.tensors = std::move(tensors);

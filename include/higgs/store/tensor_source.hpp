@@ -8,11 +8,14 @@
 #include <higgs/store/mapped_file.hpp>
 #include <higgs/store/safetensors.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,26 +25,111 @@
 namespace higgs {
 inline namespace v0 {
 
+/// Scales that a matrix of 8-bit floats comes with, one for each block of weights: weight = scale * stored value.
+struct BlockScales {
+  const BlockFormat* format = nullptr;
+  std::span<const std::uint8_t> data;       // (matrices, rows, cols)
+  std::shared_ptr<const MappedFile> owner;  // keeps `data` alive
+  std::int64_t rows = 1, cols = 1;
+  std::int64_t matrix_rows = 1;  // of weights: a stack of matrices has scales for each
+  std::int64_t block_rows = 1, block_cols = 1;
+
+  /// Multiplies one row of weights by its scales.
+  void apply(std::int64_t row, std::span<float> weights) const noexcept {
+    const std::int64_t line = row / matrix_rows * rows + row % matrix_rows / block_rows;
+    const auto width = static_cast<std::size_t>(block_cols);
+    const std::uint8_t* at = data.data() + line * format->row_bytes(cols);
+    for (std::size_t begin = 0; begin < weights.size(); begin += width, at += format->bytes) {
+      float scale = 0;
+      format->decode(at, 1, &scale);
+      for (float& weight : weights.subspan(begin, std::min(width, weights.size() - begin))) weight *= scale;
+    }
+  }
+};
+
+namespace detail {
+// The length b of blocks that cut `extent` into `count`: ceil(extent / b) == count. Where the last block is shorter,
+// several would do: `usual` if it is one of them, else it must be the one power of two. None if that leaves a doubt,
+// or nothing.
+inline std::optional<std::int64_t> block_length(std::int64_t extent, std::int64_t count,
+                                                std::int64_t usual = 128) noexcept {
+  if (count == 1) return std::max<std::int64_t>(extent, 1);
+  if (count < 1 || count > extent) return std::nullopt;
+  const auto fits = [&](std::int64_t length) { return (extent - 1) / length + 1 == count; };
+  if (fits(usual)) return usual;
+  std::int64_t length = 1;
+  while (length < extent && !fits(length)) length *= 2;
+  const bool power = fits(length), exact = extent % count == 0;
+  if (power && exact && length != extent / count) return std::nullopt;
+  return power ? std::optional(length) : exact ? std::optional(extent / count) : std::nullopt;
+}
+
+// How scales of that shape lie over weights of that shape; none if they do not. Scales are (), (1), one for each of the
+// first extent, or one for each block: as many extents as the weights, of which all but the last two agree.
+inline std::optional<BlockScales> lay_scales(const std::vector<std::int64_t>& weights,
+                                             const std::vector<std::int64_t>& scales) {
+  BlockScales out;
+  out.matrix_rows = std::max<std::int64_t>(1, matrix_rows(weights));
+  out.block_rows = out.matrix_rows;
+  out.block_cols = std::max<std::int64_t>(1, matrix_cols(weights));
+  if (scales.empty() || (scales.size() == 1 && scales[0] == 1)) return out;
+  const std::size_t rank = weights.size();
+  if (scales.size() == 1 && rank >= 2 && scales[0] == weights[0]) {
+    out.rows = scales[0];
+    out.block_rows = std::max<std::int64_t>(1, out.matrix_rows / std::max<std::int64_t>(1, scales[0]));
+    return out;
+  }
+  if (rank < 2 || scales.size() != rank || !std::equal(weights.begin(), weights.end() - 2, scales.begin()))
+    return std::nullopt;
+  auto block_rows = block_length(weights[rank - 2], scales[rank - 2]);
+  auto block_cols = block_length(weights[rank - 1], scales[rank - 1]);
+  // Most blocks are square: where one side leaves a doubt, the other may settle it.
+  if (!block_rows && block_cols) block_rows = block_length(weights[rank - 2], scales[rank - 2], *block_cols);
+  if (!block_cols && block_rows) block_cols = block_length(weights[rank - 1], scales[rank - 1], *block_rows);
+  if (!block_rows || !block_cols) return std::nullopt;
+  out.rows = scales[rank - 2];
+  out.cols = scales[rank - 1];
+  out.matrix_rows = std::max<std::int64_t>(1, weights[rank - 2]);
+  out.block_rows = *block_rows;
+  out.block_cols = *block_cols;
+  return out;
+}
+
+inline std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string out = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    out.append(i == 0 ? "" : ", ").append(std::to_string(shape[i]));
+  return out + ")";
+}
+}  // namespace detail
+
 /// A tensor of a file, seen as a matrix (rows, cols): a vector is one row, stacked matrices are one tall one.
 struct SourceTensor {
   std::string name;
   std::vector<std::int64_t> shape;          // slowest extent first
   std::string dtype;                        // "BF16", "Q4_K", ...: the spelling of its format
   const BlockFormat* format = nullptr;      // null if the weights cannot be read as floats
-  std::span<const std::uint8_t> data;       // as in the file, to be copied untouched
+  std::span<const std::uint8_t> data;       // as in the file
   std::shared_ptr<const MappedFile> owner;  // the file, keeps `data` alive
+  std::optional<BlockScales> scales;        // of another tensor of the file, which is not listed
+  std::string obstacle;  // why the weights cannot be read, where `dtype` alone does not say it
 
   std::int64_t rows() const noexcept { return matrix_rows(shape); }
   std::int64_t cols() const noexcept { return matrix_cols(shape); }
   bool readable() const noexcept { return format && format->decode; }
+  /// Whether `data` alone is the tensor, so that its bytes may be copied; else it must be read.
+  bool copyable() const noexcept { return !scales; }
+  /// Throws FormatError, with file, tensor and type, unless the tensor is readable().
+  void require_readable() const {
+    if (readable()) return;
+    throw FormatError((owner ? owner->path().string() + ": " : "") + "tensor \"" + name + "\": " + dtype +
+                      " cannot be read as floats" + (obstacle.empty() ? "" : ": " + obstacle));
+  }
 
-  /// Writes rows [first_row, first_row + count) to `out`, count * cols() floats. F32, F16 and BF16 are exact.
-  /// Throws FormatError, with file and tensor, if the weights are of a type that has no decoder. Takes no memory
-  /// of its own.
+  /// Writes rows [first_row, first_row + count) to `out`, count * cols() floats. Scales are applied. F32, F16
+  /// and BF16 are exact. Throws FormatError as require_readable() does. Takes no memory of its own.
   void read_rows(std::int64_t first_row, std::int64_t count, std::span<float> out) const {
-    if (!readable())
-      throw FormatError((owner ? owner->path().string() + ": " : "") + "tensor \"" + name + "\": " + dtype +
-                        " cannot be read as floats");
+    require_readable();
     expects(first_row >= 0 && count >= 0 && first_row <= rows() && count <= rows() - first_row,
             "higgs::SourceTensor::read_rows: the rows must lie within the tensor");
     expects(out.size() == static_cast<std::size_t>(count * cols()),
@@ -49,6 +137,9 @@ struct SourceTensor {
     if (out.empty()) return;
     const auto offset = static_cast<std::size_t>(first_row * format->row_bytes(cols()));
     format->decode(data.data() + offset, count * (cols() / format->block), out.data());
+    const auto width = static_cast<std::size_t>(cols());
+    for (std::size_t row = 0; scales && row < static_cast<std::size_t>(count); ++row)
+      scales->apply(first_row + static_cast<std::int64_t>(row), out.subspan(row * width, width));
   }
 };
 
@@ -64,18 +155,35 @@ class TensorSource {
     return TensorSource(Safetensors(std::move(file)));
   }
 
+  /// Matrices of 8-bit floats get their scales: those of X.weight are X.weight_scale_inv, X.weight_scale or X.scale,
+  /// which are not listed then. Throws FormatError, which names both, if their shapes do not fit each other.
   explicit TensorSource(const Safetensors& file) {
+    Names names;
+    for (const StoredTensor& each : file.tensors()) names.emplace(each.name, &each);
+    std::vector<SourceTensor> tensors;
+    std::set<std::string_view> attached;
     for (const StoredTensor& each : file.tensors()) {
-      const std::string_view dtype = dtype_name(each.dtype);
-      add({each.name, each.shape, std::string(dtype), block_format_named(dtype), each.data, each.owner});
+      const bool known = each.dtype != DType::Unknown;  // an unknown one may be called as a format of GGUF is
+      tensors.push_back({each.name,
+                         each.shape,
+                         each.type_name(),
+                         known ? block_format_named(dtype_name(each.dtype)) : nullptr,
+                         each.data,
+                         each.owner,
+                         {},
+                         {}});
+      if (each.dtype == DType::F8_E4M3 || each.dtype == DType::F8_E5M2)
+        if (const StoredTensor* scales = attach_scales(tensors.back(), names)) attached.insert(scales->name);
     }
+    for (SourceTensor& each : tensors)
+      if (!attached.contains(each.name)) add(std::move(each));
   }
   explicit TensorSource(const GgufFile& file) : TensorSource(std::span(&file, 1)) {}
   /// The parts of one model. Throws FormatError if two of them have a tensor of the same name.
   explicit TensorSource(std::span<const GgufFile> parts) {
     for (const GgufFile& part : parts)
       for (const GgufTensor& each : part.tensors())
-        add({each.name, each.shape, each.type_name(), each.format, each.data, each.owner});
+        add({each.name, each.shape, each.type_name(), each.format, each.data, each.owner, {}, {}});
   }
 
   /// In the order of the file.
@@ -98,6 +206,53 @@ class TensorSource {
   }
 
  private:
+  using Names = std::map<std::string_view, const StoredTensor*>;
+
+  // Whether a tensor beside X.weight, called X.`rest`, says how to read it. Scales of activations do not.
+  static bool is_scale(std::string_view rest) noexcept {
+    const auto has = [&](std::string_view word) { return rest.find(word) != rest.npos; };
+    return (has("scal") || has("amax") || has("zero_point")) && !has("input") && !has("output") &&
+           !has("act_") && !has("activation") && rest != "q_scale" && rest != "k_scale" && rest != "v_scale";
+  }
+
+  // Gives a tensor of 8-bit floats its scales and returns them; null if it has none. It becomes unreadable if it has
+  // some that are not understood: without them its weights would be wrong.
+  static const StoredTensor* attach_scales(SourceTensor& tensor, const Names& names) {
+    constexpr std::string_view ending = "weight";
+    std::string prefix = tensor.name + "_";  // of the names of what belongs to the tensor
+    if (tensor.name.ends_with(".weight")) prefix = tensor.name.substr(0, tensor.name.size() - ending.size());
+    const auto refuse = [&](const StoredTensor& other, const std::string& what) {
+      tensor.format = nullptr;
+      tensor.obstacle = "its scales \"" + other.name + "\" " + what;
+      return nullptr;
+    };
+    const StoredTensor* scales = nullptr;
+    for (auto each = names.lower_bound(prefix); each != names.end() && each->first.starts_with(prefix);
+         ++each) {
+      if (each->first == tensor.name || !is_scale(each->first.substr(prefix.size()))) continue;
+      const bool known = each->first == tensor.name + "_scale_inv" || each->first == tensor.name + "_scale" ||
+                         each->first == prefix + "scale";
+      if (!known) return refuse(*each->second, "are of a kind that is not known");
+      if (scales) return refuse(*each->second, "stand beside \"" + scales->name + "\"");
+      scales = each->second;
+    }
+    if (!scales) return nullptr;
+    const BlockFormat* format = scales->dtype == DType::F8_E8M0
+                                    ? &detail::f8_e8m0_format
+                                    : block_format_named(dtype_name(scales->dtype));
+    if (!format || !format->decode || scales->dtype == DType::F8_E4M3 || scales->dtype == DType::F8_E5M2)
+      return refuse(*scales, "are of type " + scales->type_name());
+    tensor.scales = detail::lay_scales(tensor.shape, scales->shape);
+    if (!tensor.scales)
+      throw FormatError(tensor.owner->path().string() + ": tensor \"" + tensor.name + "\" is " +
+                        detail::shape_text(tensor.shape) + ", but its scales \"" + scales->name + "\" are " +
+                        detail::shape_text(scales->shape) + ", which fit no blocks of it");
+    tensor.scales->format = format;
+    tensor.scales->data = scales->data;
+    tensor.scales->owner = scales->owner;
+    return scales;
+  }
+
   void add(SourceTensor tensor) {
     const auto [found, is_new] = index_.emplace(tensor.name, tensors_.size());
     if (!is_new)
