@@ -177,7 +177,7 @@ class Follower:
         """What the block says, and what it says one can write for it; the second one is not compiled again."""
         found = re.fullmatch(r"(find_package\(.*\)) +# or (add_subdirectory\((\w+)\))\n(.*)", block, re.S)
         expect(found, "the CMake block does not say `find_package(...)  # or add_subdirectory(...)`")
-        head = "cmake_minimum_required(VERSION 3.18)\nproject(app LANGUAGES CXX)\nadd_executable(app app.cpp)\n"
+        head = "cmake_minimum_required(VERSION 3.20)\nproject(app LANGUAGES CXX)\nadd_executable(app app.cpp)\n"
         (self.app / "app.cpp").write_text(self.programs[0])
         for name, use in (("find", found[1]), ("add", found[2])):
             (self.app / "CMakeLists.txt").write_text(head + use + "\n" + found[4])

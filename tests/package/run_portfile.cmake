@@ -1,6 +1,6 @@
 # Runs the vcpkg port without vcpkg: what its functions do is imitated in a few lines each.
 # cmake -DROOT=<source tree> -DVERSION=<that of config.hpp> -DWORK=<folder> -P run_portfile.cmake
-cmake_minimum_required(VERSION 3.19)
+cmake_minimum_required(VERSION 3.20)
 set(PORT higgs)
 set(port_dir ${ROOT}/cmake/vcpkg/ports/${PORT})
 set(CURRENT_PACKAGES_DIR ${WORK}/package)
