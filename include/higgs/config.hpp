@@ -6,6 +6,9 @@
 #  error higgs needs C++20: pass -std=c++20 to the compiler (to nvcc as well)
 #endif
 
+#include <cstddef>
+#include <cstdint>
+
 // The one place the version is written; CMake reads it from here.
 #define HIGGS_VERSION_MAJOR 0
 #define HIGGS_VERSION_MINOR 1
@@ -33,5 +36,13 @@
 
 namespace higgs {
 /// The ABI of this version: objects built with different versions do not mix silently.
-inline namespace v0 {}
+inline namespace v0 {
+namespace detail {
+
+/// A template argument as the extent of an array. Where an int is one, g++'s -Wsign-conversion warns.
+template <std::int64_t Value>
+inline constexpr std::size_t extent = static_cast<std::size_t>(Value);
+
+}  // namespace detail
+}  // namespace v0
 }  // namespace higgs

@@ -88,7 +88,7 @@ inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
   std::vector<std::int64_t> weight_of(4096);
   for (int shift = 52; steps.size() > 1 && shift >= 16; shift -= 12) {
     const auto digit = [shift](const HullStep& step) {
-      return static_cast<std::size_t>(std::bit_cast<std::uint64_t>(step.slope()) >> shift) & 4095;
+      return (std::bit_cast<std::uint64_t>(step.slope()) >> shift) & 4095;
     };
     std::fill(weight_of.begin(), weight_of.end(), 0);
     for (const HullStep& step : steps) weight_of[digit(step)] += step.weight;

@@ -133,7 +133,7 @@ inline Plan describe_plan(std::span<const PlanLayer> layers, std::span<const std
   plan.low = sum - std::sqrt(variance);
   plan.high = sum + std::sqrt(variance);
   if (beyond > 0) {
-    plan.warnings.push_back(std::string(std::to_string(beyond))
+    plan.warnings.push_back(std::to_string(beyond)
                                 .append(" of ")
                                 .append(std::to_string(layers.size()))
                                 .append(" layers have a t^2 beyond the range of the linearity theorem: "

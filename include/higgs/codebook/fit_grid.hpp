@@ -6,6 +6,7 @@
 #include <higgs/codebook/gaussian_cloud.hpp>
 #include <higgs/codebook/grid.hpp>
 #include <higgs/codebook/measure_grid.hpp>
+#include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
@@ -56,7 +57,7 @@ struct FitOptions {
 /// A fitted grid: point k of `points` became step * integers[k]. The integers ascend in lexicographic order.
 template <int Dim, int Size>
 struct FittedGrid {
-  std::vector<std::array<double, Dim>> points;
+  std::vector<std::array<double, detail::extent<Dim>>> points;
   GridError points_error;
   typename GridCodebook<Dim, Size>::Points integers{};
   double step = 0.0;
@@ -95,15 +96,15 @@ class AxisShuffle {
   }
 
  private:
-  std::array<std::size_t, Dim> axis_{};
-  std::array<int, Dim> sign_{};
+  std::array<std::size_t, extent<Dim>> axis_{};
+  std::array<int, extent<Dim>> sign_{};
 };
 
 /// Whole coordinates for centers that `fit` has found.
 template <int Dim>
 struct RoundedGrid {
   Centers<Dim> points;  // as they were before, perhaps turned
-  std::vector<std::array<int, Dim>> integers;
+  std::vector<std::array<int, extent<Dim>>> integers;
   double step = 0.0;
   double loss = 0.0;  // of mean squared error against `points`, by the same cloud: its own error cancels
 
@@ -273,7 +274,7 @@ class GridFitter {
 
   /// The mirror image in a random direction.
   static Centers<Dim> reflect(Centers<Dim> centers, std::uint64_t seed) {
-    std::array<double, Dim> normal;  // small integers, so that products with coordinates are exact
+    std::array<double, extent<Dim>> normal;  // small integers, so that products with coordinates are exact
     double square = 0.0;
     for (std::size_t d = 0; d < Dim; ++d) {
       normal[d] = static_cast<double>(random_bits(seed, d) % 2001) - 1000.0;
@@ -288,9 +289,9 @@ class GridFitter {
     return centers;
   }
 
-  static std::array<int, Dim> nearest_integers(const std::array<double, Dim>& center, double step,
-                                               int limit) {
-    std::array<int, Dim> integers;
+  static std::array<int, extent<Dim>> nearest_integers(const std::array<double, extent<Dim>>& center,
+                                                       double step, int limit) {
+    std::array<int, extent<Dim>> integers;
     for (std::size_t d = 0; d < Dim; ++d)
       integers[d] = std::clamp(static_cast<int>(std::floor(center[d] / step + 0.5)), -limit, limit);
     return integers;
@@ -397,7 +398,7 @@ class GridFitter {
     const auto whole = [unit](double gain) {
       return static_cast<std::int64_t>(std::floor(gain * unit + 0.5));
     };
-    using Gains = std::vector<std::array<std::array<std::int64_t, 2>, Dim>>;
+    using Gains = std::vector<std::array<std::array<std::int64_t, 2>, extent<Dim>>>;
     Gains total(size_);
     std::mutex mutex;
     for (const auto& cloud : clouds_) {

@@ -6,6 +6,7 @@
 // about a cell is exact in double; what a cell gathers is counted in integers.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
@@ -86,7 +87,7 @@ class Sobol {
   }
 
   /// The next point, 32 bits a coordinate, in Gray code order.
-  std::array<std::uint32_t, Dim> next() noexcept {
+  std::array<std::uint32_t, extent<Dim>> next() noexcept {
     const auto point = digits_;
     const auto j = static_cast<std::size_t>(std::countr_zero(++count_));
     for (std::size_t d = 0; d < Dim; ++d) digits_[d] ^= directions_[d][j];
@@ -94,21 +95,21 @@ class Sobol {
   }
 
  private:
-  std::array<std::array<std::uint32_t, 32>, Dim> directions_{};
-  std::array<std::uint32_t, Dim> digits_{};
+  std::array<std::array<std::uint32_t, 32>, extent<Dim>> directions_{};
+  std::array<std::uint32_t, extent<Dim>> digits_{};
   std::uint32_t count_ = 0;
 };
 
 /// Grid points with coordinates that are multiples of 2^-20, below 8 in magnitude.
 template <int Dim>
-using Centers = std::vector<std::array<double, Dim>>;
+using Centers = std::vector<std::array<double, extent<Dim>>>;
 
 /// What each cell of a grid gathers.
 template <int Dim>
 struct Cells {
   explicit Cells(std::size_t size) : mass(size), sum(size) {}
   std::vector<std::int64_t> mass;
-  std::vector<std::array<std::int64_t, Dim>> sum;  // in multiples of 2^-12
+  std::vector<std::array<std::int64_t, extent<Dim>>> sum;  // in multiples of 2^-12
 };
 
 /// Weighted points that stand for N(0, I), in a tree of boxes so that whole boxes fall to a cell at once
@@ -116,7 +117,7 @@ struct Cells {
 template <int Dim>
 class GaussianCloud {
  public:
-  using Coordinates = std::array<std::int16_t, Dim>;  // multiples of 2^-12
+  using Coordinates = std::array<std::int16_t, extent<Dim>>;  // multiples of 2^-12
   struct Sample {
     Coordinates x;
     std::int64_t mass;
@@ -219,7 +220,7 @@ class GaussianCloud {
     std::uint32_t right;       // the left child follows its parent; 0 in a leaf
     Coordinates low, high;
     std::int64_t mass;
-    std::array<std::int64_t, Dim> sum;
+    std::array<std::int64_t, extent<Dim>> sum;
   };
   static constexpr std::uint32_t leaf_size = 32;
 
@@ -227,7 +228,7 @@ class GaussianCloud {
   struct Candidates {
     std::vector<std::uint32_t> index;
     std::vector<double> half_square;
-    std::array<std::vector<double>, Dim> x;
+    std::array<std::vector<double>, extent<Dim>> x;
 
     std::size_t size() const noexcept { return index.size(); }
     void resize(std::size_t size) {
@@ -294,7 +295,7 @@ class GaussianCloud {
 
     // Samples of a leaf, coordinate by coordinate; the last fills what is left.
     struct Batch {
-      double x[Dim][leaf_size];
+      double x[extent<Dim>][leaf_size];
       Batch(const GaussianCloud& cloud, const Node& node) noexcept {
         for (std::uint32_t i = 0; i < leaf_size; ++i) {
           const Sample& sample = cloud.samples_[std::min(node.begin + i, node.end - 1)];

@@ -28,8 +28,8 @@ class GridCodebook {
   /// int8 coordinates are exact in fp16 and bf16; 8 bits on one dimension need finer ones.
   using Element = std::conditional_t<Dim == 1 && (Size > 64), std::int16_t, std::int8_t>;
   using Index = std::conditional_t<(Size > 256), std::uint16_t, std::uint8_t>;
-  using Point = std::array<Element, Dim>;
-  using Points = std::array<Point, Size>;
+  using Point = std::array<Element, detail::extent<Dim>>;
+  using Points = std::array<Point, detail::extent<Size>>;
 
   /// The table that ships (GaussianGrid<Dim, Size>).
   constexpr GridCodebook() noexcept

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A table of bytes in vector registers, looked up for 64 bytes at a time.
+// A table of bytes in vector registers, looked up for 64 bytes at a time, and one of words in memory.
 #pragma once
 
 #include <higgs/core/cpu.hpp>
@@ -15,6 +15,15 @@ namespace detail {
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace avx512 {
+
+/// table[index[i]] for each of 16 indices.
+inline __m512i gather(__m512i index, const void* table) noexcept {
+  // Without optimization the instruction is a macro, of which g++ would warn.
+#  pragma GCC diagnostic push
+#  pragma GCC diagnostic ignored "-Wsign-conversion"
+  return _mm512_i32gather_epi32(index, table, 4);
+#  pragma GCC diagnostic pop
+}
 
 /// The first `Size` of 256 bytes in as few registers as hold them.
 template <int Size>

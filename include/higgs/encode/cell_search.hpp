@@ -2,6 +2,7 @@
 // Nearest of many points in 2 to 4 dimensions: a table of cells lists the points that can be nearest in each.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/encode/nearest.hpp>
@@ -30,7 +31,7 @@ namespace detail {
 template <int Dim>
 struct CellBlock {
   static constexpr int pairs = (Dim + 1) / 2, lanes = 16;
-  alignas(32) std::int8_t points[pairs][lanes][2];
+  alignas(32) std::int8_t points[extent<pairs>][lanes][2];
   std::uint16_t index[lanes];  // ascending; the last candidate is repeated
 };
 
@@ -90,7 +91,7 @@ template <int Dim, int Bits>
 inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t* found) noexcept {
   constexpr int pairs = CellBlock<Dim>::pairs;
   for (std::size_t i = 0; i < count; ++i) {
-    __m256i y[pairs];
+    __m256i y[extent<pairs>];
     HIGGS_UNROLL
     for (int p = 0; p < pairs; ++p) y[p] = _mm256_set1_epi32(packed_pair(batch.y[i] + 2 * p));
     __m256i most = _mm256_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm256_setzero_si256();
@@ -132,7 +133,7 @@ template <int Dim, int Bits>
 inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t* found) noexcept {
   constexpr int pairs = CellBlock<Dim>::pairs;
   for (std::size_t i = 0; i < count; ++i) {
-    __m512i y[pairs];
+    __m512i y[extent<pairs>];
     HIGGS_UNROLL
     for (int p = 0; p < pairs; ++p) y[p] = _mm512_set1_epi32(packed_pair(batch.y[i] + 2 * p));
     __m512i most = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm512_setzero_si512();
@@ -237,21 +238,21 @@ class CellSearch {
   }
 
   struct Point {
-    std::array<std::int32_t, dim> c{};
+    std::array<std::int32_t, detail::extent<dim>> c{};
     std::int32_t half_norm = 0;
     std::uint16_t index = 0;
     bool operator==(const Point&) const = default;
   };
   // Fixed-point values from low[d] to high[d].
   struct Box {
-    std::array<std::int32_t, dim> low, high;
+    std::array<std::int32_t, detail::extent<dim>> low, high;
   };
   struct Builder {
     Table& table;
     std::vector<std::int32_t> edges;        // bin b: fixed-point values from edges[b] to edges[b + 1] - 1
     std::vector<std::vector<Point>> lists;  // of each cell, the last axis fastest
   };
-  using Bins = std::array<std::uint32_t, dim>;
+  using Bins = std::array<std::uint32_t, detail::extent<dim>>;
 
   static Table make_table(const std::vector<Point>& points) {
     // About as many cells as points: with more of them the table leaves the cache.
@@ -327,7 +328,7 @@ class CellSearch {
   static std::vector<Point> unbeaten(const std::vector<Point>& points, const Box& box) {
     std::vector<std::size_t> rivals;
     for (unsigned probe = 0; probe <= 1u << dim; ++probe) {
-      std::array<std::int32_t, dim> y;
+      std::array<std::int32_t, detail::extent<dim>> y;
       for (unsigned d = 0; d < dim; ++d)
         y[d] = probe == 1u << dim       ? (box.low[d] + box.high[d]) / 2
                : (probe >> d & 1u) != 0 ? box.high[d]

@@ -2,6 +2,7 @@
 // All points for many vectors at a time: the nearest() of every input, in integer lanes.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/encode/nearest.hpp>
@@ -49,7 +50,7 @@ namespace portable {
 /// best[i] = the maximum over the run for vector i of `fixed` (search_batch, Dim).
 template <int Dim>
 void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_t* best) noexcept {
-  std::int32_t y[Dim][search_batch];
+  std::int32_t y[extent<Dim>][search_batch];
   for (int i = 0; i < search_batch; ++i)
     for (int d = 0; d < Dim; ++d) y[d][i] = static_cast<std::int32_t>(fixed[i * Dim + d]);
   std::fill_n(best, search_batch, std::numeric_limits<std::int32_t>::min());
@@ -74,12 +75,12 @@ inline void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_
   constexpr int pairs = PointRun<Dim>::pairs;
   constexpr int vectors = pairs <= 2 ? 4 : pairs <= 4 ? 2 : 1;  // of 8 lanes: what 16 registers hold
   for (int first = 0; first < search_batch; first += 8 * vectors) {
-    alignas(32) std::int16_t y[pairs][8 * vectors][2] = {};
+    alignas(32) std::int16_t y[extent<pairs>][extent<8 * vectors>][2] = {};
     for (int i = 0; i < 8 * vectors; ++i)
       for (int d = 0; d < Dim; ++d)
         y[d / 2][i][d % 2] =
             static_cast<std::int16_t>(static_cast<std::int32_t>(fixed[(first + i) * Dim + d]));
-    __m256i ys[pairs][vectors], most[vectors];
+    __m256i ys[extent<pairs>][extent<vectors>], most[extent<vectors>];
     HIGGS_UNROLL
     for (int v = 0; v < vectors; ++v) {
       most[v] = _mm256_set1_epi32(std::numeric_limits<std::int32_t>::min());
@@ -88,7 +89,7 @@ inline void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_
         ys[p][v] = _mm256_load_si256(reinterpret_cast<const __m256i*>(y[p][8 * v]));
     }
     for (int k = 0; k < run.count; ++k) {
-      __m256i sums[vectors];
+      __m256i sums[extent<vectors>];
       const __m256i start = _mm256_set1_epi32(run.entries[k].start);
       HIGGS_UNROLL
       for (int v = 0; v < vectors; ++v) sums[v] = start;
@@ -114,7 +115,7 @@ namespace avx512 {
 // Coordinate d of 16 vectors: 16 * Dim floats as they lie in memory, permuted.
 template <int Dim>
 inline void load_coordinates(const float* fixed, __m512* y) noexcept {
-  __m512 in[Dim];
+  __m512 in[extent<Dim>];
   HIGGS_UNROLL
   for (int d = 0; d < Dim; ++d) in[d] = _mm512_loadu_ps(fixed + 16 * d);
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -135,11 +136,11 @@ inline void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_
   constexpr int pairs = PointRun<Dim>::pairs;
   constexpr int vectors = pairs <= 4 ? 4 : 2;  // of 16 lanes: what 32 registers hold
   for (int first = 0; first < search_batch; first += 16 * vectors) {
-    __m512i ys[pairs][vectors], most[vectors];
+    __m512i ys[extent<pairs>][extent<vectors>], most[extent<vectors>];
     HIGGS_UNROLL
     for (int v = 0; v < vectors; ++v) {
       most[v] = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min());
-      __m512 y[Dim];
+      __m512 y[extent<Dim>];
       load_coordinates<Dim>(fixed + (first + 16 * v) * Dim, y);
       HIGGS_UNROLL
       for (int p = 0; p < pairs; ++p) {
@@ -149,7 +150,7 @@ inline void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_
       }
     }
     for (int k = 0; k < run.count; ++k) {
-      __m512i sums[vectors];
+      __m512i sums[extent<vectors>];
       const __m512i start = _mm512_set1_epi32(run.entries[k].start);
       HIGGS_UNROLL
       for (int v = 0; v < vectors; ++v) sums[v] = start;

@@ -130,7 +130,7 @@ inline void search_line(const LineTable& table, const LineBytes& bytes, const fl
     for (std::size_t j = 0; j < 4; ++j) {
       const __m512 clamped = _mm512_min_ps(_mm512_max_ps(_mm512_loadu_ps(fixed + i + 16 * j), low), high);
       const __m512i y = _mm512_add_epi32(_mm512_cvttps_epi32(clamped), reach);
-      const __m512i bucket = _mm512_i32gather_epi32(_mm512_srl_epi32(y, bits), table.buckets.data(), 4);
+      const __m512i bucket = gather(_mm512_srl_epi32(y, bits), table.buckets.data());
       const __mmask16 above =
           _mm512_cmpge_epi32_mask(_mm512_and_si512(y, inside), _mm512_srli_epi32(bucket, 16));
       const __m512i lower = _mm512_and_si512(bucket, _mm512_set1_epi32(0xffff));

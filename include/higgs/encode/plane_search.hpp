@@ -142,7 +142,7 @@ inline bool search_plane(const PlaneTable& table, const float* fixed, std::uint8
     const __m512i cell =
         _mm512_madd_epi16(_mm512_srai_epi16(_mm512_adds_epi16(xy, xy), PlaneTable::cell_bits + 1),
                           _mm512_set1_epi32(PlaneTable::side << 16 | 1));
-    const __m512i near = _mm512_i32gather_epi32(cell, cells, 4);
+    const __m512i near = gather(cell, cells);
     bad |= _mm512_cmpeq_epi32_mask(near, _mm512_set1_epi32(PlaneTable::crowded)) |
            _mm512_cmpgt_epu16_mask(_mm512_abs_epi16(xy), _mm512_set1_epi16(PlaneTable::far));
     // The coordinates of all four points: x of 2, 3, 0, 1 and y of 0, 1, 2, 3. Blended to x2 x3 y2 y3 and

@@ -2,6 +2,7 @@
 // y = x * W^T with sums of floats: the product that every path ends in, and dense layers as they are.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
@@ -77,19 +78,19 @@ inline __m128 reduce4(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
 template <int Rows, class W>
 inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) noexcept {
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
-  const float* x[Rows];
+  const float* x[extent<Rows>];
   const W* w[4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
   HIGGS_UNROLL
   for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
-  __m256 sums[Rows][4];
+  __m256 sums[extent<Rows>][4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
   for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_ps();
   std::int64_t k = 0;
   for (; k + 8 <= t.k; k += 8) {
-    __m256 xs[Rows];
+    __m256 xs[extent<Rows>];
     HIGGS_UNROLL
     for (int r = 0; r < Rows; ++r) xs[r] = _mm256_loadu_ps(x[r] + k);
     HIGGS_UNROLL
@@ -100,7 +101,7 @@ inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) n
     }
   }
   if (k < t.k) {
-    __m256 xs[Rows];
+    __m256 xs[extent<Rows>];
     HIGGS_UNROLL
     for (int r = 0; r < Rows; ++r) xs[r] = load_floats(x[r] + k, t.k - k);
     HIGGS_UNROLL
@@ -150,13 +151,13 @@ inline __m128 reduce4(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
 template <int Rows, class W>
 inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) noexcept {
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
-  const float* x[Rows];
+  const float* x[extent<Rows>];
   const W* w[4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
   HIGGS_UNROLL
   for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
-  __m512 sums[Rows][4];
+  __m512 sums[extent<Rows>][4];
   HIGGS_UNROLL
   for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
   for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();

@@ -128,7 +128,7 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_
     decode_signed(tables, codes, steps, out);
     return out;
   }
-  const int bits = tables.unit_bits, quads = static_cast<int>(p.layout->units_per_step()) / 4;
+  const int bits = tables.unit_bits, quads = p.layout->units_per_step() / 4;
   const std::int64_t half_bytes = p.layout->step_bytes() / 2;
   std::uint8_t* to = out;
   for (; steps > 0; --steps, codes += 2 * half_bytes, to += quads * tables.dim * 128)

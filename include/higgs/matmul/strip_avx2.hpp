@@ -3,6 +3,7 @@
 // words or, with AVX-VNNI, of bytes.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
@@ -52,7 +53,8 @@ struct Slices {
 /// used up. The empty statement keeps every xor beside its lookup: g++ 12 otherwise spills them by the dozen.
 template <int Count, int Coordinates>
 [[gnu::always_inline]] inline void look_up(const std::uint8_t (*slices)[16][32], int first,
-                                           __m256i (&unit)[4], __m256i (&out)[Coordinates][4]) noexcept {
+                                           __m256i (&unit)[4],
+                                           __m256i (&out)[extent<Coordinates>][4]) noexcept {
   HIGGS_UNROLL
   for (int i = 0; i < Count; ++i) {
     HIGGS_UNROLL
@@ -72,7 +74,7 @@ template <int Count, int Coordinates>
 /// Coordinates of four vectors of units, of Bits bits.
 template <int Bits, int Coordinates>
 [[gnu::always_inline]] inline void decode(const std::uint8_t (*slices)[16][32], const __m256i (&units)[4],
-                                          __m256i (&out)[Coordinates][4]) noexcept {
+                                          __m256i (&out)[extent<Coordinates>][4]) noexcept {
   __m256i unit[4];
   HIGGS_UNROLL
   for (int r = 0; r < 4; ++r) unit[r] = units[r];
@@ -124,7 +126,7 @@ inline void decode_steps(const Slices& slices, const std::uint8_t* codes, std::i
     HIGGS_UNROLL
     for (int v = 0; v < vectors; ++v) HIGGS_UNROLL
     for (int c = 0; c < Dim * Planes; c += together) {
-      __m256i points[together][4];
+      __m256i points[extent<together>][4];
       decode<Bits, together>(slices.bytes + c, unit[v], points);
       HIGGS_UNROLL
       for (int i = 0; i < together; ++i) {
@@ -273,13 +275,14 @@ struct WordDot {
   template <int V, int Rows, int Planes>
   [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads,
                                                 std::int64_t count, const std::int32_t* corrections,
-                                                Ahead ahead, __m256i (&total)[Rows][V]) noexcept {
+                                                Ahead ahead,
+                                                __m256i (&total)[extent<Rows>][extent<V>]) noexcept {
     const __m256i low = _mm256_set1_epi16(255);
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) total[i / V][i % V] = _mm256_set1_epi32(corrections[i / V]);
     for (; count > 0; --count, w += 128, quads += 8 * Rows) {
       ahead.prefetch();
-      __m256i even[V], odd[V];
+      __m256i even[extent<V>], odd[extent<V>];
       HIGGS_UNROLL
       for (int v = 0; v < V; ++v) {
         const __m256i bytes = load(w + 32 * v);
@@ -324,8 +327,9 @@ struct ByteDot {
   template <int V, int Rows, int Planes>
   [[gnu::always_inline]] static inline void run(const std::uint8_t* w, const std::uint8_t* quads,
                                                 std::int64_t count, const std::int32_t* corrections,
-                                                Ahead ahead, __m256i (&total)[Rows][V]) noexcept {
-    __m256i high[Planes == 2 ? Rows : 1][V];  // total: the low plane, or the only one
+                                                Ahead ahead,
+                                                __m256i (&total)[extent<Rows>][extent<V>]) noexcept {
+    __m256i high[extent<(Planes == 2 ? Rows : 1)>][extent<V>];  // total: the low plane, or the only one
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) {
       total[i / V][i % V] = _mm256_set1_epi32(corrections[i / V]);
@@ -333,7 +337,7 @@ struct ByteDot {
     }
     for (; count > 0; --count, w += 128, quads += 4 * Planes * Rows) {
       ahead.prefetch();
-      __m256i bytes[V];
+      __m256i bytes[extent<V>];
       HIGGS_UNROLL
       for (int v = 0; v < V; ++v) bytes[v] = load(w + 32 * v);
       HIGGS_UNROLL
@@ -361,14 +365,14 @@ template <class Dot, int Rows, int Planes>
 inline void dot_rows(const Chunk& chunk, const Panel& panel, float* sums) noexcept {
   constexpr int vectors = Dot::template vectors<Rows, Planes>;
   constexpr std::int64_t quad_bytes = Rows * (Dot::order == QuadOrder::Words ? 8 : 4 * Planes);
-  alignas(32) float parts[Rows * strip_rows] = {};
+  alignas(32) float parts[extent<Rows * strip_rows>] = {};
   std::int64_t run = chunk.first_run * Rows;
   for (std::int64_t first = 0; first < chunk.quads; first += chunk.run_quads, run += Rows) {
     const std::int64_t count = std::min(chunk.run_quads, chunk.quads - first);
     float factor = 1.0f;
     for (int plane = 0; plane < chunk.planes; ++plane, factor *= 256.0f) {
       for (int row = 0; row < strip_rows; row += 8 * vectors) {
-        __m256i total[Rows][vectors];
+        __m256i total[extent<Rows>][extent<vectors>];
         // Once; not of bytes that are multiplied where they lie, which hardware foresees.
         const bool wanted = row == 0 && plane == 0 && chunk.ahead_bytes < 128;
         const Ahead ahead{chunk.ahead + first * chunk.ahead_bytes, wanted ? chunk.ahead_bytes : 0};

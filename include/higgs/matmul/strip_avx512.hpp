@@ -2,6 +2,7 @@
 // Strips with AVX-512 VBMI and VNNI: lookups by byte permutes, dot products of bytes.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
@@ -199,12 +200,12 @@ inline void stream_strip(const StripProduct& p, const Panel& panel, float* sums)
     load_scales(codes, scales);
     codes += 2 * strip_rows;
     for (std::int64_t chunk = 0; chunk < steps; chunk += chunk_steps) {
-      __m512 part[2][Rows];
+      __m512 part[2][extent<Rows>];
       HIGGS_UNROLL
       for (int i = 0; i < 2 * Rows; ++i) part[i % 2][i / 2] = _mm512_setzero_ps();
       const std::int64_t end = std::min(chunk + chunk_steps, steps);
       for (std::int64_t first = chunk; first < end; first += run_steps, step += Rows, correction += Rows) {
-        __m512i total[2][U::planes][columns];
+        __m512i total[2][extent<U::planes>][extent<columns>];
         HIGGS_UNROLL
         for (int i = 0; i < U::planes * columns; ++i)
           total[0][i / columns][i % columns] = total[1][i / columns][i % columns] =
@@ -282,7 +283,7 @@ inline const std::uint8_t* decode_chunk(const StripProduct& p, const std::uint8_
 template <int Rows, int Planes>
 inline void dot_chunk(const Chunk& chunk, const Panel& panel, float* sums) noexcept {
   constexpr int columns = Rows * Planes;
-  __m512 part[2][Rows];
+  __m512 part[2][extent<Rows>];
   HIGGS_UNROLL
   for (int m = 0; m < Rows; ++m) part[0][m] = part[1][m] = _mm512_setzero_ps();
   const std::uint8_t* quads = panel.quads + chunk.first_quad * 4 * columns;
@@ -295,7 +296,7 @@ inline void dot_chunk(const Chunk& chunk, const Panel& panel, float* sums) noexc
     const std::int64_t count = std::min(chunk.run_quads, chunk.quads - first);
     float factor = 1.0f;
     for (int plane = 0; plane < chunk.planes; ++plane, factor *= 256.0f) {
-      __m512i total[2][columns];
+      __m512i total[2][extent<columns>];
       HIGGS_UNROLL
       for (int c = 0; c < columns; ++c)
         total[0][c] = total[1][c] =

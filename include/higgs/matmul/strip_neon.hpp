@@ -3,6 +3,7 @@
 // products, and for several rows of x those of 2 x 8 by 8 x 2 matrices.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
@@ -67,7 +68,7 @@ inline void decode_coordinate(const std::uint8_t* bytes, const std::uint8_t* cod
                      table2 = vld1q_u8_x4(bytes + 128), table3 = vld1q_u8_x4(bytes + 192);
   for (; steps > 0; --steps, codes += 2 * half, out += vectors * dim * 128)
     for (int r = 0; r < 8; ++r) {
-      uint8x16_t unit[vectors];
+      uint8x16_t unit[extent<vectors>];
       load_units<Bits>(codes + r / 4 * half + r % 4 * 16, unit);
       HIGGS_UNROLL
       for (int v = 0; v < vectors; ++v)
@@ -154,7 +155,7 @@ struct WordDot {
   template <int Rows, int Planes>
   static void run(const Run& run, float* parts) noexcept {
     constexpr int V = vectors<Rows, Planes>;
-    int32x4_t total[Rows][V];
+    int32x4_t total[extent<Rows>][extent<V>];
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) total[i / V][i % V] = vdupq_n_s32(run.corrections[i / V]);
     const std::uint8_t *w = run.weights, *quads = run.quads;
@@ -191,8 +192,8 @@ struct ByteDot {
   template <int Rows, int Planes>
   HIGGS_NEON_DOT static void run(const Run& run, float* parts) noexcept {
     constexpr int V = vectors<Rows, Planes>;
-    int32x4_t total[Rows][V];  // of the low plane, or the only one
-    int32x4_t high[Planes == 2 ? Rows : 1][V];
+    int32x4_t total[extent<Rows>][extent<V>];  // of the low plane, or the only one
+    int32x4_t high[extent<(Planes == 2 ? Rows : 1)>][extent<V>];
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) {
       total[i / V][i % V] = vdupq_n_s32(0);
@@ -200,7 +201,7 @@ struct ByteDot {
     }
     const std::uint8_t *w = run.weights, *quads = run.quads;
     for (std::int64_t i = run.count; i > 0; --i, w += 128, quads += 4 * Planes * Rows) {
-      int8x16_t bytes[V];
+      int8x16_t bytes[extent<V>];
       HIGGS_UNROLL
       for (int v = 0; v < V; ++v)
         bytes[v] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w + 16 * v), vdupq_n_u8(128)));
@@ -254,14 +255,14 @@ struct MatrixDot {
   HIGGS_NEON_I8MM static void run(const Run& run, float* parts) noexcept {
     constexpr int V = vectors<Rows, Planes>, P = pairs<Rows, Planes>;
     constexpr std::int64_t quad_bytes = 4 * Rows * Planes;
-    int32x4_t total[P][2 * V];  // of rows n and n + 1: (row, column)
+    int32x4_t total[extent<P>][extent<2 * V>];  // of rows n and n + 1: (row, column)
     HIGGS_UNROLL
     for (int i = 0; i < P * 2 * V; ++i) total[i / (2 * V)][i % (2 * V)] = vdupq_n_s32(0);
     const std::uint8_t *w = run.weights, *quads = run.quads;
     for (std::int64_t i = run.count; i > 0; i -= 2, w += 256, quads += 2 * quad_bytes) {
       // A last quad without partner meets itself with weights of zero.
       const bool two = i > 1;
-      uint8x16_t rows[2 * V];
+      uint8x16_t rows[extent<2 * V>];
       HIGGS_UNROLL
       for (int v = 0; v < V; ++v) {
         const uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(w + 16 * v)),
@@ -294,7 +295,7 @@ template <class Dot, int Rows, int Planes>
 inline void dot_rows(const Chunk& chunk, const Panel& panel, float* sums) noexcept {
   constexpr std::int64_t quad_bytes = Rows * (Dot::order == QuadOrder::Words ? 8 : 4 * Planes);
   constexpr int rows = 4 * Dot::template vectors<Rows, Planes>;  // of the strip, at a time
-  alignas(16) float parts[Rows * strip_rows] = {};
+  alignas(16) float parts[extent<Rows * strip_rows>] = {};
   std::int64_t at = chunk.first_run * Rows;
   for (std::int64_t first = 0; first < chunk.quads; first += chunk.run_quads, at += Rows) {
     Run run{.weights = chunk.weights + first * 128,

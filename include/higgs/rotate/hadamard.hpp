@@ -79,15 +79,16 @@ struct Paley {
 
   /// Four entries of a row in a byte, their code: bit 3 if the first is negative, bits 0, 1 and 2 if the
   /// second, third and fourth differ from the first.  (order, order / 4)
-  std::uint8_t codes[order * order / 4] = {};
+  std::uint8_t codes[extent<order * order / 4>] = {};
 
   constexpr Paley() {
-    int residue[P] = {};  // 0 at zero, 1 at squares, -1 elsewhere
+    int residue[extent<P>] = {};  // 0 at zero, 1 at squares, -1 elsewhere
     for (int i = 1; i < P; ++i) residue[i] = -1;
     for (int i = 1; i < P; ++i) residue[i * i % P] = 1;
     int t2 = 2;
     while (residue[t2] == 1) ++t2;
-    int chi[q] = {};  // the same in GF(q): a + b t is a square if its norm a^2 - t^2 b^2 is one in GF(p)
+    int chi[extent<q>] =
+        {};  // the same in GF(q): a + b t is a square if its norm a^2 - t^2 b^2 is one in GF(p)
     for (int a = 0; a < P; ++a)
       for (int b = 0; b < q / P; ++b) chi[a + P * b] = residue[K == 1 ? a : (a * a + (P - t2) * b * b) % P];
 
@@ -179,7 +180,7 @@ template <int W>
       for (std::ptrdiff_t j = i; j < i + stride; j += W) butterflies<W>(x + j, stride);
 
   const std::ptrdiff_t quads = shape.base / 4;
-  float sums[max_hadamard_quads][8][W];  // of the inputs of a quad, by bits 0 to 2 of the code
+  float sums[max_hadamard_quads][8][extent<W>];  // of the inputs of a quad, by bits 0 to 2 of the code
   for (std::ptrdiff_t col = 0; quads != 0 && col < run; col += W) {
     for (std::ptrdiff_t k = 0; k < quads; ++k)
       for (int i = 0; i < W; ++i) {
@@ -196,7 +197,7 @@ template <int W>
       }
     const std::uint8_t* code = shape.codes;
     for (std::ptrdiff_t row = 0; row < shape.base; ++row) {
-      float y[W];
+      float y[extent<W>];
       for (int i = 0; i < W; ++i) y[i] = sums[0][*code][i];  // the first column is positive
       ++code;
       for (std::ptrdiff_t k = 1; k < quads; ++k, ++code) {
