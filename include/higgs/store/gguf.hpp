@@ -118,13 +118,12 @@ inline GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at) {
 
 inline GgufValue GgufArray::operator[](std::uint64_t index) const {
   expects(index < size_, "higgs::GgufArray: index must be below size()");
-  const auto i = static_cast<std::size_t>(index);
+  const std::size_t i = index;
   if (type_ == detail::gguf_array) return nested_[i];
   if (type_ != detail::gguf_text)
     return detail::gguf_scalar(type_, &elements_[i * detail::gguf_value_bytes[type_]]);
   const std::uint8_t* text = &elements_[static_cast<std::size_t>(starts_[i])];
-  return std::string_view(reinterpret_cast<const char*>(text + 8),
-                          static_cast<std::size_t>(detail::gguf_load<std::uint64_t>(text)));
+  return std::string_view(reinterpret_cast<const char*>(text + 8), detail::gguf_load<std::uint64_t>(text));
 }
 
 /// A tensor of an open GGUF file. A value: it may outlive the object that it came from.
@@ -213,7 +212,7 @@ class GgufFile {
   std::span<const std::uint8_t> rest() const noexcept { return file_->bytes().subspan(at_); }
   std::span<const std::uint8_t> take(std::uint64_t count) {
     if (count > rest().size()) fail_here("the file ends early: " + std::to_string(count) + " bytes expected");
-    const auto bytes = rest().first(static_cast<std::size_t>(count));
+    const auto bytes = rest().first(count);
     at_ += bytes.size();
     return bytes;
   }
@@ -348,8 +347,7 @@ class GgufFile {
       if (bytes[i] > data.size() - offsets[i]) fail_outside(tensors_[i], offsets[i] + bytes[i], data.size());
       if (place + 1 < order.size() && offsets[i] + bytes[i] > next)
         fail("tensor \"" + tensors_[order[place + 1]].name + "\": overlaps \"" + tensors_[i].name + "\"");
-      tensors_[i].data =
-          data.subspan(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(bytes[i]));
+      tensors_[i].data = data.subspan(offsets[i], bytes[i]);
     }
   }
   [[noreturn]] void fail_outside(const GgufTensor& tensor, std::uint64_t end, std::size_t size) const {

@@ -161,8 +161,8 @@ class Safetensors {
     if (length > max_header_bytes || length > bytes.size() - 8)
       fail(source, "a header of " + std::to_string(length) + " bytes does not fit into " +
                        std::to_string(bytes.size()) + " bytes: the file is cut short or damaged");
-    const auto header_bytes = bytes.subspan(8, static_cast<std::size_t>(length));
-    const auto data = bytes.subspan(8 + static_cast<std::size_t>(length));
+    const auto header_bytes = bytes.subspan(8, length);
+    const auto data = bytes.subspan(8 + length);
     const std::string_view text(reinterpret_cast<const char*>(header_bytes.data()), header_bytes.size());
     const Json header = Json::parse(text, source, Json::Duplicates::Refuse);
     if (!header.object()) fail(source, "the header is not a JSON object");
@@ -189,7 +189,7 @@ class Safetensors {
                         std::to_string(data.size()) + " bytes of data");
       if (tensor.dtype != DType::Unknown && tensor.bytes() != *end - *begin)
         fail(place, "data_offsets do not match dtype and shape");
-      tensor.data = data.subspan(static_cast<std::size_t>(*begin), static_cast<std::size_t>(*end - *begin));
+      tensor.data = data.subspan(*begin, *end - *begin);
       placed.push_back({std::move(tensor), *begin, *end});
     }
     std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
@@ -355,7 +355,7 @@ class SafetensorsWriter {
     std::string header = make_header(layout_, metadata_);
     expects(padded_header(header.size()) <= header_bytes_,
             "higgs::SafetensorsWriter::commit: metadata must not have grown");
-    header.resize(static_cast<std::size_t>(header_bytes_ - 8), ' ');
+    header.resize(header_bytes_ - 8, ' ');
     const std::uint64_t length = header.size();
     file_.write(8, {reinterpret_cast<const std::uint8_t*>(header.data()), header.size()});
     file_.write(0, {reinterpret_cast<const std::uint8_t*>(&length), 8});
