@@ -251,6 +251,18 @@ TEST_CASE("the bytes depend neither on threads, nor on strides, nor on how rows 
   CHECK(higgs::Quantizer<2, 64>{}.quantize(w.view, pool).weight_error == expected.weight_error);
 }
 
+#if defined(__FLT16_MAX__) && (!defined(__clang__) || __clang_major__ >= 15)
+TEST_CASE("the compiler's own 16-bit floats quantize as what they are", "[quantizer]") {
+  const Normals<higgs::Half> w(130, 64, 6);
+  std::vector<_Float16> same(w.data.size());
+  for (std::size_t i = 0; i < same.size(); ++i)
+    same[i] = static_cast<_Float16>(static_cast<float>(w.data[i]));
+  const MatrixView<const _Float16> view(same.data(), 130, 64);
+  CHECK(same_bytes(higgs::Quantizer<2, 256>{}.quantize(view), higgs::Quantizer<2, 256>{}.quantize(w.view)));
+  CHECK(higgs::quantize(view, "2x256").t2() == higgs::quantize(w.view, "2x256").t2());
+}
+#endif
+
 TEST_CASE("fp16 and bf16 weights quantize like the floats they are", "[quantizer]") {
   const Normals<higgs::Half> half(3, 128, 8);
   const Normals<higgs::BFloat16> brain(3, 128, 8);

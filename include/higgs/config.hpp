@@ -21,13 +21,20 @@
 #  define HIGGS_HOST_DEVICE
 #endif
 
+// Marks types through which memory of another type with the same bits may be read and written.
+#if defined(__GNUC__)
+#  define HIGGS_MAY_ALIAS [[gnu::may_alias]]
+#else
+#  define HIGGS_MAY_ALIAS
+#endif
+
 // Before a loop over registers: it must vanish, or the registers become memory.
 #if defined(__clang__) || defined(__CUDA_ARCH__)
 #  define HIGGS_UNROLL _Pragma("unroll")
 #elif defined(__CUDACC__) && defined(__GNUC__)  // nvcc hands g++'s pragma on, but would warn of it
-#  define HIGGS_UNROLL                                               \
-    _Pragma("nv_diagnostic push") _Pragma("nv_diag_suppress 1675")   \
-    _Pragma("GCC unroll 32") _Pragma("nv_diagnostic pop")
+#  define HIGGS_UNROLL                                                                      \
+    _Pragma("nv_diagnostic push") _Pragma("nv_diag_suppress 1675") _Pragma("GCC unroll 32") \
+        _Pragma("nv_diagnostic pop")
 #elif defined(__GNUC__)
 #  define HIGGS_UNROLL _Pragma("GCC unroll 32")
 #else

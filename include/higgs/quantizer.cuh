@@ -160,11 +160,16 @@ class DeviceRowQuantizer {
         how_{book.step(), fraction_bits<Book>, static_cast<float>(fixed_limit<Book>), layout.scale_format,
              scale_search},
         words_(std::span<const std::uint32_t>(Search::words(book))) {
-    expects(std::ssize(input_scales) == (layout.input_scales ? layout.cols : 0),
-            "higgs::gpu::DeviceRowQuantizer: input_scales must hold cols values if the layout has them, else "
-            "none");
-    expects(scale_search >= 0 && scale_search <= 16,
-            "higgs::gpu::DeviceRowQuantizer: scale_search must lie in [0, 16]");
+    using higgs::detail::sentence;
+    const std::int64_t due = layout.input_scales ? layout.cols : 0;
+    expects(std::ssize(input_scales) == due, [&] {
+      return sentence("higgs::gpu::DeviceRowQuantizer: input_scales holds ", input_scales.size(),
+                      " values, but the layout needs ", due);
+    });
+    expects(scale_search >= 0 && scale_search <= 16, [&] {
+      return sentence("higgs::gpu::DeviceRowQuantizer: scale_search must lie in [0, 16], but is ",
+                      scale_search);
+    });
     for (int rung = 0; rung <= 2 * scale_search; ++rung)
       how_.ladder[static_cast<std::size_t>(rung)] = higgs::detail::scale_ladder(rung - scale_search);
     if (seed)
@@ -189,11 +194,18 @@ class DeviceRowQuantizer {
   void quantize_rows_async(DeviceMatrixView<const T> w, std::uint8_t* codes, Half* scales,
                            std::span<std::byte> workspace, const Device& device, cudaStream_t stream,
                            double2* errors = nullptr) const {
-    expects(w.cols == layout_.cols, "higgs::gpu::DeviceRowQuantizer: w must have the layout's columns");
-    expects(
-        workspace.size() >= workspace_size(w.rows, device) &&
-            reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0,
-        "higgs::gpu::DeviceRowQuantizer: workspace must hold workspace_size() bytes from a multiple of 16");
+    using higgs::detail::sentence;
+    expects(w.cols == layout_.cols, [&] {
+      return sentence("higgs::gpu::DeviceRowQuantizer: w is ", higgs::detail::shape_text(w.rows, w.cols),
+                      ", but the layout has ", layout_.cols, " columns");
+    });
+    higgs::detail::expect_data("higgs::gpu::DeviceRowQuantizer", "w", w);
+    const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(workspace.data());
+    expects(workspace.size() >= workspace_size(w.rows, device) && begin % 16 == 0, [&] {
+      return sentence("higgs::gpu::DeviceRowQuantizer: the workspace holds ", workspace.size(),
+                      " bytes and begins ", begin % 16, " after a multiple of 16, but must hold ",
+                      workspace_size(w.rows, device), " (see workspace_size) from such a multiple on");
+    });
     const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows,
                                        layout_.padded_cols());
     float* scratch = rows.data + floats(w.rows);
@@ -297,6 +309,16 @@ QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
   out.scales = storage->scales;
   out.owner = std::move(storage);
   return out;
+}
+
+/// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
+template <class T, Codebook Book, class Archs = BuiltFor>
+  requires(!higgs::detail::is_scalar<T>)
+QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
+                               const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
+  const auto scalars = higgs::detail::as_scalars(w);
+  using Plain = std::remove_const_t<std::remove_pointer_t<decltype(scalars.data)>>;
+  return quantize<Plain, Book, Archs>(scalars, book, options, stream);
 }
 
 }  // namespace gpu

@@ -251,9 +251,18 @@ class RowQuantizer {
 
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
   template <class T>
-    requires Scalar<std::remove_const_t<T>>
   Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
                       Executor& executor = default_executor()) const {
+    if constexpr (!detail::is_scalar<T>)
+      return quantize_rows(detail::as_scalars(w), codes, scales, executor);
+    else
+      return quantize_scalars(w, codes, scales, executor);
+  }
+
+ private:
+  template <class T>
+  Error quantize_scalars(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
+                         Executor& executor) const {
     const auto groups = static_cast<std::size_t>(layout_.groups());
     const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(Book::dim, code_bits<Book>));
     const auto rows = static_cast<std::size_t>(w.rows);
@@ -282,7 +291,6 @@ class RowQuantizer {
     return total;
   }
 
- private:
   using Index = typename Book::Index;
 
   struct Workspace {
@@ -438,18 +446,16 @@ class RowQuantizer {
   std::vector<std::size_t> lost_;              // columns of factor 0
 };
 
-/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) with any codebook. Throws InvalidArgument
-/// for NaN and infinite weights, and for a null pointer with sizes.
+namespace detail {
 template <class T, Codebook Book>
-  requires Scalar<std::remove_const_t<T>>
-QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
-                               Executor& executor = default_executor()) {
+QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const QuantizeOptions& options,
+                                       Executor& executor) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
     Normalization normalization;
   };
-  detail::expect_data("higgs::quantize", "w", w);
+  expect_data("higgs::quantize", "w", w);
   QuantizedMatrix<Book> out(book);
   out.layout = make_layout(w.rows, w.cols, Book::dim, options);
   out.seed = options.seed;
@@ -471,12 +477,26 @@ QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const Quantize
   out.owner = std::move(storage);
   return out;
 }
+}  // namespace detail
+
+/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see ScalarOf) with any
+/// codebook. Throws InvalidArgument
+/// for NaN and infinite weights, and for a null pointer with sizes.
+template <class T, Codebook Book>
+QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
+                               Executor& executor = default_executor()) {
+  if constexpr (!detail::is_scalar<T>) {
+    return quantize(detail::as_scalars(w), book, options, executor);
+  } else {
+    return detail::quantize_scalars(w, book, options, executor);
+  }
+}
 
 /// The same with a shipped codebook named at run time ("2x256").
 template <class T>
-  requires Scalar<std::remove_const_t<T>>
 AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options = {},
                             Executor& executor = default_executor()) {
+  if constexpr (!detail::is_scalar<T>) return quantize(detail::as_scalars(w), codebook, options, executor);
   AnyQuantizedMatrix out;
   with_shipped_codebook(
       codebook, [&]<class Book>(std::type_identity<Book>) { out = quantize(w, Book{}, options, executor); });
@@ -531,7 +551,6 @@ class Quantizer {
 
   /// As higgs::quantize.
   template <class T>
-    requires Scalar<std::remove_const_t<T>>
   QuantizedMatrix<Book> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
     return higgs::quantize(w, book_, options_, executor);
   }

@@ -317,6 +317,123 @@ TEST_CASE("NaN and infinity reach the outputs of their row alone", "[matmul][mat
   }
 }
 
+namespace {
+
+// Checks a matrix with rows of x of many magnitudes: what is finite when exact comes out finite and right, whatever the
+// path, and paths that promise it agree in every bit.
+template <class Book>
+void check_magnitudes(bool input_scales) {
+  constexpr std::int64_t cols = 2048, rows = 40;
+  const auto w = random_matrix<Book>(rows, cols, 1024, 512, 3, input_scales);
+  const float magnitudes[] = {1e-38f, 1e-30f, 1e-20f, 1e-5f, 1,     1e5f,
+                              1e17f,  1e20f,  1e30f,  1e35f, 1e37f, 3e38f};
+  const auto batch = static_cast<std::int64_t>(2 * std::size(magnitudes));
+  Normals x(batch, cols, 4);
+  for (std::int64_t m = 0; m < batch; ++m)
+    for (std::int64_t k = 0; k < cols; ++k) {
+      const float size = magnitudes[m / 2];  // the same number throughout, then other signs
+      x.view(m, k) = m % 2 == 0 ? size : std::copysign(size, x.view(m, k));
+    }
+  std::vector<double> exact(static_cast<std::size_t>(batch * rows));
+  higgs::matmul_reference(x.view, w, MatrixView<double>(exact.data(), batch, rows));
+  std::vector<float> y(exact.size()), first(exact.size());
+  const MatrixView<float> out(y.data(), batch, rows);
+  const auto check = [&](double tolerance) {
+    for (std::int64_t m = 0; m < batch; ++m) {
+      const double size = double{magnitudes[m / 2]};
+      double squares = 0;
+      for (std::int64_t n = 0; n < rows; ++n) {
+        const double due = exact[static_cast<std::size_t>(m * rows + n)] / size;
+        squares += due * due / rows;
+      }
+      for (std::int64_t n = 0; n < rows; ++n) {
+        INFO(Book::name() << ", x of " << size << ", row " << m << ", output " << n);
+        const double due = exact[static_cast<std::size_t>(m * rows + n)], got = double{out(m, n)};
+        const double slack = tolerance * size * std::sqrt(squares);
+        if (std::fabs(due) + slack > 3.4e38) {  // may pass the largest float
+          REQUIRE(std::fabs(got) >= std::min(std::fabs(due) - slack, 3.4e38));
+          continue;
+        }
+        REQUIRE(std::isfinite(got));
+        if (size > 1e-25) REQUIRE(std::fabs(got - due) <= slack);
+      }
+    }
+  };
+  const higgs::TiledMatrix tiled(w);
+  for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
+    for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
+      higgs::matmul(x.view, tiled, out, {}, higgs::default_executor(), {kind, isa});
+      if (isa == Isa::Portable) first = y;
+      REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
+    }
+    check(kind == higgs::Activations::Int16 ? 1e-3 : 0.1);
+    for (const std::int64_t m : {0, 13, 22, 23}) {  // alone as in the batch
+      higgs::matmul(x.view.row_range(m, 1), tiled, out.row_range(m, 1), {}, higgs::default_executor(),
+                    {kind});
+      REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
+    }
+  }
+  for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
+    higgs::matmul(x.view, w, out, {}, higgs::default_executor(), isa);
+    check(1e-4);
+  }
+  // bf16 reaches as far as float.
+  Normals<higgs::BFloat16> narrow(1, cols, 4);
+  for (higgs::BFloat16& value : narrow.data) value = higgs::BFloat16(3e38f);
+  higgs::matmul(narrow.view, tiled, out.row_range(0, 1));
+  for (std::int64_t n = 0; n < rows; ++n) REQUIRE_FALSE(std::isnan(out(0, n)));
+}
+
+}  // namespace
+
+TEST_CASE("rows of any finite magnitude give finite products where the exact ones are", "[matmul][matmul]") {
+  check_magnitudes<higgs::GridCodebook<2, 256>>(true);
+  check_magnitudes<higgs::GridCodebook<1, 256>>(false);  // two planes
+  check_magnitudes<higgs::E8Codebook>(true);
+}
+
+TEST_CASE("rows of huge numbers take their bias, and NaN and infinity are NaN among them too",
+          "[matmul][matmul]") {
+  const auto w = random_codes<higgs::GridCodebook<2, 256>>(40, 256);
+  const higgs::TiledMatrix tiled(w);
+  const Normals x(2, 256, 8);
+  for (std::int64_t k = 0; k < 256; ++k) x.view(0, k) = x.view(1, k) = 1e30f;
+  x.view(1, 3) = std::numeric_limits<float>::infinity();
+  std::vector<float> plain(80), with(80), bias(40, 1e31f);
+  const auto check = [&] {
+    for (std::size_t i = 0; i < 40; ++i) {
+      CHECK(with[i] == plain[i] + 1e31f);
+      CHECK(std::isnan(with[40 + i]));
+    }
+  };
+  higgs::matmul(x.view, tiled, MatrixView<float>(plain.data(), 2, 40));
+  higgs::matmul(x.view, tiled, MatrixView<float>(with.data(), 2, 40), bias);
+  check();
+  higgs::matmul(x.view, w, MatrixView<float>(plain.data(), 2, 40));
+  higgs::matmul(x.view, w, MatrixView<float>(with.data(), 2, 40), bias);
+  check();
+}
+
+#if defined(__FLT16_MAX__) && (!defined(__clang__) || __clang_major__ >= 15)
+TEST_CASE("the compiler's own 16-bit floats are taken as what they are", "[matmul][matmul]") {
+  const Normals<higgs::Half> x(3, 128, 6);
+  std::vector<_Float16> same(x.data.size()), y(3 * 40);
+  std::memcpy(same.data(), x.data.data(), same.size() * 2);
+  std::vector<higgs::Half> expected(y.size());
+  const auto w = random_codes<higgs::GridCodebook<1, 16>>(40, 128);
+  const MatrixView<const _Float16> in(same.data(), 3, 128);
+  const auto check = [&](const auto& matrix) {
+    higgs::matmul(x.view, matrix, MatrixView<higgs::Half>(expected.data(), 3, 40));
+    higgs::matmul(in, matrix, MatrixView<_Float16>(y.data(), 3, 40));
+    for (std::size_t i = 0; i < y.size(); ++i)
+      REQUIRE(static_cast<float>(y[i]) == static_cast<float>(expected[i]));
+  };
+  check(higgs::TiledMatrix(w));
+  check(w);
+  check(higgs::AnyQuantizedMatrix(w));
+}
+#endif
+
 TEST_CASE("tiled: bias, 16-bit types, strides, empty batches, and shapes that do not meet",
           "[matmul][matmul]") {
   const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<1, 16>>(40, 128));

@@ -67,7 +67,10 @@ class KnapsackFront {
 
   /// The option index of every class at a point.
   std::vector<std::uint32_t> choice(std::size_t point) const {
-    expects(point < points_.size(), "higgs::KnapsackFront::choice: no such point");
+    expects(point < points_.size(), [&] {
+      return detail::sentence("higgs::KnapsackFront::choice: point ", point, ", but there are ",
+                              points_.size());
+    });
     std::vector<std::uint32_t> picked(base_);
     if (exact_) {
       std::size_t left = cells_of_[point];

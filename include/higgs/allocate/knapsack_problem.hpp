@@ -66,16 +66,14 @@ struct KnapsackProblem {
 
   /// Rules out one option of a class.
   void forbid(std::size_t of_class, std::size_t option) {
-    expects(of_class < classes() && option < begin[of_class + 1] - begin[of_class],
-            "higgs::KnapsackProblem::forbid: no such option");
+    expect_option("forbid", of_class, option);
     forbidden.resize(options.size());
     forbidden[begin[of_class] + option] = 1;
   }
 
   /// Leaves a class this one option.
   void pin(std::size_t of_class, std::size_t option) {
-    expects(of_class < classes() && option < begin[of_class + 1] - begin[of_class],
-            "higgs::KnapsackProblem::pin: no such option");
+    expect_option("pin", of_class, option);
     for (std::size_t j = 0; begin[of_class] + j < begin[of_class + 1]; ++j) {
       if (j != option) forbid(of_class, j);
     }
@@ -83,7 +81,10 @@ struct KnapsackProblem {
 
   /// Makes two classes, and all that are tied to them, take the same option index.
   void tie(std::size_t a, std::size_t b) {
-    expects(a < classes() && b < classes(), "higgs::KnapsackProblem::tie: no such class");
+    expects(a < classes() && b < classes(), [&] {
+      return detail::sentence("higgs::KnapsackProblem::tie: classes ", a, " and ", b, ", but there are ",
+                              classes());
+    });
     for (std::size_t i = leader.size(); i < classes(); ++i) leader.push_back(i);
     const auto root = [this](std::size_t i) {
       while (leader[i] != i) {
@@ -96,6 +97,15 @@ struct KnapsackProblem {
     };
     std::tie(a, b) = std::minmax({root(a), root(b)});
     leader[b] = a;
+  }
+
+ private:
+  void expect_option(const char* function, std::size_t of_class, std::size_t option) const {
+    const std::size_t count = of_class < classes() ? begin[of_class + 1] - begin[of_class] : 0;
+    expects(option < count, [&] {
+      return detail::sentence("higgs::KnapsackProblem::", function, ": option ", option, " of class ",
+                              of_class, ", but there are ", count, " in it, and ", classes(), " classes");
+    });
   }
 };
 
@@ -257,6 +267,7 @@ class FixedProblem {
 
   template <class Weight, class Cost>
   static void check_shape(const KnapsackProblem<Weight, Cost>& problem) {
+    using detail::sentence;
     const auto& begin = problem.begin;
     constexpr std::size_t most = std::numeric_limits<std::uint32_t>::max();
     expects(!begin.empty() && begin.front() == 0 && begin.back() == problem.options.size(),
@@ -267,13 +278,22 @@ class FixedProblem {
     for (std::size_t i = 0; i < problem.classes(); ++i) {
       expects(
           begin[i] < begin[i + 1] && begin[i + 1] <= problem.options.size() && begin[i + 1] - begin[i] < most,
-          "higgs::solve_knapsack: a class must hold an option, and fewer than 2^32");
+          [&] {
+            return sentence("higgs::solve_knapsack: class ", i, " runs from option ", begin[i], " to ",
+                            begin[i + 1], " of ", problem.options.size(),
+                            ", but must hold one, and fewer than 2^32");
+          });
     }
     for (std::size_t i = 0; i < problem.leader.size(); ++i) {
       const std::size_t head = problem.leader[i];
-      expects(head <= i, "higgs::solve_knapsack: leader[i] must not exceed i");
-      expects(begin[i + 1] - begin[i] == begin[head + 1] - begin[head],
-              "higgs::solve_knapsack: tied classes must hold equally many options");
+      expects(head <= i, [&] {
+        return sentence("higgs::solve_knapsack: leader[", i, "] is ", head, ", but must not exceed ", i);
+      });
+      expects(begin[i + 1] - begin[i] == begin[head + 1] - begin[head], [&] {
+        return sentence("higgs::solve_knapsack: tied classes ", head, " and ", i, " hold ",
+                        begin[head + 1] - begin[head], " and ", begin[i + 1] - begin[i],
+                        " options, but must hold equally many");
+      });
     }
   }
 

@@ -51,7 +51,10 @@ class Budget {
   /// Of a model with so many weights. Throws InvalidArgument for a negative budget.
   std::int64_t bytes_for(std::int64_t weights) const {
     if (bytes_ >= 0) return bytes_;
-    expects(bits_ > 0 && bits_ <= 1024, "higgs::Budget: bits must lie in (0, 1024], bytes not be negative");
+    expects(bits_ > 0 && bits_ <= 1024, [&] {
+      return detail::sentence(
+          "higgs::Budget: bits must lie in (0, 1024], bytes not be negative, but bits are ", bits_);
+    });
     return static_cast<std::int64_t>(std::floor(bits_ * static_cast<double>(weights) / 8));
   }
 
@@ -101,8 +104,10 @@ namespace detail {
 inline std::int64_t sum_of_weights(std::span<const PlanLayer> layers) {
   std::int64_t sum = 0;
   for (const PlanLayer& layer : layers) {
-    expects(layer.weights >= 0 && layer.weights <= std::numeric_limits<std::int64_t>::max() - sum,
-            "higgs::allocate: weights must not be negative, nor their sum overflow");
+    expects(layer.weights >= 0 && layer.weights <= std::numeric_limits<std::int64_t>::max() - sum, [&] {
+      return sentence("higgs::allocate: layer \"", layer.name, "\" has ", layer.weights,
+                      " weights; they must not be negative, nor their sum overflow");
+    });
     sum += layer.weights;
   }
   return sum;
@@ -191,16 +196,23 @@ inline KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const B
   std::map<std::string, std::size_t, std::less<>> ties;
   std::int64_t most_bytes = std::int64_t{1} << 60;
   for (const PlanLayer& layer : layers) {
-    expects(!layer.formats.empty(), "higgs::allocate: every layer needs a format");
+    const auto refuse = [&](const auto&... what) {
+      return detail::sentence("higgs::allocate: layer \"", layer.name, "\" ", what...);
+    };
+    expects(!layer.formats.empty(), [&] { return refuse("has no format to choose from"); });
     const double alpha = detail::counted_alpha(layer, options.caution);
-    expects(std::isfinite(layer.alpha) && std::isfinite(alpha) && layer.margin >= 0,
-            "higgs::allocate: an alpha must be finite, its margin not negative");
+    expects(std::isfinite(layer.alpha) && std::isfinite(alpha) && layer.margin >= 0, [&] {
+      return refuse("has alpha ", layer.alpha, " and margin ", layer.margin,
+                    ", but alpha must be finite and the margin not negative");
+    });
     const std::size_t i = problem.classes();
     std::vector<KnapsackProblem<>::Option> added;
     std::int64_t largest = 0;
     for (const Format& format : layer.formats) {
-      expects(format.t2 >= 0 && format.bytes >= 0 && format.bytes <= most_bytes,
-              "higgs::allocate: t2 and bytes must not be negative, nor the sum of bytes exceed 2^60");
+      expects(format.t2 >= 0 && format.bytes >= 0 && format.bytes <= most_bytes, [&] {
+        return refuse("has format \"", format.name, "\" with t2 ", format.t2, " and ", format.bytes,
+                      " bytes; they must not be negative, nor the sum of bytes exceed 2^60");
+      });
       largest = std::max(largest, format.bytes);
       added.push_back({format.bytes, alpha * format.t2, format.second});
     }
@@ -213,14 +225,20 @@ inline KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const B
       found = found || wanted;
       if (!wanted) problem.forbid(i, j);
     }
-    expects(found || layer.pinned.empty(),
-            "higgs::allocate: a layer is pinned to a format that it does not have");
+    expects(found || layer.pinned.empty(), [&] {
+      std::string known;
+      for (const Format& format : layer.formats) known.append(" ").append(format.name);
+      return refuse("is pinned to \"", layer.pinned, "\", but has:", known);
+    });
     if (layer.tie.empty()) continue;
     const std::size_t first = ties.emplace(layer.tie, i).first->second;
     const auto same_name = [](const Format& a, const Format& b) { return a.name == b.name; };
     expects(std::equal(layer.formats.begin(), layer.formats.end(), layers[first].formats.begin(),
                        layers[first].formats.end(), same_name),
-            "higgs::allocate: tied layers must list the same formats in the same order");
+            [&] {
+              return refuse("is tied to \"", layers[first].name,
+                            "\", so both must list the same formats in the same order");
+            });
     if (first != i) problem.tie(first, i);
   }
   problem.budget = budget.bytes_for(detail::sum_of_weights(layers));

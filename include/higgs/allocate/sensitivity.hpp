@@ -29,7 +29,9 @@ inline constexpr double linear_t2 = 0.026278012976678578;
 
 /// `count` noise levels, evenly spaced up to `most`.
 inline std::vector<double> noise_levels(int count, double most = linear_t2) {
-  expects(count >= 1 && most > 0, "higgs::noise_levels: count and most must be positive");
+  expects(count >= 1 && most > 0, [&] {
+    return detail::sentence("higgs::noise_levels: count ", count, " and most ", most, " must be positive");
+  });
   std::vector<double> levels;
   for (int i = 1; i <= count; ++i) levels.push_back(most * i / count);
   return levels;
@@ -45,8 +47,15 @@ enum class NoiseShape { Even, ByColumn };
 /// noise; with NoiseShape::ByColumn of columns of equal norm, which is the mean of what the columns got.
 inline double insert_noise(MatrixView<const float> w, double t2, std::uint64_t seed, MatrixView<float> out,
                            NoiseShape shape = NoiseShape::Even, Executor& executor = default_executor()) {
-  expects(out.rows == w.rows && out.cols == w.cols, "higgs::insert_noise: out must have the shape of w");
-  expects(t2 >= 0 && t2 < 1e30, "higgs::insert_noise: t2 must be a number, not negative");
+  expects(out.rows == w.rows && out.cols == w.cols, [&] {
+    return "higgs::insert_noise: out is " + detail::shape_text(out.rows, out.cols) + ", but w is " +
+           detail::shape_text(w.rows, w.cols);
+  });
+  detail::expect_data("higgs::insert_noise", "w", w);
+  detail::expect_data("higgs::insert_noise", "out", out);
+  expects(t2 >= 0 && t2 < 1e30, [&] {
+    return detail::sentence("higgs::insert_noise: t2 is ", t2, ", but must be a number and not negative");
+  });
   if (w.rows == 0 || w.cols == 0) return 0;
   const auto square = [](float value) { return static_cast<double>(value) * static_cast<double>(value); };
   // Sums over columns do not depend on threads.
@@ -121,8 +130,10 @@ inline double student_95(std::size_t freedom) {
 inline Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
   double xx = 0, xy = 0, yy = 0;
   for (const NoisePoint& point : points) {
-    expects(std::isfinite(point.t2) && point.t2 >= 0 && std::isfinite(point.change),
-            "higgs::fit_sensitivity: points must be finite and t2 not negative");
+    expects(std::isfinite(point.t2) && point.t2 >= 0 && std::isfinite(point.change), [&] {
+      return detail::sentence("higgs::fit_sensitivity: point ", &point - points.data(), " has t2 ", point.t2,
+                              " and change ", point.change, "; both must be finite and t2 not negative");
+    });
     xx += point.t2 * point.t2;
     xy += point.t2 * point.change;
     yy += point.change * point.change;
@@ -163,12 +174,19 @@ template <class Measure, class Save>
 void measure_sensitivities(std::span<ProbedLayer> layers, std::span<const double> levels, Measure&& measure,
                            Save&& save) {
   for (const double level : levels)
-    expects(level > 0 && std::isfinite(level), "higgs::measure_sensitivities: levels must be positive");
+    expects(level > 0 && std::isfinite(level), [&] {
+      return detail::sentence("higgs::measure_sensitivities: a level is ", level,
+                              ", but must be positive and finite");
+    });
   expects(!levels.empty(), "higgs::measure_sensitivities: a level is needed");
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (!layers[i].points.empty()) continue;
     std::vector<NoisePoint> points = measure(i, levels);
-    expects(points.size() == levels.size(), "higgs::measure_sensitivities: measure returns a point a level");
+    expects(points.size() == levels.size(), [&] {
+      return detail::sentence("higgs::measure_sensitivities: layer \"", layers[i].name,
+                              "\": measure returned ", points.size(), " points for ", levels.size(),
+                              " levels");
+    });
     layers[i].points = std::move(points);
     save(i);
   }

@@ -5,6 +5,7 @@
 #include <higgs/config.hpp>
 
 #include <concepts>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -37,8 +38,13 @@ template <std::integral T>
 void append_part(std::string& text, T part) {
   text += std::to_string(part);
 }
+inline void append_part(std::string& text, double part) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%g", part);
+  text += digits;
+}
 
-/// Words and integers one after the other: the text of a message.
+/// Words and numbers one after the other: the text of a message.
 template <class... Parts>
 std::string sentence(const Parts&... parts) {
   std::string text;

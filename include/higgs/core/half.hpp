@@ -12,7 +12,7 @@ inline namespace v0 {
 
 /// IEEE 754 binary16 as storage. Conversion from float rounds to nearest, ties to even;
 /// overflow gives infinity, subnormals are kept, NaN stays NaN.
-struct Half {
+struct HIGGS_MAY_ALIAS Half {
   std::uint16_t bits = 0;
 
   constexpr Half() = default;
@@ -56,7 +56,7 @@ struct Half {
 };
 
 /// bfloat16 as storage: the upper half of a float. Conversion from float rounds to nearest, ties to even.
-struct BFloat16 {
+struct HIGGS_MAY_ALIAS BFloat16 {
   std::uint16_t bits = 0;
 
   constexpr BFloat16() = default;

@@ -8,6 +8,7 @@
 #include <higgs/codebook/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/encode/nearest.hpp>
+#include <higgs/gpu/error.cuh>
 
 #include <cuda_runtime.h>
 

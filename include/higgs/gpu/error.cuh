@@ -3,6 +3,10 @@
 
 #include <higgs/config.hpp>
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#  error higgs kernels need sm_80 or later: set CMAKE_CUDA_ARCHITECTURES to 80 or more, or nvcc -arch=sm_80 (CUDA 13 takes sm_75 where nobody says)
+#endif
+
 #include <cuda_runtime.h>
 
 #include <stdexcept>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/core/half.hpp>
+#include <higgs/gpu/error.cuh>
 
 #include <cuda_runtime.h>
 

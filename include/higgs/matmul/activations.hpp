@@ -3,7 +3,8 @@
 //
 // A group of weights is cut into runs (the last may be shorter). Of the rotated inputs r of a run:
 //     peak = max |r|,  step = peak / limit,  q = round to nearest even (r * (limit / peak)),
-// limit = 32639 or 127. A run of NaN or infinity has step NaN; one below 2^-100 counts as zero.
+// limit = 32639 or 127. A run of NaN or infinity has step NaN; one below 2^-100 counts as zero. matmul() makes rows of
+// huge numbers smaller before they come here.
 // With runs of 512 a dot product of q and int8 coordinates fits in 32 bits: 128 * 32639 * 512 < 2^31.
 #pragma once
 
@@ -434,6 +435,13 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
   quantize_row_portable(row, shape, kind, order, panel, at);
 }
 
+/// Whether all steps of row `at` are numbers up to `most`.
+inline bool steps_are_at_most(const Panel& panel, const RunShape& shape, int at, float most) noexcept {
+  bool all = true;
+  for (std::int64_t run = 0; run < shape.runs(); ++run) all &= panel.steps[run * panel.rows + at] <= most;
+  return all;
+}
+
 /// Memory that is kept between calls on a thread, so that a steady state allocates nothing. A call that begins inside
 /// another one on the same thread finds nothing kept and allocates its own.
 class Scratch {
@@ -487,8 +495,10 @@ void rotate_to_int8(std::span<const X> x, std::span<const float> scales, std::sp
                                .run = detail::run_inputs(Activations::Int8),
                                .dim = 1,
                                .planes = 1};
-  expects(size % 4 == 0, "higgs::rotate_to_int8: out.size() must be a multiple of 4");
-  expects(std::ssize(steps) == shape.runs(), "higgs::rotate_to_int8: steps must hold one for each 64 inputs");
+  expects(size % 4 == 0 && std::ssize(steps) == shape.runs(), [&] {
+    return detail::sentence("higgs::rotate_to_int8: out holds ", size, " values and steps ", steps.size(),
+                            ", but out must hold a multiple of 4, and steps one for each 64 of them");
+  });
   const detail::Scratch scratch(out.size() * sizeof(float) + steps.size() * sizeof(std::int32_t));
   const std::span<float> row(reinterpret_cast<float*>(scratch.data()), out.size());
   rotate_row(x, scales, row, block, seed, first_column, isa);

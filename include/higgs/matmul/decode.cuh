@@ -7,6 +7,7 @@
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/matrix_view.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
@@ -221,8 +222,11 @@ template <class Matrix, class Out, class Archs = BuiltFor>
 void dequantize_async(const Matrix& w, DeviceMatrixView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {}) {
   const std::int64_t padded = w.rotation.padded_cols();
-  expects(out.rows == detail::rows_of(w) && out.cols == (basis == Basis::Rotated ? padded : w.rotation.cols),
-          "higgs::gpu::dequantize_async: out must be (rows, cols), in the rotated basis (rows, padded_cols)");
+  const std::int64_t cols = basis == Basis::Rotated ? padded : w.rotation.cols;
+  expects(out.rows == detail::rows_of(w) && out.cols == cols, [&] {
+    return "higgs::gpu::dequantize_async: out is " + higgs::detail::shape_text(out.rows, out.cols) +
+           ", but w in this basis is " + higgs::detail::shape_text(detail::rows_of(w), cols);
+  });
   if (basis == Basis::Rotated) return detail::decode_rows_async<Out, Archs>(w, 0, out, stream);
   Rotation inverse = w.rotation;
   inverse.inverse = true;

@@ -38,7 +38,11 @@ class DeviceExperts {
       const auto equal = [](const auto& a, const auto& b) { return std::ranges::equal(a, b); };
       expects(w.layout == first.layout && w.seed == first.seed && equal(w.input_scales, first.input_scales) &&
                   byte_table(w.book) == byte_table(first.book),
-              "higgs::gpu::DeviceExperts: experts must agree in layout, codebook, seed and input scales");
+              [&] {
+                return higgs::detail::sentence(
+                    "higgs::gpu::DeviceExperts: expert ", &w - experts.data(),
+                    " has another layout, codebook, seed or other input scales than expert 0");
+              });
       matrices_.emplace_back(w, stream);
       const TiledMatrix& view = matrices_.back().view();
       weights.push_back({view.tiles, view.scales, std::ldexp(1.0f, view.exponent)});
@@ -90,9 +94,9 @@ void matmul_grouped_async(DeviceMatrixView<X> x, const DeviceExperts& w, const s
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
   const TiledMatrix& shared = w[0];
-  expects(x.cols == shared.rotation.cols && y.rows == x.rows && y.cols == shared.order.rows,
-          "higgs::gpu::matmul_grouped_async: x must be (M, cols) and y (M, rows) of the experts");
-  expects(can_matmul(device), "higgs::gpu::matmul_grouped_async: the device lacks shared memory");
+  higgs::detail::expect_product("higgs::gpu::matmul_grouped_async", x, shared.order.rows,
+                                shared.rotation.cols, y);
+  detail::expect_shared_memory("higgs::gpu::matmul_grouped_async", device);
   if (x.rows == 0 || y.cols == 0) return;
   const detail::ExpertTiles tiles(w.size(), x.rows);
   const detail::MatmulWorkspace parts(shared, x.rows, tiles.columns, tiles.count, plan, device);

@@ -2,8 +2,10 @@
 // y = x * W^T on the device from a matrix in tile order: any M, N, K >= 1, no allocation, no synchronization.
 #pragma once
 
+#include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
+#include <higgs/core/matrix_view.hpp>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/decode.cuh>
@@ -163,8 +165,10 @@ namespace detail {
 template <class X, class Y>
 MatmulTask task_for(DeviceMatrixView<const X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                     const MatmulPlan& plan, const Epilogue<Y>& epilogue) {
-  expects(x.rows <= std::numeric_limits<std::int32_t>::max() - 64,
-          "higgs::gpu::matmul_async: x must have less than 2^31 rows");
+  expects(x.rows <= std::numeric_limits<std::int32_t>::max() - 64, [&] {
+    return higgs::detail::sentence("higgs::gpu::matmul_async: x has ", x.rows,
+                                   " rows, but at most 2^31 - 65 go");
+  });
   MatmulTask task;
   task.w = w;
   task.x = x.data;
@@ -248,14 +252,27 @@ bool can_rotate_inside(const Rotation& r, const DeviceMatrixView<X>& x) {
 }
 
 inline void check_workspace(std::span<std::byte> workspace, const MatmulWorkspace& parts) {
-  expects(workspace.size() >= parts.size() && reinterpret_cast<std::uintptr_t>(workspace.data()) % 256 == 0,
-          "higgs::gpu::matmul_async: workspace must hold matmul_workspace() bytes from a multiple of 256");
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(workspace.data());
+  expects(workspace.size() >= parts.size() && begin % 256 == 0, [&] {
+    return higgs::detail::sentence("higgs::gpu::matmul_async: the workspace holds ", workspace.size(),
+                                   " bytes and begins ", begin % 256,
+                                   " after a multiple of 256, but must hold ", parts.size(),
+                                   " (see matmul_workspace) from such a multiple on");
+  });
+}
+
+inline void expect_shared_memory(const char* function, const Device& device) {
+  expects(can_matmul(device), [&] {
+    return higgs::detail::sentence(function, ": a block of the device may have ", device.shared_bytes,
+                                   " bytes of shared memory, but the kernel needs ", stream_shared);
+  });
 }
 
 }  // namespace detail
 
-/// y = x * W^T: x (M, cols) and y (M, rows) of float, Half or BFloat16. x is rotated to fp16 (bf16 if x is),
-/// products with the integer coordinates are exact, sums are float. Deterministic; `workspace` (see
+/// y = x * W^T: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf). x is rotated to fp16 (bf16 if x is),
+/// products with the integer coordinates are exact, sums are float. Once they are rotated, inputs beyond fp16's 65504 are
+/// infinite, as NaN and infinity are: their row of y is NaN or infinite. bf16 has the range of floats. Deterministic; `workspace` (see
 /// matmul_workspace) must not be in use by another call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is
 /// decoded, rounded to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual
 /// is rounded to Y then.
@@ -265,9 +282,8 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
                   cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
-  expects(x.cols == w.rotation.cols && y.rows == x.rows && y.cols == w.order.rows,
-          "higgs::gpu::matmul_async: x must be (M, cols) and y (M, rows) of w");
-  expects(can_matmul(device), "higgs::gpu::matmul_async: the device lacks shared memory (see can_matmul)");
+  higgs::detail::expect_product("higgs::gpu::matmul_async", x, w.order.rows, w.rotation.cols, y);
+  detail::expect_shared_memory("higgs::gpu::matmul_async", device);
   if (x.rows == 0 || y.cols == 0) return;
   const detail::MatmulWorkspace parts(w, x.rows, plan, device);
   detail::check_workspace(workspace, parts);
@@ -292,6 +308,20 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
   detail::multiply_async<Bits, T>(task, plan, columns, ceil_div(x.rows, columns), stream);
 }
 
+/// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
+template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
+  requires(!higgs::detail::is_scalar<X> || !higgs::detail::is_scalar<Y>)
+void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+                  std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
+                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
+  const auto in = higgs::detail::as_scalars(x);
+  const auto out = higgs::detail::as_scalars(y);
+  using In = std::remove_pointer_t<decltype(in.data)>;
+  using Out = std::remove_pointer_t<decltype(out.data)>;
+  const Epilogue<Out> added{epilogue.bias, reinterpret_cast<const Out*>(epilogue.residual)};
+  matmul_async<Bits, In, Out, Archs>(in, w, out, workspace, plan, device, stream, added, gemm);
+}
+
 /// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x
 /// (M, depth) without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between
 /// them (see Rotation). Never dense.
@@ -299,10 +329,12 @@ template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
 void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
-  expects(x.cols == w.order.depth() && x.row_stride == x.cols && y.rows == x.rows && y.cols == w.order.rows,
-          "higgs::gpu::matmul_rotated_async: x must be (M, depth) and y (M, rows) of w");
-  expects(can_matmul(device),
-          "higgs::gpu::matmul_rotated_async: the device lacks shared memory (see can_matmul)");
+  higgs::detail::expect_product("higgs::gpu::matmul_rotated_async", x, w.order.rows, w.order.depth(), y);
+  expects(x.row_stride == x.cols, [&] {
+    return higgs::detail::sentence("higgs::gpu::matmul_rotated_async: rows of x are ", x.row_stride,
+                                   " elements apart, but must follow each other without gaps of ", x.cols);
+  });
+  detail::expect_shared_memory("higgs::gpu::matmul_rotated_async", device);
   if (x.rows == 0 || y.cols == 0) return;
   const std::int64_t columns = detail::batch_tile(x.rows), tiles = ceil_div(x.rows, columns);
   const detail::MatmulWorkspace parts(w, x.rows, columns, tiles, plan, device);

@@ -2,6 +2,7 @@
 // Scales of groups on the device: half a warp takes a group, and sums as exact_dot() does, bit for bit.
 #pragma once
 
+#include <higgs/gpu/error.cuh>
 #include <higgs/scale/group_scale.hpp>
 
 #include <cuda_runtime.h>

@@ -55,8 +55,11 @@ class DeviceColumnStatistics {
   /// Takes in the next rows of the matrix.
   template <class T, class Archs = BuiltFor>
   void add_async(DeviceMatrixView<const T> rows, cudaStream_t stream) {
-    expects(rows.cols == static_cast<std::int64_t>(squares_.size()),
-            "higgs::gpu::DeviceColumnStatistics::add_async: rows must have the columns of the matrix");
+    expects(rows.cols == static_cast<std::int64_t>(squares_.size()), [&] {
+      return higgs::detail::sentence("higgs::gpu::DeviceColumnStatistics::add_async: rows are ",
+                                     higgs::detail::shape_text(rows.rows, rows.cols), ", but the matrix has ",
+                                     squares_.size(), " columns");
+    });
     launch(detail::column_statistics_kernel<T>, dim3(static_cast<unsigned>(ceil_div(rows.cols, 64))), 64, 0,
            stream, rows, squares_.data(), largest_.data());
     rows_ += rows.rows;

@@ -45,7 +45,9 @@ class ColumnStatistics {
  public:
   /// For matrices of `cols` columns. Throws InvalidArgument if there are none.
   explicit ColumnStatistics(std::int64_t cols) {
-    expects(cols >= 1, "higgs::ColumnStatistics: a matrix has at least one column");
+    expects(cols >= 1, [&] {
+      return detail::sentence("higgs::ColumnStatistics: a matrix has at least one column, not ", cols);
+    });
     squares_.resize(static_cast<std::size_t>(cols));
     largest_.resize(static_cast<std::size_t>(cols));
   }
@@ -54,8 +56,10 @@ class ColumnStatistics {
   /// Throws InvalidArgument naming the first column with a weight that is NaN or infinite.
   ColumnStatistics(std::vector<double> squares, std::vector<std::int32_t> largest, std::int64_t rows)
       : rows_(rows), squares_(std::move(squares)), largest_(std::move(largest)) {
-    expects(!squares_.empty() && squares_.size() == largest_.size() && rows >= 0,
-            "higgs::ColumnStatistics: a sum and a magnitude for each column");
+    expects(!squares_.empty() && squares_.size() == largest_.size() && rows >= 0, [&] {
+      return detail::sentence("higgs::ColumnStatistics: ", squares_.size(), " sums and ", largest_.size(),
+                              " magnitudes over ", rows, " rows, but each column has one of both");
+    });
     for (std::size_t c = 0; c < largest_.size(); ++c)
       if (!std::isfinite(std::bit_cast<float>(largest_[c])))
         throw InvalidArgument("higgs::quantize: a weight in column " + std::to_string(c) +
@@ -64,14 +68,11 @@ class ColumnStatistics {
 
   /// Takes in the next rows of the matrix. Throws InvalidArgument naming the first weight that is NaN or infinite.
   template <class T>
-    requires Scalar<std::remove_const_t<T>>
   void add(MatrixView<T> rows, Executor& executor = default_executor()) {
-    expects(rows.cols == static_cast<std::int64_t>(squares_.size()),
-            "higgs::ColumnStatistics::add: rows must have the columns of the matrix");
-    parallel_for(executor, rows.cols, panel,
-                 [&](std::int64_t begin, std::int64_t end) { add_panel(rows, begin, end); });
-    if (!std::isfinite(max_magnitude())) refuse(rows);
-    rows_ += rows.rows;
+    if constexpr (!detail::is_scalar<T>)
+      add_scalars(detail::as_scalars(rows), executor);
+    else
+      add_scalars(rows, executor);
   }
 
   /// The largest magnitude in the matrix.
@@ -83,13 +84,17 @@ class ColumnStatistics {
   /// about. In [2^-14, 65504] with a mean square in [1, 4) before that is enforced; 0 for a column of zeros. Throws
   /// InvalidArgument for mean squares that are negative or not finite.
   std::vector<Half> input_scales(std::span<const double> input_squares = {}) const {
-    expects(input_squares.empty() || input_squares.size() == squares_.size(),
-            "higgs::ColumnStatistics::input_scales: one mean square for each input, or none");
+    expects(input_squares.empty() || input_squares.size() == squares_.size(), [&] {
+      return detail::sentence("higgs::ColumnStatistics::input_scales: ", input_squares.size(),
+                              " mean squares, but the matrix has ", squares_.size(), " columns");
+    });
     double loudest = 0;
-    for (const double each : input_squares) {
-      expects(each >= 0 && std::isfinite(each),
-              "higgs::ColumnStatistics::input_scales: mean squares must be finite and not negative");
-      loudest = std::max(loudest, each);
+    for (std::size_t c = 0; c < input_squares.size(); ++c) {
+      expects(input_squares[c] >= 0 && std::isfinite(input_squares[c]), [&] {
+        return detail::sentence("higgs::ColumnStatistics::input_scales: the mean square of input ", c, " is ",
+                                input_squares[c], ", but must be finite and not negative");
+      });
+      loudest = std::max(loudest, input_squares[c]);
     }
     std::vector<double> raw(squares_.size());
     double total = 0;
@@ -110,8 +115,10 @@ class ColumnStatistics {
 
   /// The largest magnitude once column c is multiplied by input_factor(scales[c]); infinite if that is no float.
   double max_magnitude(std::span<const Half> scales) const {
-    expects(scales.size() == largest_.size(),
-            "higgs::ColumnStatistics::max_magnitude: one scale for each column");
+    expects(scales.size() == largest_.size(), [&] {
+      return detail::sentence("higgs::ColumnStatistics::max_magnitude: ", scales.size(),
+                              " scales, but the matrix has ", largest_.size(), " columns");
+    });
     double most = 0;
     for (std::size_t c = 0; c < scales.size(); ++c)
       most = std::max(most, static_cast<double>(std::bit_cast<float>(largest_[c])) *
@@ -122,6 +129,20 @@ class ColumnStatistics {
  private:
   static constexpr std::int64_t panel = 256;  // columns whose sums stay in the first cache
   static constexpr std::size_t chunk = 32;    // a length known to the compiler, so it uses vector registers
+
+  template <class T>
+  void add_scalars(MatrixView<T> rows, Executor& executor) {
+    expects(rows.cols == static_cast<std::int64_t>(squares_.size()), [&] {
+      return detail::sentence("higgs::ColumnStatistics::add: rows are ",
+                              detail::shape_text(rows.rows, rows.cols), ", but the matrix has ",
+                              squares_.size(), " columns");
+    });
+    detail::expect_data("higgs::ColumnStatistics::add", "rows", rows);
+    parallel_for(executor, rows.cols, panel,
+                 [&](std::int64_t begin, std::int64_t end) { add_panel(rows, begin, end); });
+    if (!std::isfinite(max_magnitude())) refuse(rows);
+    rows_ += rows.rows;
+  }
 
   template <class T>
   void add_panel(MatrixView<T> rows, std::int64_t begin, std::int64_t end) {
