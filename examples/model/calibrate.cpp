@@ -26,24 +26,22 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
   const auto count = static_cast<std::int64_t>(tokens.size());
   expects(count > 0 && window > 0,
           "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
-  const ModelTensor* embedding = source.find("model.embed_tokens.weight");
-  if (!embedding || embedding->cols() != config.width)
+  const ModelTensor* embedding = source.find(embedding_name);
+  if (!embedding)
     throw FormatError(source.path().string() +
-                      ": tensor \"model.embed_tokens.weight\" is missing or misshapen");
+                      ": the embedding is quantized already; start from the original model");
   std::vector<float> states(static_cast<std::size_t>(count * config.width));  // (tokens, width)
   for (std::int64_t t = 0; t < count; ++t) {
     const TokenId id = tokens[static_cast<std::size_t>(t)];
-    expects(id >= 0 && id < embedding->rows(),
-            "higgs::model::measure_inputs: an id lies outside the vocabulary");
-    embedding->read_rows(id, 1,
-                         std::span(states).subspan(static_cast<std::size_t>(t * config.width),
-                                                   static_cast<std::size_t>(config.width)));
+    check_token(id, embedding->rows(), source.path().string());
+    read_finite_rows(*embedding, id, 1,
+                     std::span(states).subspan(static_cast<std::size_t>(t * config.width),
+                                               static_cast<std::size_t>(config.width)));
   }
 
   Weights frame;
   frame.blocks.resize(static_cast<std::size_t>(config.layers));
-  frame.rope_factors = load_rope_factors(source, executor);
-  Transformer model(config, std::move(frame));
+  Transformer model(config, std::move(frame), source.path().string());
   InputSquares out;
   std::int64_t block = 0;
   model.observer = [&](std::span<const Part> parts, MatrixView<const float> x) {

@@ -5,10 +5,12 @@
 #include "source.hpp"
 #include "weights.hpp"
 
+#include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/rotate/hadamard.hpp>
 
 #include <iomanip>
+#include <iostream>
 #include <memory>
 #include <ostream>
 #include <sstream>
@@ -98,6 +100,9 @@ void inspect(const InspectOptions& options) {
       << with_unit(static_cast<double>(quantized), source.checkpoint() ? "are quantized" : "can be quantized")
       << "\n";
   options.write(results);
+  if (source.problem().empty()) return;
+  if (source.config()) throw FormatError(source.problem());
+  std::cerr << "higgs-model: " << source.problem() << "\n";  // another architecture: the list is all there is
 }
 
 }  // namespace

@@ -88,15 +88,9 @@ class Backward {
         config_(model.config()),
         executor_(executor),
         count_(static_cast<std::int64_t>(tokens.size())) {
-    const std::vector<double> frequencies = rope_angles();
     cosines_ = Matrix(count_, config_.head_width / 2);
     sines_ = cosines_;
-    for (std::int64_t t = 0; t < count_; ++t)
-      for (std::int64_t i = 0; i < cosines_.cols; ++i) {
-        const double angle = static_cast<double>(t) * frequencies[static_cast<std::size_t>(i)];
-        cosines_.row(t)[i] = static_cast<float>(std::cos(angle));
-        sines_.row(t)[i] = static_cast<float>(std::sin(angle));
-      }
+    model.rotations(0, count_, cosines_.view(), sines_.view());
     KvCache cache(config_, count_);
     Matrix x(count_, config_.width);
     model.embed(tokens, x.view());
@@ -118,14 +112,6 @@ class Backward {
   }
 
  private:
-  std::vector<double> rope_angles() const {
-    const std::vector<float> frequencies = rope_frequencies(config_);
-    std::vector<double> out(frequencies.begin(), frequencies.end());
-    for (std::size_t i = 0; i < model_.weights.rope_factors.size(); ++i)
-      out[i] /= static_cast<double>(model_.weights.rope_factors[i]);
-    return out;
-  }
-
   Matrix apply(const Linear& linear, const Matrix& x) const {
     Matrix y(x.rows, linear.rows());
     linear.apply(x.view(), y.view(), executor_);
@@ -341,23 +327,26 @@ SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> to
     for (int draw = 0; draw < draws; ++draw) {
       const auto key = static_cast<std::uint64_t>(window) * static_cast<std::uint64_t>(draws) +
                        static_cast<std::uint64_t>(draw);
-      backward.draw(random_bits(protocol.seed, key),
-                    [&](std::size_t block, Part part, const Matrix& input, const Matrix& after) {
-                      const std::size_t layer = block * std::size(all_parts) + static_cast<std::size_t>(part);
-                      const Matrix x = transposed(input.view()), dy = transposed(after.view());
-                      Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
-                      matmul(x.view(), dy.view(), gradient.view(), executor);
-                      double sum = 0;
-                      for (std::int64_t c = 0; c < gradient.rows; ++c) {
-                        double square = 0;
-                        for (std::int64_t r = 0; r < gradient.cols; ++r) {
-                          const auto value = static_cast<double>(gradient.row(c)[r]);
-                          square += value * value;
-                        }
-                        sum += square * shares[layer][static_cast<std::size_t>(c)];
-                      }
-                      file.layers[layer].results[static_cast<std::size_t>(draw)].kl += sum;
-                    });
+      backward.draw(random_bits(protocol.seed, key), [&](std::size_t block, Part part, const Matrix& input,
+                                                         const Matrix& after) {
+        const std::size_t layer = block * std::size(all_parts) + static_cast<std::size_t>(part);
+        const Matrix x = transposed(input.view()), dy = transposed(after.view());
+        Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
+        matmul(x.view(), dy.view(), gradient.view(), executor);
+        double sum = 0;
+        for (std::int64_t c = 0; c < gradient.rows; ++c) {
+          double square = 0;
+          for (std::int64_t r = 0; r < gradient.cols; ++r) {
+            const auto value = static_cast<double>(gradient.row(c)[r]);
+            square += value * value;
+          }
+          sum += square * shares[layer][static_cast<std::size_t>(c)];
+        }
+        if (!std::isfinite(sum))
+          throw FormatError(model.name() + ": the gradient of " + file.layers[layer].name +
+                            " is not finite in window " + std::to_string(window) + " of the text");
+        file.layers[layer].results[static_cast<std::size_t>(draw)].kl += sum;
+      });
     }
   }
   for (LayerProbe& layer : file.layers)

@@ -136,4 +136,19 @@ double kl_divergence(const float* p, double p_log_sum, const float* q, double q_
   return sum / mass;
 }
 
+HIGGS_MODEL_CLONES
+std::int64_t find_not_finite(const float* x, std::int64_t n) noexcept {
+  constexpr std::uint32_t exponent = 0x7f800000;  // all ones: neither NaN nor infinity has another
+  for (std::int64_t begin = 0; begin < n; begin += run) {
+    const std::int64_t end = std::min(n, begin + run);
+    std::uint32_t found = 0;  // no branch, so that the loop becomes vector code
+    for (std::int64_t i = begin; i < end; ++i)
+      found |= (std::bit_cast<std::uint32_t>(x[i]) & exponent) == exponent ? 1u : 0u;
+    if (found == 0) continue;
+    for (std::int64_t i = begin; i < end; ++i)
+      if ((std::bit_cast<std::uint32_t>(x[i]) & exponent) == exponent) return i;
+  }
+  return -1;
+}
+
 }  // namespace higgs::model

@@ -22,4 +22,7 @@ double log_sum_exp(const float* x, std::int64_t n) noexcept;
 double kl_divergence(const float* p, double p_log_sum, const float* q, double q_log_sum,
                      std::int64_t n) noexcept;
 
+/// The index of the first of n values that is NaN or infinite; -1 if all are finite. Fast enough to be asked always.
+std::int64_t find_not_finite(const float* x, std::int64_t n) noexcept;
+
 }  // namespace higgs::model

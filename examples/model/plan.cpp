@@ -52,6 +52,7 @@ std::string short_part(const std::string& part) {
 
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request) {
+  source.require_sound();
   for (const std::string& codebook : request.codebooks) with_shipped_codebook(codebook, [](auto) {});
   std::vector<PlanLayer> layers;
   for (const LayerProbe& probed : file.layers) {

@@ -146,7 +146,10 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
                              "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                              "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
       if (const auto file = *source.folder() / name; std::filesystem::exists(file))
-        write_text(folder / name, read_text(file));
+        write_text(folder / name, std::string_view(name) == "config.json" && source.config()
+                                      ? config_for_checkpoint(read_text(file), file.string(),
+                                                              source.config()->tied_embeddings)
+                                      : read_text(file));
     return "";
   }
   if (!source.config()) return "";
@@ -176,6 +179,7 @@ std::string quantize_model(const ModelSource& source, const std::filesystem::pat
                            const QuantizeRequest& request, Executor& executor) {
   const std::string name = source.path().string();
   if (source.checkpoint()) throw InvalidArgument(name + ": is quantized already");
+  source.require_sound();
   const std::vector<const ModelTensor*> matrices = quantizable(source, request.skip);
   if (matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
   auto source_folder = source.path();

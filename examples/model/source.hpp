@@ -44,9 +44,15 @@ class ModelSource {
   explicit ModelSource(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const noexcept { return path_; }
-  /// None for a lone safetensors file.
+  /// None for a lone safetensors file, and for an architecture that is not supported.
   const std::optional<ModelConfig>& config() const noexcept { return config_; }
-  /// Throws FormatError if there is no configuration.
+  /// Why the model cannot run as its configuration says, in a sentence that names file and tensor: an architecture
+  /// that is not supported, a tensor that is missing, of another shape, of a type that cannot be read, or of numbers
+  /// that are not finite. Empty if it can, or if there is no configuration. The tensors can be listed all the same.
+  const std::string& problem() const noexcept { return problem_; }
+  /// Throws FormatError if there is a problem(). Everything that works on the tensors of a model asks this first;
+  void require_sound() const;
+  /// what runs the model asks this: throws FormatError if there is a problem or no configuration.
   const ModelConfig& require_config() const;
   /// Throws FormatError if the model brings no tokenizer, or one of a kind that is not supported.
   Vocabulary vocabulary() const;
@@ -54,22 +60,27 @@ class ModelSource {
   const std::optional<std::filesystem::path>& folder() const noexcept { return folder_; }
 
   /// All tensors that are stored as they are, in the order of the file; tensors of quantized layers are not
-  /// among them.
+  /// among them, nor divisors of rotary frequencies, which config() holds.
   const std::vector<ModelTensor>& tensors() const noexcept { return tensors_; }
   /// Null if there is no tensor of that name.
   const ModelTensor* find(std::string_view name) const noexcept;
+  /// What the file calls a tensor: in GGUF the name is another.
+  std::string stored_name(std::string_view name) const;
   /// The quantized layers, if this is a higgs checkpoint.
   const Checkpoint* checkpoint() const noexcept { return checkpoint_ ? &*checkpoint_ : nullptr; }
 
  private:
   void open_gguf(std::shared_ptr<const MappedFile> file);
   void open_safetensors();
+  void read_folder(const std::filesystem::path& folder);
   void add(std::string name, const SourceTensor& stored, std::int64_t interleaved);
+  void settle_embeddings();
 
   std::filesystem::path path_;
   std::optional<std::filesystem::path> folder_;
   std::optional<ModelConfig> config_;
-  std::unique_ptr<GgufFile> gguf_;
+  std::string problem_;
+  std::vector<GgufFile> gguf_;  // the parts
   std::optional<Checkpoint> checkpoint_;
   std::unique_ptr<TensorSource> source_;
   std::vector<ModelTensor> tensors_;
@@ -81,6 +92,8 @@ Vocabulary read_vocabulary(const GgufFile& file, const std::string& source);
 /// Hugging Face's name of a GGUF tensor: "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight".
 /// Names that have no counterpart are kept.
 std::string hugging_face_name(std::string_view gguf_name);
+/// The name that hugging_face_name() turns into `name`, or `name`.
+std::string gguf_name(std::string_view name);
 /// The whole of a file. Throws IoError if it cannot be read.
 std::string read_text(const std::filesystem::path& path);
 /// Replaces a file, as a whole or not at all. Throws IoError if it cannot be written.

@@ -89,15 +89,17 @@ struct Transformer::Scratch {
   Buffer cosines, sines;  // (T, head_width / 2)
 };
 
-Transformer::Transformer(ModelConfig model_config, Weights model_weights)
-    : weights(std::move(model_weights)),
-      config_(std::move(model_config)),
-      frequencies_(rope_frequencies(config_)) {
-  for (std::size_t i = 0; i < weights.rope_factors.size(); ++i) frequencies_[i] /= weights.rope_factors[i];
+void check_token(TokenId token, std::int64_t rows, const std::string& model) {
+  if (token < 0 || token >= rows)
+    throw InvalidArgument(model + ": token " + std::to_string(token) +
+                          " has no row in the embedding, which has " + std::to_string(rows) + " rows");
 }
 
+Transformer::Transformer(ModelConfig model_config, Weights model_weights, std::string name)
+    : weights(std::move(model_weights)), config_(std::move(model_config)), name_(std::move(name)) {}
+
 Transformer Transformer::load(const ModelSource& source, Executor& executor) {
-  return {source.require_config(), load_weights(source, executor)};
+  return {source.require_config(), load_weights(source, executor), source.path().string()};
 }
 
 void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
@@ -115,10 +117,8 @@ void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, Matri
 
 void Transformer::embed(std::span<const TokenId> tokens, MatrixView<float> x) const {
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    const TokenId id = tokens[t];
-    expects(id >= 0 && id < config_.vocabulary,
-            "higgs::model::Transformer::forward: an id lies outside the vocabulary");
-    std::copy_n(weights.embedding.view().row(id), config_.width, x.row(static_cast<std::int64_t>(t)));
+    check_token(tokens[t], config_.vocabulary, name_);
+    weights.embedding.read_row(tokens[t], x.row(static_cast<std::int64_t>(t)));
   }
 }
 
@@ -128,18 +128,34 @@ void Transformer::run_blocks(std::size_t first, std::size_t last, MatrixView<flo
           "higgs::model::Transformer::run_blocks: x must be (tokens, width), the blocks those of the model");
   expects(x.rows <= cache.capacity_ - cache.size_, "higgs::model::Transformer::forward: the cache is full");
   Scratch scratch(config_, x.rows);
-  for (std::int64_t t = 0; t < x.rows; ++t) {
-    const auto position = static_cast<float>(cache.size_ + t);
-    for (std::size_t i = 0; i < frequencies_.size(); ++i) {
-      const float angle = position * frequencies_[i];  // rounded to float as in training
-      scratch.cosines.view()(t, static_cast<std::int64_t>(i)) = std::cos(angle);
-      scratch.sines.view()(t, static_cast<std::int64_t>(i)) = std::sin(angle);
-    }
-  }
+  check_finite(x, first, cache.size_);
+  rotations(cache.size_, cache.capacity_, scratch.cosines.view(), scratch.sines.view());
   for (std::size_t layer = first; layer < last; ++layer) {
     attend(weights.blocks[layer], cache, layer, x, scratch, executor);
     feed_forward(weights.blocks[layer], x, scratch, executor);
+    check_finite(x, layer, cache.size_);
   }
+}
+
+void Transformer::check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const {
+  const std::int64_t at = find_not_finite(x.data, x.rows * x.cols);
+  if (at >= 0)
+    throw FormatError(name_ + ": token " + std::to_string(past + at / x.cols) +
+                      " of the text becomes NaN or infinite in layer " + std::to_string(layer) +
+                      ": the model is damaged, or its activations exceed the range of floats");
+}
+
+void Transformer::rotations(std::int64_t first, std::int64_t capacity, MatrixView<float> cosines,
+                            MatrixView<float> sines) const {
+  const std::vector<float> frequencies = rope_frequencies(config_, capacity);
+  const auto scale = static_cast<float>(config_.rope_scaling.attention_factor);
+  for (std::int64_t t = 0; t < cosines.rows; ++t)
+    for (std::int64_t i = 0; i < cosines.cols; ++i) {
+      // Rounded to float as in training.
+      const float angle = static_cast<float>(first + t) * frequencies[static_cast<std::size_t>(i)];
+      cosines(t, i) = std::cos(angle) * scale;
+      sines(t, i) = std::sin(angle) * scale;
+    }
 }
 
 void Transformer::finish(MatrixView<const float> x, MatrixView<float> hidden, Executor& executor) const {
@@ -155,6 +171,7 @@ void Transformer::attend(const Block& block, KvCache& cache, std::size_t layer, 
   block[Part::Q].apply(normal, scratch.q.view(), executor);
   block[Part::K].apply(normal, scratch.k.view(), executor);
   block[Part::V].apply(normal, scratch.v.view(), executor);
+  check_finite(scratch.v.view(), layer, cache.size_);  // here still each token for itself
   std::visit([&](auto& kv) { mix_values(block, kv, cache.size_, cache.capacity_, scratch, executor); },
              cache.layers_[layer]);
   observe(std::array{Part::O}, scratch.mixed.view());
@@ -237,6 +254,13 @@ void Transformer::logits(MatrixView<const float> hidden, MatrixView<float> logit
   expects(hidden.cols == config_.width && logits.rows == hidden.rows && logits.cols == config_.vocabulary,
           "higgs::model::Transformer::logits: hidden must be (M, width), logits (M, vocabulary)");
   weights.output.apply(hidden, logits, executor);
+  parallel_for(executor, logits.rows, 1, [&](std::int64_t row, std::int64_t) {
+    const std::int64_t at = find_not_finite(logits.row(row), logits.cols);
+    if (at >= 0)
+      throw FormatError(name_ + ": the logit of token " + std::to_string(at) + " is not finite, in row " +
+                        std::to_string(row) +
+                        " of those asked for: the output layer or the last norm is damaged");
+  });
 }
 
 }  // namespace higgs::model

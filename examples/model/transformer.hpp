@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -44,16 +45,21 @@ class KvCache {
   std::vector<std::variant<Layer<float>, Layer<Half>>> layers_;
 };
 
+/// Throws InvalidArgument, which names both numbers, unless `token` is one of the `rows` of the embedding of `model`.
+void check_token(TokenId token, std::int64_t rows, const std::string& model);
+
 /// A model that can be run. A value: copies share the weights, and `weights` may be replaced layer by layer.
 class Transformer {
  public:
-  Transformer(ModelConfig model_config, Weights model_weights);
+  /// `name` stands for the model in messages.
+  Transformer(ModelConfig model_config, Weights model_weights, std::string name = "the model");
   /// Loads a model. Throws FormatError or IoError.
   static Transformer load(const ModelSource& source, Executor& executor = default_executor());
 
   /// Reads `tokens` after those in `cache` and writes what the output layer sees of each: hidden (tokens,
   /// width). Throws InvalidArgument for ids outside the vocabulary and for more tokens than the cache has
-  /// room for.
+  /// room for, and FormatError, with layer and token, where activations become NaN or infinite: a model that is
+  /// damaged, or whose numbers exceed floats (in a cache of 16 bits: those).
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
                Executor& executor = default_executor()) const;
 
@@ -68,11 +74,17 @@ class Transformer {
               Executor& executor = default_executor()) const;
 
   /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass
-  /// a few at a time, so that memory stays bounded.
+  /// a few at a time, so that memory stays bounded. Throws FormatError if one is NaN or infinite.
   void logits(MatrixView<const float> hidden, MatrixView<float> logits,
               Executor& executor = default_executor()) const;
 
   const ModelConfig& config() const noexcept { return config_; }
+  /// What messages call it: the path that it was loaded from.
+  const std::string& name() const noexcept { return name_; }
+  /// Cosines and sines of the angles by which the heads at positions [first, first + rows of either) of a text of at
+  /// most `capacity` tokens are turned: (positions, head_width / 2) each.
+  void rotations(std::int64_t first, std::int64_t capacity, MatrixView<float> cosines,
+                 MatrixView<float> sines) const;
 
   Weights weights;
   /// Called with what linear layers read, where set: once for Q, K and V, which read the same, and once for Gate and Up.
@@ -88,10 +100,12 @@ class Transformer {
   void observe(std::span<const Part> parts, MatrixView<const float> x) const {
     if (observer) observer(parts, x);
   }
+  // Throws FormatError unless all numbers are finite; row 0 is token `past` of the text.
+  void check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const;
   void feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const;
 
   ModelConfig config_;
-  std::vector<float> frequencies_;  // (head_width / 2)
+  std::string name_;
 };
 
 }  // namespace higgs::model

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 using namespace higgs::model;
@@ -100,6 +101,19 @@ TEST_CASE("log_sum_exp and kl_divergence are those of doubles", "[model][math]")
       // Log-sums within 1e-6 of the truth shift all terms alike: that much is the floor for equal
       // distributions.
       CHECK(kl == Approx(expected).epsilon(1e-4).margin(2e-6));
+    }
+  }
+}
+
+TEST_CASE("the first number that is not finite is found, at every place", "[model][math]") {
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinite = std::numeric_limits<float>::infinity();
+  for (const std::int64_t n : {0, 1, 31, 32, 33, 1000, 5000}) {
+    std::vector<float> x(static_cast<std::size_t>(n), std::numeric_limits<float>::max());
+    CHECK(find_not_finite(x.data(), n) == -1);
+    for (std::int64_t i = n; i-- > 0;) {  // from the back: those behind it stay
+      x[static_cast<std::size_t>(i)] = i % 3 == 0 ? nan : i % 3 == 1 ? infinite : -infinite;
+      if (find_not_finite(x.data(), n) != i) FAIL("at " << i << " of " << n);
     }
   }
 }

@@ -4,6 +4,7 @@
 #include "tiny_model.hpp"
 
 #include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -119,6 +120,158 @@ TEST_CASE("a Llama whose q is not made of whole heads is refused", "[model][sour
     if (tensor.name == "blk.1.attn_k.weight") tensor.extents = {24, 11};
   const TemporaryFolder folder;
   write_file(folder / "model.gguf", gguf.build());
-  CHECK_THAT(message_of<higgs::FormatError>([&] { ModelSource(folder / "model.gguf"); }),
-             Catch::Contains("blk.1.attn_k.weight") && Catch::Contains("heads"));
+  CHECK_THAT(ModelSource(folder / "model.gguf").problem(),
+             Catch::Contains("model.gguf: tensor \"blk.1.attn_q.weight\" is 18 x 32") &&
+                 Catch::Contains("24 x 24") && Catch::Contains("2 of the"));
+}
+
+TEST_CASE("embeddings are tied as the file has them", "[model][source]") {
+  ModelConfig config = tiny_config(Architecture::Llama);
+  const auto open = [&](bool tied, const std::vector<std::string>& names, bool differ) {
+    config.tied_embeddings = false;
+    std::vector<TinyTensor> tensors = tiny_tensors(config);
+    const TinyTensor embedding = tensors.front();
+    std::erase_if(tensors, [](const TinyTensor& each) {
+      return each.name == "model.embed_tokens.weight" || each.name == "lm_head.weight";
+    });
+    for (const std::string& name : names) {
+      tensors.push_back(embedding);
+      tensors.back().name = name;
+    }
+    if (differ) tensors.back().values[5] += 1;
+    config.tied_embeddings = tied;
+    const TemporaryFolder folder;
+    write_folder(folder.path(), config, tensors);
+    return ModelSource(folder.path());
+  };
+  const std::string embedding = "model.embed_tokens.weight", output = "lm_head.weight";
+  for (const bool tied : {false, true}) {
+    CHECK(open(tied, {embedding, output}, false).config()->tied_embeddings == tied);
+    CHECK_FALSE(open(tied, {embedding, output}, true).config()->tied_embeddings);
+  }
+  CHECK(open(true, {embedding}, false).problem().empty());
+  CHECK_THAT(open(false, {embedding}, false).problem(), Catch::Contains("\"lm_head.weight\" is missing"));
+  CHECK_THAT(open(false, {output}, false).problem(), Catch::Contains("embed_tokens.weight\" is missing"));
+  CHECK_THAT(open(true, {}, false).problem(), Catch::Contains("embed_tokens.weight\" is missing"));
+  // The output layer alone stands for both.
+  const ModelSource alone = open(true, {output}, false);
+  CHECK(alone.problem().empty());
+  CHECK(alone.config()->tied_embeddings);
+  CHECK(alone.find(output) == nullptr);
+  REQUIRE(alone.find(embedding));
+  CHECK(alone.find(embedding)->stored->name == output);
+  // Equal in another type is equal.
+  config.tied_embeddings = true;
+  const TemporaryFolder folder;
+  std::vector<TinyTensor> tensors = tiny_tensors(config);
+  for (float& each : tensors.front().values) each = static_cast<float>(static_cast<higgs::Half>(each));
+  write_folder(folder.path(), config, tensors);
+  std::string halves;
+  for (const float each : tensors.front().values) halves += raw(static_cast<higgs::Half>(each).bits);
+  higgs::SafetensorsWriter writer(folder / "b.safetensors", {{output, higgs::DType::F16, {40, 24}}});
+  writer.write(output, 0, bytes_of(halves));
+  writer.commit();
+  std::string map;
+  for (const TinyTensor& each : tensors) map += "\"" + each.name + R"(":"model.safetensors",)";
+  std::filesystem::rename(folder / "model.safetensors", folder / "a.safetensors");
+  while (map.find("model.safetensors") != map.npos) map.replace(map.find("model.safetensors"), 5, "a");
+  write_file(folder / "model.safetensors.index.json",
+             R"({"weight_map":{)" + map + R"("lm_head.weight":"b.safetensors"}})");
+  CHECK(ModelSource(folder.path()).config()->tied_embeddings);
+}
+
+TEST_CASE("names without the part \"model.\" are those of a decoder", "[model][source]") {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = tiny_config(Architecture::Qwen3);
+    config.tied_embeddings = tied;
+    std::vector<TinyTensor> tensors = tiny_tensors(config);
+    for (TinyTensor& each : tensors)
+      if (each.name.starts_with("model.")) each.name = each.name.substr(6);
+    const TemporaryFolder folder;
+    write_folder(folder.path(), config, tensors);
+    const ModelSource source(folder.path());
+    CHECK(source.problem().empty());
+    REQUIRE(source.find("model.layers.1.mlp.up_proj.weight"));
+    tensors.erase(tensors.begin() + 3);
+    write_folder(folder.path(), config, tensors);
+    CHECK_THAT(ModelSource(folder.path()).problem(), Catch::Contains("is missing"));
+  }
+}
+
+TEST_CASE("the parts of a GGUF model are one model, whichever is opened", "[model][source]") {
+  ModelConfig config = tiny_config(Architecture::Llama);
+  config.tied_embeddings = false;
+  const GgufBuilder whole = tiny_gguf(config);
+  const TemporaryFolder folder;
+  const auto part_path = [&](int i) {
+    return folder / ("m-0000" + std::to_string(i + 1) + "-of-00003.gguf");
+  };
+  for (int i = 0; i < 3; ++i) {  // the output layer comes last
+    GgufBuilder part = i == 0 ? whole : GgufBuilder();
+    part.tensors.clear();
+    part.data.clear();
+    for (std::size_t t = 0; t < whole.tensors.size(); ++t) {
+      if (t * 3 / whole.tensors.size() != static_cast<std::size_t>(i)) continue;
+      const auto& tensor = whole.tensors[t];
+      const std::size_t end = t + 1 < whole.tensors.size() ? whole.tensors[t + 1].offset : whole.data.size();
+      part.add_tensor(tensor.name, tensor.extents, 0, whole.data.substr(tensor.offset, end - tensor.offset));
+    }
+    part.add_value("split.no", 2, raw(static_cast<std::uint16_t>(i)));
+    part.add_value("split.count", 2, raw(std::uint16_t{3}));
+    part.add_value("split.tensors.count", 5, raw(static_cast<std::int32_t>(whole.tensors.size())));
+    write_file(part_path(i), part.build());
+  }
+  for (int i = 0; i < 3; ++i) {
+    const ModelSource source(part_path(i));
+    CHECK(source.problem().empty());
+    REQUIRE(source.config());
+    CHECK_FALSE(source.config()->tied_embeddings);
+    CHECK(source.tensors().size() == tiny_tensors(config).size());
+    CHECK(Tokenizer(source.vocabulary(), "test").encode("A") == std::vector<TokenId>{32});
+  }
+  std::filesystem::remove(part_path(2));
+  CHECK_THAT(message_of<higgs::IoError>([&] { ModelSource(part_path(0)); }),
+             Catch::Contains("m-00003-of-00003.gguf") && Catch::Contains("missing"));
+}
+
+TEST_CASE("a model of another architecture can be listed, but not run", "[model][source]") {
+  const TemporaryFolder folder;
+  const ModelConfig config = tiny_config(Architecture::Llama);
+  write_folder(folder.path(), config);
+  std::string text = read_file(folder / "config.json");
+  text.replace(text.find("LlamaForCausalLM"), 16, "MixtralForCausal");
+  write_file(folder / "config.json", text);
+  GgufBuilder gguf = tiny_gguf(config);
+  gguf.values[0] = gguf_text("general.architecture") + raw(std::uint32_t{8}) + gguf_text("granite");
+  write_file(folder / "m.gguf", gguf.build());
+  for (const auto& path : {folder.path(), folder / "m.gguf"}) {
+    const ModelSource source(path);
+    CHECK_FALSE(source.config().has_value());
+    CHECK(source.tensors().size() == tiny_tensors(config).size());
+    CHECK_THAT(source.problem(), Catch::Contains("not supported") && Catch::Contains("supported are"));
+    CHECK(message_of<higgs::FormatError>([&] { source.require_config(); }) == source.problem());
+  }
+}
+
+TEST_CASE("weights that are quantized in another way are told by the way", "[model][source]") {
+  const TemporaryFolder folder;
+  const ModelConfig config = tiny_config(Architecture::Llama);
+  write_folder(folder.path(), config);
+  const std::string text = read_file(folder / "config.json");
+  const auto problem = [&](const std::string& how) {
+    std::string changed = text;
+    changed.insert(changed.find('{') + 1, "\"quantization_config\":" + how + ",");
+    write_file(folder / "config.json", changed);
+    return ModelSource(folder.path()).problem();
+  };
+  for (const char* readable : {"null", "{}", R"({"quant_method":"fp8","weight_block_size":[128,128]})",
+                               R"({"quant_method":"compressed-tensors","format":"float-quantized"})"})
+    CHECK(problem(readable).empty());
+  for (const char* method : {"gptq", "awq", "bitsandbytes", "hqq", "aqlm", "mxfp4"})
+    CHECK_THAT(
+        problem(R"({"quant_method":")" + std::string(method) + "\"}"),
+        Catch::Contains("config.json") && Catch::Contains(method) && Catch::Contains("original model"));
+  CHECK_THAT(problem(R"({"quant_method":"compressed-tensors","format":"pack-quantized"})"),
+             Catch::Contains("pack-quantized"));
+  CHECK_THAT(problem(R"({"load_in_4bit":true})"), Catch::Contains("bitsandbytes"));
 }

@@ -74,7 +74,6 @@ inline std::vector<TinyTensor> tiny_tensors(const higgs::model::ModelConfig& con
     add(name + ".weight", {rows, cols});
     if (bias) add(name + ".bias", {rows});
   };
-  const bool llama = config.architecture == higgs::model::ModelConfig::Architecture::Llama;
   add("model.embed_tokens.weight", {config.vocabulary, config.width});
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const std::string block = "model.layers." + std::to_string(i) + ".";
@@ -87,10 +86,10 @@ inline std::vector<TinyTensor> tiny_tensors(const higgs::model::ModelConfig& con
     linear(block + "self_attn.q_proj", config.query_width(), config.width, config.attention_bias);
     linear(block + "self_attn.k_proj", config.kv_width(), config.width, config.attention_bias);
     linear(block + "self_attn.v_proj", config.kv_width(), config.width, config.attention_bias);
-    linear(block + "self_attn.o_proj", config.width, config.query_width(), config.attention_bias && llama);
-    linear(block + "mlp.gate_proj", config.ffn_width, config.width, false);
-    linear(block + "mlp.up_proj", config.ffn_width, config.width, false);
-    linear(block + "mlp.down_proj", config.width, config.ffn_width, false);
+    linear(block + "self_attn.o_proj", config.width, config.query_width(), config.o_bias());
+    linear(block + "mlp.gate_proj", config.ffn_width, config.width, config.mlp_bias);
+    linear(block + "mlp.up_proj", config.ffn_width, config.width, config.mlp_bias);
+    linear(block + "mlp.down_proj", config.width, config.ffn_width, config.mlp_bias);
   }
   add("model.norm.weight", {config.width});
   if (!config.tied_embeddings) add("lm_head.weight", {config.vocabulary, config.width});
@@ -200,6 +199,12 @@ inline GgufBuilder tiny_gguf(const higgs::model::ModelConfig& config) {
     out.add_tensor(stored_name, extents, 0, stored.bytes());
   }
   return out;
+}
+
+/// The configuration that a GGUF file states.
+inline higgs::model::ModelConfig read_gguf(const std::filesystem::path& path) {
+  const higgs::GgufFile file(path);
+  return higgs::model::read_config(file, higgs::TensorSource(file), path.string());
 }
 
 /// `count` ids that visit the vocabulary of 40 without a simple order.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -51,8 +52,7 @@ std::vector<Golden> golden_models() {
   llama3.rope_theta = linear.rope_theta = 100;
   llama3.tied_embeddings = linear.tied_embeddings = false;
   llama3.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
-  linear.rope_scaling.kind = RopeScaling::Kind::Linear;
-  linear.rope_scaling.factor = 4;
+  linear.rope_scaling = {.kind = RopeScaling::Kind::Linear, .factor = 4};
   linear.attention_bias = true;
   return {{"llama",
            tiny_config(Architecture::Llama),
@@ -240,4 +240,54 @@ TEST_CASE("a missing tensor and a wrong shape are named", "[model][transformer]"
   CHECK_THAT(message_of<higgs::FormatError>([&] { Transformer::load(ModelSource(folder.path())); }),
              Catch::Contains("\"model.layers.1.mlp.up_proj.weight\"") && Catch::Contains("24 x 36") &&
                  Catch::Contains("36 x 24"));
+}
+
+TEST_CASE("a token without a row in the embedding is named with both numbers", "[model][transformer]") {
+  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  std::vector<float> x(24);
+  for (const TokenId token : {40, -1, 1000000}) {
+    const std::vector<TokenId> text{token};
+    CHECK_THAT(message_of<higgs::InvalidArgument>([&] { model.embed(text, {x.data(), 1, 24}); }),
+               Catch::Contains("token " + std::to_string(token) + " ") && Catch::Contains("40 rows") &&
+                   Catch::Contains("higgs-"));  // the folder
+  }
+}
+
+TEST_CASE("activations that are not finite stop the model, whatever they come from", "[model][transformer]") {
+  const Transformer sound = load_tiny(tiny_config(Architecture::Qwen3));
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<TokenId> text = tiny_text(12);
+  const auto message = [&](const Transformer& model) {
+    return message_of<higgs::FormatError>([&] { logits_of(model, text); });
+  };
+  CHECK(message(sound).empty());
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    const std::string in_layer = " in layer " + std::to_string(layer) + ":",
+                      place = "token 0 of the text becomes NaN or infinite" + in_layer;
+    for (auto norm : {&Block::attention_norm, &Block::ffn_norm, &Block::q_norm, &Block::k_norm}) {
+      Transformer model = sound;
+      (model.weights.blocks[layer].*norm)[3] = nan;
+      CHECK_THAT(message(model), Catch::Contains(place));
+    }
+    for (const Part part : all_parts)
+      for (const float wrong : {nan, std::numeric_limits<float>::infinity()}) {
+        Transformer model = sound;
+        const auto& matrix = std::get<DenseMatrix>(model.weights.blocks[layer][part].weight);
+        std::vector<float> values = *matrix.values;
+        values[values.size() / 2] = wrong;
+        model.weights.blocks[layer][part].weight = DenseMatrix(matrix.rows, matrix.cols, std::move(values));
+        CHECK_THAT(message(model), Catch::Contains("of the text") && Catch::Contains(in_layer));
+      }
+  }
+  Transformer model = sound;
+  const auto& embedding = std::get<DenseMatrix>(model.weights.embedding.weight);
+  std::vector<float> values = *embedding.values;
+  values[static_cast<std::size_t>(text[7] * 24 + 1)] = nan;
+  model.weights.embedding.weight = DenseMatrix(40, 24, std::move(values));
+  const auto first = std::find(text.begin(), text.end(), text[7]) - text.begin();
+  CHECK_THAT(message(model), Catch::Contains(": token " + std::to_string(first) + " of the text") &&
+                                 Catch::Contains(" in layer 0:"));
+  model = sound;
+  model.weights.norm[0] = nan;
+  CHECK_THAT(message(model), Catch::Contains("logit of token 0") && Catch::Contains("row 0"));
 }
