@@ -39,6 +39,7 @@ phase() {
         sed -nE -e 's/.*tests passed out of ([0-9]+).*/0 \1/p' \
           -e 's/.*tests passed, ([0-9]+) tests? failed out of ([0-9]+).*/\1 \2/p' "$log"
         echo $failures $total)
+      sed -n 's/^LEFT OUT/    &/p' "build/$preset/Testing/Temporary/LastTest.log"
     fi
   fi
   passed=$((passed + total - failures)) failed=$((failed + failures))
