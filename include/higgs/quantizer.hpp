@@ -155,7 +155,7 @@ struct Normalization {
 inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout,
                                         double step, std::span<const double> input_squares = {}) {
   Normalization out;
-  double most = columns.max_magnitude();
+  auto most = static_cast<double>(columns.max_magnitude());
   if (layout.input_scales) {
     out.input_scales = columns.input_scales(input_squares);
     most = columns.max_magnitude(out.input_scales);

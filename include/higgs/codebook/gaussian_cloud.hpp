@@ -156,8 +156,8 @@ class GaussianCloud {
     const auto side = static_cast<int>(density.size());
     for (int i = -side; i < side; ++i) {
       for (int j = -side; j < side; ++j) {
-        const double a = density[static_cast<std::size_t>(i < 0 ? -i - 1 : i)];
-        const double b = density[static_cast<std::size_t>(j < 0 ? -j - 1 : j)];
+        const auto a = static_cast<double>(density[static_cast<std::size_t>(i < 0 ? -i - 1 : i)]);
+        const auto b = static_cast<double>(density[static_cast<std::size_t>(j < 0 ? -j - 1 : j)]);
         const auto mass = static_cast<std::int64_t>(a * b * scale + 0.5);
         if (mass == 0) continue;  // beyond the radius
         cloud.samples_.push_back(

@@ -359,7 +359,7 @@ inline std::vector<double> hadamard_reference(std::span<const float> x) {
   for (std::int64_t row = 0; row < n; ++row) {
     double sum = 0;
     for (std::int64_t col = 0; col < n; ++col)
-      sum += hadamard_sign(n, row, col) * double{x[static_cast<std::size_t>(col)]};
+      sum += hadamard_sign(n, row, col) * static_cast<double>(x[static_cast<std::size_t>(col)]);
     y.push_back(sum / std::sqrt(static_cast<double>(n)));
   }
   return y;

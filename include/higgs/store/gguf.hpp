@@ -102,7 +102,7 @@ inline GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at) {
     case 5:
       return std::int64_t{gguf_load<std::int32_t>(at)};
     case 6:
-      return double{gguf_load<float>(at)};
+      return static_cast<double>(gguf_load<float>(at));
     case 7:
       return *at != 0;
     case 10:
