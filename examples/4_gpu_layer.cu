@@ -22,7 +22,7 @@ void write_checkpoint(const std::filesystem::path& path) {
   const auto w = higgs::quantize(higgs::MatrixView<const float>(weights.data(), outputs, inputs),
                                  higgs::GridCodebook<2, 256>{});
   higgs::CheckpointContents contents;
-  contents.add_layer<higgs::GridCodebook<2, 256>>("layer", w.layout, w.seed, "F32");
+  contents.add_layer("layer", w);
   higgs::CheckpointWriter writer(path, contents);
   writer.write_layer("layer", w);
   writer.commit();

@@ -10,7 +10,10 @@
 
 #include <catch2/catch.hpp>
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -47,6 +50,8 @@ void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols,
   CHECK(std::ranges::equal(device.codes, host.codes));
   CHECK(std::ranges::equal(device.scales, host.scales));
   CHECK(device.t2 == host.t2);
+  const bool measured = !host.layout.input_scales && host.layout.padded_cols() == cols;
+  CHECK((measured ? device.weight_error == host.weight_error : std::isnan(device.weight_error)));
 }
 
 template <class... Books>
@@ -102,6 +107,17 @@ TEST_CASE("matrices larger than the workspace are quantized in pieces", "[front]
   CHECK(std::ranges::equal(codes.to_host(), host.codes));
   CHECK(std::ranges::equal(scales.to_host(), host.scales));
   CHECK_THROWS_AS(quantize_rows(0, 5), higgs::InvalidArgument);
+}
+
+TEST_CASE("CUDA's own 16-bit weights are taken as what they are", "[front][quantizer][gpu]") {
+  const Normals<Half> w(3, 64, 5);
+  const gpu::DeviceBuffer<Half> weights{std::span<const Half>(w.data)};
+  const higgs::GridCodebook<2, 256> book;
+  const auto expected = gpu::quantize(gpu::DeviceMatrixView<const Half>(weights.data(), 3, 64), book);
+  const auto* same = reinterpret_cast<const __half*>(weights.data());
+  const auto found = gpu::quantize(gpu::DeviceMatrixView<const __half>(same, 3, 64), book);
+  CHECK(std::ranges::equal(found.codes, expected.codes));
+  CHECK(std::ranges::equal(found.scales, expected.scales));
 }
 
 TEST_CASE("weights on the device that are no numbers are refused", "[front][quantizer][gpu]") {

@@ -187,8 +187,50 @@ inline void round_clamped_avx2(const float* x, std::int64_t count, float factor,
   }
   round_clamped_portable(x + i, count - i, factor, limit, out + i);
 }
+
+/// The first steps of subtract_points() and multiply(); how many values they did.
+inline std::size_t subtract_points_avx2(const float* x, const std::int8_t* q, std::size_t count, float scale,
+                                        float* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + i));
+    const __m256 points = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    _mm256_storeu_ps(out + i,
+                     _mm256_sub_ps(_mm256_loadu_ps(x + i), _mm256_mul_ps(points, _mm256_set1_ps(scale))));
+  }
+  return i;
+}
+inline std::size_t multiply_avx2(float* x, const float* factors, std::size_t count) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factors + i)));
+  return i;
+}
 HIGGS_TARGET_END
 #endif
+
+/// out = x - scale * q, rounded once: the products are exact, of 11 bits and 8, or in double.
+template <class Element>
+void subtract_points(std::span<const float> x, const Element* q, float scale, float* out) noexcept {
+  using Exact = std::conditional_t<sizeof(Element) == 1, float, double>;
+  std::size_t i = 0;
+#if defined(HIGGS_TARGET_BEGIN)
+  if constexpr (sizeof(Element) == 1)
+    if (best_isa() >= Isa::Avx2) i = subtract_points_avx2(x.data(), q, x.size(), scale, out);
+#endif
+  for (; i < x.size(); ++i)
+    out[i] =
+        static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
+}
+
+/// x[i] *= factors[i] for as many as there are factors.
+inline void multiply(std::span<float> x, std::span<const float> factors) noexcept {
+  std::size_t i = 0;
+#if defined(HIGGS_TARGET_BEGIN)
+  if (best_isa() >= Isa::Avx2) i = multiply_avx2(x.data(), factors.data(), factors.size());
+#endif
+  for (; i < factors.size(); ++i) x[i] *= factors[i];
+}
 
 inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out,
                           Isa isa) noexcept {
@@ -321,7 +363,7 @@ class RowQuantizer {
       for (const std::size_t c : lost_)
         error.weight_squared_error += static_cast<double>(space.row[c]) * static_cast<double>(space.row[c]);
     }
-    divide(space.row);
+    detail::multiply(space.row, factors_);
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
     const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(Book::dim));
@@ -344,7 +386,8 @@ class RowQuantizer {
       error.squared_norm += space.norms[g];
       if (keeps_errors()) continue;
       if (scale_search_ > 0) decode(chosen, space.points.data());
-      subtract(x, space.points.data(), static_cast<float>(fit.scale), space.errors.data() + g * group);
+      detail::subtract_points(x, space.points.data(), static_cast<float>(fit.scale),
+                              space.errors.data() + g * group);
     }
     pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
     if (keeps_errors()) {
@@ -359,19 +402,10 @@ class RowQuantizer {
   // Whether the error of a row is what it was before the rotation, an isometry.
   bool keeps_errors() const noexcept { return factors_.empty() && layout_.padded_cols() == layout_.cols; }
 
-  // out = x - scale * q, rounded once: the products are exact, of 11 bits and 8, or in double.
-  static void subtract(std::span<const float> x, const typename Book::Element* q, float scale,
-                       float* out) noexcept {
-    using Exact = std::conditional_t<sizeof(typename Book::Element) == 1, float, double>;
-    for (std::size_t i = 0; i < x.size(); ++i)
-      out[i] =
-          static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
-  }
-
   // Of the weights, from the error of a rotated row; `row` is spent.
   double weight_squared_error(std::span<float> row) const {
     unrotate_row(row, layout_.block, seed_);
-    for (std::size_t c = 0; c < input_scales_.size(); ++c) row[c] *= input_scales_[c];
+    detail::multiply(row, input_scales_);
     return sum_of_squares(weights_of(row));
   }
 
@@ -419,11 +453,6 @@ class RowQuantizer {
         row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
     for (float& value : row) value = value * half * rest;
     std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
-  }
-
-  // By the input scales.
-  void divide(std::span<float> row) const noexcept {
-    for (std::size_t c = 0; c < factors_.size(); ++c) row[c] *= factors_[c];
   }
 
   // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.

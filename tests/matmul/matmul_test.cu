@@ -5,6 +5,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -211,6 +213,26 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
   REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
   REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
   REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul][gpu]") {
+  const gpu::DeviceMatrix w(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5));
+  const gpu::Device here = gpu::current_device();
+  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
+  const Normals<Half> x(1, 64, 6), residual(1, 64, 7);
+  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)},
+      residual_device{std::span<const Half>(residual.data)}, y(64), same(64);
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), 1, plan, here));
+  const auto call = [&]<class T>(const T* input, const T* added, T* output) {
+    gpu::matmul_async<gpu::MatmulBits<4>>(
+        gpu::DeviceMatrixView<const T>(input, 1, 64), w.view(), gpu::DeviceMatrixView<T>(output, 1, 64),
+        std::span(workspace.data(), workspace.size()), plan, here, nullptr, {nullptr, added});
+    gpu::check(cudaDeviceSynchronize(), "matmul_async");
+  };
+  call(static_cast<const Half*>(x_device.data()), static_cast<const Half*>(residual_device.data()), y.data());
+  call(reinterpret_cast<const __half*>(x_device.data()),
+       reinterpret_cast<const __half*>(residual_device.data()), reinterpret_cast<__half*>(same.data()));
+  CHECK(same_bits(y.to_host(), same.to_host()));
 }
 
 TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {

@@ -66,8 +66,9 @@ template <int Count, int Coordinates>
         asm("" : "+x"(out[c][r]));
       }
     }
+    if (i + 1 == Count) continue;
     HIGGS_UNROLL
-    for (int r = 0; r < 4 && i + 1 < Count; ++r) unit[r] = _mm256_subs_epi8(unit[r], _mm256_set1_epi8(16));
+    for (int r = 0; r < 4; ++r) unit[r] = _mm256_subs_epi8(unit[r], _mm256_set1_epi8(16));
   }
 }
 
