@@ -169,6 +169,34 @@ TEST_CASE("tensors of few bits that are kept become F16, or F32 where they do no
   CHECK(values[31] == static_cast<float>(higgs::Half(60000.0f)) * 60);
 }
 
+TEST_CASE("8-bit floats that are kept stay as they are, or become F16 with their scales",
+          "[model][quantize]") {
+  const TemporaryFolder folder;
+  higgs::SafetensorsWriter writer(folder / "a.safetensors", {{"plain", higgs::DType::F8_E4M3, {3}},
+                                                             {"scaled.weight", higgs::DType::F8_E4M3, {3}},
+                                                             {"scaled.weight_scale", higgs::DType::F32, {1}},
+                                                             {"w", higgs::DType::F32, {2, 4}}});
+  writer.write("plain", 0, bytes_of("\x38\xb8\x30"));  // 1, -1, 0.5
+  writer.write("scaled.weight", 0, bytes_of("\x38\xb8\x30"));
+  writer.write("scaled.weight_scale", 0, bytes_of(raw(0.75f)));
+  writer.write("w", 0, bytes_of(tiny_tensor("w", {2, 4}).bytes()));
+  writer.commit();
+  quantize_model(ModelSource(folder / "a.safetensors"), folder / "out", {});
+  const ModelSource out(folder / "out");
+  const auto check = [&](const std::string& name, const std::string& dtype,
+                         const std::vector<float>& expected) {
+    const ModelTensor* kept = out.find(name);
+    REQUIRE(kept);
+    CHECK(kept->stored->dtype == dtype);
+    std::vector<float> values(3);
+    kept->read_rows(0, 1, values);
+    CHECK(values == expected);
+  };
+  check("plain", "F8_E4M3", {1, -1, 0.5f});
+  check("scaled.weight", "F16", {0.75f, -0.75f, 0.375f});
+  CHECK(out.find("scaled.weight_scale") == nullptr);
+}
+
 TEST_CASE("weights that are no numbers are named by tensor, row and column", "[model][quantize]") {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {

@@ -145,17 +145,29 @@ TEST_CASE("tensors are listed with their rows first, and outlive the file object
 }
 
 TEST_CASE("every number of a type has its name, its size, and no power over other tensors", "[store][gguf]") {
-  // ggml.h, enum ggml_type; "" for numbers that are not given yet.
-  const std::vector<std::string> names{
-      "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
-      "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
-      "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
-      "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
-      "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
-      "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4",    "Q1_0"};
+  // ggml.h, enum ggml_type, with weights and bytes of a block as gguf-py 0.19.0 has them; 0 for what is gone or never stored.
+  struct Type {
+    std::string name;
+    int block, bytes;
+  };
+  const std::vector<Type> types{
+      {"F32", 1, 4},        {"F16", 1, 2},        {"Q4_0", 32, 18},     {"Q4_1", 32, 20},
+      {"Q4_2", 0, 0},       {"Q4_3", 0, 0},       {"Q5_0", 32, 22},     {"Q5_1", 32, 24},
+      {"Q8_0", 32, 34},     {"Q8_1", 0, 0},       {"Q2_K", 256, 84},    {"Q3_K", 256, 110},
+      {"Q4_K", 256, 144},   {"Q5_K", 256, 176},   {"Q6_K", 256, 210},   {"Q8_K", 256, 292},
+      {"IQ2_XXS", 256, 66}, {"IQ2_XS", 256, 74},  {"IQ3_XXS", 256, 98}, {"IQ1_S", 256, 50},
+      {"IQ4_NL", 32, 18},   {"IQ3_S", 256, 110},  {"IQ2_S", 256, 82},   {"IQ4_XS", 256, 136},
+      {"I8", 1, 1},         {"I16", 1, 2},        {"I32", 1, 4},        {"I64", 1, 8},
+      {"F64", 1, 8},        {"IQ1_M", 256, 56},   {"BF16", 1, 2},       {"Q4_0_4_4", 0, 0},
+      {"Q4_0_4_8", 0, 0},   {"Q4_0_8_8", 0, 0},   {"TQ1_0", 256, 54},   {"TQ2_0", 256, 66},
+      {"IQ4_NL_4_4", 0, 0}, {"IQ4_NL_4_8", 0, 0}, {"IQ4_NL_8_8", 0, 0}, {"MXFP4", 32, 17},
+      {"NVFP4", 64, 36},    {"Q1_0", 128, 18}};
   for (std::uint32_t type = 0; type <= 60; ++type) {
     INFO(type);
     const BlockFormat* format = higgs::detail::gguf_format(type);
+    const Type expected = type < types.size() ? types[type] : Type{"type " + std::to_string(type), 0, 0};
+    CHECK((format ? format->block : 0) == expected.block);
+    CHECK((format ? format->bytes : 0) == expected.bytes);
     const std::size_t row = format ? static_cast<std::size_t>(format->bytes) : 40;
     GgufBuilder builder;
     builder.add_tensor("before", {2}, f32, "abcdefgh");
@@ -166,10 +178,10 @@ TEST_CASE("every number of a type has its name, its size, and no power over othe
     write_file(folder / "a", builder.build());
     const GgufFile file(folder / "a");
     const GgufTensor& tensor = *file.find("w");
-    CHECK(tensor.type_name() == (type < names.size() ? names[type] : "type " + std::to_string(type)));
+    CHECK(tensor.type_name() == expected.name);
     CHECK(tensor.data.size() == (format ? 3 * row : (3 * row + 31) / 32 * 32));
     CHECK(std::string(file.find("after")->data.begin(), file.find("after")->data.end()) == "ijklmnop");
-    CHECK((!format || format->name == names[type]));
+    CHECK((!format || format->name == expected.name));
     builder.tensors.pop_back();
     builder.data.resize(builder.tensors[1].offset + 3 * row - 1);
     CHECK(refusal(builder).empty() == !format);

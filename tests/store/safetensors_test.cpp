@@ -222,10 +222,17 @@ TEST_CASE("shards are one model", "[store][safetensors]") {
   const TemporaryFolder other;
   CHECK_THROWS_WITH(Safetensors(other.path()), Catch::EndsWith("index.json"));
   write_file(other / "config.json", "{}");
-  write_file(other / "pytorch_model.bin", "");
-  CHECK_THROWS_WITH(Safetensors(other.path()),
-                    Catch::EndsWith("neither model.safetensors nor "
-                                    "model.safetensors.index.json, but pytorch_model.bin"));
+  const auto hint = [&](const std::string& name) {
+    write_file(other / name, "");
+    const std::string message = message_of<IoError>([&] { Safetensors model(other.path()); });
+    fs::remove(other / name);
+    return message.substr(message.find("index.json") + 10);
+  };
+  CHECK(hint("pytorch_model.bin") ==
+        ", but pytorch_model.bin, a file of PyTorch: save the model as safetensors");
+  CHECK(hint("m.gguf") == ", but m.gguf: name that file");
+  CHECK(hint("model-00001-of-00002.safetensors") ==
+        ", but model-00001-of-00002.safetensors: the index of its shards is missing");
 }
 
 TEST_CASE("an index cannot lead out of its folder", "[store][safetensors]") {

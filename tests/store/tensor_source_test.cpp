@@ -456,6 +456,7 @@ TEST_CASE("what is no model is refused with a sentence that says what it is", "[
       {"", "is empty"},
       {pointer, "is a Git LFS pointer, not the file itself: run git lfs pull"},
       {"this is not a model", neither + "\"this is not a model\")"},
+      {"function{}", neither + "\"function{}\")"},
       {"hi", neither + "\"hi\")"},
       {"{\"a\":\n  [{}, 17]}", neither + "\"{\"a\":\")"},
       {"<!DOCTYPE html>\n<html>",

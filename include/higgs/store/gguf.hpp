@@ -61,7 +61,8 @@ class GgufArray {
 
 namespace detail {
 
-// The names of tensor types by number. Those that block_format.hpp has not are gone from ggml.
+// The names of tensor types by number. Those that block_format.hpp has not are gone from ggml, or (Q8_1) never stored
+// and of disputed size.
 // clang-format off
 inline constexpr std::array<std::string_view, 42> gguf_types{
     "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1",

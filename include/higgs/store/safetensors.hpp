@@ -245,7 +245,11 @@ class Safetensors {
           (first.empty() || name < first))
         first = name;
     }
-    return first.empty() ? "" : ", but " + first;
+    if (first.empty()) return "";
+    if (first.find("-of-") != first.npos) return ", but " + first + ": the index of its shards is missing";
+    const bool weights = first.ends_with(".safetensors") || first.ends_with(".gguf");
+    return ", but " + first +
+           (weights ? ": name that file" : ", a file of PyTorch: save the model as safetensors");
   }
 
   void add_metadata(const Json& value, const std::string& source) {
