@@ -178,6 +178,25 @@ TEST_CASE("embeddings are tied as the file has them", "[model][source]") {
   write_file(folder / "model.safetensors.index.json",
              R"({"weight_map":{)" + map + R"("lm_head.weight":"b.safetensors"}})");
   CHECK(ModelSource(folder.path()).config()->tied_embeddings);
+  // Equal bytes are equal under equal scales alone.
+  map.replace(map.find(":\"a.") + 2, 1, "b");  // of the embedding
+  write_file(folder / "model.safetensors.index.json",
+             R"({"weight_map":{)" + map +
+                 R"("lm_head.weight":"b.safetensors","lm_head.weight_scale":"b.safetensors",)" +
+                 R"("model.embed_tokens.weight_scale":"b.safetensors"}})");
+  for (const float scale : {1.0f, 2.0f}) {
+    higgs::SafetensorsWriter scaled(folder / "b.safetensors",
+                                    {{output, higgs::DType::F8_E4M3, {40, 24}},
+                                     {output + "_scale", higgs::DType::F32, {1}},
+                                     {embedding, higgs::DType::F8_E4M3, {40, 24}},
+                                     {embedding + "_scale", higgs::DType::F32, {1}}});
+    for (const std::string& name : {output, embedding})
+      scaled.write(name, 0, bytes_of(std::string(40 * 24, '0')));
+    scaled.write(output + "_scale", 0, bytes_of(raw(scale)));
+    scaled.write(embedding + "_scale", 0, bytes_of(raw(1.0f)));
+    scaled.commit();
+    CHECK(ModelSource(folder.path()).config()->tied_embeddings == (scale == 1));
+  }
 }
 
 TEST_CASE("names without the part \"model.\" are those of a decoder", "[model][source]") {
