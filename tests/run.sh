@@ -62,14 +62,14 @@ fi
 # What README.md shows first, with few tokens.
 if need_model build/demo; then
   begin=$SECONDS
-  printf '\n=== examples/demo.sh 64\n'
-  if examples/demo.sh 64 >"$log" 2>&1; then
+  printf '\n=== examples/demo.sh 512\n'
+  if examples/demo.sh 512 >"$log" 2>&1; then
     passed=$((passed + 1))
   else
     cat "$log"
     failed=$((failed + 1))
   fi
-  printf '=== examples/demo.sh 64: %d s; so far %d passed, %d failed\n' $((SECONDS - begin)) "$passed" "$failed"
+  printf '=== examples/demo.sh 512: %d s; so far %d passed, %d failed\n' $((SECONDS - begin)) "$passed" "$failed"
 else
   printf '\n=== no model, and none to be had: examples/demo.sh is LEFT OUT\n'
 fi
