@@ -13,6 +13,20 @@
 
 namespace higgs::model {
 
+namespace {
+
+// Adds the squares of each column of x, over the tokens that there are in all.
+void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<double>& squares) {
+  squares.resize(static_cast<std::size_t>(x.cols));
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    for (std::int64_t c = 0; c < x.cols; ++c) {
+      const auto value = static_cast<double>(x(r, c));
+      squares[static_cast<std::size_t>(c)] += value * value / static_cast<double>(tokens);
+    }
+}
+
+}  // namespace
+
 std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
                                         std::int64_t count) {
   if (random_or_file == "random") return random_tokens(count, source.require_config().vocabulary, 1);
@@ -46,12 +60,7 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
   std::int64_t block = 0;
   model.observer = [&](std::span<const Part> parts, MatrixView<const float> x) {
     std::vector<double>& squares = out[weight_name(block, parts.front())];
-    squares.resize(static_cast<std::size_t>(x.cols));
-    for (std::int64_t r = 0; r < x.rows; ++r)
-      for (std::int64_t c = 0; c < x.cols; ++c) {
-        const auto value = static_cast<double>(x(r, c));
-        squares[static_cast<std::size_t>(c)] += value * value / static_cast<double>(count);
-      }
+    add_squares(x, count, squares);
     for (const Part part : parts.subspan(1)) out[weight_name(block, part)] = squares;
   };
   KvCache cache(config, std::min(window, count));  // one window at a time: a block leaves no tokens in it
@@ -65,6 +74,10 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
     model.weights.blocks[index] = {};
     if (progress) progress(block + 1, config.layers);
   }
+  model.weights.norm = load_norm(source, executor);
+  const MatrixView<float> hidden(states.data(), count, config.width);
+  model.finish(hidden, hidden, executor);
+  add_squares(hidden, count, out[std::string(config.tied_embeddings ? embedding_name : output_name)]);
   return out;
 }
 

@@ -22,6 +22,8 @@ using InputSquares = std::map<std::string, std::vector<double>, std::less<>>;
 /// Tokens in a window to calibrate with. The first of a text draws attention from all others, and products with what it
 /// carries must be right: short windows give it weight.
 inline constexpr std::int64_t calibration_window = 128;
+/// Tokens to calibrate with, where nobody asks for another number.
+inline constexpr std::int64_t calibration_token_count = 4096;
 
 /// Tokens to calibrate with: random ones of the model's vocabulary, no data needed, or the first of a text file. Throws
 /// IoError if it cannot be read.
@@ -29,7 +31,7 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
                                         std::int64_t count);
 
 /// Runs `tokens` through a model, in windows of `window` (the last may be shorter), and measures what each linear layer
-/// of its blocks reads. In memory are one block as floats and the states of all tokens at a time, whatever the model's
+/// of its blocks reads, and the output layer: in a tied model that is the embedding. In memory are one block as floats and the states of all tokens at a time, whatever the model's
 /// size. `progress` is called with the blocks done and to do. Throws FormatError for a model that is damaged,
 /// InvalidArgument if there are no tokens or one is outside the vocabulary.
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model inspect: what a model is made of, and how it would be or was quantized.
 #include "commands.hpp"
-#include "quantize.hpp"
+#include "natural_order.hpp"
+#include "outline.hpp"
+#include "sizes.hpp"
 #include "source.hpp"
-#include "weights.hpp"
 
 #include <higgs/core/error.hpp>
-#include <higgs/matmul/decode.hpp>
-#include <higgs/rotate/hadamard.hpp>
 
+#include <algorithm>
+#include <exception>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <memory>
-#include <ostream>
 #include <sstream>
+#include <string_view>
 
 namespace higgs::model {
 namespace {
@@ -38,67 +40,106 @@ ordered_json describe(const ModelConfig& config) {
           {"rope_theta", config.rope_theta}, {"tied_embeddings", config.tied_embeddings}};
 }
 
+struct Line {
+  std::string name, text;
+};
+
+// "NAME  BF16  576 x 1536", padded so that what follows stands in a column.
+std::string columns(const std::string& name, const std::string& dtype,
+                    const std::vector<std::int64_t>& shape) {
+  std::ostringstream out;
+  out << std::left << std::setw(48) << name << " " << std::setw(6) << dtype << " " << std::setw(16)
+      << shape_text(shape);
+  return out.str();
+}
+
+// The tensors that are stored as they are, and what quantization would make of them.
+void describe_tensors(const ModelSource& source, const Outline& outline, ordered_json& results,
+                      std::vector<Line>& lines) {
+  std::map<std::string_view, const Outline::Matrix*> chosen;
+  for (const Outline::Matrix& matrix : outline.matrices) chosen.emplace(matrix.tensor->name, &matrix);
+  results["tensors"] = ordered_json::array();
+  for (const ModelTensor& tensor : source.tensors()) {
+    ordered_json each{
+        {"name", tensor.name}, {"dtype", tensor.stored->dtype}, {"shape", tensor.stored->shape}};
+    std::string text = columns(tensor.name, tensor.stored->dtype, tensor.stored->shape);
+    if (const auto found = chosen.find(tensor.name); found != chosen.end()) {
+      const CodeLayout& layout = found->second->layout;
+      each["block"] = layout.block;
+      text += " quantize: block " + std::to_string(layout.block);
+      if (layout.padded_cols() != layout.cols) text += ", padded to " + std::to_string(layout.padded_cols());
+    } else if (!tensor.stored->readable()) {
+      text += " cannot be decoded";
+    }
+    lines.push_back({tensor.name, std::move(text)});
+    results["tensors"].push_back(std::move(each));
+  }
+}
+
+void describe_layers(const Checkpoint& checkpoint, ordered_json& results, std::vector<Line>& lines) {
+  results["layers"] = ordered_json::array();
+  for (const CheckpointLayer& layer : checkpoint.layers()) {
+    const double bits = bits_of(checkpoint, layer);
+    results["layers"].push_back({{"name", layer.name},
+                                 {"codebook", layer.codebook},
+                                 {"rows", layer.layout.rows},
+                                 {"cols", layer.layout.cols},
+                                 {"block", layer.layout.block},
+                                 {"group", layer.layout.group},
+                                 {"bits", bits},
+                                 {"t2", number_or_null(layer.t2)},
+                                 {"weight_error", number_or_null(layer.weight_error)},
+                                 {"expected_t2", layer.mse}});
+    std::ostringstream text;
+    text << columns(layer.name, layer.codebook, {layer.layout.rows, layer.layout.cols}) << " block "
+         << layer.layout.block << ", group " << layer.layout.group << ", " << std::setprecision(4) << bits
+         << " bits, t2 " << layer.t2 << " (expected " << layer.mse << ")";
+    lines.push_back({layer.name, text.str()});
+  }
+}
+
 void inspect(const InspectOptions& options) {
   const ModelSource source(options.model);
-  std::ostream& out = options.text();
-  ordered_json results{{"model", options.model}, {"format", source.checkpoint() ? "higgs" : "plain"}};
+  const Checkpoint* checkpoint = source.checkpoint();
+  ordered_json results{{"model", options.model}, {"format", checkpoint ? "higgs" : "plain"}};
+  std::ostringstream out;
   if (source.config()) {
     results["config"] = describe(*source.config());
     out << "config:";
     for (const auto& [key, value] : results["config"].items()) out << " " << key << " " << value;
     out << "\n";
   }
+  Outline outline;
+  std::string refusal;  // why the model cannot be quantized
+  try {
+    if (!checkpoint) outline = outline_of(source, {.calibrated = true});
+  } catch (const std::exception& error) {
+    refusal = error.what();
+  }
+  std::vector<Line> lines;
+  describe_tensors(source, outline, results, lines);
+  if (checkpoint) describe_layers(*checkpoint, results, lines);
+  std::stable_sort(lines.begin(), lines.end(),
+                   [](const Line& a, const Line& b) { return natural_less(a.name, b.name); });
+  for (const Line& line : lines) out << line.text.substr(0, line.text.find_last_not_of(' ') + 1) << "\n";
 
-  std::vector<std::string> chosen;
-  if (!source.checkpoint())
-    for (const ModelTensor* tensor : quantizable(source)) chosen.push_back(tensor->name);
-  std::int64_t weights = 0, quantized = 0;
-  results["tensors"] = ordered_json::array();
-  for (const ModelTensor& tensor : source.tensors()) {
-    ordered_json each{
-        {"name", tensor.name}, {"dtype", tensor.stored->dtype}, {"shape", tensor.stored->shape}};
-    const std::int64_t count = tensor.rows() * tensor.cols();
-    weights += count;
-    out << std::left << std::setw(48) << tensor.name << " " << std::setw(6) << tensor.stored->dtype << " "
-        << std::setw(16) << shape_text(tensor.stored->shape);
-    if (std::find(chosen.begin(), chosen.end(), tensor.name) != chosen.end()) {
-      const std::int64_t block = choose_block(tensor.cols());
-      each["block"] = block;
-      quantized += count;
-      out << " quantize: block " << block;
-      if (tensor.cols() % block != 0) out << ", padded to " << (tensor.cols() + block - 1) / block * block;
-    }
-    out << "\n";
-    results["tensors"].push_back(std::move(each));
+  const Sizes sizes = sizes_of(source);
+  results["sizes"] = to_json(sizes);
+  out << "total: " << sizes.total() << "\n";
+  for (const std::string& line : sizes.lines()) out << "  " << line << "\n";
+  if (!refusal.empty()) {
+    results["cannot_be_quantized"] = refusal;
+    if (source.problem().empty()) std::cerr << "note: this model cannot be quantized: " << refusal << "\n";
+  } else if (!checkpoint) {
+    const Sizes after = sizes_of(source, outline);
+    results["quantized_sizes"] = to_json(after);
+    results["unused"] = outline.unused;
+    results["notes"] = outline.notes;
+    out << "quantized without options: " << after.total() << "\n";
+    for (const std::string& line : after.lines()) out << "  " << line << "\n";
+    for (const std::string& note : outline.notes) std::cerr << "note: " << note << "\n";
   }
-  if (const Checkpoint* checkpoint = source.checkpoint()) {
-    results["layers"] = ordered_json::array();
-    for (const CheckpointLayer& layer : checkpoint->layers()) {
-      const std::int64_t count = layer.layout.rows * layer.layout.cols;
-      weights += count;
-      quantized += count;
-      const double bits = std::visit([](const auto& matrix) { return matrix.bits_per_weight(); },
-                                     checkpoint->load(layer.name));
-      results["layers"].push_back({{"name", layer.name},
-                                   {"codebook", layer.codebook},
-                                   {"rows", layer.layout.rows},
-                                   {"cols", layer.layout.cols},
-                                   {"block", layer.layout.block},
-                                   {"group", layer.layout.group},
-                                   {"bits", bits},
-                                   {"t2", layer.t2},
-                                   {"expected_t2", layer.mse}});
-      out << std::left << std::setw(48) << layer.name << " " << std::setw(6) << layer.codebook << " "
-          << std::setw(16) << shape_text({layer.layout.rows, layer.layout.cols}) << " block "
-          << layer.layout.block << ", group " << layer.layout.group << ", " << std::setprecision(4) << bits
-          << " bits, t2 " << layer.t2 << " (expected " << layer.mse << ")\n";
-    }
-  }
-  results["weights"] = weights;
-  results[source.checkpoint() ? "quantized_weights" : "quantizable_weights"] = quantized;
-  out << with_unit(static_cast<double>(weights), "weights") << ", of which "
-      << with_unit(static_cast<double>(quantized), source.checkpoint() ? "are quantized" : "can be quantized")
-      << "\n";
+  if (options.json != "-") std::cout << out.str() << std::flush;
   options.write(results);
   if (source.problem().empty()) return;
   if (source.config()) throw FormatError(source.problem());

@@ -5,6 +5,7 @@
 #include "page.hpp"
 #include "plan.hpp"
 #include "source.hpp"
+#include "weights.hpp"
 
 #include <higgs/codebook/shipped.hpp>
 #include <higgs/core/error.hpp>
@@ -137,10 +138,10 @@ void linearity(Options& options) {
   std::vector<std::vector<PlanLayer>> layers;
   for (const std::string& path : options.alphas) {
     files.push_back(read_sensitivities(read_text(path), path));
+    // Plans are measured with the embedding and the output layer as they are.
+    std::erase_if(files.back().layers, [](const LayerProbe& layer) { return !is_block_linear(layer.name); });
     options.request.options.input_scales = files[0].protocol.input_scales;
     layers.push_back(plan_layers(source, files.back(), options.request));
-    if (files.back().layers.size() != model.weights.blocks.size() * std::size(all_parts))
-      throw FormatError(path + ": the measurement is not finished");
   }
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
   PlanRunner runner(model, options.request.options, *executor);

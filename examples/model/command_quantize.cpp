@@ -3,19 +3,22 @@
 #include "commands.hpp"
 #include "plan.hpp"
 #include "quantize.hpp"
+#include "sizes.hpp"
+#include "weights.hpp"
 
 #include <higgs/codebook/shipped.hpp>
+#include <higgs/core/error.hpp>
 #include <higgs/rotate/hadamard.hpp>
 #include <higgs/store/checkpoint.hpp>
 
 #include <charconv>
-#include <iomanip>
+#include <cmath>
+#include <cstdio>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <ostream>
 #include <string>
-#include <variant>
 
 namespace higgs::model {
 namespace {
@@ -23,13 +26,18 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options : CommonOptions {
-  std::string model, out, skip, calibrate, plan;
-  std::int64_t calibrate_tokens = 4096;
+  std::string model, out, skip, plan, calibrate = "random";
+  std::int64_t calibrate_tokens = calibration_token_count;
   QuantizeRequest request;
   std::uint64_t seed = 0;
   bool no_input_scales = false;
   bool no_signs = false;
+  bool dry_run = false;
+  CLI::Option* embedding_option = nullptr;
+  CLI::Option* output_option = nullptr;
 };
+
+void tell(const std::string& note) { std::cerr << "note: " << note << "\n"; }
 
 std::regex parse_regex(const std::string& text) {
   try {
@@ -50,69 +58,124 @@ std::string check_block(const std::string& text) {
                    std::to_string(max_hadamard_order) + " are";
 }
 
-// What the written file says about itself.
-ordered_json describe(const std::string& folder) {
+// What the command line and the plan ask for.
+void complete_request(Options& options, const ModelSource& source) {
+  QuantizeRequest& request = options.request;
+  if (!options.skip.empty()) request.skip = parse_regex(options.skip);
+  request.options.seed = options.seed;
+  if (options.no_signs) request.options.seed.reset();
+  request.options.input_scales = !options.no_input_scales;
+  if (!options.plan.empty()) {
+    StoredPlan plan = read_plan(read_text(options.plan), options.plan);
+    check_plan(plan, source, options.plan);
+    request.codebooks = std::move(plan.codebooks);
+    request.options.block = plan.block;
+    request.options.group = plan.group;
+    request.options.input_scales = plan.input_scales && !options.no_input_scales;
+  }
+  const auto refuse = [&](const CLI::Option* option, std::string_view tensor, const char* name) {
+    if (option->count() > 0 && request.codebooks.contains(tensor))
+      throw InvalidArgument(options.plan + ": has a codebook for " + std::string(tensor) + ", so " + name +
+                            " must not be given");
+  };
+  refuse(options.embedding_option, embedding_name, "--embedding");
+  refuse(options.output_option, output_name, "--lm-head");
+  if (options.output_option->count() > 0 && source.config() && source.config()->tied_embeddings)
+    throw InvalidArgument(options.model +
+                          ": the output layer is the embedding: give --embedding, not --lm-head");
+  request.calibrated = request.options.input_scales && options.calibrate != "none" && source.config();
+  if (options.calibrate != "none" && !source.config())
+    tell("without config.json the model cannot run, so nothing is calibrated");
+}
+
+// What a user wants to know before any work.
+ordered_json describe(const ModelSource& source, const Outline& outline, std::ostream& out) {
+  const Sizes before = sizes_of(source), after = sizes_of(source, outline);
+  out << "before: " << before.total() << "\nafter:  " << after.total() << "\n";
+  for (const std::string& line : after.lines()) out << "  " << line << "\n";
+  ordered_json kept = ordered_json::array();
+  for (const Outline::Kept& each : outline.kept)
+    kept.push_back({{"name", each.tensor->name},
+                    {"dtype", dtype_name(each.dtype)},
+                    {"shape", each.tensor->stored->shape},
+                    {"bytes", each.bytes}});
+  std::int64_t bytes = 0, weights = 0;
+  for (const Outline::Matrix& matrix : outline.matrices) bytes += matrix.bytes, weights += matrix.weights();
+  return {{"bits_per_weight", 8.0 * static_cast<double>(bytes) / static_cast<double>(weights)},
+          {"file_bits_per_weight", after.bits()},
+          {"bytes_before", before.file_bytes},
+          {"bytes_after", after.file_bytes},
+          {"before", to_json(before)},
+          {"after", to_json(after)},
+          {"kept", std::move(kept)},
+          {"unused", outline.unused},
+          {"notes", outline.notes}};
+}
+
+// What the written file says about its layers.
+ordered_json describe_layers(const std::string& folder) {
   const Checkpoint checkpoint = Checkpoint::open(folder);
-  double bits = 0, weights = 0;
   ordered_json layers = ordered_json::array();
-  for (const CheckpointLayer& layer : checkpoint.layers()) {
-    const double count = static_cast<double>(layer.layout.rows) * static_cast<double>(layer.layout.cols);
-    const double each =
-        std::visit([](const auto& matrix) { return matrix.bits_per_weight(); }, checkpoint.load(layer.name));
+  for (const CheckpointLayer& layer : checkpoint.layers())
     layers.push_back({{"name", layer.name},
+                      {"codebook", layer.codebook},
                       {"rows", layer.layout.rows},
                       {"cols", layer.layout.cols},
                       {"block", layer.layout.block},
                       {"group", layer.layout.group},
-                      {"bits", each},
-                      {"t2", layer.t2},
+                      {"bits", bits_of(checkpoint, layer)},
+                      {"t2", number_or_null(layer.t2)},
+                      {"weight_error", number_or_null(layer.weight_error)},
                       {"expected_t2", layer.mse}});
-    bits += each * count;
-    weights += count;
+  return layers;
+}
+
+// How the errors are beside those of Gaussian weights, which rotation makes of any.
+void report_errors(const ordered_json& layers, std::ostream& out) {
+  double worst = 0;
+  std::string name;
+  for (const ordered_json& layer : layers) {
+    const double ratio = layer["t2"].get<double>() / layer["expected_t2"].get<double>();
+    if (ratio > worst) worst = ratio, name = layer["name"];
   }
-  return {{"bits_per_weight", weights > 0 ? bits / weights : 0}, {"layers", std::move(layers)}};
+  char percent[64];
+  std::snprintf(percent, sizeof percent, "%.1f %% %s", 100 * std::fabs(worst - 1),
+                worst < 1 ? "below" : "above");
+  out << "rounding errors: at most " << percent << " what the codebook promises, in " << name << "\n";
 }
 
 void quantize(Options& options) {
-  if (!options.skip.empty()) options.request.skip = parse_regex(options.skip);
-  options.request.options.seed = options.seed;
-  options.request.options.input_scales = !options.no_input_scales;
-  if (!options.plan.empty()) {
-    StoredPlan plan = read_plan(read_text(options.plan), options.plan);
-    options.request.codebooks = std::move(plan.codebooks);
-    options.request.options.block = plan.block;
-    options.request.options.group = plan.group;
-    options.request.options.input_scales = plan.input_scales;
-  }
-  if (options.no_signs) options.request.options.seed.reset();
   const auto executor = options.executor();
   const ModelSource source(options.model);
-  if (!options.calibrate.empty()) {
+  complete_request(options, source);
+  QuantizeRequest& request = options.request;
+  const Outline outline = outline_of(source, request);
+  check_folder(source, options.out, outline.file_bytes);
+  for (const std::string& note : outline.notes) tell(note);
+  ordered_json results = describe(source, outline, options.text());
+  if (options.dry_run) return options.write(results);
+  {
+    ProgressBar bar("check", "weights");
+    check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  }
+  if (request.calibrated) {
     const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
     ProgressBar bar("calibrate", "blocks");
-    options.request.input_squares =
+    request.input_squares =
         measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
                        *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
-  std::string note;
   {
     ProgressBar bar("quantize", "weights");
-    options.request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
+    request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
       bar.update(done, total);
     };
+    request.say = tell;
     on_interrupt(Interrupted::GoesOn);
-    note = quantize_model(source, options.out, options.request, *executor);
+    quantize_model(source, outline, options.out, request, *executor);
   }
-  if (!note.empty()) std::cerr << "higgs-model: " << note << "\n";
-
-  const ordered_json results = describe(options.out);
-  std::ostream& out = options.text();
-  double worst = 0;
-  for (const ordered_json& layer : results["layers"])
-    worst = std::max(worst, layer["t2"].get<double>() / layer["expected_t2"].get<double>());
-  out << options.out << ": " << results["layers"].size() << " matrices at " << std::setprecision(5)
-      << results["bits_per_weight"].get<double>() << " bits a weight; t^2 at most " << worst
-      << " times what the grid promises\n";
+  results["layers"] = describe_layers(options.out);
+  report_errors(results["layers"], options.text());
   options.write(results);
 }
 
@@ -122,26 +185,49 @@ void add_quantize(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->seed = QuantizeOptions{}.seed.value_or(0);
   CLI::App* command = app.add_subcommand(
-      "quantize",
-      "Quantizes the linear layers of a model; goes on where a killed run of the same command stopped");
+      "quantize", "Quantizes a model; goes on where a killed run of the same command stopped");
   command->add_option("model", options->model, "GGUF file, safetensors file or folder")
       ->required()
       ->type_name("MODEL");
   command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
-  command->add_option("--codebook", options->request.codebook, "points of the grid, DIMxSIZE")
-      ->capture_default_str()
-      ->check(CLI::IsMember(shipped_codebook_names()));
-  command
-      ->add_option("--plan", options->plan,
-                   "what allocate wrote: a codebook, block and group for every layer")
-      ->type_name("JSON");
+  auto* codebook = command
+                       ->add_option("--codebook", options->request.codebook,
+                                    "of the linear layers: DIMxSIZE points, e8, ch8")
+                       ->capture_default_str()
+                       ->check(CLI::IsMember(shipped_codebook_names()));
+  std::vector<std::string> or_none = shipped_codebook_names();
+  or_none.emplace_back(keep_codebook);
+  options->embedding_option =
+      command
+          ->add_option(
+              "--embedding", options->request.embedding,
+              "codebook of the embedding, which most small models use as output layer too; none: keep it")
+          ->capture_default_str()
+          ->check(CLI::IsMember(or_none));
+  options->output_option = command
+                               ->add_option("--lm-head", options->request.output,
+                                            "codebook of an output layer of its own; none: keep it")
+                               ->capture_default_str()
+                               ->check(CLI::IsMember(or_none));
+  auto* plan = command
+                   ->add_option("--plan", options->plan,
+                                "what allocate wrote: a codebook, block and group for every layer")
+                   ->type_name("JSON")
+                   ->excludes(codebook);
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
       ->capture_default_str()
+      ->excludes(plan)
       ->check(check_block);
   command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
       ->capture_default_str()
+      ->excludes(plan)
       ->check(CLI::Range(1, 1 << 30));
+  command
+      ->add_option("--shards", options->request.options.shards,
+                   "choose blocks so that the columns of linear layers come apart for so many ranks")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
   command
       ->add_option("--scales", options->request.options.scale_format, "how a file keeps the scale of a group")
       ->transform(CLI::CheckedTransformer(
@@ -157,16 +243,19 @@ void add_quantize(CLI::App& app) {
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "leave the columns of a matrix as they are");
   command
-      ->add_option(
-          "--calibrate", options->calibrate,
-          "measure the inputs of each layer first: \"random\" (random tokens, no data needed) or a text file")
-      ->type_name("random|FILE")
-      ->excludes("--no-input-scales");
+      ->add_option("--calibrate", options->calibrate,
+                   "measure the inputs of each layer first, for better input scales: with \"random\" tokens, "
+                   "which needs "
+                   "no data, or with a text file; \"none\": do not")
+      ->capture_default_str()
+      ->type_name("random|none|FILE");
   command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
+  command->add_flag("--dry-run", options->dry_run,
+                    "check everything, say how large the result will be, and write nothing");
   options->add_to(*command);
   command->callback([options] { quantize(*options); });
 }

@@ -20,6 +20,14 @@ void require_finite(const nlohmann::ordered_json& value, const std::string& wher
 
 }  // namespace
 
+std::string shell_quoted(const std::string& word) {
+  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
 void CommonOptions::add_to(CLI::App& command) {
   command.add_option("--json", json, "write the results as JSON to this file (-: standard output)")
       ->type_name("FILE");

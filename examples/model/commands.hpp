@@ -36,6 +36,8 @@ struct CommonOptions {
   std::shared_ptr<Output> results_ = std::make_shared<Output>();
 };
 
+/// A word as a shell reads it.
+std::string shell_quoted(const std::string& word);
 /// The command line as a shell would read it; main() sets it.
 std::string& command_line();
 /// The version of higgs, "0.1.0".

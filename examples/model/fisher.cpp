@@ -6,10 +6,10 @@
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/matmul/dense.hpp>
-#include <higgs/quantizer.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 #include <variant>
 
@@ -30,8 +30,9 @@ struct Matrix {
   MatrixView<const float> view() const { return {values.data(), rows, cols}; }
 };
 
-const DenseMatrix& dense(const Linear& linear) {
-  const auto* held = std::get_if<DenseMatrix>(&linear.weight);
+template <class Layer>
+const DenseMatrix& dense(const Layer& layer) {
+  const auto* held = std::get_if<DenseMatrix>(&layer.weight);
   expects(held != nullptr, "higgs::model::measure_fisher: the model is quantized; it must be dense");
   return *held;
 }
@@ -103,12 +104,16 @@ class Backward {
   }
 
   /// Draws every next token from the prediction and goes back; calls gradient(block, part, input, after) with
-  /// the layer's input and the gradient of the log-probability after it: dL/dW = after^T * input.
-  template <class Gradient>
-  void draw(std::uint64_t seed, Gradient&& gradient) {
-    Matrix dx =
-        normalized_back(states_.back(), model_.weights.norm, config_.rms_epsilon, output_gradient(seed));
+  /// the layer's input and the gradient of the log-probability after it: dL/dW = after^T * input. Then calls
+  /// outer(logits, hidden, embedded): the gradients after the output layer, its input, and the gradients after the
+  /// embedding.
+  template <class Gradient, class Outer>
+  void draw(std::uint64_t seed, Gradient&& gradient, Outer&& outer) {
+    Matrix logits(count_, config_.vocabulary);
+    Matrix dx = normalized_back(states_.back(), model_.weights.norm, config_.rms_epsilon,
+                                output_gradient(seed, logits));
     for (std::size_t block = model_.weights.blocks.size(); block-- > 0;) dx = block_back(block, dx, gradient);
+    outer(logits, hidden_, dx);
   }
 
  private:
@@ -125,17 +130,16 @@ class Backward {
     return out;
   }
 
-  // (prediction - drawn token) * W_out; the last position predicts nothing.
-  Matrix output_gradient(std::uint64_t seed) const {
+  // (prediction - drawn token) * W_out; the last position predicts nothing. `all` becomes the first factor.
+  Matrix output_gradient(std::uint64_t seed, Matrix& all) const {
     constexpr std::int64_t rows_at_once = 64;
     Matrix out(count_, config_.width);
     if (output_transposed_.values.empty())
       output_transposed_ = transposed(dense(model_.weights.output).view());
     for (std::int64_t first = 0; first + 1 < count_; first += rows_at_once) {
       const std::int64_t rows = std::min(rows_at_once, count_ - 1 - first);
-      Matrix logits(rows, config_.vocabulary);
-      model_.logits(MatrixView<const float>(hidden_.row(first), rows, config_.width), logits.view(),
-                    executor_);
+      const MatrixView<float> logits = all.view().row_range(first, rows);
+      model_.logits(MatrixView<const float>(hidden_.row(first), rows, config_.width), logits, executor_);
       parallel_for(executor_, rows, 1, [&](std::int64_t r, std::int64_t) {
         float* p = logits.row(r);
         softmax(p, logits.cols);
@@ -144,7 +148,7 @@ class Backward {
         while (drawn + 1 < logits.cols && (left -= static_cast<double>(p[drawn])) > 0) ++drawn;
         p[drawn] -= 1;
       });
-      matmul(logits.view(), output_transposed_.view(), out.view().row_range(first, rows), executor_);
+      matmul(logits, output_transposed_.view(), out.view().row_range(first, rows), executor_);
     }
     return out;
   }
@@ -278,11 +282,83 @@ class Backward {
   mutable Matrix output_transposed_;
 };
 
+// What a column's squared gradient counts: half the variance of the noise there, for a unit of t^2, over the tokens.
+std::vector<double> shares_of(const DenseMatrix& w, std::vector<float> scales, double predicted) {
+  if (scales.empty()) scales.assign(static_cast<std::size_t>(w.cols), 1);
+  std::vector<double> norms(static_cast<std::size_t>(w.cols));
+  for (std::int64_t r = 0; r < w.rows; ++r)
+    for (std::int64_t c = 0; c < w.cols; ++c) {
+      const auto value = static_cast<double>(w.view()(r, c));
+      norms[static_cast<std::size_t>(c)] += value * value;
+    }
+  double scaled = 0;  // the squared norm of the matrix whose columns are divided
+  for (std::size_t c = 0; c < norms.size(); ++c) {
+    const auto scale = static_cast<double>(scales[c]);
+    if (scale > 0) scaled += norms[c] / (scale * scale);
+  }
+  std::vector<double> shares(norms.size());
+  for (std::size_t c = 0; c < norms.size(); ++c)
+    shares[c] = static_cast<double>(scales[c]) * static_cast<double>(scales[c]) * scaled /
+                (2 * static_cast<double>(w.rows) * static_cast<double>(w.cols) * predicted);
+  return shares;
+}
+
+// The sum over columns of squared entries times shares; `gradient` is (rows, cols).
+double weighted_squares(const Matrix& gradient, const std::vector<double>& shares) {
+  double sum = 0;
+  for (std::int64_t r = 0; r < gradient.rows; ++r)
+    for (std::int64_t c = 0; c < gradient.cols; ++c) {
+      const auto value = static_cast<double>(gradient.row(r)[c]);
+      sum += value * value * shares[static_cast<std::size_t>(c)];
+    }
+  return sum;
+}
+
+// Adds to each row of `gradient`, which belongs to the tokens from `first` on, what lookups of that token add.
+void add_lookups(Matrix& gradient, std::int64_t first, std::span<const TokenId> tokens,
+                 const Matrix& embedded) {
+  for (std::int64_t t = 0; t < embedded.rows; ++t) {
+    const std::int64_t row = tokens[static_cast<std::size_t>(t)] - first;
+    if (row < 0 || row >= gradient.rows) continue;
+    for (std::int64_t c = 0; c < gradient.cols; ++c) gradient.row(row)[c] += embedded.row(t)[c];
+  }
+}
+
+// The weighted squares of the gradient of the output layer, a few tokens of the vocabulary at a time; in a tied model
+// lookups of the same matrix join it.
+double output_squares(const Matrix& logits, const Matrix& hidden, std::span<const TokenId> tokens,
+                      const Matrix* embedded, const std::vector<double>& shares, Executor& executor) {
+  constexpr std::int64_t tokens_at_once = 1024;
+  const Matrix x = transposed(hidden.view());  // (width, tokens)
+  double sum = 0;
+  for (std::int64_t first = 0; first < logits.cols; first += tokens_at_once) {
+    const std::int64_t count = std::min(tokens_at_once, logits.cols - first);
+    const Matrix after = transposed(logits.view().col_range(first, count));
+    Matrix gradient(count, x.rows);
+    matmul(after.view(), x.view(), gradient.view(), executor);
+    if (embedded) add_lookups(gradient, first, tokens, *embedded);
+    sum += weighted_squares(gradient, shares);
+  }
+  return sum;
+}
+
+// The same for an embedding that is only looked up: few rows of its gradient are not 0.
+double lookup_squares(std::span<const TokenId> tokens, const Matrix& embedded,
+                      const std::vector<double>& shares) {
+  double sum = 0;
+  for (const TokenId token : std::set<TokenId>(tokens.begin(), tokens.end())) {
+    Matrix gradient(1, embedded.cols);
+    add_lookups(gradient, token, tokens, embedded);
+    sum += weighted_squares(gradient, shares);
+  }
+  return sum;
+}
+
 }  // namespace
 
 SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
                                int draws, const std::function<void(std::int64_t, std::int64_t)>& progress,
-                               Executor& executor) {
+                               Executor& executor, const InputSquares& input_squares) {
   expects(draws >= 1 && protocol.levels.empty() && protocol.window >= 2,
           "higgs::model::measure_fisher: a draw and a window of 2 tokens are needed, and no levels");
   const std::int64_t windows = static_cast<std::int64_t>(tokens.size()) / protocol.window;
@@ -298,26 +374,20 @@ SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> to
   SensitivityFile file{protocol, {}};
   std::vector<std::vector<double>> shares;  // by layer: what a column's squared gradient counts
   const auto predicted = static_cast<double>(windows * (protocol.window - 1));
+  const auto add = [&](const std::string& name, const DenseMatrix& w) {
+    file.layers.push_back({name,
+                           std::vector<ProbeResult>(static_cast<std::size_t>(draws), ProbeResult{1, 0, 0}),
+                           w.rows, w.cols});
+    shares.push_back(
+        shares_of(w, error_scales(w, name, model.config(), protocol, input_squares, executor), predicted));
+  };
   for (std::size_t block = 0; block < model.weights.blocks.size(); ++block)
-    for (const Part part : all_parts) {
-      file.layers.push_back(
-          {weight_name(static_cast<std::int64_t>(block), part),
-           std::vector<ProbeResult>(static_cast<std::size_t>(draws), ProbeResult{1, 0, 0})});
-      const DenseMatrix& w = dense(model.weights.blocks[block][part]);
-      std::vector<double> norms(static_cast<std::size_t>(w.cols));
-      for (std::int64_t r = 0; r < w.rows; ++r)
-        for (std::int64_t c = 0; c < w.cols; ++c) {
-          const auto value = static_cast<double>(w.view()(r, c));
-          norms[static_cast<std::size_t>(c)] += value * value;
-        }
-      if (!protocol.input_scales || w.rows < min_rows_for_input_scales) {
-        double sum = 0;
-        for (const double norm : norms) sum += norm;
-        std::fill(norms.begin(), norms.end(), sum / static_cast<double>(w.cols));
-      }
-      for (double& norm : norms) norm /= 2 * static_cast<double>(w.rows) * predicted;
-      shares.push_back(std::move(norms));
-    }
+    for (const Part part : all_parts)
+      add(weight_name(static_cast<std::int64_t>(block), part), dense(model.weights.blocks[block][part]));
+  const bool tied = model.config().tied_embeddings;
+  const std::size_t embedding = file.layers.size();
+  add(std::string(embedding_name), dense(model.weights.embedding));
+  if (!tied) add(std::string(output_name), dense(model.weights.output));
 
   for (std::int64_t window = 0; window < windows; ++window) {
     if (progress) progress(window, windows);
@@ -327,26 +397,36 @@ SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> to
     for (int draw = 0; draw < draws; ++draw) {
       const auto key = static_cast<std::uint64_t>(window) * static_cast<std::uint64_t>(draws) +
                        static_cast<std::uint64_t>(draw);
-      backward.draw(random_bits(protocol.seed, key), [&](std::size_t block, Part part, const Matrix& input,
-                                                         const Matrix& after) {
-        const std::size_t layer = block * std::size(all_parts) + static_cast<std::size_t>(part);
-        const Matrix x = transposed(input.view()), dy = transposed(after.view());
-        Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
-        matmul(x.view(), dy.view(), gradient.view(), executor);
-        double sum = 0;
-        for (std::int64_t c = 0; c < gradient.rows; ++c) {
-          double square = 0;
-          for (std::int64_t r = 0; r < gradient.cols; ++r) {
-            const auto value = static_cast<double>(gradient.row(c)[r]);
-            square += value * value;
-          }
-          sum += square * shares[layer][static_cast<std::size_t>(c)];
-        }
+      const auto add_result = [&](std::size_t layer, double sum) {
         if (!std::isfinite(sum))
           throw FormatError(model.name() + ": the gradient of " + file.layers[layer].name +
                             " is not finite in window " + std::to_string(window) + " of the text");
         file.layers[layer].results[static_cast<std::size_t>(draw)].kl += sum;
-      });
+      };
+      backward.draw(
+          random_bits(protocol.seed, key),
+          [&](std::size_t block, Part part, const Matrix& input, const Matrix& after) {
+            const std::size_t layer = block * std::size(all_parts) + static_cast<std::size_t>(part);
+            const Matrix x = transposed(input.view()), dy = transposed(after.view());
+            Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
+            matmul(x.view(), dy.view(), gradient.view(), executor);
+            double sum = 0;
+            for (std::int64_t c = 0; c < gradient.rows; ++c) {
+              double square = 0;
+              for (std::int64_t r = 0; r < gradient.cols; ++r) {
+                const auto value = static_cast<double>(gradient.row(c)[r]);
+                square += value * value;
+              }
+              sum += square * shares[layer][static_cast<std::size_t>(c)];
+            }
+            add_result(layer, sum);
+          },
+          [&](const Matrix& logits, const Matrix& hidden, const Matrix& embedded) {
+            if (!tied) add_result(embedding, lookup_squares(text, embedded, shares[embedding]));
+            add_result(
+                file.layers.size() - 1,
+                output_squares(logits, hidden, text, tied ? &embedded : nullptr, shares.back(), executor));
+          });
     }
   }
   for (LayerProbe& layer : file.layers)

@@ -16,15 +16,6 @@ namespace {
 
 constexpr int wrong_usage = 2;
 
-// As a shell would read it.
-std::string quoted(const std::string& word) {
-  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
-  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
 std::vector<std::string> command_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* each : app.get_subcommands([](const CLI::App*) { return true; }))
@@ -98,6 +89,6 @@ int main(int argc, char** argv) {
   add_generate(app);
   const std::vector<std::string> words(argv + 1, argv + argc);
   command_line() = "higgs-model";
-  for (const std::string& word : words) command_line() += " " + quoted(word);
+  for (const std::string& word : words) command_line() += " " + shell_quoted(word);
   return run(app, words);
 }

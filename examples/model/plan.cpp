@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
+#include "fields.hpp"
 #include "page.hpp"
 #include "parse_json.hpp"
 #include "quantize.hpp"
+#include "weights.hpp"
 
 #include <higgs/allocate/knapsack_front.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
+#include <higgs/rotate/hadamard.hpp>
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <variant>
 
 namespace higgs::model {
@@ -50,39 +54,163 @@ std::string short_part(const std::string& part) {
 
 }  // namespace
 
+namespace {
+
+std::string shape_text(std::int64_t rows, std::int64_t cols) {
+  return std::to_string(rows) + " x " + std::to_string(cols);
+}
+
+// Throws FormatError unless the model has a matrix of that name, and of that shape where it is known (not 0).
+const ModelTensor& find_matrix(const ModelSource& source, const std::string& name, std::int64_t rows,
+                               std::int64_t cols, const std::string& path) {
+  const std::string model = source.path().string();
+  if (source.checkpoint())
+    throw FormatError(model + ": is quantized already; plans are for the model in its original form");
+  const ModelTensor* tensor = source.find(name);
+  if (!tensor || !tensor->is_matrix())
+    throw FormatError(path + ": layer \"" + name + "\" is no matrix of " + model +
+                      "; is it of another model?");
+  if (rows > 0 && (rows != tensor->rows() || cols != tensor->cols()))
+    throw FormatError(path + ": layer \"" + name + "\" is " + shape_text(rows, cols) + ", but " +
+                      shape_text(tensor->rows(), tensor->cols()) + " in " + model +
+                      "; is it of another model?");
+  return *tensor;
+}
+
+// Throws FormatError if a linear layer of the model is not among the names.
+template <class Contains>
+void require_all_layers(const ModelSource& source, const std::string& path, Contains&& contains) {
+  std::int64_t missing = 0, all = 0;
+  std::string first;
+  for (const ModelTensor& tensor : source.tensors()) {
+    if (role_of(source, tensor) != Role::Linear || !tensor.is_matrix()) continue;
+    ++all;
+    if (contains(tensor.name)) continue;
+    if (missing++ == 0) first = tensor.name;
+  }
+  if (missing > 0)
+    throw FormatError(path + ": lacks " + std::to_string(missing) + " of the " + std::to_string(all) +
+                      " linear layers of " + source.path().string() + ", " + first +
+                      " first: it is of another model, or of a measurement that is not finished");
+}
+
+}  // namespace
+
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request) {
   source.require_sound();
   for (const std::string& codebook : request.codebooks) with_shipped_codebook(codebook, [](auto) {});
   std::vector<PlanLayer> layers;
+  std::set<std::string_view> names;
   for (const LayerProbe& probed : file.layers) {
-    const ModelTensor* tensor = source.find(probed.name);
-    if (!tensor || !tensor->is_matrix())
-      throw FormatError(source.path().string() + ": has no matrix \"" + probed.name +
-                        "\", for which there is a sensitivity");
+    const ModelTensor& tensor = find_matrix(source, probed.name, probed.rows, probed.cols, file.path);
+    names.insert(probed.name);
     const Sensitivity fit = fit_layer(probed, request.metric, file.protocol);
     PlanLayer layer{.name = probed.name,
-                    .weights = tensor->rows() * tensor->cols(),
+                    .weights = tensor.rows() * tensor.cols(),
                     .alpha = fit.alpha,
                     .margin = fit.high - fit.alpha};
-    for (const Format& format : shipped_formats(tensor->rows(), tensor->cols(), request.options))
+    const QuantizeOptions options =
+        options_for(source, role_of(source, tensor), request.options, request.calibrated);
+    for (const Format& format : shipped_formats(tensor.rows(), tensor.cols(), options))
       if (std::find(request.codebooks.begin(), request.codebooks.end(), format.name) !=
           request.codebooks.end())
         layer.formats.push_back(format);
     if (request.fused) layer.tie = tie_of(probed.name);
     layers.push_back(std::move(layer));
   }
+  require_all_layers(source, file.path, [&](const std::string& name) { return names.contains(name); });
   return layers;
+}
+
+namespace {
+
+// What a checkpoint keeps of a codebook for each layer.
+std::int64_t point_bytes(const std::string& codebook) {
+  std::int64_t bytes = 0;
+  with_shipped_codebook(codebook, [&]<class Book>(std::type_identity<Book>) {
+    if (Book::size <= 256) bytes = Book::size * Book::dim * std::int64_t{sizeof(typename Book::Element)};
+  });
+  return bytes;
+}
+
+}  // namespace
+
+Outline outline_of(const ModelSource& source, const PlanRequest& request, const Plan& plan) {
+  QuantizeRequest wanted{.options = request.options, .calibrated = request.calibrated};
+  for (const PlannedLayer& layer : plan.layers) wanted.codebooks.emplace(layer.name, layer.format);
+  return outline_of(source, wanted);
+}
+
+std::optional<Plan> allocate_file(const ModelSource& source, const std::vector<PlanLayer>& layers,
+                                  const PlanRequest& request, std::int64_t bytes,
+                                  const PlanOptions& options) {
+  const auto file_of = [&](const Plan& plan) {
+    return static_cast<std::int64_t>(outline_of(source, request, plan).file_bytes);
+  };
+  const std::optional<Plan> smallest = smallest_plan(layers, options);
+  if (!smallest || file_of(*smallest) > bytes) return std::nullopt;
+  // Each layer's points are in the file too; what is left beside are kept tensors and the header.
+  std::vector<PlanLayer> with_points = layers;
+  for (PlanLayer& layer : with_points)
+    for (Format& format : layer.formats) format.bytes += point_bytes(format.name);
+  const auto allocated = [&](std::int64_t budget) {
+    auto plan = allocate(with_points, Budget::bytes(budget), options);
+    if (!plan) return plan;
+    for (PlannedLayer& layer : plan->layers) {
+      const std::int64_t points = point_bytes(layer.format);
+      layer.bytes -= points;
+      plan->bytes -= points;
+    }
+    return plan;
+  };
+  std::int64_t rest = 0;
+  while (rest < bytes) {
+    auto plan = allocated(bytes - rest);
+    if (!plan) break;
+    const std::int64_t over = file_of(*plan) - bytes;
+    if (over <= 0) return plan;
+    rest += over;
+  }
+  return allocate(layers, Budget::bytes(smallest->bytes), options);
+}
+
+std::optional<Plan> smallest_plan(const std::vector<PlanLayer>& layers, const PlanOptions& options) {
+  Plan out;
+  for (const PlanLayer& layer : layers) {
+    const Format* least = nullptr;
+    for (const Format& format : layer.formats)
+      if (format.t2 <= options.max_t2 && (!least || format.bytes < least->bytes)) least = &format;
+    if (!least) return std::nullopt;
+    out.layers.push_back({layer.name, least->name, least->t2, least->bytes, layer.alpha * least->t2});
+    out.bytes += least->bytes;
+    out.weights += layer.weights;
+  }
+  return out;
+}
+
+std::vector<std::string> doubts_about(const SensitivityFile& file, const ModelSource& source) {
+  const std::string model = source.path().filename().string();
+  const bool known = file.protocol.weights != 0;
+  if (known && file.protocol.weights == weights_fingerprint(source)) return {};
+  if (!known && file.protocol.model == model) return {};
+  return {file.path + ": was measured on " + file.protocol.model + ", whose weights " +
+          (known ? "are not" : "may not be") + " those of " + model +
+          "; sensitivities hold for the model that they were measured on"};
 }
 
 std::string write_plan(const Plan& plan, const PlanRequest& request, const SensitivityFile& file) {
   ordered_json layers = ordered_json::array();
-  for (const PlannedLayer& layer : plan.layers)
-    layers.push_back({{"name", layer.name},
-                      {"codebook", layer.format},
-                      {"bytes", layer.bytes},
-                      {"t2", layer.t2},
-                      {"loss", layer.loss}});
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+    const PlannedLayer& layer = plan.layers[i];
+    ordered_json one{{"name", layer.name}};
+    if (file.layers[i].rows > 0) one["shape"] = {file.layers[i].rows, file.layers[i].cols};
+    one["codebook"] = layer.format;
+    one["bytes"] = layer.bytes;
+    one["t2"] = layer.t2;
+    one["loss"] = layer.loss;
+    layers.push_back(std::move(one));
+  }
   const ordered_json out{{"format", format_name},
                          {"model", file.protocol.model},
                          {"metric", name_of(request.metric)},
@@ -101,21 +229,44 @@ std::string write_plan(const Plan& plan, const PlanRequest& request, const Sensi
 
 StoredPlan read_plan(std::string_view text, const std::string& source) {
   return parse_json(text, source, [&](const nlohmann::json& json) {
-    if (json.at("format") != format_name) throw FormatError(source + ": is no plan of version 1");
+    constexpr std::int64_t most = std::int64_t{1} << 48;
+    const Fields fields(json, source);
+    fields.choice("format", {format_name});
     StoredPlan plan;
-    plan.block = json.at("block");
-    plan.group = json.at("group");
-    plan.input_scales = json.at("input_scales");
-    for (const nlohmann::json& layer : json.at("layers")) {
-      const std::string name = layer.at("name"), codebook = layer.at("codebook");
-      const std::vector<std::string> known = shipped_codebook_names();
+    plan.block = fields.integer("block", 0, max_hadamard_order);
+    plan.group = fields.integer("group", 1, most);
+    plan.input_scales = fields.flag("input_scales");
+    // What a plan says for people.
+    for (const char* key :
+         {"model", "metric", "bits_per_weight", "bytes", "loss", "interval", "lower_bound", "proven"})
+      fields.find(key);
+    const nlohmann::json* layers = fields.array("layers");
+    if (!layers) fields.fail("layers is missing");
+    fields.refuse_other_keys();
+    const std::vector<std::string> known = shipped_codebook_names();
+    for (std::size_t i = 0; i < layers->size(); ++i) {
+      const Fields layer((*layers)[i], source, "layers[" + std::to_string(i) + "]");
+      const std::string name = layer.text("name"), codebook = layer.text("codebook");
       if (std::find(known.begin(), known.end(), codebook) == known.end())
         throw FormatError(source + ": layer \"" + name + "\": no codebook is named \"" + codebook + "\"");
       if (!plan.codebooks.emplace(name, codebook).second)
         throw FormatError(source + ": layer \"" + name + "\" is planned twice");
+      if (const auto shape = read_shape(layer)) plan.shapes[name] = *shape;
+      for (const char* key : {"bytes", "t2", "loss"}) layer.find(key);
+      layer.refuse_other_keys();
     }
     return plan;
   });
+}
+
+void check_plan(const StoredPlan& plan, const ModelSource& source, const std::string& path) {
+  for (const auto& [name, codebook] : plan.codebooks) {
+    const auto shape = plan.shapes.find(name);
+    const auto [rows, cols] =
+        shape == plan.shapes.end() ? std::pair<std::int64_t, std::int64_t>() : shape->second;
+    find_matrix(source, name, rows, cols, path);
+  }
+  require_all_layers(source, path, [&](const std::string& name) { return plan.codebooks.contains(name); });
 }
 
 PlanRunner::PlanRunner(const Transformer& model, const QuantizeOptions& options, Executor& executor)

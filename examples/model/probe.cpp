@@ -15,6 +15,36 @@ namespace {
 // Positions whose logits are in memory at once.
 constexpr std::int64_t logit_rows = 64;
 
+template <class Layer>
+const DenseMatrix& dense(const Layer& layer) {
+  const auto* held = std::get_if<DenseMatrix>(&layer.weight);
+  expects(held != nullptr, "higgs::model::NoiseProbe: the model is quantized; it must be dense");
+  return *held;
+}
+
+// A matrix with noise; `t2` becomes that of the noise.
+DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, std::span<const float> scales,
+                       double& t2, Executor& executor) {
+  std::vector<float> values(w.values->size());
+  const MatrixView<float> out(values.data(), w.rows, w.cols);
+  const auto multiply = [&](MatrixView<const float> from, auto&& factor) {
+    parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r)
+        for (std::int64_t c = 0; c < w.cols; ++c)
+          out(r, c) = from(r, c) * factor(scales[static_cast<std::size_t>(c)]);
+    });
+  };
+  if (scales.empty()) {
+    t2 = insert_noise(w.view(), level, seed, out, NoiseShape::Even, executor);
+  } else {
+    expects(std::ssize(scales) == w.cols, "higgs::model::NoiseProbe: one scale for each column, or none");
+    multiply(w.view(), [](float scale) { return scale > 0 ? 1 / scale : 0; });
+    t2 = insert_noise(out, level, seed, out, NoiseShape::Even, executor);
+    multiply(out, [](float scale) { return scale; });
+  }
+  return {w.rows, w.cols, std::move(values)};
+}
+
 }  // namespace
 
 NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
@@ -31,14 +61,14 @@ NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, st
   tokens_.resize(static_cast<std::size_t>(windows_ * window));
   states_.resize(tokens_.size() * static_cast<std::size_t>(model.config().width));
   model.embed(tokens_, {states_.data(), windows_ * window_, model.config().width});
-  reference_ = finish(model, 0);
-  compare({}, {});
+  reference_ = finish(model, 0, states_);
+  compare({}, model.weights.output, {});
 }
 
-// What the output layer of `model` sees, whose blocks before `block` are those of the model.
-std::vector<float> NoiseProbe::finish(const Transformer& model, std::size_t block) {
+// What the output layer of `model` sees, from the states before block `block`.
+std::vector<float> NoiseProbe::finish(const Transformer& model, std::size_t block,
+                                      std::vector<float> hidden) {
   const std::int64_t width = model.config().width;
-  std::vector<float> hidden(states_);
   for (std::int64_t i = 0; i < windows_; ++i) {
     const MatrixView<float> x(hidden.data() + i * window_ * width, window_, width);
     model.run_blocks(block, model.weights.blocks.size(), x, cache_, executor_);
@@ -60,29 +90,53 @@ void NoiseProbe::go_to(std::size_t block) {
 }
 
 std::vector<ProbeResult> NoiseProbe::measure(std::size_t block, Part part, std::span<const double> levels,
-                                             NoiseShape shape, std::uint64_t seed) {
+                                             std::uint64_t seed, std::span<const float> scales) {
   go_to(block);
   Transformer noisy = model_;
   Linear& linear = noisy.weights.blocks[block][part];
-  const auto* held = std::get_if<DenseMatrix>(&linear.weight);
-  expects(held != nullptr, "higgs::model::NoiseProbe: the model is quantized; it must be dense");
-  const DenseMatrix dense = *held;
+  const DenseMatrix weight = dense(linear);
   std::vector<ProbeResult> results(levels.size());
   std::vector<std::vector<float>> hidden;  // by level: what the output layer sees
   for (std::size_t i = 0; i < levels.size(); ++i) {
-    std::vector<float> values(dense.values->size());
-    results[i].t2 = insert_noise(dense.view(), levels[i], random_bits(seed, i),
-                                 {values.data(), dense.rows, dense.cols}, shape, executor_);
-    linear.weight = DenseMatrix(dense.rows, dense.cols, std::move(values));
-    hidden.push_back(finish(noisy, block));
+    linear.weight = with_noise(weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
+    hidden.push_back(finish(noisy, block, states_));
   }
-
-  compare(hidden, results);
+  compare(hidden, model_.weights.output, results);
   return results;
 }
 
-// Fills in what the output layer makes of `hidden`, beside what it makes of the model's own states.
-void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, std::span<ProbeResult> results) {
+std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> levels, std::uint64_t seed,
+                                                       std::span<const float> scales) {
+  const ModelConfig& config = model_.config();
+  Transformer noisy = model_;
+  std::vector<ProbeResult> results(levels.size());
+  for (std::size_t i = 0; i < levels.size(); ++i) {  // one at a time: embeddings are large
+    const DenseMatrix weight = with_noise(dense(model_.weights.embedding), levels[i], random_bits(seed, i),
+                                          scales, results[i].t2, executor_);
+    noisy.weights.embedding.weight = weight;
+    if (config.tied_embeddings) noisy.weights.output.weight = weight;
+    std::vector<float> states(states_.size());
+    noisy.embed(tokens_, {states.data(), windows_ * window_, config.width});
+    compare({finish(noisy, 0, std::move(states))}, noisy.weights.output, {&results[i], 1});
+  }
+  return results;
+}
+
+std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> levels, std::uint64_t seed,
+                                                    std::span<const float> scales) {
+  std::vector<ProbeResult> results(levels.size());
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    Linear noisy = model_.weights.output;
+    noisy.weight = with_noise(dense(model_.weights.output), levels[i], random_bits(seed, i), scales,
+                              results[i].t2, executor_);
+    compare({reference_}, noisy, {&results[i], 1});
+  }
+  return results;
+}
+
+// Fills in what `output` makes of `hidden`, beside what the model's own output layer makes of its own states.
+void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
+                         std::span<ProbeResult> results) {
   const std::int64_t width = model_.config().width, vocabulary = model_.config().vocabulary;
   const auto predicted = static_cast<double>(windows_ * (window_ - 1));
   std::vector<float> p_values(static_cast<std::size_t>(logit_rows * vocabulary)), q_values(p_values.size());
@@ -94,13 +148,13 @@ void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, std::spa
   for (std::int64_t position = 0; position < windows_ * window_; position += logit_rows) {
     const std::int64_t rows = std::min(logit_rows, windows_ * window_ - position);
     const MatrixView<float> p(p_values.data(), rows, vocabulary), q(q_values.data(), rows, vocabulary);
-    const auto logits = [&](const std::vector<float>& seen, MatrixView<float> out) {
-      model_.logits(MatrixView<const float>(seen.data() + position * width, rows, width), out, executor_);
+    const auto logits = [&](const Linear& layer, const std::vector<float>& seen, MatrixView<float> out) {
+      layer.apply(MatrixView<const float>(seen.data() + position * width, rows, width), out, executor_);
     };
     const auto next = [&](std::int64_t r) {  // none at the end of a window
       return (position + r + 1) % window_ == 0 ? -1 : tokens_[static_cast<std::size_t>(position + r + 1)];
     };
-    logits(reference_, p);
+    logits(model_.weights.output, reference_, p);
     executor_.run(rows, [&](std::int64_t r) {
       Row& row = each[static_cast<std::size_t>(r)] = {};
       if (next(r) < 0) return;
@@ -109,7 +163,7 @@ void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, std::spa
     });
     for (std::int64_t r = 0; r < rows; ++r) sum.p_loss += each[static_cast<std::size_t>(r)].p_loss;
     for (std::size_t i = 0; i < hidden.size(); ++i) {
-      logits(hidden[i], q);
+      logits(output, hidden[i], q);
       executor_.run(rows, [&](std::int64_t r) {
         Row& row = each[static_cast<std::size_t>(r)];
         if (next(r) < 0) return;

@@ -34,14 +34,22 @@ class NoiseProbe {
   /// The model's own cross entropy, in nats a token.
   double cross_entropy() const noexcept { return cross_entropy_; }
 
-  /// The model with noise of each level in that layer. Blocks in rising order are fastest.
+  /// The model with noise of each level in that layer. Blocks in rising order are fastest. The noise is even once columns
+  /// are divided by `scales` (cols), as a quantizer's error is; none: even as they are.
   std::vector<ProbeResult> measure(std::size_t block, Part part, std::span<const double> levels,
-                                   NoiseShape shape, std::uint64_t seed);
+                                   std::uint64_t seed, std::span<const float> scales = {});
+  /// The same for the embedding, which in a tied model is the output layer too.
+  std::vector<ProbeResult> measure_embedding(std::span<const double> levels, std::uint64_t seed,
+                                             std::span<const float> scales = {});
+  /// The same for the output layer of a model that is not tied.
+  std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
+                                          std::span<const float> scales = {});
 
  private:
   void go_to(std::size_t block);
-  std::vector<float> finish(const Transformer& model, std::size_t block);
-  void compare(const std::vector<std::vector<float>>& hidden, std::span<ProbeResult> results);
+  std::vector<float> finish(const Transformer& model, std::size_t block, std::vector<float> states);
+  void compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
+               std::span<ProbeResult> results);
 
   const Transformer& model_;
   std::vector<TokenId> tokens_;

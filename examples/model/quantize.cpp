@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quantize.hpp"
 
+#include "pieces.hpp"
+#include "sizes.hpp"
 #include "weights.hpp"
 
 #include <higgs/codebook/shipped.hpp>
@@ -21,36 +23,6 @@ template AnyQuantizedMatrix quantize(MatrixView<const float>, std::string_view, 
 
 namespace higgs::model {
 namespace {
-
-// Weights in memory at once.
-constexpr std::int64_t piece_weights = 1 << 22;
-
-// Calls work(first, rows) for pieces of a matrix that fit in memory.
-template <class Work>
-void for_pieces(const ModelTensor& tensor, Work&& work) {
-  const std::int64_t rows =
-      std::max<std::int64_t>(1, piece_weights / std::max<std::int64_t>(1, tensor.cols()));
-  std::vector<float> values;
-  for (std::int64_t first = 0; first < tensor.rows(); first += rows) {
-    const std::int64_t count = std::min(rows, tensor.rows() - first);
-    values.resize(static_cast<std::size_t>(count * tensor.cols()));
-    tensor.read_rows(first, count, values);
-    work(first, MatrixView<const float>(values.data(), count, tensor.cols()));
-    release_pages(tensor.stored->data);
-  }
-}
-
-// The type that a tensor is kept in: its own where safetensors has it. GGUF's blocks of few bits and 8-bit floats with
-// scales become F16, whose rounding is far below theirs, unless a weight is too large for it.
-DType kept_dtype(const ModelTensor& tensor) {
-  const auto own = dtype_named(tensor.stored->dtype);
-  if (own && tensor.stored->copyable()) return tensor.interleaved == 0 ? *own : DType::F32;
-  float most = 0;
-  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
-    for (std::int64_t i = 0; i < piece.size(); ++i) most = std::max(most, std::fabs(piece.data[i]));
-  });
-  return most <= 65504 ? DType::F16 : DType::F32;
-}
 
 void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& writer) {
   const auto write = [&](std::int64_t first_row, const auto* values, std::int64_t count) {
@@ -75,10 +47,11 @@ void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& write
 
 // `advance` is called with the weights of each piece done.
 template <class Book, class Advance>
-void quantize_tensor(const ModelTensor& tensor, const std::string& source, const QuantizeOptions& options,
+void quantize_tensor(const Outline::Matrix& matrix, const std::string& source, const QuantizeOptions& options,
                      std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor,
                      Advance&& advance) {
-  const CodeLayout layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
+  const ModelTensor& tensor = *matrix.tensor;
+  const CodeLayout& layout = matrix.layout;
   ColumnStatistics columns(tensor.cols());
   for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
     try {
@@ -113,6 +86,7 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
                     (options.input_scales ? " input scales" : "") +
                     (options.scale_format == ScaleFormat::Log8 ? " log8" : "") +
                     (options.scale_search != 0 ? " search " + std::to_string(options.scale_search) : "");
+  out.append(" ").append(request.embedding).append(" ").append(request.output);
   for (const auto& [name, squares] : request.input_squares) {
     out.append("\n").append(name);
     out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));
@@ -162,87 +136,57 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
   return "";
 }
 
-}  // namespace
-
-std::vector<const ModelTensor*> quantizable(const ModelSource& source,
-                                            const std::optional<std::regex>& skip) {
-  std::vector<const ModelTensor*> out;
-  for (const ModelTensor& tensor : source.tensors()) {
-    const bool wanted = source.config() ? is_block_linear(tensor.name) : tensor.stored->readable();
-    if (wanted && tensor.is_matrix() && tensor.cols() > 0 && !(skip && std::regex_search(tensor.name, *skip)))
-      out.push_back(&tensor);
-  }
-  return out;
+// What input scales of a matrix are balanced against. The rows of an embedding that is only looked up go on as they
+// are: an error in one column counts as much as in another.
+std::vector<double> squares_of(const ModelSource& source, const Outline::Matrix& matrix,
+                               const QuantizeRequest& request) {
+  const auto found = request.input_squares.find(matrix.tensor->name);
+  if (found != request.input_squares.end()) return found->second;
+  const bool lookup_only =
+      matrix.role == Role::Embedding && source.config() && !source.config()->tied_embeddings;
+  return std::vector<double>(lookup_only ? static_cast<std::size_t>(matrix.layout.cols) : 0, 1.0);
 }
 
-std::string quantize_model(const ModelSource& source, const std::filesystem::path& folder,
-                           const QuantizeRequest& request, Executor& executor) {
-  const std::string name = source.path().string();
-  if (source.checkpoint()) throw InvalidArgument(name + ": is quantized already");
-  source.require_sound();
-  const std::vector<const ModelTensor*> matrices = quantizable(source, request.skip);
-  if (matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
-  auto source_folder = source.path();
-  if (!std::filesystem::is_directory(source_folder)) source_folder = source_folder.parent_path();
-  if (source_folder.empty()) source_folder = ".";
-  if (std::filesystem::exists(folder) && std::filesystem::equivalent(folder, source_folder))
-    throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
+}  // namespace
 
-  const auto is_layer = [&](const ModelTensor& tensor) {
-    return std::find(matrices.begin(), matrices.end(), &tensor) != matrices.end();
+void quantize_model(const ModelSource& source, const Outline& outline, const std::filesystem::path& folder,
+                    const QuantizeRequest& request, Executor& executor) {
+  check_folder(source, folder, outline.file_bytes);
+  const auto say = [&](const std::string& note) {
+    if (request.say && !note.empty()) request.say(note);
   };
-  for (const auto& [layer, codebook] : request.codebooks) {
-    const ModelTensor* tensor = source.find(layer);
-    if (!tensor || !is_layer(*tensor))
-      throw InvalidArgument(name + ": has no matrix \"" + layer +
-                            "\" to quantize, for which there is a codebook");
-  }
-  const auto codebook_of = [&](const ModelTensor& tensor) -> const std::string& {
-    const auto own = request.codebooks.find(tensor.name);
-    return own == request.codebooks.end() ? request.codebook : own->second;
-  };
+  const auto file = folder / "model.safetensors";
+  if (std::filesystem::exists(file)) say(file.string() + ": is there already and will be replaced");
 
-  CheckpointContents contents;
-  std::int64_t total = 0, done = 0;
-  for (const ModelTensor* tensor : matrices) {
-    with_shipped_codebook(codebook_of(*tensor), [&]<class Book>(std::type_identity<Book>) {
-      contents.add_layer<Book>(tensor->name,
-                               make_layout(tensor->rows(), tensor->cols(), Book::dim, request.options),
-                               request.options.seed, tensor->stored->dtype);
-    });
-    total += tensor->rows() * tensor->cols();
-  }
-  std::vector<std::pair<const ModelTensor*, DType>> kept;
-  for (const ModelTensor& tensor : source.tensors()) {
-    if (is_layer(tensor)) continue;
-    kept.emplace_back(&tensor, kept_dtype(tensor));
-    contents.add_tensor({tensor.name, kept.back().second, tensor.stored->shape});
-  }
-
-  const auto squares_of = [&](const ModelTensor& tensor) {
-    const auto found = request.input_squares.find(tensor.name);
-    return found == request.input_squares.end() ? std::span<const double>() : std::span(found->second);
-  };
   std::filesystem::create_directories(folder);
-  CheckpointWriter writer(folder, std::move(contents), {.fingerprint = fingerprint(source, request)});
-  for (const auto& [tensor, dtype] : kept)
-    if (!writer.finished(tensor->name)) copy_tensor(*tensor, dtype, writer);
-  for (const ModelTensor* tensor : matrices) {
+  CheckpointWriter writer(folder, contents_of(outline, request),
+                          {.fingerprint = fingerprint(source, request)});
+  const auto finished =
+      std::count_if(outline.matrices.begin(), outline.matrices.end(),
+                    [&](const auto& matrix) { return writer.finished(matrix.tensor->name); });
+  if (finished > 0)
+    say("goes on: " + std::to_string(finished) + " of " +
+        counted(std::ssize(outline.matrices), "matrix is", "matrices are") + " done");
+  std::int64_t total = 0, done = 0;
+  for (const Outline::Matrix& matrix : outline.matrices) total += matrix.weights();
+  for (const Outline::Kept& kept : outline.kept)
+    if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
+  for (const Outline::Matrix& matrix : outline.matrices) {
     const auto advance = [&](std::int64_t weights) {
       done += weights;
-      if (request.progress) request.progress(done, total, tensor->name);
+      if (request.progress) request.progress(done, total, matrix.tensor->name);
     };
-    if (writer.finished(tensor->name)) {
-      advance(tensor->rows() * tensor->cols());
+    if (writer.finished(matrix.tensor->name)) {
+      advance(matrix.weights());
       continue;
     }
-    with_shipped_codebook(codebook_of(*tensor), [&]<class Book>(std::type_identity<Book>) {
-      quantize_tensor<Book>(*tensor, name, request.options, squares_of(*tensor), writer, executor, advance);
+    with_shipped_codebook(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
+      quantize_tensor<Book>(matrix, source.path().string(), request.options,
+                            squares_of(source, matrix, request), writer, executor, advance);
     });
   }
-  std::string note = write_companions(source, folder);
+  say(write_companions(source, folder));
   writer.commit();
-  return note;
 }
 
 }  // namespace higgs::model

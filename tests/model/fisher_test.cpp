@@ -21,15 +21,17 @@ TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fi
     const std::vector<TokenId> text = tiny_text(24);
     const SensitivityFile file = measure_fisher(
         model, text, {.model = "tiny", .text = "t", .window = 12, .seed = 3, .levels = {}}, 300);
-    REQUIRE(file.layers.size() == 14);
+    const bool tied = model.config().tied_embeddings;
+    REQUIRE(file.layers.size() == (tied ? 15 : 16));
     NoiseProbe probe(model, text, 12);
     CHECK(file.protocol.cross_entropy == Approx(probe.cross_entropy()));
     constexpr double t2 = 1e-4;
-    for (std::size_t i = 0; i < 14; ++i) {
+    for (std::size_t i = 0; i < file.layers.size(); ++i) {
       std::vector<higgs::NoisePoint> points;
       const std::vector<double> levels(40, t2);
-      for (const ProbeResult& each :
-           probe.measure(i / 7, all_parts[i % 7], levels, higgs::NoiseShape::Even, 1000 + i))
+      for (const ProbeResult& each : i < 14    ? probe.measure(i / 7, all_parts[i % 7], levels, 1000 + i)
+                                     : i == 14 ? probe.measure_embedding(levels, 1000 + i)
+                                               : probe.measure_output(levels, 1000 + i))
         points.push_back({1, each.kl / t2});
       const higgs::Sensitivity noise = higgs::fit_sensitivity(points),
                                gradients = fit_layer(file.layers[i], Metric::Kl, file.protocol);
@@ -39,6 +41,42 @@ TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fi
             5 * std::hypot(noise.standard_error, gradients.standard_error) + 0.03 * noise.alpha);
     }
   }
+}
+
+TEST_CASE("gradients find what noise finds that spreads as a calibrated quantizer's error",
+          "[model][fisher]") {
+  ModelConfig config = tiny_config(Architecture::Llama);
+  config.ffn_width = 130;  // enough rows for input scales in gate and up
+  const TemporaryFolder folder;
+  write_folder(folder.path(), config);
+  const ModelSource source(folder.path());
+  const Transformer model = Transformer::load(source);
+  const std::vector<TokenId> text = tiny_text(24);
+  const InputSquares squares = measure_inputs(source, text, 12);
+  for (const bool calibrated : {false, true}) {
+    const ProbeProtocol protocol{
+        .model = "tiny", .text = "t", .window = 12, .calibrated = calibrated, .seed = 3, .levels = {}};
+    const SensitivityFile file =
+        measure_fisher(model, text, protocol, 300, {}, higgs::default_executor(), squares);
+    NoiseProbe probe(model, text, 12);
+    for (const std::size_t i : {4u, 5u, 11u, 12u}) {
+      const auto& weight = std::get<DenseMatrix>(model.weights.blocks[i / 7][all_parts[i % 7]].weight);
+      const std::vector<float> scales = error_scales(weight, file.layers[i].name, config, protocol, squares);
+      REQUIRE(scales.size() == 24);
+      std::vector<higgs::NoisePoint> points;
+      constexpr double t2 = 1e-4;
+      const std::vector<double> levels(40, t2);
+      for (const ProbeResult& each : probe.measure(i / 7, all_parts[i % 7], levels, 1000 + i, scales))
+        points.push_back({1, each.kl / t2});
+      const higgs::Sensitivity noise = higgs::fit_sensitivity(points),
+                               gradients = fit_layer(file.layers[i], Metric::Kl, protocol);
+      CAPTURE(calibrated, i, noise.alpha, gradients.alpha);
+      CHECK(std::fabs(noise.alpha - gradients.alpha) <
+            5 * std::hypot(noise.standard_error, gradients.standard_error) + 0.03 * noise.alpha);
+    }
+  }
+  CHECK_THROWS_AS(measure_fisher(model, text, {.window = 12, .calibrated = true, .levels = {}}, 1),
+                  higgs::InvalidArgument);
 }
 
 TEST_CASE("gradients of nothing are refused", "[model][fisher]") {

@@ -10,6 +10,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <cstdint>
+#include <filesystem>
 #include <numeric>
 #include <set>
 #include <string>
@@ -56,7 +58,8 @@ TEST_CASE("a plan becomes a checkpoint of mixed widths that loads, runs and has 
 
   const StoredPlan stored = read_plan(write_plan(*plan, request, file), "plan");
   CHECK(stored.group == 8);
-  QuantizeRequest quantize_request{.codebook = "1x4", .codebooks = stored.codebooks};
+  CHECK_NOTHROW(check_plan(stored, source, "plan"));
+  QuantizeRequest quantize_request{.codebook = "1x4", .embedding = "none", .codebooks = stored.codebooks};
   quantize_request.options.group = stored.group;
   quantize_request.options.block = stored.block;
   quantize_model(source, folder / "mixed", quantize_request);
@@ -89,6 +92,110 @@ TEST_CASE("a plan becomes a checkpoint of mixed widths that loads, runs and has 
 
   quantize_request.codebooks = {{"model.layers.9.mlp.up_proj.weight", "2x16"}};
   CHECK_THROWS_AS(quantize_model(source, folder / "other", quantize_request), higgs::InvalidArgument);
+}
+
+TEST_CASE("a budget of bytes is kept by the whole file, and what it leaves is less than the next step",
+          "[model][plan]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3})
+    for (const bool with_outer : {false, true}) {
+      const TemporaryFolder folder;
+      const ModelConfig config = tiny_config(architecture);
+      write_folder(folder / "model", config);
+      const ModelSource source(folder / "model");
+      SensitivityFile file = some_sensitivities(Transformer::load(source));
+      if (with_outer)
+        for (const std::string& name : probed_layers(config))
+          if (!is_block_linear(name)) file.layers.push_back({name, {{0.01, 0.02, 0.02}, {0.02, 0.04, 0.04}}});
+      const PlanRequest request;
+      const auto layers = plan_layers(source, file, request);
+      const auto smallest = smallest_plan(layers);
+      REQUIRE(smallest);
+      const auto least = static_cast<std::int64_t>(outline_of(source, request, *smallest).file_bytes);
+      CHECK_FALSE(allocate_file(source, layers, request, least - 1));
+      CHECK_FALSE(allocate_file(source, layers, request, 0));
+      double loss = 1e300;
+      for (const std::int64_t more : {0, 100, 500, 1000, 2000, 5000, 100000}) {
+        INFO(with_outer << " " << more);
+        const auto plan = allocate_file(source, layers, request, least + more);
+        REQUIRE(plan);
+        CHECK(plan->loss <= loss);
+        loss = plan->loss;
+        const StoredPlan stored = read_plan(write_plan(*plan, request, file), "plan");
+        CHECK_NOTHROW(check_plan(stored, source, "plan"));
+        QuantizeRequest wanted{.codebooks = stored.codebooks, .calibrated = true};
+        wanted.options.block = stored.block;
+        wanted.options.group = stored.group;
+        wanted.input_squares = measure_inputs(source, tiny_text(24), 12);
+        quantize_model(source, folder / "out", wanted);
+        CHECK(static_cast<std::int64_t>(std::filesystem::file_size(folder / "out" / "model.safetensors")) <=
+              least + more);
+        if (with_outer)
+          CHECK(ModelSource(folder / "out").checkpoint()->find_layer("model.embed_tokens.weight")->codebook ==
+                stored.codebooks.at("model.embed_tokens.weight"));
+      }
+    }
+}
+
+TEST_CASE("sensitivities and plans of another model are refused with the numbers, or doubted",
+          "[model][plan]") {
+  const TemporaryFolder folder;
+  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  const ModelSource source(folder / "model");
+  SensitivityFile good = some_sensitivities(Transformer::load(source));
+  good.path = "alpha.json";
+  for (LayerProbe& layer : good.layers) {
+    layer.rows = source.find(layer.name)->rows();
+    layer.cols = source.find(layer.name)->cols();
+  }
+  const PlanRequest request;
+  const auto refusal = [&](const SensitivityFile& file) {
+    return message_of<higgs::FormatError>([&] { plan_layers(source, file, request); });
+  };
+  const auto plan_of = [&](const SensitivityFile& file) {
+    return read_plan(write_plan(*smallest_plan(plan_layers(source, good, request)), request, file),
+                     "plan.json");
+  };
+  CHECK_NOTHROW(plan_layers(source, good, request));
+  CHECK_NOTHROW(check_plan(plan_of(good), source, "plan.json"));
+  const auto plan_refusal = [&](const StoredPlan& plan) {
+    return message_of<higgs::FormatError>([&] { check_plan(plan, source, "plan.json"); });
+  };
+  for (std::size_t i = 0; i < good.layers.size(); ++i) {
+    SensitivityFile other = good;
+    ++other.layers[i].cols;
+    const std::string rows = std::to_string(good.layers[i].rows) + " x ";
+    for (const std::string& message : {refusal(other), plan_refusal(plan_of(other))})
+      CHECK_THAT(message, Catch::Contains(".json") && Catch::Contains(good.layers[i].name) &&
+                              Catch::Contains(rows + std::to_string(good.layers[i].cols)) &&
+                              Catch::Contains(rows + std::to_string(good.layers[i].cols + 1)));
+    other = good;
+    other.layers.erase(other.layers.begin() + static_cast<std::ptrdiff_t>(i));
+    StoredPlan shorter = plan_of(good);
+    shorter.codebooks.erase(good.layers[i].name);
+    for (const std::string& message : {refusal(other), plan_refusal(shorter)})
+      CHECK_THAT(message, Catch::Contains(".json") && Catch::Contains("1 of the 14") &&
+                              Catch::Contains(good.layers[i].name));
+  }
+  SensitivityFile other = good;
+  other.layers.push_back({"model.layers.7.mlp.up_proj.weight", good.layers[0].results});
+  CHECK_THAT(refusal(other), Catch::Contains("model.layers.7.mlp.up_proj.weight"));
+
+  quantize_model(source, folder / "out", {});
+  CHECK_THAT(message_of<higgs::FormatError>([&] { plan_layers(ModelSource(folder / "out"), good, request); }),
+             Catch::Contains("quantized already"));
+
+  good.protocol.model = "model";
+  CHECK(doubts_about(good, source).empty());
+  good.protocol.weights = weights_fingerprint(source);
+  good.protocol.model = "the same under another name";
+  CHECK(doubts_about(good, source).empty());
+  ++good.protocol.weights;
+  good.protocol.model = "model";
+  CHECK(doubts_about(good, source).size() == 1);
+  good.protocol.weights = 0;
+  good.protocol.model = "other";
+  REQUIRE(doubts_about(good, source).size() == 1);
+  CHECK_THAT(doubts_about(good, source)[0], Catch::Contains("other") && Catch::Contains("alpha.json"));
 }
 
 TEST_CASE("fused layers share their format", "[model][plan]") {
@@ -129,12 +236,18 @@ TEST_CASE("plans that do not fit the model or the format are refused", "[model][
   const StoredPlan plan = read_plan(good, "plan.json");
   CHECK(plan.codebooks.at("b") == "1x4");
   CHECK_FALSE(plan.input_scales);
-  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{{"plan 1", "plan 9"},
-                                                                                 {"2x16", "2x17"},
-                                                                                 {"\"b\"", "\"a\""},
-                                                                                 {"64", "[]"},
-                                                                                 {"layers", "rows"},
-                                                                                 {"}]}", ""}}) {
+  for (const auto& [from, to] :
+       std::vector<std::pair<std::string, std::string>>{{"plan 1", "plan 9"},
+                                                        {"2x16", "2x17"},
+                                                        {"\"b\"", "\"a\""},
+                                                        {"64", "[]"},
+                                                        {"layers", "rows"},
+                                                        {"\"block\"", "\"blocks\""},
+                                                        {"false", "\"false\""},
+                                                        {"false", "null"},
+                                                        {"\"b\",", "\"b\",\"bits\":4,"},
+                                                        {"64,", "64,\"seed\":\"7\","},
+                                                        {"}]}", ""}}) {
     std::string text = good;
     text.replace(text.find(from), from.size(), to);
     CHECK_THROWS_WITH(read_plan(text, "plan.json"), Catch::Contains("plan.json"));

@@ -9,6 +9,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -23,7 +25,61 @@ Transformer load_tiny(Architecture architecture) {
   return Transformer::load(ModelSource(folder.path()));
 }
 
+// Powers of two, so that dividing and multiplying by them is exact.
+std::vector<float> some_scales(std::int64_t count) {
+  std::vector<float> out;
+  for (std::int64_t i = 0; i < count; ++i) out.push_back(std::ldexp(1.0f, static_cast<int>(i % 5) - 2));
+  return out;
+}
+
+// Noise that is even where columns are divided by the scales, if there are any.
+DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, std::vector<float> scales,
+                       double& t2) {
+  if (scales.empty()) scales.assign(static_cast<std::size_t>(w.cols), 1);
+  std::vector<float> values = *w.values;
+  const auto scale = [&](std::size_t i) { return scales[i % static_cast<std::size_t>(w.cols)]; };
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] /= scale(i);
+  const higgs::MatrixView<float> view(values.data(), w.rows, w.cols);
+  t2 = higgs::insert_noise(view, level, seed, view);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] *= scale(i);
+  return {w.rows, w.cols, std::move(values)};
+}
+
 }  // namespace
+
+TEST_CASE("a probe of the embedding or the output layer finds what the noisy model finds", "[model][probe]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3}) {  // tied, untied
+    const Transformer model = load_tiny(architecture);
+    const std::vector<TokenId> text = tiny_text(36);
+    NoiseProbe probe(model, text, 12);
+    Evaluator evaluator(text, 12);
+    const double reference = evaluator.set_reference(model).cross_entropy;
+    const std::vector<double> levels{0.01, 0.05};
+    const bool tied = model.config().tied_embeddings;
+    for (const bool output : {false, true})
+      for (const bool scaled : {false, true}) {
+        if (output && tied) continue;
+        const std::vector<float> scales = scaled ? some_scales(model.config().width) : std::vector<float>();
+        const auto found =
+            output ? probe.measure_output(levels, 5, scales) : probe.measure_embedding(levels, 5, scales);
+        REQUIRE(found.size() == 2);
+        for (std::size_t i = 0; i < 2; ++i) {
+          CAPTURE(tied, output, scaled, i);
+          Transformer noisy = model;
+          double t2 = 0;
+          const auto dense = output ? std::get<DenseMatrix>(model.weights.output.weight)
+                                    : std::get<DenseMatrix>(model.weights.embedding.weight);
+          const DenseMatrix weight = with_noise(dense, levels[i], higgs::random_bits(5, i), scales, t2);
+          if (!output) noisy.weights.embedding.weight = weight;
+          if (output || tied) noisy.weights.output.weight = weight;
+          const Evaluation expected = evaluator.evaluate(noisy);
+          CHECK(found[i].t2 == t2);
+          CHECK(found[i].kl == Approx(*expected.kl).margin(1e-9));
+          CHECK(found[i].cross_entropy == Approx(expected.cross_entropy - reference).margin(1e-9));
+        }
+      }
+  }
+}
 
 TEST_CASE("a probe finds what running the whole noisy model finds", "[model][probe]") {
   for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3}) {
@@ -42,16 +98,16 @@ TEST_CASE("a probe finds what running the whole noisy model finds", "[model][pro
                                                    {1, Part::V},
                                                    {1, Part::Up},
                                                    {0, Part::O}}) {  // forward, and back
-      for (const higgs::NoiseShape shape : {higgs::NoiseShape::Even, higgs::NoiseShape::ByColumn}) {
-        const std::vector<ProbeResult> found = probe.measure(block, part, levels, shape, 77);
+      for (const bool scaled : {false, true}) {
+        const auto dense = std::get<DenseMatrix>(model.weights.blocks[block][part].weight);
+        const std::vector<float> scales = scaled ? some_scales(dense.cols) : std::vector<float>();
+        const std::vector<ProbeResult> found = probe.measure(block, part, levels, 77, scales);
         REQUIRE(found.size() == 2);
         for (std::size_t i = 0; i < 2; ++i) {
           Transformer noisy = model;
-          const auto dense = std::get<DenseMatrix>(model.weights.blocks[block][part].weight);
-          std::vector<float> values(dense.values->size());
-          const double t2 = higgs::insert_noise(dense.view(), levels[i], higgs::random_bits(77, i),
-                                                {values.data(), dense.rows, dense.cols}, shape);
-          noisy.weights.blocks[block][part].weight = DenseMatrix(dense.rows, dense.cols, values);
+          double t2 = 0;
+          noisy.weights.blocks[block][part].weight =
+              with_noise(dense, levels[i], higgs::random_bits(77, i), scales, t2);
           const Evaluation expected = evaluator.evaluate(noisy);
           CAPTURE(block, static_cast<int>(part), i);
           CHECK(found[i].t2 == t2);

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../../examples/model/quantize.hpp"
 
+#include "../../examples/model/sizes.hpp"
 #include "../../examples/model/transformer.hpp"
 #include "tiny_model.hpp"
 
+#include <higgs/codebook/shipped.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/matmul/decode.hpp>
 #include <higgs/store/checkpoint.hpp>
 
 #include <catch2/catch.hpp>
@@ -23,6 +26,15 @@ namespace {
 
 struct Interrupted {};
 
+// Quantizes; returns what the user is told.
+std::vector<std::string> quantized(const ModelSource& source, const std::filesystem::path& folder,
+                                   QuantizeRequest request) {
+  std::vector<std::string> notes;
+  request.say = [&](const std::string& note) { notes.push_back(note); };
+  quantize_model(source, folder, request);
+  return notes;
+}
+
 std::vector<std::string> layer_names(const std::filesystem::path& folder) {
   std::vector<std::string> out;
   const higgs::Checkpoint checkpoint = higgs::Checkpoint::open(folder);
@@ -38,9 +50,9 @@ TEST_CASE("a quantized model loads on its own and holds what the quantizer says"
     const TemporaryFolder folder;
     write_folder(folder / "model", config);
     write_file(folder / "model.gguf", tiny_gguf(config).build());
-    const QuantizeRequest request{.codebook = "2x64"};
-    CHECK(quantize_model(ModelSource(folder / "model"), folder / "a", request).empty());
-    CHECK(quantize_model(ModelSource(folder / "model.gguf"), folder / "b", request).empty());
+    const QuantizeRequest request{.codebook = "2x64", .embedding = "none", .output = "none"};
+    CHECK(quantized(ModelSource(folder / "model"), folder / "a", request).empty());
+    CHECK(quantized(ModelSource(folder / "model.gguf"), folder / "b", request).empty());
     std::filesystem::remove_all(folder / "model");
     std::filesystem::remove(folder / "model.gguf");
 
@@ -80,11 +92,11 @@ TEST_CASE("a killed quantization goes on and ends with the same bytes", "[model]
   const TemporaryFolder folder;
   write_folder(folder / "model", tiny_config(Architecture::Llama));
   const ModelSource source(folder / "model");
-  quantize_model(source, folder / "whole", {});
+  quantize_model(source, folder / "whole", {.embedding = "none"});
   for (const int stop : {1, 6, 14}) {
     const auto out = folder / ("out" + std::to_string(stop));
     int pieces = 0;
-    QuantizeRequest request;
+    QuantizeRequest request{.embedding = "none"};
     request.progress = [&](std::int64_t, std::int64_t, const std::string&) {
       if (++pieces == stop) throw Interrupted();
     };
@@ -96,7 +108,13 @@ TEST_CASE("a killed quantization goes on and ends with the same bytes", "[model]
       last = done;
       all = total;
     };
-    quantize_model(source, out, request);
+    const std::vector<std::string> notes = quantized(source, out, request);
+    if (stop == 1)
+      CHECK(notes.empty());
+    else
+      CHECK(notes ==
+            std::vector<std::string>{"goes on: " + std::to_string(stop - 1) +
+                                     (stop == 2 ? " of 14 matrices is done" : " of 14 matrices are done")});
     CHECK(last == all);
     CHECK(read_file(out / "model.safetensors") == read_file(folder / "whole" / "model.safetensors"));
     CHECK(std::distance(std::filesystem::directory_iterator(out), {}) == 3);  // nothing is left over
@@ -108,7 +126,7 @@ TEST_CASE("matrices that are skipped stay exact", "[model][quantize]") {
   const ModelConfig config = tiny_config(Architecture::Qwen2);
   write_folder(folder / "model", config);
   QuantizeRequest request;
-  request.skip = std::regex("layers\\.0\\.|o_proj");
+  request.skip = std::regex("layers\\.0\\.|o_proj|embed");
   quantize_model(ModelSource(folder / "model"), folder / "out", request);
   CHECK(layer_names(folder / "out") ==
         std::vector<std::string>{
@@ -116,9 +134,98 @@ TEST_CASE("matrices that are skipped stay exact", "[model][quantize]") {
             "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight",
             "model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight"});
   CHECK_NOTHROW(Transformer::load(ModelSource(folder / "out")));
-  request.skip = std::regex("layers");
+  request.skip = std::regex("layers|embed");
   CHECK_THROWS_AS(quantize_model(ModelSource(folder / "model"), folder / "other", request),
                   higgs::InvalidArgument);
+}
+
+TEST_CASE("a quantized embedding and output layer run as their dequantized weights do", "[model][quantize]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3}) {  // tied, untied
+    const ModelConfig config = tiny_config(architecture);
+    const TemporaryFolder folder;
+    write_folder(folder / "model", config);
+    const ModelSource source(folder / "model");
+    for (const std::string& codebook : higgs::shipped_codebook_names())
+      for (const bool calibrated : {false, true}) {
+        INFO(codebook << " tied " << config.tied_embeddings << " calibrated " << calibrated);
+        QuantizeRequest request{.embedding = codebook, .output = codebook, .calibrated = calibrated};
+        request.options.group = 8;
+        request.skip = std::regex("layers");
+        if (calibrated) request.input_squares = measure_inputs(source, tiny_text(24), 12);
+        quantize_model(source, folder / "out", request);
+
+        const ModelSource out(folder / "out");
+        REQUIRE(layer_names(folder / "out") ==
+                (config.tied_embeddings
+                     ? std::vector<std::string>{"model.embed_tokens.weight"}
+                     : std::vector<std::string>{"lm_head.weight", "model.embed_tokens.weight"}));
+        const auto dense = [&](const char* name) {
+          std::vector<float> values(static_cast<std::size_t>(config.vocabulary * config.width));
+          higgs::dequantize(out.checkpoint()->load(name), {values.data(), config.vocabulary, config.width});
+          return DenseMatrix(config.vocabulary, config.width, std::move(values));
+        };
+        Transformer expected = Transformer::load(source);
+        expected.weights.embedding.weight = dense("model.embed_tokens.weight");
+        expected.weights.output.weight =
+            dense(config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+        const Transformer model = Transformer::load(out);
+        CHECK(std::holds_alternative<higgs::TiledMatrix>(model.weights.output.weight));
+        const std::vector<TokenId> text = tiny_text(12);
+        std::vector<float> states[2], logits[2];
+        for (const int i : {0, 1}) {
+          const Transformer& each = i == 0 ? expected : model;
+          states[i].resize(static_cast<std::size_t>(12 * config.width));
+          each.embed(text, {states[i].data(), 12, config.width});
+          logits[i].resize(static_cast<std::size_t>(12 * config.vocabulary));
+          KvCache cache(config, 12);
+          std::vector<float> hidden(states[i].size());
+          each.forward(text, cache, {hidden.data(), 12, config.width});
+          each.logits({hidden.data(), 12, config.width}, {logits[i].data(), 12, config.vocabulary});
+        }
+        CHECK(states[0] == states[1]);  // a lookup decodes to the same bits
+        double error = 0, norm = 0;
+        for (std::size_t i = 0; i < logits[0].size(); ++i) {
+          error += std::pow(static_cast<double>(logits[0][i]) - static_cast<double>(logits[1][i]), 2);
+          norm += std::pow(static_cast<double>(logits[0][i]), 2);
+        }
+        CHECK(std::sqrt(error / norm) < 2e-3);  // products round activations to 16 bits
+      }
+  }
+}
+
+TEST_CASE("the sizes that an outline tells are those of the files", "[model][quantize]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3})
+    for (const bool gguf : {false, true}) {
+      const ModelConfig config = tiny_config(architecture);
+      const TemporaryFolder folder;
+      const auto model = folder / (gguf ? "model.gguf" : "model");
+      if (gguf)
+        write_file(model, tiny_gguf(config).build());
+      else
+        write_folder(model, config);
+      const ModelSource source(model);
+      for (const char* codebook : {"2x256", "e8", "1x256", "ch8"})
+        for (const char* embedding : {"none", "1x256", "2x64"})
+          for (const int option : {0, 1, 2, 3}) {
+            INFO(codebook << " " << embedding << " option " << option << " gguf " << gguf);
+            QuantizeRequest request{.codebook = codebook, .embedding = embedding, .output = embedding};
+            if (option == 1) request.options.group = 8;
+            if (option == 2) request.options.scale_format = higgs::ScaleFormat::Log8;
+            if (option == 3) request.skip = std::regex("mlp");
+            const Outline outline = outline_of(source, request);
+            const Sizes before = sizes_of(source), after = sizes_of(source, outline);
+            CHECK(before.file_bytes ==
+                  std::filesystem::file_size(gguf ? model : model / "model.safetensors"));
+            CHECK(before.weights() == after.weights());
+            quantize_model(source, folder / "out", request);
+            CHECK(outline.file_bytes == std::filesystem::file_size(folder / "out" / "model.safetensors"));
+            const Sizes found = sizes_of(ModelSource(folder / "out"));
+            CHECK(found.file_bytes == after.file_bytes);
+            CHECK(found.lines() == after.lines());
+            CHECK(found.total() == after.total());
+            CHECK(to_json(found) == to_json(after));
+          }
+    }
 }
 
 TEST_CASE("every matrix of a lone file is quantized", "[model][quantize]") {
@@ -239,7 +346,8 @@ TEST_CASE("a tokenizer that is not supported is left out with a word", "[model][
       value = gguf_text("tokenizer.ggml.pre") + raw(std::uint32_t{8}) + gguf_text("tekken");
   const TemporaryFolder folder;
   write_file(folder / "model.gguf", gguf.build());
-  CHECK_THAT(quantize_model(ModelSource(folder / "model.gguf"), folder / "out", {}),
-             Catch::Contains("tekken"));
+  const auto notes = quantized(ModelSource(folder / "model.gguf"), folder / "out", {});
+  REQUIRE(notes.size() == 1);
+  CHECK_THAT(notes[0], Catch::Contains("tekken"));
   CHECK_NOTHROW(Transformer::load(ModelSource(folder / "out")));
 }

@@ -71,6 +71,11 @@ TEST_CASE("damaged sensitivities are refused with the file's name", "[model][sen
   refused("\"t2\": 0.01", "\"t2\": \"much\"");
   refused("\"probes\"", "\"tests\"");
   refused("\"window\": 12", "\"window\": []");
+  refused("Gaussian, by column", "Gaussian");
+  refused("\"window\": 12", "\"windows\": 12");
+  refused("noise in one layer at a time", "gradients");
+  refused("\"b\"", "\"a \\\"name\\\"\"");
+  refused("\"alpha\"", "\"beta\"");
 }
 
 TEST_CASE("a model's measurement that was killed goes on, and ends as if it had not been",
@@ -81,12 +86,14 @@ TEST_CASE("a model's measurement that was killed goes on, and ends as if it had 
   const auto measure = [&](const char* name, std::int64_t fails_at, const ProbeProtocol& how) {
     return measure_model(model, tiny_text(24), how, Metric::Kl, folder / name,
                          [&](std::int64_t done, std::int64_t total) {
-                           CHECK(total == 14);
+                           CHECK(total == 15);
                            if (done == fails_at) throw Interrupted{};
                          });
   };
   const SensitivityFile whole = measure("whole.json", -1, protocol);
-  CHECK(whole.layers.size() == 14);
+  CHECK(whole.layers.size() == 15);
+  CHECK(whole.layers.back().name == "model.embed_tokens.weight");
+  CHECK(whole.layers.back().rows == 40);
   CHECK(whole.layers[8].name == "model.layers.1.self_attn.k_proj.weight");
   CHECK_THROWS_AS(measure("parts.json", 9, protocol), Interrupted);
   CHECK(read_sensitivities(read_text(folder / "parts.json"), "").layers.size() == 9);

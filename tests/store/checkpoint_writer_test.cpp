@@ -93,6 +93,16 @@ constexpr std::uint64_t one_layer = 5 * 64 + 5 * 4 * 2 + 512;  // bytes of codes
 
 }  // namespace
 
+TEST_CASE("contents know the size of their file before it is written", "[store][checkpoint_writer]") {
+  const TemporaryFolder folder;
+  CheckpointContents contents = example_contents();
+  const std::uint64_t expected = contents.file_bytes();
+  CheckpointWriter writer(folder / "file", contents);
+  fill(writer);
+  writer.commit();
+  CHECK(fs::file_size(folder / "file") == expected);
+}
+
 TEST_CASE("every codebook that ships survives writing and reading", "[store][checkpoint_writer]") {
   const TemporaryFolder folder;
   const CodeLayout odd{3, 37, 20, 10};

@@ -86,6 +86,16 @@ class CheckpointContents {
             [&] { return "higgs::CheckpointContents::set_metadata: the key \"" + key + "\" is taken"; });
     metadata_.insert_or_assign(key, std::move(value));
   }
+  /// The size of the file that CheckpointWriter makes of it, header included, if it is one file.
+  std::uint64_t file_bytes() const {
+    std::vector<TensorShape> tensors;
+    SafetensorsWriter::Metadata metadata = file_metadata();
+    for (const Item& item : items_) {
+      tensors.insert(tensors.end(), item.tensors.begin(), item.tensors.end());
+      if (item.layer) metadata.insert(item.widest_record());
+    }
+    return SafetensorsWriter::file_bytes(std::move(tensors), metadata);
+  }
 
  private:
   friend class CheckpointWriter;
@@ -101,7 +111,21 @@ class CheckpointContents {
         sum += tensor.bytes().value_or(0);  // the writer refuses overflow
       return sum;
     }
+    /// Holds the place of the longest record that finish_layer() can lead to.
+    std::pair<std::string, std::string> widest_record() const {
+      CheckpointLayer widest = *layer;
+      widest.exponent = detail::min_exponent;
+      widest.t2 = widest.weight_error = -std::numeric_limits<double>::min();
+      return {std::string(detail::layer_key) + widest.name, detail::to_json(widest)};
+    }
   };
+  /// What each file of the checkpoint says beside its layers.
+  SafetensorsWriter::Metadata file_metadata() const {
+    SafetensorsWriter::Metadata out = metadata_;
+    out.emplace("format", "higgs");
+    out.emplace("higgs.version", std::to_string(detail::checkpoint_version));
+    return out;
+  }
   std::vector<Item> items_;
   SafetensorsWriter::Metadata metadata_;
 };
@@ -334,13 +358,7 @@ class CheckpointWriter {
       Shard& shard = shards_.back();
       shard.bytes += item.bytes();
       shard.tensors.insert(shard.tensors.end(), item.tensors.begin(), item.tensors.end());
-      if (item.layer) {
-        // Holds the place of the longest record that finish_layer() can lead to.
-        CheckpointLayer widest = *item.layer;
-        widest.exponent = detail::min_exponent;
-        widest.t2 = widest.weight_error = -std::numeric_limits<double>::min();
-        shard.metadata.emplace(layer_key(item.name()), detail::to_json(widest));
-      }
+      if (item.layer) shard.metadata.insert(item.widest_record());
       expects(entries_.try_emplace(item.name(), Entry{i, shards_.size() - 1}).second,
               [&] { return "higgs::CheckpointWriter: \"" + item.name() + "\" was declared twice"; });
     }
@@ -350,9 +368,7 @@ class CheckpointWriter {
         expects(names.insert(tensor.name).second, [&] {
           return "higgs::CheckpointWriter: two tensors would be named \"" + tensor.name + "\"";
         });
-      shard.metadata.insert(contents_.metadata_.begin(), contents_.metadata_.end());
-      shard.metadata.emplace("format", "higgs");
-      shard.metadata.emplace("higgs.version", std::to_string(detail::checkpoint_version));
+      shard.metadata.merge(contents_.file_metadata());
     }
   }
 

@@ -309,6 +309,12 @@ class SafetensorsWriter {
   static std::uint64_t padded_header(std::uint64_t json_bytes) noexcept {
     return (8 + json_bytes + 63) / 64 * 64;
   }
+  /// The size of the file that a writer of these tensors would make, without making it. Throws InvalidArgument as the
+  /// constructor does.
+  static std::uint64_t file_bytes(std::vector<TensorShape> tensors, const Metadata& metadata = {}) {
+    const Layout layout = lay_out(std::move(tensors));
+    return padded_header(make_header(layout, metadata).size()) + layout.bounds.back();
+  }
 
   const std::filesystem::path& path() const noexcept { return file_.path(); }
   std::uint64_t file_bytes() const noexcept { return file_.size(); }
