@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model generate: writes on from a prompt.
+#include "chat.hpp"
 #include "commands.hpp"
 #include "generate.hpp"
 #include "quantize.hpp"
@@ -14,7 +15,9 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <ostream>
+#include <span>
 #include <variant>
 
 namespace higgs::model {
@@ -35,15 +38,15 @@ void generate_text(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
-  if (options.chat && !tokenizer.added_token("<|im_end|>"))
-    throw InvalidArgument(options.model +
-                          ": the vocabulary lacks <|im_end|>, so --chat is not for this model");
+  std::optional<ChatFormat> chat;
+  if (options.chat) chat.emplace(tokenizer.vocabulary(), options.model);
   Transformer model = Transformer::load(source, *executor);
   Linear& output = model.weights.output;
   if (const auto* dense = std::get_if<DenseMatrix>(&output.weight); dense && !options.output_codebook.empty())
     output.weight = TiledMatrix(quantize(dense->view(), options.output_codebook, {}, *executor), *executor);
-  const std::string prompt = options.chat ? chat_prompt(options.prompt, options.system) : options.prompt;
-  std::vector<TokenId> ids = tokenizer.encode(prompt);
+  const std::string prompt = chat ? chat->prompt(options.prompt, options.system) : options.prompt;
+  // A chat template says by itself what stands before the text.
+  std::vector<TokenId> ids = chat ? tokenizer.encode_bare(prompt) : tokenizer.encode(prompt);
   if (ids.empty() && model.config().begin_token) ids.push_back(*model.config().begin_token);
 
   std::ostream& out = options.text();
@@ -51,7 +54,10 @@ void generate_text(const Options& options) {
   if (!options.chat) out << prompt << std::flush;
   Utf8Stream characters;
   std::string text;
-  const auto show = [&](const std::string& more) {
+  // An answer is a text of its own; what goes on from a prompt keeps the space between the two.
+  const bool strips = chat && tokenizer.vocabulary().lead != Vocabulary::Lead::Kept;
+  const auto show = [&](std::string more) {
+    if (strips && text.empty() && more.starts_with(' ')) more.erase(0, 1);
     text += more;
     out << more << std::flush;
   };
@@ -60,7 +66,7 @@ void generate_text(const Options& options) {
       [&](TokenId id) {
         if (!tokenizer.is_special(id)) show(characters.push(tokenizer.bytes(id)));
       },
-      *executor);
+      *executor, chat ? std::span(chat->end_tokens()) : std::span<const TokenId>());
   show(characters.finish());
   out << "\n";
 
@@ -103,7 +109,8 @@ void add_generate(CLI::App& app) {
           "--output-codebook", options->output_codebook,
           "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
       ->check(CLI::IsMember(shipped_codebook_names()));
-  command->add_flag("--chat", options->chat, "the prompt is a question to a chat model (ChatML)");
+  command->add_flag("--chat", options->chat,
+                    "the prompt is a question to a chat model, written as its template says");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");
   options->add_to(*command);
   command->callback([options] { generate_text(*options); });

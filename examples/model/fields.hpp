@@ -35,6 +35,8 @@ class Fields {
 
   /// Whether the key is present, whatever it holds.
   bool has(const std::string& key) const { return find(key) != nullptr; }
+  /// All keys of a JSON object.
+  std::vector<std::string> keys() const { return keys_ ? keys_() : std::vector<std::string>(); }
   /// What the key holds, of any type; null if it is absent.
   const nlohmann::json* find(const std::string& key) const;
 

@@ -60,7 +60,7 @@ TokenId Sampler::choose(std::span<const float> logits) {
 
 Generation generate(const Transformer& model, std::span<const TokenId> prompt, std::int64_t count,
                     const Sampling& sampling, const std::function<void(TokenId)>& on_token,
-                    Executor& executor) {
+                    Executor& executor, std::span<const TokenId> more_ends) {
   const ModelConfig& config = model.config();
   const auto length = static_cast<std::int64_t>(prompt.size());
   expects(length > 0, "higgs::model::generate: the prompt is empty");
@@ -89,20 +89,15 @@ Generation generate(const Transformer& model, std::span<const TokenId> prompt, s
   while (static_cast<std::int64_t>(out.tokens.size()) < count) {
     out.tokens.push_back(token);
     on_token(token);
-    const bool ended =
-        std::find(config.end_tokens.begin(), config.end_tokens.end(), token) != config.end_tokens.end();
+    const auto ends = [&](std::span<const TokenId> list) {
+      return std::find(list.begin(), list.end(), token) != list.end();
+    };
+    const bool ended = ends(config.end_tokens) || ends(more_ends);
     if (ended || static_cast<std::int64_t>(out.tokens.size()) == count) break;
     token = next({&token, 1});
   }
   out.decode_seconds = seconds_since(start);
   return out;
-}
-
-std::string chat_prompt(std::string_view question, std::string_view system) {
-  const auto turn = [](std::string_view who, std::string_view what) {
-    return "<|im_start|>" + std::string(who) + "\n" + std::string(what) + "<|im_end|>\n";
-  };
-  return (system.empty() ? "" : turn("system", system)) + turn("user", question) + "<|im_start|>assistant\n";
 }
 
 }  // namespace higgs::model

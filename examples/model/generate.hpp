@@ -10,8 +10,6 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
 namespace higgs::model {
@@ -44,14 +42,11 @@ struct Generation {
   double decode_seconds = 0;  // for all tokens but the first, which the prefill predicts
 };
 
-/// Continues `prompt` by at most `count` tokens, until an end token or the end of the model's context. Calls
-/// `on_token` with each token as it comes. Throws InvalidArgument if the prompt is empty or leaves no room.
+/// Continues `prompt` by at most `count` tokens, until an end token of the model, one of `more_ends`, or the end of the
+/// model's context. Calls `on_token` with each token as it comes. Throws InvalidArgument if the prompt is empty or
+/// leaves no room.
 Generation generate(const Transformer& model, std::span<const TokenId> prompt, std::int64_t count,
                     const Sampling& sampling, const std::function<void(TokenId)>& on_token,
-                    Executor& executor = default_executor());
-
-/// A question in the format that chat models with <|im_start|> and <|im_end|> were trained on (ChatML), up
-/// to where the answer begins; `system` is left out if empty.
-std::string chat_prompt(std::string_view question, std::string_view system);
+                    Executor& executor = default_executor(), std::span<const TokenId> more_ends = {});
 
 }  // namespace higgs::model

@@ -87,63 +87,6 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
   file.commit();
 }
 
-Vocabulary read_vocabulary(const GgufFile& file, const std::string& source) {
-  const auto refuse = [&](const std::string& what) { throw FormatError(source + ": " + what); };
-  const auto array = [&](std::string_view key) -> const GgufArray& {
-    const GgufValue* value = file.value(key);
-    const auto* found = value ? std::get_if<GgufArray>(value) : nullptr;
-    if (!found) refuse(std::string(key) + " is missing or no array");
-    return *found;
-  };
-  const auto text = [&](std::string_view key, const GgufArray& values, std::uint64_t i) {
-    const GgufValue value = values[i];
-    const auto* found = std::get_if<std::string_view>(&value);
-    if (!found) refuse(std::string(key) + " holds something else than texts");
-    return std::string(*found);
-  };
-  const auto integer = [](const GgufValue& value) -> std::int64_t {
-    if (const auto* n = std::get_if<std::uint64_t>(&value)) return static_cast<std::int64_t>(*n);
-    if (const auto* n = std::get_if<std::int64_t>(&value)) return *n;
-    return -1;
-  };
-  if (const std::string model = text_of(file, "tokenizer.ggml.model"); model != "gpt2")
-    refuse("tokenizer \"" + model + "\" is not supported: only byte-level BPE (gpt2) is");
-  const std::string pre = text_of(file, "tokenizer.ggml.pre");
-  const auto rule = pre_tokenizer_named(pre);
-  if (!rule) refuse("pre-tokenizer \"" + pre + "\" is not supported");
-
-  Vocabulary out;
-  out.pre_tokenizer = *rule;
-  out.whole_words_first = *rule == PreTokenizer::Llama3;
-  const GgufArray& tokens = array("tokenizer.ggml.tokens");
-  const GgufArray& merges = array("tokenizer.ggml.merges");
-  const GgufArray& types = array("tokenizer.ggml.token_type");
-  if (types.size() != tokens.size()) refuse("tokenizer.ggml.token_type and tokens differ in length");
-  for (std::uint64_t i = 0; i < tokens.size(); ++i) {
-    out.tokens.push_back(text("tokenizer.ggml.tokens", tokens, i));
-    constexpr std::int64_t control = 3, user_defined = 4;
-    const std::int64_t type = integer(types[i]);
-    if ((type == control || type == user_defined) && !out.tokens.back().empty())
-      out.added.push_back({static_cast<TokenId>(i), out.tokens.back(), type == control});
-  }
-  for (std::uint64_t i = 0; i < merges.size(); ++i) {
-    const std::string merge = text("tokenizer.ggml.merges", merges, i);
-    const std::size_t space = merge.find(' ', 1);
-    if (space == merge.npos) refuse("tokenizer.ggml.merges: \"" + merge + "\" is no pair");
-    out.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
-  }
-  const GgufValue* adds_begin = file.value("tokenizer.ggml.add_bos_token");
-  const GgufValue* begin = file.value("tokenizer.ggml.bos_token_id");
-  // Files of Llama 3 leave the question open and mean yes.
-  const bool* answer = adds_begin ? std::get_if<bool>(adds_begin) : nullptr;
-  if (begin && (answer ? *answer : *rule == PreTokenizer::Llama3)) {
-    const std::int64_t id = integer(*begin);
-    if (id < 0 || id > INT32_MAX) refuse("tokenizer.ggml.bos_token_id is no token");
-    out.prefix = static_cast<TokenId>(id);
-  }
-  return out;
-}
-
 void ModelTensor::read_rows(std::int64_t first, std::int64_t count, std::span<float> out) const {
   if (interleaved == 0) return stored->read_rows(first, count, out);
   const auto stored_index = [&](std::int64_t i) {
@@ -290,7 +233,7 @@ Vocabulary ModelSource::vocabulary() const {
   if (!gguf_.empty()) return read_vocabulary(gguf_.front(), path_.string());
   if (folder_)
     if (const auto file = *folder_ / "tokenizer.json"; std::filesystem::exists(file))
-      return read_tokenizer_json(read_text(file), file.string());
+      return read_tokenizer_folder(*folder_);
   throw FormatError(path_.string() + ": has no tokenizer.json beside it");
 }
 

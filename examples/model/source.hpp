@@ -87,8 +87,6 @@ class ModelSource {
   std::map<std::string, std::size_t, std::less<>> index_;
 };
 
-/// The vocabulary of a GGUF file. Throws FormatError unless it is byte-level BPE with a known rule.
-Vocabulary read_vocabulary(const GgufFile& file, const std::string& source);
 /// Hugging Face's name of a GGUF tensor: "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight".
 /// Names that have no counterpart are kept.
 std::string hugging_face_name(std::string_view gguf_name);

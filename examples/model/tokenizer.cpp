@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <queue>
 
 namespace higgs::model {
@@ -48,181 +49,160 @@ constexpr std::uint64_t pair_key(TokenId left, TokenId right) {
   return static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right);
 }
 
-// A text with the questions that the regular expressions of pre-tokenizers ask about it.
-class Scanner {
- public:
-  explicit Scanner(std::string_view text) : text_(text) {}
+// What SentencePiece writes for a space.
+constexpr std::string_view space_mark = "\u2581";
 
-  bool at_end(std::size_t at) const { return at >= text_.size(); }
-  std::size_t next(std::size_t at) const { return at + code_point_at(text_, at).bytes; }
-  bool is(std::size_t at, CharClass what) const {
-    return !at_end(at) && char_class(code_point_at(text_, at).value) == what;
+std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  std::size_t begin = 0;
+  for (std::size_t at = text.find(from); at != text.npos; at = text.find(from, begin)) {
+    out.append(text.substr(begin, at - begin)).append(to);
+    begin = at + from.size();
   }
-  bool is_newline(std::size_t at) const { return !at_end(at) && (text_[at] == '\r' || text_[at] == '\n'); }
-  std::size_t skip(std::size_t at, CharClass what, std::size_t most = SIZE_MAX) const {
-    for (; most > 0 && is(at, what); --most) at = next(at);
-    return at;
-  }
+  return out.append(text.substr(begin));
+}
 
-  // 's|'t|'re|'ve|'m|'ll|'d; `at` where none of them is.
-  std::size_t contraction(std::size_t at, bool any_case) const {
-    if (text_[at] != '\'') return at;
-    const std::size_t first = at + 1;
-    const char a = letter(first, any_case);
-    if (a == 's' || a == 't' || a == 'm' || a == 'd') return next(first);
-    const char b = a == '\0' ? a : letter(first + 1, any_case);
-    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? first + 2 : at;
-  }
+// The byte that "<0x41>" spells.
+std::optional<char> spelled_byte(std::string_view token) {
+  constexpr std::string_view digits = "0123456789ABCDEF";
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
+  const std::size_t high = digits.find(token[3]), low = digits.find(token[4]);
+  if (high == digits.npos || low == digits.npos) return std::nullopt;
+  return static_cast<char>(high * 16 + low);
+}
 
-  // \s+(?!\S)|\s+ at white space: what follows keeps the last character of the run as its prefix.
-  std::size_t white_space(std::size_t at) const {
-    std::size_t last = at;
-    std::size_t end = at;
-    while (is(end, CharClass::Space)) {
-      last = end;
-      end = next(end);
-    }
-    return at_end(end) || last == at ? end : last;
-  }
+std::string byte_token(char c) {
+  constexpr char digits[] = "0123456789ABCDEF";
+  const auto byte = static_cast<unsigned char>(c);
+  return {'<', '0', 'x', digits[byte / 16], digits[byte % 16], '>'};
+}
 
-  // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-  std::size_t gpt2_word(std::size_t at) const {
-    if (const std::size_t end = contraction(at, false); end != at) return end;
-    const std::size_t word = text_[at] == ' ' ? at + 1 : at;
-    for (const CharClass what : {CharClass::Letter, CharClass::Number, CharClass::Other})
-      if (is(word, what)) return skip(word, what);
-    return white_space(at);
+// Where the white space before `at` begins, and where that from `at` on ends.
+std::size_t space_before(std::string_view text, std::size_t at) {
+  std::size_t begin = at;
+  for (std::size_t i = 0; i < at; i += code_point_at(text, i).bytes) {
+    if (char_class(code_point_at(text, i).value) != CharClass::Space)
+      begin = at;
+    else if (begin == at)
+      begin = i;
   }
+  return begin;
+}
+std::size_t space_after(std::string_view text, std::size_t at) {
+  while (at < text.size() && char_class(code_point_at(text, at).value) == CharClass::Space)
+    at += code_point_at(text, at).bytes;
+  return at;
+}
 
-  // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|
-  // \s*[\r\n]+|\s+(?!\S)|\s+
-  std::size_t llama3_word(std::size_t at, std::size_t digits) const {
-    if (const std::size_t end = contraction(at, true); end != at) return end;
-    const bool may_lead = !is_newline(at) && !is(at, CharClass::Number) && !is(at, CharClass::Letter);
-    const std::size_t letters = may_lead ? next(at) : at;
-    if (is(letters, CharClass::Letter)) return skip(letters, CharClass::Letter);
-    if (is(at, CharClass::Number)) return skip(at, CharClass::Number, digits);
-    std::size_t symbols = text_[at] == ' ' ? at + 1 : at;
-    if (is(symbols, CharClass::Other)) {
-      symbols = skip(symbols, CharClass::Other);
-      while (is_newline(symbols)) ++symbols;
-      return symbols;
-    }
-    std::size_t after_newline = at;
-    for (std::size_t end = at; is(end, CharClass::Space); end = next(end))
-      if (is_newline(end)) after_newline = end + 1;
-    return after_newline != at ? after_newline : white_space(at);
+std::string run(const NormalizerStep& step, std::string_view text) {
+  using Kind = NormalizerStep::Kind;
+  switch (step.kind) {
+    case Kind::Nfc:
+      return to_nfc(text);
+    case Kind::Nfd:
+      return to_nfd(text);
+    case Kind::Prepend:
+      return text.empty() ? std::string() : step.to + std::string(text);
+    case Kind::Replace:
+      return replaced(text, step.from, step.to);
+    case Kind::StripLeft:
+      return std::string(text.substr(space_after(text, 0)));
+    case Kind::StripRight:
+      return std::string(text.substr(0, space_before(text, text.size())));
   }
-
- private:
-  // The letter of a contraction at `at`. Without regard to case, U+017F (a long s) is an s as well.
-  char letter(std::size_t at, bool any_case) const {
-    if (at_end(at)) return '\0';
-    const char c = text_[at];
-    if (!any_case) return c;
-    if (code_point_at(text_, at).value == 0x17f) return 's';
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  }
-
-  std::string_view text_;
-};
-
-void append_gpt2_words(std::string_view text, std::size_t base, std::vector<std::size_t>& ends) {
-  const Scanner scanner(text);
-  for (std::size_t at = 0; !scanner.at_end(at);) {
-    at = scanner.gpt2_word(at);
-    ends.push_back(base + at);
-  }
+  return std::string(text);
 }
 
 }  // namespace
 
-std::vector<std::size_t> word_ends(std::string_view text, PreTokenizer rule) {
-  std::vector<std::size_t> ends;
-  const Scanner scanner(text);
-  switch (rule) {
-    case PreTokenizer::Gpt2:
-      append_gpt2_words(text, 0, ends);
-      break;
-    case PreTokenizer::Smollm:
-      // Every number is a word; GPT-2's rule sees what lies between two of them as a text of its own.
-      for (std::size_t at = 0; !scanner.at_end(at);) {
-        std::size_t number = at;
-        while (!scanner.at_end(number) && !scanner.is(number, CharClass::Number))
-          number = scanner.next(number);
-        append_gpt2_words(text.substr(at, number - at), at, ends);
-        at = scanner.skip(number, CharClass::Number, 1);
-        if (at != number) ends.push_back(at);
-      }
-      break;
-    case PreTokenizer::Llama3:
-    case PreTokenizer::Qwen2:
-      for (std::size_t at = 0; !scanner.at_end(at);) {
-        at = scanner.llama3_word(at, rule == PreTokenizer::Llama3 ? 3 : 1);
-        ends.push_back(at);
-      }
-      break;
-  }
-  return ends;
-}
-
-std::optional<PreTokenizer> pre_tokenizer_named(std::string_view gguf_name) noexcept {
-  if (gguf_name == "gpt-2") return PreTokenizer::Gpt2;
-  if (gguf_name == "smollm") return PreTokenizer::Smollm;
-  if (gguf_name == "llama-bpe" || gguf_name == "llama3" || gguf_name == "llama-v3")
-    return PreTokenizer::Llama3;
-  if (gguf_name == "qwen2" || gguf_name == "deepseek-r1-qwen") return PreTokenizer::Qwen2;
-  return std::nullopt;
-}
-
 Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
-    : vocabulary_(std::move(vocabulary)), byte_tokens_(256), added_by_byte_(256) {
+    : vocabulary_(std::move(vocabulary)), single_bytes_(256, -1), raw_(256), cooked_(256) {
   const auto refuse = [&](const std::string& what) { throw FormatError(source + ": tokenizer: " + what); };
   const std::size_t count = vocabulary_.tokens.size();
   if (count > INT32_MAX) refuse("more tokens than ids");
   const auto in_range = [&](TokenId id) { return id >= 0 && static_cast<std::size_t>(id) < count; };
-  if ((vocabulary_.prefix && !in_range(*vocabulary_.prefix)) ||
-      (vocabulary_.unknown && !in_range(*vocabulary_.unknown)))
-    refuse("the first or the unknown token has an id outside the vocabulary");
+  for (const auto* list : {&vocabulary_.prefix, &vocabulary_.suffix})
+    for (const TokenId id : *list)
+      if (!in_range(id))
+        refuse("token " + std::to_string(id) +
+               ", which is put around every text, is outside the vocabulary of " + std::to_string(count) +
+               " tokens");
+  if (vocabulary_.unknown && !in_range(*vocabulary_.unknown))
+    refuse("the unknown token " + std::to_string(*vocabulary_.unknown) + " is outside the vocabulary of " +
+           std::to_string(count) + " tokens");
+  if (vocabulary_.model == Vocabulary::Model::Unigram) {
+    if (vocabulary_.scores.size() > count) refuse("has more scores than tokens");
+    if (!vocabulary_.unknown) refuse("a unigram model needs an unknown token");
+  }
+  index_tokens();
+  index_added(source);
+  index_merges(source);
+}
 
-  std::fill(byte_tokens_.begin(), byte_tokens_.end(), vocabulary_.unknown.value_or(-1));
+void Tokenizer::index_tokens() {
+  const bool byte_level = vocabulary_.model == Vocabulary::Model::ByteLevelBpe;
+  const bool unigram = vocabulary_.model == Vocabulary::Model::Unigram;
+  const std::size_t count = vocabulary_.tokens.size();
   bytes_.reserve(count);
   for (std::size_t id = 0; id < count; ++id) {
+    const std::string& token = vocabulary_.tokens[id];
     // What is spelled outside the byte alphabet can come out of a model, never out of text.
-    std::optional<std::string> bytes = spelled_bytes(vocabulary_.tokens[id]);
-    if (bytes && !bytes->empty()) {
-      words_.emplace(*bytes, static_cast<TokenId>(id));
-      if (bytes->size() == 1)
-        byte_tokens_[static_cast<unsigned char>((*bytes)[0])] = static_cast<TokenId>(id);
+    std::optional<std::string> word = byte_level ? spelled_bytes(token) : std::optional(token);
+    const bool scored = !unigram || id < vocabulary_.scores.size();
+    if (word && !word->empty() && scored) {
+      if (word->size() == 1) single_bytes_[static_cast<unsigned char>((*word)[0])] = static_cast<TokenId>(id);
+      longest_ = std::max(longest_, word->size());
+      words_.emplace(*word, static_cast<TokenId>(id));
     }
-    bytes_.push_back(bytes ? std::move(*bytes) : vocabulary_.tokens[id]);
+    if (byte_level) {
+      bytes_.push_back(word ? std::move(*word) : token);
+      continue;
+    }
+    const std::optional<char> byte = vocabulary_.byte_fallback ? spelled_byte(token) : std::nullopt;
+    bytes_.push_back(byte ? std::string(1, *byte) : replaced(token, space_mark, " "));
   }
+  if (unigram && !vocabulary_.scores.empty()) {
+    constexpr double penalty = 10;  // SentencePiece's: an unknown character is worse than any token
+    unknown_score_ = *std::min_element(vocabulary_.scores.begin(), vocabulary_.scores.end()) - penalty;
+  }
+}
 
-  special_.resize(count);
+void Tokenizer::index_added(const std::string& source) {
+  const auto refuse = [&](const std::string& what) { throw FormatError(source + ": tokenizer: " + what); };
+  special_.resize(bytes_.size());
   for (std::size_t i = 0; i < vocabulary_.added.size(); ++i) {
-    const auto& [id, content, special] = vocabulary_.added[i];
-    if (!in_range(id)) refuse("added token \"" + content + "\" has an id outside the vocabulary");
-    if (content.empty()) refuse("an added token is empty");
-    bytes_[static_cast<std::size_t>(id)] = content;
-    special_[static_cast<std::size_t>(id)] = special;
-    added_by_byte_[static_cast<unsigned char>(content[0])].push_back(i);
+    const Vocabulary::AddedToken& token = vocabulary_.added[i];
+    if (token.id < 0 || static_cast<std::size_t>(token.id) >= bytes_.size())
+      refuse("added token \"" + token.content + "\" has id " + std::to_string(token.id) +
+             ", which is outside the vocabulary of " + std::to_string(bytes_.size()) + " tokens");
+    if (token.content.empty()) refuse("added token " + std::to_string(token.id) + " is empty");
+    const bool byte_level = vocabulary_.model == Vocabulary::Model::ByteLevelBpe;
+    special_[static_cast<std::size_t>(token.id)] = token.special;
+    const std::string text = token.normalized ? normalized(token.content) : token.content;
+    bytes_[static_cast<std::size_t>(token.id)] = byte_level ? text : replaced(text, space_mark, " ");
+    if (text.empty()) continue;
+    (token.normalized ? cooked_ : raw_)[static_cast<unsigned char>(text[0])].push_back({text, i});
   }
-  for (auto& candidates : added_by_byte_)
-    std::stable_sort(candidates.begin(), candidates.end(), [&](std::size_t a, std::size_t b) {
-      return vocabulary_.added[a].content.size() > vocabulary_.added[b].content.size();
-    });
+  for (Patterns* patterns : {&raw_, &cooked_})
+    for (std::vector<Pattern>& candidates : *patterns)
+      std::stable_sort(candidates.begin(), candidates.end(),
+                       [](const Pattern& a, const Pattern& b) { return a.text.size() > b.text.size(); });
+}
 
+void Tokenizer::index_merges(const std::string& source) {
   const auto id_of = [&](const std::string& spelling) {
-    const std::optional<std::string> bytes = spelled_bytes(spelling);
-    const auto found = bytes ? words_.find(*bytes) : words_.end();
-    if (found == words_.end()) refuse("a merge names \"" + spelling + "\", which is no token");
+    const std::optional<std::string> word =
+        vocabulary_.model == Vocabulary::Model::ByteLevelBpe ? spelled_bytes(spelling) : spelling;
+    const auto found = word ? words_.find(*word) : words_.end();
+    if (found == words_.end())
+      throw FormatError(source + ": tokenizer: a merge names \"" + spelling + "\", which is no token");
     return found->second;
   };
   merges_.reserve(vocabulary_.merges.size());
   for (std::size_t rank = 0; rank < vocabulary_.merges.size(); ++rank) {
     const auto& [left, right] = vocabulary_.merges[rank];
-    merges_.emplace(pair_key(id_of(left), id_of(right)),
-                    Merge{static_cast<std::int32_t>(rank), id_of(left + right)});
+    merges_.insert_or_assign(pair_key(id_of(left), id_of(right)),
+                             Merge{static_cast<std::int32_t>(rank), id_of(left + right)});
   }
 }
 
@@ -243,26 +223,69 @@ std::optional<TokenId> Tokenizer::added_token(std::string_view content) const {
 
 std::string Tokenizer::decode(std::span<const TokenId> ids) const {
   std::string out;
-  for (const TokenId id : ids)
-    if (!is_special(id)) out += bytes(id);
+  bool first = true;
+  for (const TokenId id : ids) {
+    if (is_special(id)) continue;
+    const std::string_view piece = bytes(id);
+    // Such a decoder lets the spaces of the first token go, however many there are.
+    if (first && vocabulary_.lead == Vocabulary::Lead::FirstTokenStripped)
+      out = replaced(piece, " ", "");
+    else
+      out += piece;
+    first = false;
+  }
+  if (vocabulary_.lead == Vocabulary::Lead::SpaceStripped && out.starts_with(' ')) out.erase(0, 1);
+  return out;
+}
+
+std::optional<std::vector<TokenId>> Tokenizer::byte_tokens(std::string_view text) const {
+  std::vector<TokenId> out;
+  for (const char c : text) {
+    const auto found = words_.find(byte_token(c));
+    if (found == words_.end()) return std::nullopt;
+    out.push_back(found->second);
+  }
+  return out;
+}
+
+// The tokens that merges start from: one for each byte or character, unknown ones where there is none.
+std::vector<TokenId> Tokenizer::symbols(std::string_view word) const {
+  const bool byte_level = vocabulary_.model == Vocabulary::Model::ByteLevelBpe;
+  std::vector<TokenId> out;
+  bool pending = false;  // an unknown token is due, unless it is fused with the next one
+  for (std::size_t at = 0; at < word.size();) {
+    const std::string_view character = word.substr(at, byte_level ? 1 : code_point_at(word, at).bytes);
+    at += character.size();
+    TokenId id = -1;
+    if (character.size() == 1) {
+      id = single_bytes_[static_cast<unsigned char>(character[0])];
+    } else if (const auto found = words_.find(std::string(character)); found != words_.end()) {
+      id = found->second;
+    }
+    if (id < 0 && vocabulary_.byte_fallback)
+      if (const auto bytes = byte_tokens(character)) {
+        out.insert(out.end(), bytes->begin(), bytes->end());
+        continue;
+      }
+    if (pending && (id >= 0 || !vocabulary_.fuse_unknown)) out.push_back(*vocabulary_.unknown);
+    pending = id < 0 && vocabulary_.unknown;
+    if (id >= 0) out.push_back(id);
+  }
+  if (pending) out.push_back(*vocabulary_.unknown);
   return out;
 }
 
 // Merges the pair of lowest rank, the leftmost of equals, until no pair is left: n log n for a word of n
-// bytes.
-std::vector<TokenId> Tokenizer::encode_word(std::string_view word) const {
-  if (vocabulary_.whole_words_first)
-    if (const auto found = words_.find(std::string(word)); found != words_.end()) return {found->second};
-
+// symbols.
+std::vector<TokenId> Tokenizer::merge(const std::vector<TokenId>& word) const {
   struct Symbol {
     TokenId id;  // -1 once it was merged into its left neighbour
     std::ptrdiff_t left, right;
   };
   std::vector<Symbol> symbols;
-  for (const char c : word) {
-    const TokenId id = byte_tokens_[static_cast<unsigned char>(c)];
+  for (const TokenId id : word) {
     const auto at = static_cast<std::ptrdiff_t>(symbols.size());
-    if (id >= 0) symbols.push_back({id, at - 1, at + 1});
+    symbols.push_back({id, at - 1, at + 1});
   }
   if (!symbols.empty()) symbols.back().right = -1;
   const auto symbol = [&](std::ptrdiff_t at) -> Symbol& { return symbols[static_cast<std::size_t>(at)]; };
@@ -302,41 +325,158 @@ std::vector<TokenId> Tokenizer::encode_word(std::string_view word) const {
   return ids;
 }
 
-void Tokenizer::encode_plain(std::string_view text,
-                             std::unordered_map<std::string_view, std::vector<TokenId>>& known,
+// The tokens of a unigram model whose scores have the largest sum (Viterbi's algorithm); of equals, the one that was
+// found first.
+std::vector<TokenId> Tokenizer::likeliest(std::string_view word) const {
+  struct Node {
+    double score = -std::numeric_limits<double>::infinity();  // of the best way to here
+    std::size_t from = 0;
+    TokenId id = 0;
+  };
+  const TokenId unknown = *vocabulary_.unknown;
+  std::vector<Node> best(word.size() + 1);
+  best[0].score = 0;
+  for (std::size_t at = 0; at < word.size();) {
+    const std::size_t character = code_point_at(word, at).bytes;
+    const auto reach = [&](std::size_t length, double score, TokenId id) {
+      if (Node& end = best[at + length]; best[at].score + score > end.score)
+        end = {best[at].score + score, at, id};
+    };
+    bool known = false;
+    for (std::size_t length = 1; length <= std::min(longest_, word.size() - at); ++length) {
+      const auto found = words_.find(std::string(word.substr(at, length)));
+      if (found == words_.end()) continue;
+      reach(length, vocabulary_.scores[static_cast<std::size_t>(found->second)], found->second);
+      known = known || length == character;
+    }
+    if (!known) reach(character, unknown_score_, unknown);
+    at += character;
+  }
+  std::vector<Node> path;  // from the end
+  for (std::size_t end = word.size(); end > 0; end = best[end].from) {
+    path.push_back({0, best[end].from, best[end].id});
+    if (path.size() > 1 && path.back().id == unknown && path[path.size() - 2].id == unknown) {
+      path[path.size() - 2].from = path.back().from;  // neighbours that are unknown are one token
+      path.pop_back();
+    }
+  }
+  std::reverse(path.begin(), path.end());
+  std::vector<TokenId> out;
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    const std::size_t end = i + 1 < path.size() ? path[i + 1].from : word.size();
+    const std::string_view piece = word.substr(path[i].from, end - path[i].from);
+    const auto word_found = words_.find(std::string(piece));
+    if (path[i].id != unknown || word_found != words_.end()) {
+      out.push_back(path[i].id != unknown ? path[i].id : word_found->second);
+      continue;
+    }
+    const auto bytes = vocabulary_.byte_fallback ? byte_tokens(piece) : std::nullopt;
+    if (bytes)
+      out.insert(out.end(), bytes->begin(), bytes->end());
+    else
+      out.push_back(unknown);
+  }
+  return out;
+}
+
+std::vector<TokenId> Tokenizer::encode_word(std::string_view word) const {
+  if (vocabulary_.model == Vocabulary::Model::Unigram) return likeliest(word);
+  if (vocabulary_.whole_words_first)
+    if (const auto found = words_.find(std::string(word)); found != words_.end()) return {found->second};
+  return merge(symbols(word));
+}
+
+void Tokenizer::encode_words(std::string_view text, const std::vector<std::size_t>& ends, Known& known,
                              std::vector<TokenId>& out) const {
+  constexpr std::size_t most_remembered = 64;  // longer words hardly come again
   std::size_t begin = 0;
-  for (const std::size_t end : word_ends(text, vocabulary_.pre_tokenizer)) {
-    const std::string_view word = text.substr(begin, end - begin);
+  for (const std::size_t end : ends) {
+    const std::string word(text.substr(begin, end - begin));
+    begin = end;
+    if (word.size() > most_remembered) {
+      const std::vector<TokenId> tokens = encode_word(word);
+      out.insert(out.end(), tokens.begin(), tokens.end());
+      continue;
+    }
     auto found = known.find(word);
     if (found == known.end()) found = known.emplace(word, encode_word(word)).first;
     out.insert(out.end(), found->second.begin(), found->second.end());
-    begin = end;
   }
 }
 
-std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
-  std::vector<TokenId> out;
-  if (vocabulary_.prefix) out.push_back(*vocabulary_.prefix);
-  std::unordered_map<std::string_view, std::vector<TokenId>> known;
-  std::size_t plain = 0;  // where the text since the last added token begins
+// Text without added tokens; `first` if nothing lies before it.
+void Tokenizer::encode_plain(std::string_view text, bool first, Known& known,
+                             std::vector<TokenId>& out) const {
+  if (text.empty()) return;
+  if (vocabulary_.leading_space && text[0] != ' ') {
+    const std::string spaced = " " + std::string(text);
+    encode_words(spaced, word_ends(spaced, vocabulary_.pre_tokenizer), known, out);
+    return;
+  }
+  if (!vocabulary_.metaspace) {
+    encode_words(text, word_ends(text, vocabulary_.pre_tokenizer), known, out);
+    return;
+  }
+  const auto [prefix, cut] = *vocabulary_.metaspace;
+  std::string spaced = replaced(text, " ", space_mark);
+  const bool wanted = prefix == Metaspace::Prefix::Always || (prefix == Metaspace::Prefix::First && first);
+  if (wanted && !spaced.starts_with(space_mark)) spaced.insert(0, space_mark);
+  std::vector<std::size_t> ends;
+  if (cut)
+    for (std::size_t at = spaced.find(space_mark, 1); at != spaced.npos; at = spaced.find(space_mark, at + 1))
+      ends.push_back(at);
+  ends.push_back(spaced.size());
+  encode_words(spaced, ends, known, out);
+}
+
+std::string Tokenizer::normalized(std::string_view text) const {
+  std::string out(text);
+  for (const NormalizerStep& step : vocabulary_.normalizer) out = run(step, out);
+  return out;
+}
+
+// Appends the added tokens of `text` and calls plain(begin, end) for what lies between them.
+template <class Plain>
+void Tokenizer::split(std::string_view text, const Patterns& patterns, std::vector<TokenId>& out,
+                      const Plain& plain) const {
+  std::size_t begin = 0;  // of the text since the last added token
   for (std::size_t at = 0; at < text.size();) {
-    const Vocabulary::AddedToken* found = nullptr;
-    for (const std::size_t i : added_by_byte_[static_cast<unsigned char>(text[at])])
-      if (text.substr(at).starts_with(vocabulary_.added[i].content)) {
-        found = &vocabulary_.added[i];
-        break;
-      }
-    if (!found) {
+    const auto& candidates = patterns[static_cast<unsigned char>(text[at])];
+    const auto found = std::find_if(candidates.begin(), candidates.end(), [&](const Pattern& pattern) {
+      return text.substr(at).starts_with(pattern.text);
+    });
+    if (found == candidates.end()) {
       ++at;
       continue;
     }
-    encode_plain(text.substr(plain, at - plain), known, out);
-    out.push_back(found->id);
-    at += found->content.size();
-    plain = at;
+    const Vocabulary::AddedToken& token = vocabulary_.added[found->added];
+    const std::string_view before = text.substr(begin, at - begin);
+    if (const std::size_t end = token.lstrip ? space_before(before, before.size()) : before.size(); end > 0)
+      plain(begin, begin + end);
+    out.push_back(token.id);
+    at += found->text.size();
+    begin = token.rstrip ? space_after(text, at) : at;
+    at = begin;
   }
-  encode_plain(text.substr(plain), known, out);
+  if (begin < text.size()) plain(begin, text.size());
+}
+
+std::vector<TokenId> Tokenizer::encode_bare(std::string_view text) const {
+  std::vector<TokenId> out;
+  Known known;
+  split(text, raw_, out, [&](std::size_t begin, std::size_t end) {
+    const std::string piece = normalized(text.substr(begin, end - begin));
+    split(piece, cooked_, out, [&](std::size_t first, std::size_t last) {
+      encode_plain(std::string_view(piece).substr(first, last - first), begin + first == 0, known, out);
+    });
+  });
+  return out;
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+  std::vector<TokenId> out = encode_bare(text);
+  out.insert(out.begin(), vocabulary_.prefix.begin(), vocabulary_.prefix.end());
+  out.insert(out.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
   return out;
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "unicode.hpp"
 
+#include <algorithm>
+#include <iterator>
+#include <unordered_map>
 #include <vector>
 
 namespace higgs::model {
@@ -84,6 +87,8 @@ constexpr std::uint32_t space_runs[][2] = {
 
 // clang-format on
 
+#include "unicode_forms.inc"
+
 constexpr std::uint32_t code_points = 0x110000;
 
 template <std::size_t Count>
@@ -102,6 +107,137 @@ std::vector<CharClass> all_classes() {
   for (const auto& run : space_runs)
     for (std::uint32_t c = run[0]; c <= run[1]; ++c) classes[c] = CharClass::Space;
   return classes;
+}
+
+struct Pair {
+  char32_t first = 0, second = 0;
+};
+
+// The canonical decompositions in both directions, and the combining classes.
+struct Forms {
+  std::unordered_map<char32_t, Pair> parts;
+  std::unordered_map<std::uint64_t, char32_t> composed;  // by first << 32 | second
+  std::unordered_map<char32_t, std::uint8_t> classes;
+
+  static std::uint64_t key(char32_t first, char32_t second) {
+    return static_cast<std::uint64_t>(first) << 32 | second;
+  }
+  Forms() {
+    char32_t at = 0;
+    for (std::size_t i = 0; i < std::size(decomposition_gaps); i += 3) {
+      at += decomposition_gaps[i];
+      const Pair pair{decomposition_gaps[i + 1], decomposition_gaps[i + 2]};
+      parts.emplace(at, pair);
+      if (pair.second != 0 && !std::binary_search(std::begin(never_composed), std::end(never_composed), at))
+        composed.emplace(key(pair.first, pair.second), at);
+    }
+    at = 0;
+    for (std::size_t i = 0; i < std::size(class_runs); i += 3) {
+      at += class_runs[i];
+      for (const char32_t end = at + class_runs[i + 1]; at < end; ++at)
+        classes.emplace(at, static_cast<std::uint8_t>(class_runs[i + 2]));
+    }
+  }
+  std::uint8_t combining_class(char32_t c) const {
+    const auto found = c < 0x300 ? classes.end() : classes.find(c);
+    return found == classes.end() ? std::uint8_t{0} : found->second;
+  }
+};
+
+const Forms& forms() {
+  static const Forms all;
+  return all;
+}
+
+// Syllables of Hangul: 19 leading consonants, 21 vowels, 27 trailing consonants or none, combined by arithmetic.
+constexpr char32_t syllables = 0xac00, leads = 0x1100, vowels = 0x1161, tails = 0x11a7;
+constexpr char32_t lead_count = 19, vowel_count = 21, tail_count = 28;
+
+void append_parts(char32_t c, std::vector<char32_t>& out) {
+  if (c >= syllables && c < syllables + lead_count * vowel_count * tail_count) {
+    const char32_t index = c - syllables;
+    out.push_back(leads + index / tail_count / vowel_count);
+    out.push_back(vowels + index / tail_count % vowel_count);
+    if (index % tail_count != 0) out.push_back(tails + index % tail_count);
+    return;
+  }
+  const auto found = c < 0xc0 ? forms().parts.end() : forms().parts.find(c);
+  if (found == forms().parts.end()) {
+    out.push_back(c);
+    return;
+  }
+  append_parts(found->second.first, out);
+  if (found->second.second != 0) append_parts(found->second.second, out);
+}
+
+// The character that two make, or 0.
+char32_t composition(char32_t first, char32_t second) {
+  if (first >= leads && first < leads + lead_count && second >= vowels && second < vowels + vowel_count)
+    return syllables + ((first - leads) * vowel_count + second - vowels) * tail_count;
+  if (first >= syllables && first < syllables + lead_count * vowel_count * tail_count &&
+      (first - syllables) % tail_count == 0 && second > tails && second < tails + tail_count)
+    return first + second - tails;
+  const auto found = forms().composed.find(Forms::key(first, second));
+  return found == forms().composed.end() ? 0 : found->second;
+}
+
+// Form D as code points. A byte that is not UTF-8 becomes code_points + byte, which belongs to no table.
+std::vector<char32_t> decomposed(std::string_view text) {
+  std::vector<char32_t> out;
+  out.reserve(text.size());
+  for (std::size_t at = 0; at < text.size();) {
+    if (sequence_length(text, at) == 0) {
+      out.push_back(code_points + static_cast<unsigned char>(text[at++]));
+      continue;
+    }
+    const CodePoint c = code_point_at(text, at);
+    append_parts(c.value, out);
+    at += c.bytes;
+  }
+  const auto is_starter = [](char32_t c) { return forms().combining_class(c) == 0; };
+  for (auto at = out.begin(); at != out.end();) {
+    const auto marks = std::find_if_not(at, out.end(), is_starter);
+    at = std::find_if(marks, out.end(), is_starter);
+    std::stable_sort(marks, at, [](char32_t a, char32_t b) {
+      return forms().combining_class(a) < forms().combining_class(b);
+    });
+  }
+  return out;
+}
+
+// Puts each mark together with the last starter before it, unless a mark of the same or a higher class lies between.
+void compose(std::vector<char32_t>& text) {
+  std::size_t kept = 0, starter = text.size();
+  std::uint8_t last_class = 0;
+  for (const char32_t c : std::vector<char32_t>(text)) {
+    const std::uint8_t own = forms().combining_class(c);
+    const bool beside = starter + 1 == kept;
+    if (starter < kept && (beside || last_class < own)) {
+      if (const char32_t both = composition(text[starter], c); both != 0) {
+        text[starter] = both;
+        continue;
+      }
+    }
+    if (own == 0) starter = kept;
+    last_class = own;
+    text[kept++] = c;
+  }
+  text.resize(kept);
+}
+
+std::string spelled(const std::vector<char32_t>& text) {
+  std::string out;
+  for (const char32_t c : text)
+    out += c < code_points ? to_utf8(c) : std::string(1, static_cast<char>(c - code_points));
+  return out;
+}
+
+// Whether all characters are spelled with lead bytes below `lead`.
+bool all_below(std::string_view text, unsigned lead) {
+  return std::all_of(text.begin(), text.end(), [&](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x80 || (byte & 0xc0u) == 0x80 || (byte >= 0xc2 && byte < lead);
+  });
 }
 
 // Whether bytes can be appended to `text` so that it starts with a valid sequence.
@@ -151,6 +287,19 @@ std::string to_utf8(char32_t c) {
   if (c < 0x800) return {static_cast<char>(0xc0u | c >> 6), tail(0)};
   if (c < 0x10000) return {static_cast<char>(0xe0u | c >> 12), tail(6), tail(0)};
   return {static_cast<char>(0xf0u | c >> 18), tail(12), tail(6), tail(0)};
+}
+
+std::string to_nfd(std::string_view text) {
+  // The first character that is taken apart is U+00C0, spelled C3 80.
+  return all_below(text, 0xc3) ? std::string(text) : spelled(decomposed(text));
+}
+
+std::string to_nfc(std::string_view text) {
+  // Nothing below U+0300, spelled CC 80, is put together with what follows unless that is U+0300 or above.
+  if (all_below(text, 0xcc)) return std::string(text);
+  std::vector<char32_t> out = decomposed(text);
+  compose(out);
+  return spelled(out);
 }
 
 std::string Utf8Stream::push(std::string_view bytes) {

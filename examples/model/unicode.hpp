@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// UTF-8, and the three classes of code points that pre-tokenizers tell apart.
+// UTF-8, the three classes of code points that pre-tokenizers tell apart, and the canonical normalization forms.
 #pragma once
 
 #include <cstddef>
@@ -33,6 +33,12 @@ CodePoint code_point_at(std::string_view text, std::size_t at) noexcept;
 
 /// The UTF-8 spelling of a code point below U+110000.
 std::string to_utf8(char32_t c);
+
+/// Normalization form D by Unicode 9.0, the version of Hugging Face's tokenizers: characters are taken apart into
+/// letters and marks, and marks are put in order. Bytes that are not UTF-8 stay as they are.
+std::string to_nfd(std::string_view text);
+/// Normalization form C by Unicode 9.0: form D, put together again as far as possible.
+std::string to_nfc(std::string_view text);
 
 /// Holds back the bytes of a character until all of them have come, so that tokens can be printed as they
 /// come.

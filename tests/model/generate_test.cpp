@@ -65,6 +65,9 @@ TEST_CASE("generation ends with an end token and with the context", "[model][gen
   const Generation ended = generate(ending, tiny_text(10), 1000, {}, ignore);
   const auto first = std::find(free.tokens.begin(), free.tokens.end(), free.tokens[5]);
   CHECK(ended.tokens == std::vector<TokenId>(free.tokens.begin(), first + 1));
+  const Generation told = generate(model, tiny_text(10), 1000, {}, ignore, higgs::default_executor(),
+                                   std::vector<TokenId>{free.tokens[5]});
+  CHECK(told.tokens == ended.tokens);
 
   CHECK_THROWS_AS(generate(model, {}, 5, {}, ignore), higgs::InvalidArgument);
   CHECK_THROWS_AS(generate(model, tiny_text(64), 5, {}, ignore), higgs::InvalidArgument);
@@ -116,10 +119,4 @@ TEST_CASE("sampling options out of range are refused", "[model][generate]") {
   CHECK_THROWS_AS(Sampler({.top_k = -1}), higgs::InvalidArgument);
   CHECK_THROWS_AS(Sampler({.top_p = 0}), higgs::InvalidArgument);
   CHECK_THROWS_AS(Sampler({.top_p = 1.5}), higgs::InvalidArgument);
-}
-
-TEST_CASE("a question is wrapped as chat models expect it", "[model][generate]") {
-  CHECK(chat_prompt("Why?", "") == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n");
-  CHECK(chat_prompt("Why?", "Be brief.") ==
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n");
 }

@@ -80,38 +80,6 @@ TEST_CASE("what cannot be opened is named", "[model][source]") {
   CHECK_THAT(message_of<higgs::FormatError>([&] { ModelSource(folder / "text"); }), Catch::Contains("text"));
 }
 
-TEST_CASE("a GGUF vocabulary that is damaged or of another kind is refused", "[model][source]") {
-  using Catch::Contains;
-  constexpr std::uint32_t text = 8, array = 9, u32 = 4;
-  const ModelConfig config = tiny_config(Architecture::Llama);
-  const auto key_at = [](const GgufBuilder& gguf, const std::string& key) {
-    std::size_t at = 0;
-    while (gguf.values.at(at).find(key) == std::string::npos) ++at;
-    return at;
-  };
-  const auto refusal = [&](const std::string& key, std::uint32_t type, const std::string& value) {
-    GgufBuilder gguf = tiny_gguf(config);
-    gguf.values[key_at(gguf, key)] = gguf_text(key) + raw(type) + value;
-    const TemporaryFolder folder;
-    write_file(folder / "model.gguf", gguf.build());
-    const ModelSource source(folder / "model.gguf");
-    return message_of<higgs::FormatError>([&] { source.vocabulary(); });
-  };
-  const auto texts = [](std::uint64_t count, const std::string& values) {
-    return raw(std::uint32_t{8}) + raw(count) + values;
-  };
-  CHECK(refusal("tokenizer.ggml.pre", text, gguf_text("smollm")).empty());
-  CHECK_THAT(refusal("tokenizer.ggml.pre", text, gguf_text("tekken")),
-             Contains("model.gguf") && Contains("tekken"));
-  CHECK_THAT(refusal("tokenizer.ggml.model", text, gguf_text("llama")), Contains("\"llama\""));
-  CHECK_THAT(refusal("tokenizer.ggml.tokens", u32, raw(std::uint32_t{5})), Contains("tokenizer.ggml.tokens"));
-  CHECK_THAT(refusal("tokenizer.ggml.tokens", array, texts(1, gguf_text("a"))), Contains("length"));
-  CHECK_THAT(
-      refusal("tokenizer.ggml.tokens", array, raw(u32) + raw(std::uint64_t{40}) + std::string(160, 'x')),
-      Contains("texts"));
-  CHECK_THAT(refusal("tokenizer.ggml.merges", array, texts(1, gguf_text("ab"))), Contains("no pair"));
-}
-
 TEST_CASE("a Llama whose q is not made of whole heads is refused", "[model][source]") {
   GgufBuilder gguf = tiny_gguf(tiny_config(Architecture::Llama));
   for (auto& tensor : gguf.tensors)

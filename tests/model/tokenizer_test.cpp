@@ -3,6 +3,7 @@
 
 #include "../../examples/model/unicode.hpp"
 #include "../store/temporary_folder.hpp"
+#include "tiny_model.hpp"
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
@@ -199,7 +200,7 @@ TEST_CASE("tokenizer.json keeps every vocabulary", "[model][tokenizer]") {
     Vocabulary vocabulary = small_vocabulary(rule);
     vocabulary.whole_words_first = rule == PreTokenizer::Llama3;
     vocabulary.added[1].special = false;
-    if (rule == PreTokenizer::Llama3) vocabulary.prefix = 280;
+    if (rule == PreTokenizer::Llama3) vocabulary.prefix = {280};
     if (rule == PreTokenizer::Gpt2) vocabulary.unknown = 281;
     const Vocabulary back = read_tokenizer_json(write_tokenizer_json(vocabulary), "test");
     CHECK(back.tokens == vocabulary.tokens);
@@ -212,7 +213,8 @@ TEST_CASE("tokenizer.json keeps every vocabulary", "[model][tokenizer]") {
     CHECK(back.added[1].id == 281);
     CHECK(back.added[1].content == "<|end|>of");
     CHECK_FALSE(back.added[1].special);
-    if (vocabulary.prefix) CHECK(Tokenizer(back, "test").encode("a") == std::vector<TokenId>{280, 'a'});
+    if (!vocabulary.prefix.empty())
+      CHECK(Tokenizer(back, "test").encode("a") == std::vector<TokenId>{280, 'a'});
   }
 }
 
@@ -230,7 +232,7 @@ TEST_CASE("a vocabulary that contradicts itself is refused", "[model][tokenizer]
   CHECK_THAT(message([](Vocabulary& v) { v.added[0].id = 282; }), Catch::Contains("<|end|>"));
   CHECK_THAT(message([](Vocabulary& v) { v.added[0].id = -1; }), Catch::Contains("<|end|>"));
   CHECK_THAT(message([](Vocabulary& v) { v.added[0].content = ""; }), Catch::Contains("empty"));
-  CHECK_THAT(message([](Vocabulary& v) { v.prefix = 282; }), Catch::Contains("outside"));
+  CHECK_THAT(message([](Vocabulary& v) { v.prefix = {282}; }), Catch::Contains("outside"));
   CHECK_THAT(message([](Vocabulary& v) { v.unknown = -2; }), Catch::Contains("outside"));
 }
 
@@ -250,11 +252,12 @@ TEST_CASE("a tokenizer.json that is damaged or of another kind is refused", "[mo
   for (const std::string_view other :
        {"[]", "1", "null", "{\"model\":1}", "{\"model\":{\"type\":\"Unigram\"}}"})
     CHECK_THAT(message(std::string(other)), Catch::Contains("file.json"));
-  CHECK_THAT(message(changed("\"BPE\"", "\"WordPiece\"")), Catch::Contains("byte-level BPE"));
+  CHECK_THAT(message(changed("\"BPE\"", "\"WordPiece\"")), Catch::Contains("model.type"));
   CHECK_THAT(message(changed("\"byte_fallback\":false", "\"byte_fallback\":true")),
-             Catch::Contains("byte-level BPE"));
+             Catch::Contains("model.byte_fallback"));
   CHECK_THAT(message(changed("{1,3}", "{1,4}")), Catch::Contains("pre_tokenizer"));
-  CHECK_THAT(message(changed("\"lstrip\":false", "\"lstrip\":true")), Catch::Contains("lstrip"));
+  CHECK_THAT(message(changed("\"single_word\":false", "\"single_word\":true")),
+             Catch::Contains("added_tokens[0].single_word"));
   CHECK_THAT(message(changed("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFKC\"}")),
              Catch::Contains("normalizer"));
   CHECK(message(changed("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}")).empty());
@@ -268,4 +271,64 @@ TEST_CASE("GGUF's names of rules are known", "[model][tokenizer]") {
   CHECK(pre_tokenizer_named("llama-bpe") == PreTokenizer::Llama3);
   CHECK(pre_tokenizer_named("qwen2") == PreTokenizer::Qwen2);
   CHECK_FALSE(pre_tokenizer_named("").has_value());
+}
+
+TEST_CASE("a GGUF vocabulary that is damaged or of another kind is refused", "[model][tokenizer]") {
+  using Catch::Contains;
+  constexpr std::uint32_t text = 8, array = 9, u32 = 4;
+  const ModelConfig config = tiny_config(ModelConfig::Architecture::Llama);
+  const auto key_at = [](const GgufBuilder& gguf, const std::string& key) {
+    std::size_t at = 0;
+    while (gguf.values.at(at).find(key) == std::string::npos) ++at;
+    return at;
+  };
+  const auto refusal = [&](const std::string& key, std::uint32_t type, const std::string& value) {
+    GgufBuilder gguf = tiny_gguf(config);
+    gguf.values[key_at(gguf, key)] = gguf_text(key) + raw(type) + value;
+    const TemporaryFolder folder;
+    write_file(folder / "model.gguf", gguf.build());
+    const ModelSource source(folder / "model.gguf");
+    return message_of<higgs::FormatError>([&] { source.vocabulary(); });
+  };
+  const auto texts = [](std::uint64_t count, const std::string& values) {
+    return raw(std::uint32_t{8}) + raw(count) + values;
+  };
+  CHECK(refusal("tokenizer.ggml.pre", text, gguf_text("smollm")).empty());
+  CHECK_THAT(refusal("tokenizer.ggml.pre", text, gguf_text("tekken")),
+             Contains("model.gguf") && Contains("tokenizer.ggml.pre") && Contains("tekken"));
+  CHECK_THAT(refusal("tokenizer.ggml.model", text, gguf_text("bert")),
+             Contains("tokenizer.ggml.model") && Contains("\"bert\""));
+  CHECK_THAT(refusal("tokenizer.ggml.tokens", u32, raw(std::uint32_t{5})), Contains("tokenizer.ggml.tokens"));
+  CHECK_THAT(refusal("tokenizer.ggml.tokens", array, texts(1, gguf_text("a"))),
+             Contains("token_type has 40 entries"));
+  CHECK_THAT(
+      refusal("tokenizer.ggml.tokens", array, raw(u32) + raw(std::uint64_t{40}) + std::string(160, 'x')),
+      Contains("texts"));
+  CHECK_THAT(refusal("tokenizer.ggml.merges", array, texts(1, gguf_text("ab"))), Contains("no pair"));
+}
+
+TEST_CASE("the special tokens that a file puts around a text are all there, in its order",
+          "[model][tokenizer]") {
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Qwen2);
+  vocabulary.prefix = {281, 280};
+  vocabulary.suffix = {280};
+  for (const Vocabulary& each : {vocabulary, read_tokenizer_json(write_tokenizer_json(vocabulary), "test")}) {
+    const Tokenizer tokenizer(each, "test");
+    CHECK(tokenizer.encode("a") == std::vector<TokenId>{281, 280, 'a', 280});
+    CHECK(tokenizer.encode("") == std::vector<TokenId>{281, 280, 280});
+    CHECK(tokenizer.encode_bare("a") == std::vector<TokenId>{'a'});
+  }
+}
+
+TEST_CASE("a text in form D has the tokens of form C where the vocabulary normalizes", "[model][tokenizer]") {
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Qwen2);
+  const std::string composed = "caf\u00e9 \u1ec7 \uac01",
+                    apart = "cafe\u0301 e\u0323\u0302 \u1100\u1161\u11a8";
+  CHECK(Tokenizer(vocabulary, "test").encode(apart) != Tokenizer(vocabulary, "test").encode(composed));
+  vocabulary.normalizer = {{NormalizerStep::Kind::Nfc, "", ""}};
+  const Vocabulary back = read_tokenizer_json(write_tokenizer_json(vocabulary), "test");
+  CHECK(back.normalizer == vocabulary.normalizer);
+  const Tokenizer tokenizer(back, "test");
+  CHECK(tokenizer.encode(apart) == tokenizer.encode(composed));
+  CHECK(tokenizer.decode(tokenizer.encode(apart)) == composed);
 }

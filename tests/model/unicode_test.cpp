@@ -85,3 +85,59 @@ TEST_CASE("a stream replaces what is broken and holds back nothing else", "[mode
   CHECK(stream.push("\xe0\x80") == bad + bad);  // no character begins so
   CHECK(stream.push("\xed\xa0") == bad + bad);
 }
+
+TEST_CASE("normalization is idempotent, and both forms spell the same text", "[model][unicode]") {
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (is_surrogate(c)) continue;
+    const std::string text = to_utf8(c), apart = to_nfd(text), together = to_nfc(text);
+    const bool good = to_nfd(apart) == apart && to_nfc(together) == together && to_nfd(together) == apart &&
+                      to_nfc(apart) == together;
+    if (!good) FAIL("code point " << static_cast<std::uint32_t>(c));
+  }
+}
+
+TEST_CASE("the forms of all code points are those of Hugging Face's tokenizers", "[model][unicode]") {
+  // FNV-1a of the forms of all code points, each followed by a newline, from tokenizers 0.23.3.
+  const auto hash_of = [](const auto& form) {
+    std::uint64_t hash = 14695981039346656037u;
+    for (char32_t c = 0; c < 0x110000; ++c) {
+      if (is_surrogate(c)) continue;
+      for (const char byte : form(to_utf8(c)) + "\n")
+        hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211u;
+    }
+    return hash;
+  };
+  CHECK(hash_of([](const std::string& text) { return to_nfc(text); }) == 4387637531877362409u);
+  CHECK(hash_of([](const std::string& text) { return to_nfd(text); }) == 5248238458272251909u);
+  // Each mark behind two others: classes decide the order.
+  CHECK(hash_of([](const std::string& text) { return to_nfd("a\u0345\u0301" + text); }) ==
+        1579835593346134019u);
+}
+
+TEST_CASE("marks are ordered and put together as Unicode Standard Annex 15 says", "[model][unicode]") {
+  const auto check = [](const std::string& text, const std::string& c, const std::string& d) {
+    CHECK(to_nfc(text) == c);
+    CHECK(to_nfd(text) == d);
+  };
+  check("\u212b", "\u00c5", "A\u030a");                         // a singleton never comes back
+  check("\u1e9b\u0323", "\u1e9b\u0323", "\u017f\u0323\u0307");  // a mark that is blocked
+  check("\u1e69", "\u1e69", "s\u0323\u0307");                   // two steps
+  check("\u1e0b\u0323", "\u1e0d\u0307", "d\u0323\u0307");       // the lower mark first
+  check("q\u0307\u0323", "q\u0323\u0307", "q\u0323\u0307");     // nothing to put together
+  check("\u0958", "\u0915\u093c", "\u0915\u093c");              // excluded from composition
+  check("\uac01", "\uac01", "\u1100\u1161\u11a8");              // a syllable of three letters
+  check("\uac00\u11a8", "\uac01", "\u1100\u1161\u11a8");
+  check("\u1100\u1161\u1161", "\uac00\u1161", "\u1100\u1161\u1161");
+  check("a\u0301\u0301", "\u00e1\u0301", "a\u0301\u0301");
+  check("\u0301e", "\u0301e", "\u0301e");           // a mark with nothing before it
+  check("\u0344", "\u0308\u0301", "\u0308\u0301");  // a mark of two marks
+  check("\U0001d15e", "\U0001d157\U0001d165", "\U0001d157\U0001d165");
+  check(
+      "e\xff"
+      "\u0301",
+      "e\xff"
+      "\u0301",
+      "e\xff"
+      "\u0301");  // a byte that is not UTF-8 parts them
+  check("e\xcc", "e\xcc", "e\xcc");
+}
