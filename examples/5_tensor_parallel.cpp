@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensor parallelism: two ranks, here two threads, share the two layers of a feed-forward block.
 //
-// The first layer is cut by rows: each rank computes its own part of the hidden activations from all of x. The second
-// is cut by columns: each rank multiplies its part of them, and the products add up. Nothing else is exchanged.
+// The first layer is cut by rows: each rank computes its own part of the hidden activations from all of x.
+// The second is cut by columns: each rank multiplies its part of them, and the products add up. Nothing else
+// is exchanged.
 #include <higgs/higgs.hpp>
 
 #include <algorithm>

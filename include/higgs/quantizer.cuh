@@ -243,10 +243,10 @@ class DeviceRowQuantizer {
   DeviceBuffer<float> factors_;
 };
 
-/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory, but for its
-/// weight_error, which is measured only where it is t2: without input scales and padding.
-/// Rows go through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument
-/// for weights that are NaN or infinite.
+/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory, but
+/// for its weight_error, which is measured only where it is t2: without input scales and padding. Rows go
+/// through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument for
+/// weights that are NaN or infinite.
 template <class T, Codebook Book, class Archs = BuiltFor>
 QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
                                const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {

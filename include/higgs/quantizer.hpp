@@ -51,10 +51,11 @@ struct QuantizeOptions {
   /// Each group is encoded with so many more scales to either side of its RMS, 2^(1/16) apart; the best is kept.
   int scale_search = 0;
   bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
-  /// Mean square of each input on some text, if known: better input scales. A matrix of so few rows that it has no input
-  /// scales takes no notice.
+  /// Mean square of each input on some text, if known: better input scales. A matrix of so few rows that it
+  /// has no input scales takes no notice.
   std::span<const double> input_squares{};
-  /// The columns shall come apart in so many equal parts of whole blocks (see Shard), so the block divides cols / shards.
+  /// The columns shall come apart in so many equal parts of whole blocks (see Shard), so the block divides
+  /// cols / shards.
   std::int64_t shards = 1;
 };
 
@@ -63,7 +64,8 @@ inline constexpr std::int64_t min_rows_for_input_scales = 128;
 
 namespace detail {
 
-/// The largest order of 16 to 1024 that divides `cols`, 0 if none does. Rotations of less make rows hardly Gaussian.
+/// The largest order of 16 to 1024 that divides `cols`, 0 if none does. Rotations of less make rows hardly
+/// Gaussian.
 inline std::int64_t dividing_block(std::int64_t cols) noexcept {
   std::int64_t block = 0;
   for (const int order : hadamard_orders())
@@ -251,7 +253,8 @@ template <Codebook Book>
 class RowQuantizer {
  public:
   /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, W in units of 2^exponent. Their ratios are what
-  /// QuantizedMatrix calls by these names; the first two are of the rows as they are encoded, the others of the weights.
+  /// QuantizedMatrix calls by these names; the first two are of the rows as they are encoded, the others of
+  /// the weights.
   struct Error {
     double squared_error = 0, squared_norm = 0;
     double weight_squared_error = 0, weight_squared_norm = 0;
@@ -508,9 +511,9 @@ QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const 
 }
 }  // namespace detail
 
-/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see ScalarOf) with any
-/// codebook. Throws InvalidArgument
-/// for NaN and infinite weights, and for a null pointer with sizes.
+/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see
+/// ScalarOf) with any codebook. Throws InvalidArgument for NaN and infinite weights, and for a null pointer
+/// with sizes.
 template <class T, Codebook Book>
 QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
                                Executor& executor = default_executor()) {
@@ -547,8 +550,8 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
   return formats;
 }
 
-/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape for which no table
-/// ships takes one from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
+/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape for
+/// which no table ships takes one from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
 template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
 class Quantizer {
   static_assert(Dim >= 1 && Dim <= 16,
@@ -561,8 +564,8 @@ class Quantizer {
  public:
   /// Bits of codes for a weight; a group's scale adds 16 / group.
   static constexpr double bits_per_weight = static_cast<double>(code_bits<Book>) / Dim;
-  /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper, eq. 3). That
-  /// of a caller's own table is codebook().mse().
+  /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper,
+  /// eq. 3). That of a caller's own table is codebook().mse().
   static constexpr double relative_error = Book{}.mse();
 
   constexpr Quantizer() = default;

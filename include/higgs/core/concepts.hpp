@@ -34,8 +34,9 @@ concept BuiltinWithOne =
     requires(T value) { static_cast<float>(value); } && static_cast<float>(std::bit_cast<T>(One)) == 1.0f;
 }  // namespace detail
 
-/// The Scalar that has the bits of T. There is one for Scalars, for _Float16, std::float16_t and std::bfloat16_t where the
-/// compiler has them, and for CUDA's __half and __nv_bfloat16; specialize it for a type of your own.
+/// The Scalar that has the bits of T. There is one for Scalars, for _Float16, std::float16_t and
+/// std::bfloat16_t where the compiler has them, and for CUDA's __half and __nv_bfloat16; specialize it for a
+/// type of your own.
 template <class T>
 struct ScalarOf {};
 template <Scalar T>

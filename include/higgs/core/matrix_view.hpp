@@ -64,8 +64,8 @@ constexpr bool has_data(const View& view) noexcept {
   return view.data != nullptr || view.rows == 0 || view.cols == 0;
 }
 
-/// Throws InvalidArgument unless `view`, called `name` in messages, has no negative size, and data where it has
-/// elements.
+/// Throws InvalidArgument unless `view`, called `name` in messages, has no negative size, and data where it
+/// has elements.
 template <class View>
 constexpr void expect_data(const char* function, const char* name, const View& view) {
   expects(view.rows >= 0 && view.cols >= 0 && has_data(view), [&] {
@@ -74,8 +74,8 @@ constexpr void expect_data(const char* function, const char* name, const View& v
   });
 }
 
-/// Throws InvalidArgument unless the shapes fit y = x * W^T + bias, W being (rows, cols) and `bias` the number of its
-/// values.
+/// Throws InvalidArgument unless the shapes fit y = x * W^T + bias, W being (rows, cols) and `bias` the
+/// number of its values.
 template <class X, class Y>
 constexpr void expect_product(const char* function, const X& x, std::int64_t rows, std::int64_t cols,
                               const Y& y, std::size_t bias = 0) {

@@ -3,9 +3,9 @@
 //
 // A group of weights is cut into runs (the last may be shorter). Of the rotated inputs r of a run:
 //     peak = max |r|,  step = peak / limit,  q = round to nearest even (r * (limit / peak)),
-// limit = 32639 or 127. A run of NaN or infinity has step NaN; one below 2^-100 counts as zero. matmul() makes rows of
-// huge numbers smaller before they come here.
-// With runs of 512 a dot product of q and int8 coordinates fits in 32 bits: 128 * 32639 * 512 < 2^31.
+// limit = 32639 or 127. A run of NaN or infinity has step NaN; one below 2^-100 counts as zero. matmul()
+// makes rows of huge numbers smaller before they come here. With runs of 512 a dot product of q and int8
+// coordinates fits in 32 bits: 128 * 32639 * 512 < 2^31.
 #pragma once
 
 #include <higgs/core/concepts.hpp>

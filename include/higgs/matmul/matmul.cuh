@@ -270,12 +270,13 @@ inline void expect_shared_memory(const char* function, const Device& device) {
 
 }  // namespace detail
 
-/// y = x * W^T: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf). x is rotated to fp16 (bf16 if x is),
-/// products with the integer coordinates are exact, sums are float. Once they are rotated, inputs beyond fp16's 65504 are
-/// infinite, as NaN and infinity are: their row of y is NaN or infinite. bf16 has the range of floats. Deterministic; `workspace` (see
-/// matmul_workspace) must not be in use by another call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is
-/// decoded, rounded to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual
-/// is rounded to Y then.
+/// y = x * W^T: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf). x is rotated to fp16
+/// (bf16 if x is), products with the integer coordinates are exact, sums are float. Once they are rotated,
+/// inputs beyond fp16's 65504 are infinite, as NaN and infinity are: their row of y is NaN or infinite. bf16
+/// has the range of floats. Deterministic; `workspace` (see matmul_workspace) must not be in use by another
+/// call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is decoded, rounded
+/// to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual is rounded to Y
+/// then.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
 void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
                   std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,

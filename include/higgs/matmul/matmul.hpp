@@ -68,9 +68,9 @@ void write_outputs(const float* sums, float unit, const float* bias, std::int64_
   }
 }
 
-/// Rows of x beyond `huge_input` once they are rotated, or whose rotation overflows, are multiplied by 2^-huge_shift before
-/// it, and their products by the inverse: then no sum in between overflows, with room for 2^20 groups of the largest
-/// scales and codes.
+/// Rows of x beyond `huge_input` once they are rotated, or whose rotation overflows, are multiplied by
+/// 2^-huge_shift before it, and their products by the inverse: then no sum in between overflows, with room
+/// for 2^20 groups of the largest scales and codes.
 inline constexpr int huge_shift = 96;
 inline constexpr float huge_factor = 0x1p-96f, huge_input = 0x1p55f;
 
@@ -86,8 +86,8 @@ inline bool is_at_most(std::span<const float> x, float most) noexcept {
   return peak <= std::bit_cast<std::uint32_t>(most);
 }
 
-/// Row m of x in the rotated basis of W: times `unit` and the input scales (cols, or none), zeros up to whole blocks,
-/// rotated.
+/// Row m of x in the rotated basis of W: times `unit` and the input scales (cols, or none), zeros up to whole
+/// blocks, rotated.
 template <class X>
 void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<const float> input_scales,
                         const CodeLayout& layout, std::optional<std::uint64_t> seed, std::int64_t first_col,
@@ -230,13 +230,15 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<Book>& w, Matrix
 
 }  // namespace detail
 
-/// y = x * W^T + bias: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf) with any strides, bias (rows)
-/// of float, or empty. The weights are exact and the activations rounded (see Activations). The result is the same bit for
-/// bit on every machine and for every number of threads, and a row of it does not depend on the other rows of x.
+/// y = x * W^T + bias: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf) with any
+/// strides, bias (rows) of float, or empty. The weights are exact and the activations rounded (see
+/// Activations). The result is the same bit for bit on every machine and for every number of threads, and a
+/// row of it does not depend on the other rows of x.
 ///
-/// A row of x that holds NaN or infinity gives NaN in all of its outputs. Finite ones of any magnitude give finite outputs
-/// where the exact ones fit the type of y, infinity where they do not. Runs of rotated inputs below 2^-100 count as zero, and below 2^-4 in a
-/// row that passes 2^55. Throws InvalidArgument for shapes that do not meet.
+/// A row of x that holds NaN or infinity gives NaN in all of its outputs. Finite ones of any magnitude give
+/// finite outputs where the exact ones fit the type of y, infinity where they do not. Runs of rotated inputs
+/// below 2^-100 count as zero, and below 2^-4 in a row that passes 2^55. Throws InvalidArgument for shapes
+/// that do not meet.
 template <class X, class Y>
 void matmul(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
             Executor& executor = default_executor(), MatmulOptions options = {}) {
@@ -254,8 +256,8 @@ void matmul(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<co
   }
 }
 
-/// y = x * W^T + bias as above. Sums are float; the result does not depend on the number of threads, nor a row of it on the
-/// other rows of x.
+/// y = x * W^T + bias as above. Sums are float; the result does not depend on the number of threads, nor a
+/// row of it on the other rows of x.
 template <class X, Codebook Book, class Y>
 void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
             std::span<const float> bias = {}, Executor& executor = default_executor(), Isa isa = best_isa()) {

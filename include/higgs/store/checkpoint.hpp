@@ -11,16 +11,17 @@
 //                        "rows":256,"cols":64,"block":64,"group":64,"input_scales":true,"seed":"7",
 //                        "exponent":0,"dtype":"BF16","t2":...,"weight_error":...,"step":...,"mse":...}"
 //
-// Row r of the weights comes back from its codes in four steps; column i of the padded row is number k = i % group of
-// group g = i / group, and code[n] is number n of a row, ceil(group / dim) for each group:
+// Row r of the weights comes back from its codes in four steps; column i of the padded row is number k = i %
+// group of group g = i / group, and code[n] is number n of a row, ceil(group / dim) for each group:
 //
 //     x[i] = 2^exponent * scales[r][g] * codebook[code[g * ceil(group / dim) + k / dim]][k % dim]
 //     each `block` of x    times H / sqrt(block), H being symmetric (rotate/hadamard.hpp says which)
 //     x[c] with a seed     negated where bit c % 64 of random_bits(seed, c / 64) is set (core/random.hpp)
 //     weight[c]            x[c] * input_scales[c] (1 without them) for c < cols; the padding is dropped
 //
-// `t2` and `weight_error` are measured errors, null or absent where unknown: see QuantizedMatrix. `mse` is the t2 that the
-// codebook promises, `step` its integers' size in units of a group's RMS; neither is needed to decode.
+// `t2` and `weight_error` are measured errors, null or absent where unknown: see QuantizedMatrix. `mse` is
+// the t2 that the codebook promises, `step` its integers' size in units of a group's RMS; neither is needed
+// to decode.
 #pragma once
 
 #include <higgs/codebook/shipped.hpp>
@@ -67,8 +68,8 @@ struct CheckpointLayer {
   double weight_error = std::numeric_limits<double>::quiet_NaN();
   double step = 0;  // of the codebook
   double mse = 0;
-  /// Whether the codebook is one of shipped_codebook_names(). If not, Checkpoint::load<Book>(name) alone can read the
-  /// layer.
+  /// Whether the codebook is one of shipped_codebook_names(). If not, Checkpoint::load<Book>(name) alone can
+  /// read the layer.
   bool shipped = true;
 };
 
@@ -263,8 +264,9 @@ class Checkpoint {
                "\": it does not ship; load<Book>(name) reads the layer where the program has that type");
     return out;
   }
-  /// The same for a codebook that the program knows, of any shape: the points are those of the file. Reads and checks the
-  /// codes too where some stand for no point. Throws InvalidArgument if the layer has a codebook of another name.
+  /// The same for a codebook that the program knows, of any shape: the points are those of the file. Reads
+  /// and checks the codes too where some stand for no point. Throws InvalidArgument if the layer has a
+  /// codebook of another name.
   template <Codebook Book>
   QuantizedMatrix<Book> load(std::string_view name) const {
     const CheckpointLayer& layer = layer_named(name);

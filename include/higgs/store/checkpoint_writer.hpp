@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes higgs checkpoints (see checkpoint.hpp) in bounded memory, and goes on after a kill. A matrix that is whole in
-// memory:
+// Writes higgs checkpoints (see checkpoint.hpp) in bounded memory, and goes on after a kill. A matrix that is
+// whole in memory:
 //
 //     CheckpointContents contents;
 //     contents.add_layer("layer.0", matrix, "BF16");
@@ -216,8 +216,8 @@ class CheckpointWriter {
             [&] { return place("write_input_scales", name) + "an input scale is NaN or infinite"; });
     shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
   }
-  /// Declares a layer complete, with what is known only by then (errors as in QuantizedMatrix, NaN if unknown). It will
-  /// not be asked for again after a kill.
+  /// Declares a layer complete, with what is known only by then (errors as in QuantizedMatrix, NaN if
+  /// unknown). It will not be asked for again after a kill.
   void finish_layer(std::string_view name, int exponent, double t2,
                     double weight_error = std::numeric_limits<double>::quiet_NaN()) {
     auto& item = layer_item(unfinished(name), name);

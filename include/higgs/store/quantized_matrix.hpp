@@ -46,10 +46,10 @@ struct CodeLayout {
   friend constexpr bool operator==(const CodeLayout&, const CodeLayout&) = default;
 };
 
-/// A matrix in interchange order, the order of files: row-major codes, little-endian bits, nothing that depends on
-/// a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column c is multiplied by
-/// input_scales[c], or, the same, the activation by it before it is rotated. A value: copies share the bytes. One that
-/// was made from nothing, or moved from, is empty: 0 x 0.
+/// A matrix in interchange order, the order of files: row-major codes, little-endian bits, nothing that
+/// depends on a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column
+/// c is multiplied by input_scales[c], or, the same, the activation by it before it is rotated. A value:
+/// copies share the bytes. One that was made from nothing, or moved from, is empty: 0 x 0.
 template <Codebook Book>
 struct QuantizedMatrix {
   using CodebookType = Book;
@@ -57,11 +57,12 @@ struct QuantizedMatrix {
   CodeLayout layout;
   std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
   int exponent = 0;                   // brings scales of any magnitude into fp16's range
-  /// How far the weights W' of the codes are from those that they stand for, W, as measured: ||W' - W||^2 / ||W||^2, NaN
-  /// where nobody measured. `t2` is that of the matrix as it was encoded: divided by its input scales, padded and
-  /// rotated. It is the t^2 of the linearity theorem, and what mse() of the codebook promises. `weight_error` is that of
-  /// the weights themselves, as dequantize() gives them back. The two differ by what padding takes with it, and where
-  /// there are input scales: these move error to the columns of large scales, so that the plain sum grows.
+  /// How far the weights W' of the codes are from those that they stand for, W, as measured: ||W' - W||^2 /
+  /// ||W||^2, NaN where nobody measured. `t2` is that of the matrix as it was encoded: divided by its input
+  /// scales, padded and rotated. It is the t^2 of the linearity theorem, and what mse() of the codebook
+  /// promises. `weight_error` is that of the weights themselves, as dequantize() gives them back. The two
+  /// differ by what padding takes with it, and where there are input scales: these move error to the columns
+  /// of large scales, so that the plain sum grows.
   double t2 = std::numeric_limits<double>::quiet_NaN();
   double weight_error = std::numeric_limits<double>::quiet_NaN();  ///< see t2
   Book book{};                          // a table that does not ship comes through the constructor
@@ -94,7 +95,8 @@ struct QuantizedMatrix {
     return scales.subspan(static_cast<std::size_t>(row * layout.groups()),
                           static_cast<std::size_t>(layout.groups()));
   }
-  /// All bits that a file keeps for codes and scales of both kinds, over rows * cols; 0 for a matrix without weights.
+  /// All bits that a file keeps for codes and scales of both kinds, over rows * cols; 0 for a matrix without
+  /// weights.
   double bits_per_weight() const noexcept {
     if (rows() == 0 || cols() == 0) return 0;
     const auto bytes = static_cast<double>(codes.size_bytes() + input_scales.size_bytes()) +
@@ -152,8 +154,8 @@ struct AnyOf<TypeList<Books...>> {
 };
 }  // namespace detail
 
-/// A matrix whose codebook is known only at run time, one of those that ship: a std::variant of QuantizedMatrix<Book>,
-/// for std::get and std::visit too, that answers for whichever it holds.
+/// A matrix whose codebook is known only at run time, one of those that ship: a std::variant of
+/// QuantizedMatrix<Book>, for std::get and std::visit too, that answers for whichever it holds.
 class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodebooks>::type {
  public:
   AnyQuantizedMatrix() = default;

@@ -18,8 +18,8 @@ namespace higgs {
 inline namespace v0 {
 
 /// A part of a matrix: rows (outputs) and columns (inputs), these in whole blocks of the rotation. The
-/// products of column shards with their part of x add up to the whole. QuantizeOptions::shards chooses a block that
-/// allows so many equal column shards; any rows do.
+/// products of column shards with their part of x add up to the whole. QuantizeOptions::shards chooses a
+/// block that allows so many equal column shards; any rows do.
 struct Shard {
   std::int64_t first_row = 0, rows = 0;
   std::int64_t first_col = 0, cols = 0;
