@@ -17,6 +17,8 @@ namespace higgs::model {
 /// text that is no JSON, for what `read` does not find in it, and for more levels than any such file has.
 template <class Read>
 auto parse_json(std::string_view text, const std::string& source, Read&& read) {
+  if (text.starts_with("version https://git-lfs"))
+    throw FormatError(source + ": is a Git LFS pointer, not the file itself: run git lfs pull");
   // Copies and searches of values recurse: the depth of a hostile file must not become that of the stack.
   constexpr int max_depth = 64;
   const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {

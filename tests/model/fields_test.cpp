@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../../examples/model/fields.hpp"
 
+#include "../../examples/model/parse_json.hpp"
+
 #include "tiny_model.hpp"
 
 #include <higgs/core/error.hpp>
@@ -113,4 +115,10 @@ TEST_CASE("a key that nobody asked for can be refused by name", "[model][fields]
 TEST_CASE("only an object has keys", "[model][fields]") {
   for (const json& value : kinds)
     if (!value.is_object()) CHECK_THROWS_AS(Fields(value, "f"), higgs::FormatError);
+}
+
+TEST_CASE("a Git LFS pointer in place of JSON is told as that", "[model][fields]") {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+  CHECK_THROWS_WITH(parse_json(pointer, "a.json", [](const nlohmann::json&) { return 0; }),
+                    "a.json: is a Git LFS pointer, not the file itself: run git lfs pull");
 }
