@@ -96,77 +96,106 @@ std::string read_rope_type(const Fields& rope) {
   return type;
 }
 
-// Every member of rope_parameters or rope_scaling is read whatever its type: a wrong one is refused even where
-// nothing needs it. Null means "by the formula" where transformers says so.
-RopeScaling read_scaling(Fields rope, const ModelConfig& config, std::optional<std::int64_t> outer_context) {
+// The members of rope_parameters or rope_scaling.
+struct RopeMembers {
+  std::string type;
+  RopeScaling values;  // attention_factor 0: by the formula
+  double mscale = 0, mscale_all_dim = 0;
+};
+
+// Every member is read whatever the type: a wrong one is refused even where nothing needs it. Null means "by the
+// formula" where transformers says so.
+RopeMembers read_members(Fields rope, const ModelConfig& config, std::optional<std::int64_t> outer_context) {
   rope.null_means_absent({"attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow"});
-  const std::string type = read_rope_type(rope);
-  const bool derives_factor = type == "yarn" || type == "longrope";
-  RopeScaling out;
+  RopeMembers out{.type = read_rope_type(rope), .values = {}};
+  RopeScaling& values = out.values;
+  const bool derives_factor = out.type == "yarn" || out.type == "longrope", llama3 = out.type == "llama3";
   const json* factor = rope.find("factor");
   const bool has_factor = factor && !(derives_factor && factor->is_null());
-  if (has_factor) out.factor = rope.positive("factor");
-  if (!factor && type != "default" && type != "longrope") rope.refuse("factor", "a number above 0");
-  const double inner_context =
-      static_cast<double>(rope.count("original_max_position_embeddings", most_context, config.context));
+  if (has_factor) values.factor = rope.positive("factor");
+  if (!factor && out.type != "default" && out.type != "longrope") rope.refuse("factor", "a number above 0");
+  const std::int64_t inner_context =
+      rope.count("original_max_position_embeddings", most_context, config.context);
   // Phi-3 keeps it beside the object; transformers prefers that one.
-  out.original_context = outer_context ? static_cast<double>(*outer_context) : inner_context;
-  if (derives_factor && !has_factor) out.factor = static_cast<double>(config.context) / out.original_context;
-  const bool llama3 = type == "llama3";
-  out.low_freq_factor = rope.positive("low_freq_factor", llama3 ? std::nullopt : std::optional(1.0));
-  out.high_freq_factor = rope.positive("high_freq_factor", llama3 ? std::nullopt : std::optional(4.0));
+  values.original_context = static_cast<double>(outer_context.value_or(inner_context));
+  if (derives_factor && !has_factor)
+    values.factor = static_cast<double>(config.context) / values.original_context;
+  values.low_freq_factor = rope.positive("low_freq_factor", llama3 ? std::nullopt : std::optional(1.0));
+  values.high_freq_factor = rope.positive("high_freq_factor", llama3 ? std::nullopt : std::optional(4.0));
   // A 0 of these asks for the usual value, as null does.
   const auto or_usual = [&](const char* key, double usual) {
     const double value = rope.number(key, usual);
     if (value < 0) rope.refuse(key, "a number above 0");
     return value == 0 ? usual : value;
   };
-  out.beta_fast = or_usual("beta_fast", 32);
-  out.beta_slow = or_usual("beta_slow", 1);
-  const double mscale = or_usual("mscale", 0), mscale_all_dim = or_usual("mscale_all_dim", 0);
-  out.truncate = rope.flag("truncate", true);
+  values.beta_fast = or_usual("beta_fast", 32);
+  values.beta_slow = or_usual("beta_slow", 1);
+  out.mscale = or_usual("mscale", 0);
+  out.mscale_all_dim = or_usual("mscale_all_dim", 0);
+  values.truncate = rope.flag("truncate", true);
+  values.short_factor = rope.numbers("short_factor").value_or(std::vector<double>());
+  values.long_factor = rope.numbers("long_factor").value_or(std::vector<double>());
+  values.attention_factor = rope.has("attention_factor") ? rope.positive("attention_factor") : 0;
   rope.flag("finetuned", false);
-  out.short_factor = rope.numbers("short_factor").value_or(std::vector<double>());
-  out.long_factor = rope.numbers("long_factor").value_or(std::vector<double>());
-  const double attention =
-      rope.has("attention_factor") ? rope.positive("attention_factor") : 0;  // 0: derived
-  rope.has("rope_theta");
-  rope.has("partial_rotary_factor");
+  for (const char* read_already : {"rope_theta", "partial_rotary_factor"}) rope.has(read_already);
   rope.refuse_other_keys();
+  return out;
+}
 
-  if (type == "linear") return {.kind = Kind::Linear, .factor = out.factor};
-  if (llama3) {
-    if (!(out.high_freq_factor > out.low_freq_factor))
-      rope.refuse("high_freq_factor", "above low_freq_factor, " + std::to_string(out.low_freq_factor));
-    return {Kind::Llama3, out.factor, out.low_freq_factor, out.high_freq_factor, out.original_context};
-  }
-  if (type == "yarn") {
-    const double usual = mscale != 0 && mscale_all_dim != 0
-                             ? yarn_attention(out.factor, mscale) / yarn_attention(out.factor, mscale_all_dim)
-                             : yarn_attention(out.factor);
-    return {.kind = Kind::Yarn,
-            .factor = out.factor,
-            .original_context = out.original_context,
-            .beta_fast = out.beta_fast,
-            .beta_slow = out.beta_slow,
-            .truncate = out.truncate,
-            .attention_factor = attention != 0 ? attention : usual};
-  }
-  // Within its original context, max_position_embeddings, "dynamic" changes nothing; longer texts are refused.
-  if (type != "longrope") return {};
-  const auto pairs = static_cast<std::size_t>(config.head_width / 2);
+RopeScaling yarn_of(const RopeMembers& rope) {
+  const RopeScaling& values = rope.values;
+  double attention = yarn_attention(values.factor);
+  if (rope.mscale != 0 && rope.mscale_all_dim != 0)
+    attention =
+        yarn_attention(values.factor, rope.mscale) / yarn_attention(values.factor, rope.mscale_all_dim);
+  return {.kind = Kind::Yarn,
+          .factor = values.factor,
+          .original_context = values.original_context,
+          .beta_fast = values.beta_fast,
+          .beta_slow = values.beta_slow,
+          .truncate = values.truncate,
+          .attention_factor = values.attention_factor != 0 ? values.attention_factor : attention};
+}
+
+RopeScaling longrope_of(const RopeScaling& values, std::int64_t head_width, const Fields& rope) {
+  const auto pairs = static_cast<std::size_t>(head_width / 2);
   for (const auto& [key, factors] :
-       {std::pair("short_factor", &out.short_factor), {"long_factor", &out.long_factor}})
+       {std::pair("short_factor", &values.short_factor), {"long_factor", &values.long_factor}})
     if (factors->size() != pairs || *std::min_element(factors->begin(), factors->end()) <= 0)
       rope.refuse(key, "an array of " + std::to_string(pairs) + " numbers above 0, half of head_dim");
-  double usual = 1;
-  if (out.factor > 1) usual = std::sqrt(1 + std::log(out.factor) / std::log(out.original_context));
-  if (!std::isfinite(usual)) rope.refuse("original_max_position_embeddings", "above 1");
+  // https://arxiv.org/abs/2402.13753: what keeps the entropy of attention.
+  double attention = 1;
+  if (values.factor > 1)
+    attention = std::sqrt(1 + std::log(values.factor) / std::log(values.original_context));
+  if (!std::isfinite(attention)) rope.refuse("original_max_position_embeddings", "above 1");
   return {.kind = Kind::LongRope,
-          .original_context = out.original_context,
-          .short_factor = out.short_factor,
-          .long_factor = out.long_factor,
-          .attention_factor = attention != 0 ? attention : usual};
+          .original_context = values.original_context,
+          .short_factor = values.short_factor,
+          .long_factor = values.long_factor,
+          .attention_factor = values.attention_factor != 0 ? values.attention_factor : attention};
+}
+
+RopeScaling read_scaling(const Fields& rope, const ModelConfig& config,
+                         std::optional<std::int64_t> outer_context) {
+  const RopeMembers members = read_members(rope, config, outer_context);
+  const RopeScaling& values = members.values;
+  if (members.type == "linear") return {.kind = Kind::Linear, .factor = values.factor};
+  if (members.type == "yarn") return yarn_of(members);
+  if (members.type == "longrope") return longrope_of(values, config.head_width, rope);
+  // Within its original context, max_position_embeddings, "dynamic" changes nothing; longer texts are refused.
+  if (members.type != "llama3") return {};
+  if (!(values.high_freq_factor > values.low_freq_factor))
+    rope.refuse("high_freq_factor", "above low_freq_factor, " + std::to_string(values.low_freq_factor));
+  return {Kind::Llama3, values.factor, values.low_freq_factor, values.high_freq_factor,
+          values.original_context};
+}
+
+// Refuses numbers that are fine alone, but whose angles exceed floats.
+void check_rope(const ModelConfig& config, const Fields& fields, const std::string& keys) {
+  for (const std::int64_t positions : {std::int64_t{1}, config.context})
+    for (const float each : rope_frequencies(config, positions))
+      if (!std::isfinite(each) || !std::isfinite(static_cast<float>(config.rope_scaling.attention_factor)))
+        fields.fail("one of " + keys + " is so extreme that rotary positions exceed floats");
 }
 
 // As transformers 5 resolves it: rope_scaling, unless empty, stands for rope_parameters; what they leave out is
@@ -183,10 +212,12 @@ void read_rope(const Fields& file, ModelConfig& out) {
       fields.refuse("partial_rotary_factor", "1: rotary positions for part of a head are not supported");
   };
   check_partial(file);
-  if (!rope) return;
-  out.rope_theta = rope->positive("rope_theta", out.rope_theta);
-  check_partial(*rope);
-  out.rope_scaling = read_scaling(*rope, out, original);
+  if (rope) {
+    out.rope_theta = rope->positive("rope_theta", out.rope_theta);
+    check_partial(*rope);
+    out.rope_scaling = read_scaling(*rope, out, original);
+  }
+  check_rope(out, file, "rope_theta, factor, short_factor, long_factor, attention_factor and mscale");
 }
 
 // Within its window, sliding attention is full attention: models that have it are bounded by it.
@@ -351,13 +382,32 @@ void divide(ModelConfig& config, const std::vector<double>& divisors) {
     for (std::size_t i = 0; i < factors->size(); ++i) (*factors)[i] *= divisors[i];
 }
 
-// Rotary positions as llama.cpp reads them: a factor without a type is linear, and has an older name.
+// rope.scaling.type: a factor without one is linear.
+std::string read_gguf_rope_type(const Fields& fields, const std::string& key, bool has_factors) {
+  if (fields.has(key) && fields.text(key) == "llama3")
+    fields.refuse(
+        key,
+        "\"none\", \"linear\", \"yarn\" or \"longrope\": in GGUF the tensor rope_freqs.weight holds "
+        "Llama 3's scaling");
+  const std::string type =
+      fields.choice(key, {"none", "linear", "yarn", "longrope"}, has_factors ? "longrope" : "linear");
+  if (has_factors != (type == "longrope"))
+    fields.fail(
+        key + " is " + in_quotes(type) +
+        ", but the tensors rope_factors_short.weight and rope_factors_long.weight go with \"longrope\"");
+  return type;
+}
+
+// Rotary positions as llama.cpp reads them.
 void read_gguf_rope(const Fields& fields, const std::string& prefix, const TensorSource& tensors,
                     ModelConfig& out) {
   const auto key = [&](const char* rest) { return prefix + ".rope." + rest; };
   out.rope_theta = fields.positive(key("freq_base"), 10000.0);
   const SourceTensor *shorter = tensors.find("rope_factors_short.weight"),
                      *longer = tensors.find("rope_factors_long.weight");
+  if (!shorter != !longer)
+    fields.fail("of the tensors rope_factors_short.weight and rope_factors_long.weight, one is missing");
+  const std::string type = read_gguf_rope_type(fields, key("scaling.type"), shorter != nullptr);
   const double factor = fields.positive(key("scaling.factor"), fields.positive(key("scale_linear"), 1.0));
   const double attention = fields.positive(key("scaling.attn_factor"), 1.0);
   const double original =
@@ -367,17 +417,6 @@ void read_gguf_rope(const Fields& fields, const std::string& prefix, const Tenso
                log_multiplier = fields.number(key("scaling.yarn_log_multiplier"), 0.0);
   for (const char* one : {"scaling.yarn_ext_factor", "scaling.yarn_attn_factor"})
     if (fields.number(key(one), 1.0) != 1.0) fields.refuse(key(one), "1: other values are not supported");
-  if (fields.has(key("scaling.type")) && fields.text(key("scaling.type")) == "llama3")
-    fields.refuse(
-        key("scaling.type"),
-        "\"none\", \"linear\", \"yarn\" or \"longrope\": in GGUF the tensor rope_freqs.weight holds "
-        "Llama 3's scaling");
-  const std::string type = fields.choice(key("scaling.type"), {"none", "linear", "yarn", "longrope"},
-                                         shorter || longer ? "longrope" : "linear");
-  if ((shorter || longer) != (type == "longrope") || !shorter != !longer)
-    fields.fail(key("scaling.type") +
-                " \"longrope\" and the tensors rope_factors_short.weight and "
-                "rope_factors_long.weight go together, but not all of them are there");
 
   RopeScaling& scaling = out.rope_scaling;
   if (type == "yarn") {
@@ -405,6 +444,9 @@ void read_gguf_rope(const Fields& fields, const std::string& prefix, const Tenso
       divide(out, std::vector<double>(static_cast<std::size_t>(out.head_width / 2), 1.0));
     scaling.attention_factor = attention;
   }
+  check_rope(out, fields,
+             key("freq_base") + ", " + key("scaling.factor") + ", " + key("scale_linear") + " and " +
+                 key("scaling.attn_factor"));
 }
 
 // The biases are there if any layer stores one: then every layer must.

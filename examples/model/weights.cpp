@@ -94,10 +94,9 @@ std::string problem_with(const ModelSource& source, const NeededTensor& needed) 
   if (!tensor) return say(source.path(), "is missing");
   const std::filesystem::path& file = tensor->stored->owner->path();
   if (tensor->stored->shape != needed.shape) return say(file, wrong_shape(tensor->stored->shape));
-  if (!tensor->stored->readable())
-    return say(file, "is stored as " + tensor->stored->dtype + ", which cannot be read");
-  if (needed.shape.size() == 2) return "";
   try {
+    tensor->stored->require_readable();
+    if (needed.shape.size() == 2) return "";
     std::vector<float> values(static_cast<std::size_t>(tensor->cols()));
     read_finite_rows(*tensor, 0, 1, values);
   } catch (const FormatError& error) {

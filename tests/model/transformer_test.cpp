@@ -54,7 +54,31 @@ std::vector<Golden> golden_models() {
   llama3.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
   linear.rope_scaling = {.kind = RopeScaling::Kind::Linear, .factor = 4};
   linear.attention_bias = true;
-  return {{"llama",
+  ModelConfig yarn = tiny_config(Architecture::Llama), longrope = tiny_config(Architecture::Qwen3);
+  yarn.rope_theta = longrope.rope_theta = 100;
+  yarn.tied_embeddings = false;
+  yarn.attention_bias = yarn.mlp_bias = true;
+  yarn.rope_scaling = {.kind = RopeScaling::Kind::Yarn,
+                       .factor = 4,
+                       .original_context = 16,
+                       .beta_fast = 2,
+                       .beta_slow = 0.25,
+                       .truncate = false,
+                       .attention_factor = 1.25};
+  longrope.rope_scaling = {.kind = RopeScaling::Kind::LongRope,
+                           .original_context = 16,  // the text is longer
+                           .short_factor = {1, 1.5, 2, 2.5, 3},
+                           .long_factor = {1, 2, 4, 6, 9},
+                           .attention_factor = 1.5};
+  return {{"llama, yarn and every bias",
+           yarn,
+           {-0.0577450, 2.7617777, 0.0773496, -0.0580216, 2.2569514, -0.3141603},
+           {-1.1741562, -0.5948029}},
+          {"qwen3, longrope",
+           longrope,
+           {-0.8110752, 0.7726241, 2.4254638, 0.0888473, 1.0770695, 0.1249308},
+           {1.1842482, -1.4661821}},
+          {"llama",
            tiny_config(Architecture::Llama),
            {-1.5916091, 8.0819611, 13.4847933, -5.2399250, -3.8382426, -4.6685971},
            {1.5711034, -10.3273311}},
@@ -170,6 +194,25 @@ TEST_CASE("the number of threads changes no bit", "[model][transformer]") {
   higgs::SerialExecutor one;
   higgs::ThreadPool five(5);
   CHECK(logits_of(model, tiny_text(64), one) == logits_of(model, tiny_text(64), five));
+}
+
+TEST_CASE("LongRoPE takes the factors of the longest text that the cache has room for",
+          "[model][transformer]") {
+  ModelConfig config = tiny_config(Architecture::Llama);
+  config.rope_scaling = {.kind = RopeScaling::Kind::LongRope,
+                         .original_context = 16,
+                         .short_factor = {1, 1.5, 2},
+                         .long_factor = {2, 3, 4}};
+  const Transformer model = load_tiny(config);
+  const auto hidden = [&](const Transformer& which, std::int64_t room) {
+    KvCache cache(config, room);
+    std::vector<float> out(10 * 24);
+    which.forward(tiny_text(10), cache, {out.data(), 10, 24});
+    return out;
+  };
+  config.rope_scaling.long_factor = config.rope_scaling.short_factor;
+  CHECK(hidden(model, 16) == hidden(load_tiny(config), 17));
+  CHECK(hidden(model, 17) != hidden(model, 16));
 }
 
 TEST_CASE("no token sees a later one", "[model][transformer]") {
