@@ -152,7 +152,7 @@ TEST_CASE("tensors that the model has no use for are kept and told", "[model][ou
   const TemporaryFolder folder;
   write_folder(folder / "model", config, tensors);
   const Outline outline = outline_of(ModelSource(folder / "model"), {});
-  CHECK(outline.unused.size() == 2);
+  REQUIRE(outline.unused.size() == 2);
   CHECK_THAT(note_with(outline, "no use"),
              Catch::Contains("2 tensors") && Catch::Contains(outline.unused.front()));
   quantize_model(ModelSource(folder / "model"), folder / "out", {});
