@@ -9,9 +9,11 @@
 #include <higgs/core/random.hpp>
 
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -331,4 +333,380 @@ TEST_CASE("a text in form D has the tokens of form C where the vocabulary normal
   const Tokenizer tokenizer(back, "test");
   CHECK(tokenizer.encode(apart) == tokenizer.encode(composed));
   CHECK(tokenizer.decode(tokenizer.encode(apart)) == composed);
+}
+
+namespace {
+
+// SentencePiece's alphabet in small: special tokens, bytes, letters, and what merges make of them.
+Vocabulary piece_vocabulary(Vocabulary::Model model) {
+  Vocabulary out;
+  out.model = model;
+  out.pre_tokenizer = PreTokenizer::Whole;
+  out.tokens = {"<unk>", "<s>", "</s>"};
+  for (TokenId id = 0; id < 3; ++id)
+    out.added.push_back({id, out.tokens[static_cast<std::size_t>(id)], true});
+  constexpr char digits[] = "0123456789ABCDEF";
+  for (std::size_t byte = 0; byte < 256; ++byte)
+    out.tokens.push_back(std::string{'<', '0', 'x', digits[byte / 16], digits[byte % 16], '>'});
+  for (const char* letter : {"\u2581", "h", "e", "l", "o", "w", "r", "d", "a", "\u00e9", "1", "."})
+    out.tokens.emplace_back(letter);
+  for (const auto& [left, right] : std::vector<std::pair<std::string, std::string>>{{"h", "e"},
+                                                                                    {"l", "l"},
+                                                                                    {"he", "ll"},
+                                                                                    {"hell", "o"},
+                                                                                    {"\u2581", "w"},
+                                                                                    {"o", "r"},
+                                                                                    {"\u2581w", "or"},
+                                                                                    {"l", "d"},
+                                                                                    {"\u2581", "\u2581"},
+                                                                                    {"\u2581", "hello"},
+                                                                                    {"a", "a"},
+                                                                                    {"aa", "aa"}}) {
+    out.merges.emplace_back(left, right);
+    out.tokens.push_back(left + right);
+  }
+  out.unknown = 0;
+  out.byte_fallback = out.fuse_unknown = true;
+  out.lead = Vocabulary::Lead::SpaceStripped;
+  if (model == Vocabulary::Model::Unigram) {
+    out.merges.clear();
+    for (std::size_t id = 0; id < out.tokens.size(); ++id)
+      out.scores.push_back(id < 259 ? -20.0 : -0.25 * static_cast<double>(id % 13) - 1);
+  }
+  return out;
+}
+
+// Every way in which files spell the space before a text.
+std::vector<Vocabulary> piece_vocabularies() {
+  using Kind = NormalizerStep::Kind;
+  std::vector<Vocabulary> out;
+  for (const auto model : {Vocabulary::Model::CharacterBpe, Vocabulary::Model::Unigram}) {
+    Vocabulary llama2 = piece_vocabulary(model);
+    llama2.normalizer = {{Kind::Prepend, "", "\u2581"}, {Kind::Replace, " ", "\u2581"}};
+    llama2.prefix = {1};
+    out.push_back(llama2);
+    Vocabulary gemma = piece_vocabulary(model);
+    gemma.normalizer = {{Kind::Replace, " ", "\u2581"}};
+    gemma.pre_tokenizer = PreTokenizer::Spaces;
+    gemma.lead = Vocabulary::Lead::Kept;
+    out.push_back(gemma);
+    for (const bool cut : {false, true}) {
+      Vocabulary first = piece_vocabulary(model);
+      first.metaspace = Metaspace{Metaspace::Prefix::First, cut};
+      out.push_back(first);
+    }
+  }
+  return out;
+}
+
+std::string random_pieces(std::uint64_t seed, std::uint64_t length) {
+  const std::vector<std::string> pieces{"hello", " world", " ",  "  ", "a",   "aa",     "\u00e9", "\u4e2d",
+                                        "1",     ".",      "\n", "z",  "<s>", "\u0301", "word",   "ell"};
+  std::string out;
+  for (std::uint64_t i = 0; i < length; ++i) out += pieces[higgs::random_bits(seed, i) % pieces.size()];
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("pieces spell the text they came from", "[model][tokenizer]") {
+  for (const Vocabulary& vocabulary : piece_vocabularies()) {
+    const Tokenizer tokenizer(vocabulary, "test");
+    for (std::uint64_t seed = 0; seed < 60; ++seed) {
+      std::string text = random_pieces(seed, 1 + seed % 30);
+      for (std::size_t at = text.find("<s>"); at != text.npos; at = text.find("<s>")) text.erase(at, 3);
+      if (text.starts_with(' ') && vocabulary.metaspace) continue;  // a Metaspace adds none where one is
+      CHECK(tokenizer.decode(tokenizer.encode(text)) == text);
+    }
+  }
+}
+
+TEST_CASE("a written vocabulary of any kind gives the same ids", "[model][tokenizer]") {
+  std::vector<Vocabulary> all = piece_vocabularies();
+  for (const PreTokenizer rule : rules) {
+    all.push_back(small_vocabulary(rule));
+    all.back().suffix = {280};
+    all.back().leading_space = rule == PreTokenizer::Gpt2;
+    all.back().added[0].lstrip = true;
+    all.back().added[1].rstrip = all.back().added[1].normalized = true;
+  }
+  for (const Vocabulary& vocabulary : all) {
+    const Tokenizer before(vocabulary, "test"),
+        after(read_tokenizer_json(write_tokenizer_json(vocabulary), "test"), "test");
+    for (std::uint64_t seed = 0; seed < 60; ++seed) {
+      const std::string text = random_pieces(seed, 20) + random_text(seed, 10);
+      CHECK(after.encode(text) == before.encode(text));
+      CHECK(after.decode(before.encode(text)) == before.decode(before.encode(text)));
+    }
+  }
+}
+
+TEST_CASE("ids of SentencePiece's models are those of Hugging Face's tokenizers", "[model][tokenizer]") {
+  const std::string text = " hello  world\u4e2d<s>hello aaaaa\u00e9.\n";
+  const std::vector<std::vector<TokenId>> expected{
+      {1, 279, 274, 259, 277, 278, 231, 187, 176, 1, 280, 259, 282, 267, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 282, 267, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 282, 267, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 282, 267, 268, 270, 13},
+      {1, 279, 274, 259, 277, 278, 231, 187, 176, 1, 280, 259, 267, 282, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 267, 282, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 267, 282, 268, 270, 13},
+      {280, 259, 277, 278, 231, 187, 176, 1, 274, 259, 267, 282, 268, 270, 13}};
+  const std::vector<Vocabulary> all = piece_vocabularies();
+  REQUIRE(all.size() == expected.size());
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(Tokenizer(all[i], "test").encode(text) == expected[i]);
+}
+
+TEST_CASE("an unknown run is one token or many, as the vocabulary says", "[model][tokenizer]") {
+  Vocabulary vocabulary = piece_vocabulary(Vocabulary::Model::CharacterBpe);
+  vocabulary.byte_fallback = false;
+  CHECK(Tokenizer(vocabulary, "test").encode("zzhezz") == std::vector<TokenId>{0, 271, 0});
+  vocabulary.fuse_unknown = false;
+  CHECK(Tokenizer(vocabulary, "test").encode("zzhezz") == std::vector<TokenId>{0, 0, 271, 0, 0});
+  vocabulary.unknown.reset();
+  CHECK(Tokenizer(vocabulary, "test").encode("zzhezz") == std::vector<TokenId>{271});
+}
+
+TEST_CASE("a key of tokenizer.json that holds something of another kind is refused by name",
+          "[model][tokenizer]") {
+  using nlohmann::json;
+  // Keys that change no ids and no text, and those of which the format says that null means absent.
+  const std::vector<std::string> idle{"version", "type_id", "trim_offsets", "pair", "tokens", "decoder"};
+  const std::vector<std::string> nullable{
+      "truncation",         "padding",  "normalizer",    "pre_tokenizer",
+      "post_processor",     "dropout",  "unk_token",     "continuing_subword_prefix",
+      "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"};
+  const auto among = [](const std::vector<std::string>& list, const std::string& key) {
+    return std::find(list.begin(), list.end(), key) != list.end();
+  };
+  std::vector<Vocabulary> all = piece_vocabularies();
+  all.resize(4);
+  all.push_back(small_vocabulary(PreTokenizer::Qwen2));
+  all.back().prefix = {280};
+  all.back().normalizer = {{NormalizerStep::Kind::Nfc, "", ""}};
+  all.push_back(small_vocabulary(PreTokenizer::Smollm));
+  int checked = 0;
+  for (const Vocabulary& vocabulary : all) {
+    const json file = json::parse(write_tokenizer_json(vocabulary));
+    const json flat = file.flatten();
+    std::vector<std::string> paths;  // of every key, also of those that hold objects and arrays
+    for (const auto& [path, value] : flat.items())
+      for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+        paths.push_back(path.substr(0, end));
+        if (end == path.npos) break;
+      }
+    std::sort(paths.begin(), paths.end());
+    paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
+    for (const std::string& path : paths) {
+      const std::string key = path.substr(path.rfind('/') + 1);
+      if (path.starts_with("/model/vocab/") || path.starts_with("/model/merges/")) continue;
+      if (among(idle, key) || path.find("/pair/") != path.npos || path.find("/tokens/") != path.npos)
+        continue;
+      if (path.starts_with("/decoder") && vocabulary.model == Vocabulary::Model::ByteLevelBpe) continue;
+      if (path.find("/special_tokens/") != path.npos && key == "id") continue;
+      const json::json_pointer at(path);
+      for (const json& other : {json(nullptr), json(true), json(-7), json(1.5), json("other"),
+                                json::array({1}), json::object({{"a", 1}})}) {
+        const bool same = other.type() == file[at].type() || (other.is_number() && file[at].is_number());
+        if (same && !file[at].is_string()) continue;
+        if (other.is_null() && among(nullable, key)) continue;
+        if (file[at].is_null()) continue;
+        if (other.is_object() && (key == "truncation" || key == "padding")) continue;
+        const bool free_text =
+            key == "content" || key == "prepend" || (path.starts_with("/normalizer") && key == "String");
+        if (other.is_string() && (free_text || (key == "unk_token"))) continue;
+        json changed = file;
+        changed[at] = other;
+        const std::string message =
+            message_of<higgs::FormatError>([&] { read_tokenizer_json(changed.dump(), "file.json"); });
+        INFO(path << " = " << other.dump() << ": " << message);
+        CHECK(message.starts_with("file.json: "));
+        ++checked;
+      }
+    }
+  }
+  CHECK(checked > 500);
+}
+
+TEST_CASE("what tokenizer_config.json and its companions add is found as transformers finds it",
+          "[model][tokenizer]") {
+  const TemporaryFolder folder;
+  const auto read = [&](const std::string& config, const std::string& map = "",
+                        const std::string& added = "") {
+    write_file(folder.path() / "tokenizer.json", write_tokenizer_json(small_vocabulary(PreTokenizer::Gpt2)));
+    for (const auto& [name, text] :
+         std::vector<std::pair<std::string, std::string>>{{"tokenizer_config.json", config},
+                                                          {"special_tokens_map.json", map},
+                                                          {"added_tokens.json", added}}) {
+      std::filesystem::remove(folder.path() / name);
+      if (!text.empty()) write_file(folder.path() / name, text);
+    }
+    return Tokenizer(read_tokenizer_folder(folder.path()), "test");
+  };
+  using Ids = std::vector<TokenId>;
+  CHECK(read("").encode("<t>") == Ids{'<', 't', '>'});
+  // Ids follow the last one in the order of the numbers, whatever the numbers are.
+  const Tokenizer listed = read(
+      "{\"added_tokens_decoder\":{\"1000\":{\"content\":\"<u>\",\"special\":true},"
+      "\"900\":{\"content\":\"<t>\",\"special\":false,\"lstrip\":true}}}");
+  CHECK(listed.encode("a <t><u>") == Ids{'a', 282, 283});
+  CHECK(listed.is_special(283));
+  CHECK_FALSE(listed.is_special(282));
+  CHECK(read("{\"bos_token\":\"<t>\",\"add_bos_token\":true}").encode("a<t>") == Ids{'a', 282});
+  CHECK(read("{\"pad_token\":{\"content\":\"<t>\",\"rstrip\":true}}").encode("<t> a") == Ids{282, 'a'});
+  CHECK(read("{\"extra_special_tokens\":[\"<t>\"]}").encode("<t>") == Ids{282});
+  CHECK(read("{\"image_token\":\"<t>\"}").encode("<t>") == Ids{282});
+  CHECK(read("", "{\"eos_token\":\"<t>\"}").encode("<t>") == Ids{282});
+  CHECK(read("", "", "{\"<t>\":282}").encode("<t>") == Ids{282});
+  // The elder files count only without added_tokens_decoder.
+  CHECK(read("{\"added_tokens_decoder\":{}}", "{\"eos_token\":\"<t>\"}").encode("<t>") == Ids{'<', 't', '>'});
+  CHECK(read("{\"chat_template\":\"text\"}").vocabulary().chat_template == "text");
+  for (const std::string key :
+       {"bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token",
+        "added_tokens_decoder", "extra_special_tokens", "chat_template", "legacy", "add_prefix_space",
+        "split_special_tokens", "tokenizer_class"}) {
+    const bool used = key != "legacy";  // it matters to one class alone
+    const std::string message = message_of<higgs::FormatError>([&] { read("{\"" + key + "\":7}"); });
+    INFO(key);
+    if (used) CHECK_THAT(message, Catch::Contains("tokenizer_config.json") && Catch::Contains(key));
+  }
+}
+
+TEST_CASE("a Llama tokenizer obeys legacy and add_prefix_space of tokenizer_config.json",
+          "[model][tokenizer]") {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "tokenizer.json", write_tokenizer_json(piece_vocabularies().front()));
+  const auto read = [&](const std::string& more) {
+    write_file(folder.path() / "tokenizer_config.json",
+               "{\"tokenizer_class\":\"LlamaTokenizer\"" + more + "}");
+    return read_tokenizer_folder(folder.path());
+  };
+  CHECK(read("").metaspace == Metaspace{Metaspace::Prefix::First, false});
+  CHECK(read(",\"legacy\":true").metaspace == Metaspace{Metaspace::Prefix::Always, false});
+  CHECK(read(",\"add_prefix_space\":false").metaspace == Metaspace{Metaspace::Prefix::Never, false});
+  write_file(folder.path() / "config.json", "{\"model_type\":\"mistral\"}");
+  CHECK_FALSE(read("").metaspace.has_value());
+  CHECK(read("").normalizer.size() == 2);
+}
+
+namespace {
+
+// A GGUF file with the tokenizer of `vocabulary`, as converters write it.
+GgufBuilder tokenizer_gguf(const Vocabulary& vocabulary, const std::string& model) {
+  constexpr std::uint32_t u32 = 4, i32 = 5, f32 = 6, text = 8, array = 9;
+  GgufBuilder out;
+  std::string tokens, types, scores, merges;
+  for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const std::string& token = vocabulary.tokens[id];
+    const bool special = std::any_of(vocabulary.added.begin(), vocabulary.added.end(),
+                                     [&](const auto& each) { return each.content == token; });
+    tokens += gguf_text(token);
+    types += raw(std::int32_t{token == "<unk>" ? 2 : special ? 3 : token.starts_with("<0x") ? 6 : 1});
+    scores += raw(-static_cast<float>(id));
+  }
+  for (const auto& [left, right] : vocabulary.merges) merges += gguf_text(left + " " + right);
+  const auto list = [&](const std::string& key, std::uint32_t type, std::size_t count,
+                        const std::string& values) {
+    out.add_value(key, array, raw(type) + raw(std::uint64_t{count}) + values);
+  };
+  out.add_value("tokenizer.ggml.model", text, gguf_text(model));
+  list("tokenizer.ggml.tokens", text, vocabulary.tokens.size(), tokens);
+  list("tokenizer.ggml.token_type", i32, vocabulary.tokens.size(), types);
+  if (model == "llama")
+    list("tokenizer.ggml.scores", f32, vocabulary.tokens.size(), scores);
+  else
+    list("tokenizer.ggml.merges", text, vocabulary.merges.size(), merges);
+  out.add_value("tokenizer.ggml.bos_token_id", u32, raw(std::uint32_t{1}));
+  out.add_value("tokenizer.ggml.eos_token_id", u32, raw(std::uint32_t{2}));
+  return out;
+}
+
+Vocabulary read_gguf(const GgufBuilder& builder) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "model.gguf", builder.build());
+  return read_vocabulary(higgs::GgufFile(folder.path() / "model.gguf"), "model.gguf");
+}
+
+std::string gguf_flag(bool value) { return raw(static_cast<std::uint8_t>(value)); }
+
+}  // namespace
+
+TEST_CASE("a SentencePiece model in GGUF merges by its scores", "[model][tokenizer]") {
+  const Vocabulary wanted = piece_vocabularies().front();
+  GgufBuilder gguf = tokenizer_gguf(wanted, "llama");
+  const Tokenizer expected(wanted, "test"), found(read_gguf(gguf), "test");
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    const std::string text = random_pieces(seed, 20);
+    CHECK(found.encode(text) == expected.encode(text));
+  }
+  CHECK(found.vocabulary().begin_text == "<s>");
+  gguf.add_value("tokenizer.ggml.add_space_prefix", 7, gguf_flag(false));
+  gguf.add_value("tokenizer.ggml.add_bos_token", 7, gguf_flag(false));
+  gguf.add_value("tokenizer.ggml.add_eos_token", 7, gguf_flag(true));
+  CHECK(Tokenizer(read_gguf(gguf), "test").encode("he") == std::vector<TokenId>{271, 2});
+}
+
+TEST_CASE("GGUF's rules are found by name, by a token of Llama 3, or are GPT-2's", "[model][tokenizer]") {
+  const auto rule = [](const std::string& pre, const std::string& token = "") {
+    Vocabulary vocabulary = small_vocabulary(PreTokenizer::Gpt2);
+    if (!token.empty()) vocabulary.tokens.push_back(token);
+    GgufBuilder gguf = tokenizer_gguf(vocabulary, "gpt2");
+    if (!pre.empty()) gguf.add_value("tokenizer.ggml.pre", 8, gguf_text(pre));
+    return read_gguf(gguf);
+  };
+  CHECK(rule("").pre_tokenizer == PreTokenizer::Gpt2);
+  CHECK(rule("default").pre_tokenizer == PreTokenizer::Gpt2);
+  CHECK(rule("", "<|begin_of_text|>").pre_tokenizer == PreTokenizer::Llama3);
+  CHECK(rule("smaug-bpe").pre_tokenizer == PreTokenizer::Llama3);
+  CHECK_FALSE(rule("smaug-bpe").whole_words_first);
+  CHECK(rule("llama-bpe").whole_words_first);
+  CHECK(rule("llama-bpe").prefix == std::vector<TokenId>{1});
+  CHECK(rule("qwen2").normalizer == std::vector<NormalizerStep>{{NormalizerStep::Kind::Nfc, "", ""}});
+  CHECK(rule("smollm").prefix.empty());
+}
+
+TEST_CASE("a key of a GGUF tokenizer that holds something of another kind is refused by name",
+          "[model][tokenizer]") {
+  for (const std::string model : {"gpt2", "llama"})
+    for (const std::string key : {"model", "pre", "tokens", "token_type", "scores", "merges", "bos_token_id",
+                                  "eos_token_id", "unknown_token_id", "add_bos_token", "add_eos_token",
+                                  "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap"}) {
+      if ((model == "gpt2" && (key == "scores" || key == "unknown_token_id")) ||
+          (model == "llama" && key == "pre"))
+        continue;  // a key of the other model
+      const std::string name = "tokenizer.ggml." + key;
+      GgufBuilder gguf = tokenizer_gguf(
+          model == "llama" ? piece_vocabularies().front() : small_vocabulary(PreTokenizer::Gpt2), model);
+      std::erase_if(gguf.values,
+                    [&](const std::string& value) { return value.starts_with(gguf_text(name)); });
+      gguf.add_value(name, 6, raw(1.5f));
+      INFO(model << " " << key);
+      CHECK_THAT(message_of<higgs::FormatError>([&] { read_gguf(gguf); }),
+                 Catch::Contains("model.gguf") && Catch::Contains(name));
+    }
+}
+
+TEST_CASE("token types that are missing make no text of the tokens that end and begin texts",
+          "[model][tokenizer]") {
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Gpt2);
+  GgufBuilder gguf = tokenizer_gguf(vocabulary, "gpt2");
+  std::erase_if(gguf.values, [](const std::string& value) {
+    return value.find("token_type") != value.npos || value.find("eos_token_id") != value.npos;
+  });
+  gguf.add_value("tokenizer.ggml.eos_token_id", 4, raw(std::uint32_t{280}));
+  CHECK(Tokenizer(read_gguf(gguf), "test").encode("a<|end|>") == std::vector<TokenId>{'a', 280});
+}
+
+TEST_CASE("ids outside the vocabulary are named with both numbers", "[model][tokenizer]") {
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Gpt2);
+  vocabulary.added[0].id = 300;
+  CHECK_THAT(message_of<higgs::FormatError>([&] { Tokenizer(vocabulary, "file.json"); }),
+             Catch::Contains("file.json") && Catch::Contains("<|end|>") && Catch::Contains("300") &&
+                 Catch::Contains("282"));
+  GgufBuilder gguf = tokenizer_gguf(small_vocabulary(PreTokenizer::Gpt2), "gpt2");
+  std::erase_if(gguf.values,
+                [](const std::string& value) { return value.find("bos_token_id") != value.npos; });
+  gguf.add_value("tokenizer.ggml.bos_token_id", 4, raw(std::uint32_t{300}));
+  CHECK_THAT(message_of<higgs::FormatError>([&] { read_gguf(gguf); }),
+             Catch::Contains("bos_token_id is 300") && Catch::Contains("281"));
 }
