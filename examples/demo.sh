@@ -33,6 +33,7 @@ step "generate from 4-bit weights"
 "$app" generate "$work/smollm2-4bit" --prompt "The capital of France is" --tokens 48
 
 step "compare"
+echo "The reference is the downloaded file itself: 4-bit codes (Q4_1) that are dequantized, not the model as it was trained."
 "$app" compare "$model" --text "$text" --tokens "$tokens" --json "$work/compare.json" --report "$work/compare.html"
 
 step "done"

@@ -9,7 +9,8 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
+#include <ctime>
+#include <filesystem>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -27,57 +28,113 @@ struct Options : CommonOptions {
 constexpr std::int64_t calibrate_tokens = 4096;
 
 std::string table_line(const ComparisonRow& row) {
-  char line[160];
-  std::snprintf(line, sizeof line, "%-18s %7.4f  %9.6f  %10.4f  %9.6f\n", row.method.c_str(), row.bits,
-                row.t2, row.perplexity, row.kl);
-  return line;
+  const Evaluation& result = row.evaluation;
+  char line[240];
+  const int width =
+      std::snprintf(line, sizeof line, "%-18s %7.4f  %9.6f  %12.6f  %10.4f +- %-7.2g", row.method.c_str(),
+                    row.bits, row.t2, row.weight_error, result.perplexity(), result.perplexity_error());
+  if (result.divergence)
+    std::snprintf(line + width, sizeof line - static_cast<std::size_t>(width), "  %9.6f +- %.2g",
+                  result.divergence->kl.mean, result.divergence->kl.standard_error);
+  return std::string(line) + "\n";
+}
+
+nlohmann::ordered_json describe_row(const ComparisonRow& row) {
+  nlohmann::ordered_json out{{"method", row.method},
+                             {"bits", row.bits},
+                             {"t2", row.t2},
+                             {"weight_error", row.weight_error},
+                             {"choices", row.choices}};
+  out.update(describe(row.evaluation));
+  return out;
+}
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  char text[40];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M UTC", std::gmtime(&now));
+  return text;
+}
+
+Protocol protocol_of(const Options& options, const ModelSource& source, const Evaluator& evaluator) {
+  return {{"model", source.path().string() + ", stored as " + stored_types(source)},
+          {"text", options.text_file + ", " + std::to_string(std::filesystem::file_size(options.text_file)) +
+                       " bytes"},
+          {"tokens", evaluator.coverage() + ", in windows of " + std::to_string(options.window)},
+          {"command", command_line()},
+          {"date", today()},
+          {"higgs", version()}};
 }
 
 void compare(const Options& options) {
+  std::vector<Method> methods;
+  for (const std::string& name : options.methods) methods.push_back(parse_method(name));
+  Output report(options.report);
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  require_original(source);
+  require_context(source, options.window);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
-  const Transformer model = Transformer::load(source, *executor);
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
+  const Protocol protocol = protocol_of(options, source, evaluator);
+  const Transformer model = Transformer::load(source, *executor);
   std::ostream& out = options.text();
 
-  const auto total = static_cast<std::int64_t>(options.methods.size()) + 1;
+  const auto total = static_cast<std::int64_t>(methods.size()) + 1;
   std::int64_t finished = 0;
+  std::string name = "reference";
   ProgressBar bar("compare", "tokens");
-  const auto progress = [&](std::int64_t done, std::int64_t each) {
-    bar.update(finished * each + done, total * each);
+  const auto progress = [&](std::int64_t done, std::int64_t each, const Evaluation& so_far) {
+    bar.update(finished * each + done, total * each,
+               std::to_string(finished + 1) + " of " + std::to_string(total) + ", " + name + ", " +
+                   describe_means(so_far));
   };
-  ComparisonRow reference{.method = "reference", .bits = 32};
-  reference.perplexity = evaluator.set_reference(model, progress).perplexity();
-  out << "method                bits         t^2  perplexity         KL\n"
+  ComparisonRow reference = reference_row(source);
+  reference.evaluation = evaluator.set_reference(model, progress);
+  out << evaluator.coverage() << "\n"
+      << "method                bits         t2  weight_error  perplexity             KL\n"
       << table_line(reference) << std::flush;
 
   InputSquares input_squares;  // on random tokens; measured if a method wants them
   std::vector<ComparisonRow> rows;
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  for (const std::string& method : options.methods) {
+  for (const Method& method : methods) {
     ++finished;
-    ComparisonRow row;
-    if (wants_input_squares(method) && input_squares.empty())
+    name = method.name;
+    if (method.calibrated && input_squares.empty())
       input_squares = measure_inputs(source, calibration_tokens(source, "random", calibrate_tokens),
                                      std::min(calibration_window, model.config().context), *executor);
-    const Transformer candidate = with_method(model, method, input_squares, row, *executor);
-    const Evaluation result = evaluator.evaluate(candidate, progress);
-    row.perplexity = result.perplexity();
-    row.kl = result.kl.value();
+    ComparisonRow row;
+    const Transformer candidate = [&] {
+      ProgressBar rounding("round to " + name, "weights");
+      return with_method(model, method, input_squares, row, *executor,
+                         [&](std::int64_t done, std::int64_t all) { rounding.update(done, all); });
+    }();
+    row.evaluation = evaluator.evaluate(candidate, progress);
     out << table_line(row) << std::flush;
-    json.push_back({{"method", row.method},
-                    {"bits", row.bits},
-                    {"t2", row.t2},
-                    {"ppl", row.perplexity},
-                    {"kl", row.kl}});
+    json.push_back(describe_row(row));
     rows.push_back(row);
   }
-  options.write({{"tokens", evaluator.tokens()}, {"reference_ppl", reference.perplexity}, {"rows", json}});
-  if (options.report.empty()) return;
-  std::ofstream page(options.report, std::ios::binary);
-  page << comparison_page("Formats on " + source.path().filename().string(), reference, rows) << std::flush;
-  if (!page) throw IoError(options.report + ": cannot be written");
+  out << describe_errors(reference.evaluation) << "\n";
+  nlohmann::ordered_json how;
+  for (const auto& [key, value] : protocol) how[key] = value;
+  options.write({{"protocol", how},
+                 {"tokens", evaluator.tokens()},
+                 {"reference_ppl", reference.evaluation.perplexity()},
+                 {"reference", describe_row(reference)},
+                 {"rows", json}});
+  report.commit(
+      comparison_page("Formats on " + source.path().filename().string(), protocol, reference, rows));
+}
+
+// What is wrong with a method's name; empty if nothing is.
+std::string check_method(const std::string& name) {
+  try {
+    parse_method(name);
+    return {};
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
 }
 
 }  // namespace
@@ -94,6 +151,7 @@ void add_compare(CLI::App& app) {
           "scales,\n"
           "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4")
       ->delimiter(',')
+      ->check(CLI::Validator(check_method, ""))
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")
       ->type_name("HTML");

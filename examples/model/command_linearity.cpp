@@ -12,11 +12,13 @@
 #include <higgs/core/random.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <memory>
 #include <numeric>
 #include <ostream>
+#include <system_error>
 
 namespace higgs::model {
 namespace {
@@ -129,11 +131,30 @@ std::string linearity_page(const std::string& title, const Options& options, con
                                  "</table>\n"));
 }
 
+// What is wrong with a format for all layers, CODEBOOK or CODEBOOK/GROUP; empty if nothing is.
+std::string check_format(const std::string& format) {
+  const std::size_t slash = format.find('/');
+  const std::string codebook = format.substr(0, slash);
+  const std::vector<std::string> names = shipped_codebook_names();
+  if (std::find(names.begin(), names.end(), codebook) == names.end()) {
+    std::string known;
+    for (const std::string& each : names) known += " " + each;
+    return "no codebook is named \"" + codebook + "\"; there are:" + known;
+  }
+  if (slash == format.npos) return {};
+  int group = 0;
+  const char* end = format.data() + format.size();
+  const auto [stop, error] = std::from_chars(format.data() + slash + 1, end, group);
+  return error == std::errc{} && stop == end && group > 0 ? "" : format + ": the group is no positive number";
+}
+
 void linearity(Options& options) {
+  Output report(options.report);
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  require_original(source);
+  require_context(source, options.window);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
-  const Transformer model = Transformer::load(source, *executor);
   std::vector<SensitivityFile> files;
   std::vector<std::vector<PlanLayer>> layers;
   for (const std::string& path : options.alphas) {
@@ -143,11 +164,16 @@ void linearity(Options& options) {
     options.request.options.input_scales = files[0].protocol.input_scales;
     layers.push_back(plan_layers(source, files.back(), options.request));
   }
+  for (int i = 0; i < options.random; ++i)  // a codebook may be missing within --most
+    random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i));
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
+  const Transformer model = Transformer::load(source, *executor);
   PlanRunner runner(model, options.request.options, *executor);
   Row reference{.kind = "reference"};
-  const double reference_loss = evaluator.set_reference(model).cross_entropy;
-  reference.perplexity = std::exp(reference_loss);
+  {
+    ProgressBar bar("reference", "tokens");
+    reference.perplexity = evaluator.set_reference(model, show_means(bar)).perplexity();
+  }
 
   std::ostream& out = options.text();
   out << "reference perplexity " << reference.perplexity << "\n"
@@ -160,13 +186,14 @@ void linearity(Options& options) {
     Row row{.kind = kind, .name = name};
     std::vector<double> t2;
     std::vector<std::int64_t> bytes;
-    const Evaluation result = evaluator.evaluate(runner.with(formats, t2, bytes));
+    ProgressBar bar(kind + " " + name, "tokens");
+    const Evaluation result = evaluator.evaluate(runner.with(formats, t2, bytes), show_means(bar));
     std::int64_t weights = 0;
     for (const PlanLayer& layer : layers[0]) weights += layer.weights;
     row.bits = 8.0 * static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})) /
                static_cast<double>(weights);
     row.t2 = *std::max_element(t2.begin(), t2.end());
-    row.kl = result.kl.value();
+    row.kl = result.divergence.value().kl.mean;
     row.perplexity = result.perplexity();
     for (const SensitivityFile& file : files) row.predicted_kl.push_back(predict_kl(file, t2));
     // In models that lose much the cross entropy stays linear for longer than its exponential.
@@ -228,9 +255,8 @@ void linearity(Options& options) {
   }
   out << summary << "\n";
   options.write(results);
-  if (!options.report.empty())
-    write_text(options.report, linearity_page("Linearity on " + source.path().filename().string(), options,
-                                              reference, rows, files[0], summary));
+  report.commit(linearity_page("Linearity on " + source.path().filename().string(), options, reference, rows,
+                               files[0], summary));
 }
 
 }  // namespace
@@ -249,6 +275,7 @@ void add_linearity(CLI::App& app) {
   add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--uniform", options->uniform, "formats for all layers: CODEBOOK or CODEBOOK/GROUP")
       ->delimiter(',')
+      ->check(CLI::Validator(check_format, ""))
       ->capture_default_str();
   command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
       ->delimiter(',')

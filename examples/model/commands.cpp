@@ -46,6 +46,52 @@ void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& w
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
 }
 
+Evaluator::Progress show_means(ProgressBar& bar) {
+  return [&bar](std::int64_t done, std::int64_t total, const Evaluation& so_far) {
+    bar.update(done, total, describe_means(so_far));
+  };
+}
+
+nlohmann::ordered_json describe(const Evaluation& result) {
+  const auto error = [](double value) {
+    return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+  };
+  nlohmann::ordered_json out{{"tokens", result.tokens},
+                             {"windows", result.windows},
+                             {"ppl", result.perplexity()},
+                             {"ppl_standard_error", error(result.perplexity_error())},
+                             {"cross_entropy", result.cross_entropy.mean},
+                             {"cross_entropy_standard_error", error(result.cross_entropy.standard_error)},
+                             {"standard_error_of", result.by_windows() ? "windows" : "tokens"}};
+  if (const auto& away = result.divergence) {
+    out["kl"] = away->kl.mean;
+    out["kl_standard_error"] = error(away->kl.standard_error);
+    out["kl_99"] = away->quantile_99;
+    out["kl_max"] = away->most;
+    out["top_agreement"] = away->top_agreement;
+  }
+  return out;
+}
+
+std::string describe_errors(const Evaluation& result) {
+  return result.by_windows()
+             ? "+- is the standard error of the mean of " + std::to_string(result.windows) + " windows"
+             : "+- is the standard error as if tokens were independent: less than 8 windows tell no better";
+}
+
+void require_context(const ModelSource& source, std::int64_t window) {
+  const std::int64_t context = source.require_config().context;
+  if (window > context)
+    throw InvalidArgument(source.path().string() + ": a window of " + std::to_string(window) +
+                          " tokens exceeds the model's context of " + std::to_string(context));
+}
+
+void require_original(const ModelSource& source) {
+  if (source.checkpoint())
+    throw InvalidArgument(source.path().string() +
+                          ": is quantized by higgs already; the model in its original form is wanted");
+}
+
 std::string& command_line() {
   static std::string line;
   return line;

@@ -12,9 +12,11 @@
 #include <memory>
 #include <string>
 
+#include "evaluate.hpp"
 #include "interrupt.hpp"
 #include "output.hpp"
 #include "progress.hpp"
+#include "source.hpp"
 
 namespace higgs::model {
 
@@ -45,6 +47,17 @@ std::string version();
 
 /// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
 void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
+
+/// For Evaluator: draws `bar` with the means so far. The bar must outlive the function.
+Evaluator::Progress show_means(ProgressBar& bar);
+/// An evaluation as JSON; null stands for a standard error that one token cannot tell.
+nlohmann::ordered_json describe(const Evaluation& result);
+/// What the standard errors of an evaluation are, in a sentence.
+std::string describe_errors(const Evaluation& result);
+/// Throws InvalidArgument, which names the model, if its context is shorter than a window.
+void require_context(const ModelSource& source, std::int64_t window);
+/// Throws InvalidArgument, which names the model, if higgs quantized it.
+void require_original(const ModelSource& source);
 
 void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);

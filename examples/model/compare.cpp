@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compare.hpp"
 
-#include <higgs/matmul/decode.hpp>
+#include <higgs/codebook/shipped.hpp>
+#include <higgs/core/error.hpp>
 #include <higgs/quantizer.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <optional>
+#include <map>
+#include <ranges>
+#include <set>
 #include <span>
 #include <utility>
 #include <variant>
 
-#include "baselines.hpp"
 #include "page.hpp"
 #include "quantize.hpp"
 #include "round_to_codebook.hpp"
@@ -35,110 +36,73 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
   return norm > 0 ? error / norm : 0;
 }
 
-/// One layer's weights in the format, its bits a weight and its t^2.
+// One layer's weights in the format, its bits a weight and its errors.
 struct Converted {
   std::variant<DenseMatrix, TiledMatrix> weight;
   double bits = 0;
   double t2 = 0;
+  double weight_error = 0;
 };
 
-/// What a method says after "higgs ": a codebook, then perhaps " g128" and " random".
-struct HiggsMethod {
-  std::string_view codebook;
-  QuantizeOptions options;
-};
-
-HiggsMethod parse_higgs(std::string_view method, std::span<const double> input_squares) {
-  HiggsMethod out{method.substr(higgs_prefix.size()), {}};
-  if (wants_input_squares(method)) {
-    out.codebook.remove_suffix(random_suffix.size());
-    out.options.input_squares = input_squares;
-  }
-  if (out.codebook.ends_with(group_suffix)) {
-    out.codebook.remove_suffix(group_suffix.size());
-    out.options.group = 128;
-    out.options.scale_format = ScaleFormat::Log8;
-    out.options.scale_search = 6;
-  }
-  return out;
+bool ships(std::string_view codebook) {
+  const std::vector<std::string> names = shipped_codebook_names();
+  return std::find(names.begin(), names.end(), codebook) != names.end();
 }
 
-Converted convert(const DenseMatrix& dense, std::string_view method, std::span<const double> input_squares,
+Converted convert(const DenseMatrix& dense, const Method& method, std::span<const double> input_squares,
                   Executor& executor) {
-  if (method.starts_with(higgs_prefix)) {
-    const auto [codebook, options] = parse_higgs(method, input_squares);
-    if (std::ranges::count(further_codebook_names(), codebook) != 0) {
-      RoundedMatrix rounded = round_to_codebook(dense.view(), codebook, options, executor);
-      const double t2 = relative_error({rounded.values.data(), dense.rows, dense.cols}, dense.view());
-      return {DenseMatrix(dense.rows, dense.cols, std::move(rounded.values)), rounded.bits, t2};
-    }
-    AnyQuantizedMatrix quantized = quantize(dense.view(), codebook, options, executor);
-    std::vector<float> values(dense.values->size());
+  if (method.baseline) {
+    std::vector<float> values(*dense.values);
     const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
-    dequantize(quantized, rounded, executor);
-    const double bits = std::visit([](const auto& w) { return w.bits_per_weight(); }, quantized);
-    return {TiledMatrix(quantized, executor), bits, relative_error(rounded, dense.view())};
+    const double bits = round_to(*method.baseline, rounded, executor);
+    const double error = relative_error(rounded, dense.view());
+    return {DenseMatrix(dense.rows, dense.cols, std::move(values)), bits, error, error};
   }
-  std::vector<float> values(*dense.values);
-  const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
-  const double bits = round_to(baseline_named(method), rounded, executor);
-  const double t2 = relative_error(rounded, dense.view());
-  return {DenseMatrix(dense.rows, dense.cols, std::move(values)), bits, t2};
+  QuantizeOptions options = method.options;
+  if (method.calibrated) options.input_squares = input_squares;
+  if (!ships(method.codebook)) {
+    RoundedMatrix rounded = round_to_codebook(dense.view(), method.codebook, options, executor);
+    return {DenseMatrix(dense.rows, dense.cols, std::move(rounded.values)), rounded.bits, rounded.t2,
+            rounded.weight_error};
+  }
+  const AnyQuantizedMatrix quantized = quantize(dense.view(), method.codebook, options, executor);
+  return {TiledMatrix(quantized, executor), quantized.bits_per_weight(), quantized.t2(),
+          quantized.weight_error()};
 }
 
-// KL (logarithmic) over bits. Lower and further left is better.
-class Plot {
- public:
-  explicit Plot(const std::vector<ComparisonRow>& rows) {
-    for (const ComparisonRow& row : rows) {
-      if (!(row.kl > 0)) continue;
-      left_ = std::min(left_, std::floor(row.bits * 2) / 2);
-      right_ = std::max(right_, std::ceil(row.bits * 2) / 2);
-      low_ = std::min(low_, std::floor(std::log10(row.kl)));
-      high_ = std::max(high_, std::ceil(std::log10(row.kl)));
-    }
-    if (left_ >= right_) left_ = 0, right_ = 8;
-    if (low_ >= high_) low_ = -3, high_ = 1;
-  }
+// Cuts `suffix` off the end of `text`, if it is there.
+bool remove_suffix(std::string& text, std::string_view suffix) {
+  if (!text.ends_with(suffix)) return false;
+  text.resize(text.size() - suffix.size());
+  return true;
+}
 
-  std::string svg(const std::vector<ComparisonRow>& rows) const {
-    std::string out = "<svg viewBox=\"0 0 900 520\" role=\"img\" aria-label=\"KL over bits a weight\">\n";
-    for (double bits = left_; bits <= right_ + 1e-9; bits += 0.5)
-      out += line_at(x(bits), y(low_), x(bits), y(high_)) +
-             text_at(x(bits), y(low_) + 20, "middle", fixed(bits, 1));
-    for (double power = low_; power <= high_ + 1e-9; ++power)
-      out += line_at(x(left_), y(power), x(right_), y(power)) +
-             text_at(x(left_) - 8, y(power) + 4, "end",
-                     joined("10<tspan dy=\"-6\">", fixed(power, 0), "</tspan>"));
-    out += text_at(480, 512, "middle", "bits a weight, scales included");
-    out +=
-        "<text transform=\"translate(18,250) rotate(-90)\" text-anchor=\"middle\">KL to the reference, nats "
-        "a token</text>\n";
-    // Labels of crowded points step down so that none hides another.
-    std::vector<std::pair<double, double>> taken;
-    for (const ComparisonRow& row : rows) {
-      if (!(row.kl > 0)) continue;
-      const double px = x(row.bits), py = y(std::log10(row.kl));
-      double label = py + 4;
-      while (std::ranges::any_of(taken, [&](const auto& at) {
-        return std::fabs(at.first - px) < 90 && std::fabs(at.second - label) < 13;
-      }))
-        label += 13;
-      taken.emplace_back(px, label);
-      const bool ours = row.method.starts_with(higgs_prefix);
-      out += joined("<g class=\"", ours ? "ours" : "peer", "\"><title>", escaped(row.method), ": ",
-                    fixed(row.bits, 3), " bits, KL ", fixed(row.kl, 5), "</title><circle cx=\"", fixed(px, 1),
-                    "\" cy=\"", fixed(py, 1), "\" r=\"5\"/>",
-                    text_at(px + 9, label, "start", escaped(row.method)), "</g>\n");
-    }
-    return out + "</svg>\n";
-  }
+std::string choices_of(const Method& method) {
+  if (method.baseline) return std::string(method.baseline->choices);
+  return joined(
+      "groups of ", std::to_string(method.options.group),
+      method.options.scale_format == ScaleFormat::Log8 ? ", 8-bit scales, searched" : ", fp16 scales",
+      method.calibrated ? ", input scales from random tokens" : ", input scales from the weights");
+}
 
- private:
-  double x(double bits) const { return 70 + (bits - left_) / (right_ - left_) * 730; }
-  double y(double power) const { return 20 + (high_ - power) / (high_ - low_) * 450; }
-  double left_ = 1e9, right_ = -1e9, low_ = 1e9, high_ = -1e9;  // bits; log10 of KL
-};
+// "36.0201 ± 0.61".
+std::string with_error(double value, double error, int digits) {
+  return fixed(value, digits) + (std::isfinite(error) ? " ± " + fixed(error, digits) : "");
+}
+
+std::string table_row(const ComparisonRow& row, const char* kind) {
+  const Evaluation& result = row.evaluation;
+  std::string out = joined("<tr class=\"", kind, "\"><td>", escaped(row.method), "<td>", fixed(row.bits, 3),
+                           "<td>", fixed(row.t2, 6), "<td>", fixed(row.weight_error, 6), "<td>",
+                           with_error(result.perplexity(), result.perplexity_error(), 3));
+  if (const auto& away = result.divergence)
+    out += joined("<td>", with_error(away->kl.mean, away->kl.standard_error, 5), "<td>",
+                  fixed(away->quantile_99, 3), "<td>", fixed(away->most, 3), "<td>",
+                  fixed(100 * away->top_agreement, 1), " %");
+  else
+    out += "<td>&ndash;<td>&ndash;<td>&ndash;<td>&ndash;";
+  return out + joined("<td>", escaped(row.choices), "</tr>\n");
+}
 
 }  // namespace
 
@@ -147,7 +111,9 @@ std::vector<std::string> default_methods() {
           "higgs 2x256",
           "higgs 2x256 random",
           "nf4-64",
+          "nf4-64 dq",
           "nf4-1024",
+          "nf4-1024 dq",
           "af4-64",
           "af4-1024",
           "int4-64",
@@ -166,52 +132,133 @@ std::vector<std::string> default_methods() {
           "hqq2-64"};
 }
 
-bool wants_input_squares(std::string_view method) noexcept {
-  return method.starts_with(higgs_prefix) && method.ends_with(random_suffix);
+Method parse_method(std::string_view name) {
+  Method out{.name = std::string(name)};
+  for (const Baseline& each : baselines())
+    if (each.name == name) {
+      out.baseline = &each;
+      return out;
+    }
+  std::vector<std::string> codebooks = shipped_codebook_names();
+  for (const std::string& each : further_codebook_names()) codebooks.push_back(each);
+  if (name.starts_with(higgs_prefix)) {
+    out.codebook = name.substr(higgs_prefix.size());
+    out.calibrated = remove_suffix(out.codebook, random_suffix);
+    if (remove_suffix(out.codebook, group_suffix)) {
+      out.options.group = 128;
+      out.options.scale_format = ScaleFormat::Log8;
+      out.options.scale_search = 6;
+    }
+    if (std::find(codebooks.begin(), codebooks.end(), out.codebook) != codebooks.end()) return out;
+  }
+  std::string known;
+  for (const Baseline& each : baselines()) known.append(each.name).append(", ");
+  known += "and higgs CODEBOOK[ g128][ random] with a CODEBOOK of";
+  for (const std::string& each : codebooks) known += " " + each;
+  throw InvalidArgument("no format is named \"" + std::string(name) + "\"; there are " + known);
 }
 
-Transformer with_method(const Transformer& model, std::string_view method, const InputSquares& input_squares,
-                        ComparisonRow& row, Executor& executor) {
+Transformer with_method(const Transformer& model, const Method& method, const InputSquares& input_squares,
+                        ComparisonRow& row, Executor& executor,
+                        const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   Transformer out = model;
-  row.method = method;
-  row.bits = row.t2 = 0;
-  double weights = 0;
+  row = {.method = method.name, .choices = choices_of(method)};
+  std::int64_t weights = 0, done = 0;
+  for (const Block& block : out.weights.blocks)
+    for (const Part part : all_parts) weights += block[part].rows() * block[part].cols();
   for (std::size_t index = 0; index < out.weights.blocks.size(); ++index)
     for (const Part part : all_parts) {
       Linear& linear = out.weights.blocks[index][part];
       const auto squares = input_squares.find(weight_name(static_cast<std::int64_t>(index), part));
-      expects(!wants_input_squares(method) || squares != input_squares.end(),
+      expects(!method.calibrated || squares != input_squares.end(),
               "higgs::model::with_method: the method wants input squares of every layer");
       const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
       expects(dense != nullptr, "higgs::model::with_method: the model is quantized; it must be dense");
       Converted converted = convert(
           *dense, method,
           squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
-      const double count = static_cast<double>(linear.rows()) * static_cast<double>(linear.cols());
-      row.bits += converted.bits * count;
-      row.t2 += converted.t2 * count;
-      weights += count;
+      const std::int64_t count = linear.rows() * linear.cols();
+      const double share = static_cast<double>(count) / static_cast<double>(weights);
+      row.bits += converted.bits * share;
+      row.t2 += converted.t2 * share;
+      row.weight_error += converted.weight_error * share;
       linear.weight = std::move(converted.weight);
+      if (progress) progress(done += count, weights);
     }
-  row.bits /= weights;
-  row.t2 /= weights;
   return out;
 }
 
-std::string comparison_page(const std::string& title, const ComparisonRow& reference,
-                            const std::vector<ComparisonRow>& rows) {
-  std::string out = joined(
-      "<style>\ntr.ours { font-weight: 600 }\n"
-      ".ours circle { fill: #0b62c4 } .peer circle { fill: #b8561b }\n"
-      ".ours text { fill: #0b62c4 } .peer text { fill: #8a4216 }\n"
-      "</style>\n<p>Lower and further left is better. Reference perplexity ",
-      fixed(reference.perplexity, 4), ".</p>\n", Plot(rows).svg(rows),
-      "<table><thead><tr><th>method<th>bits<th>t&sup2;<th>perplexity<th>KL</tr></thead>\n");
+std::string stored_types(const ModelSource& source) {
+  std::map<std::string, double> counts;
+  double all = 0;
+  for (const ModelTensor& tensor : source.tensors()) {
+    if (!tensor.is_matrix()) continue;
+    const double count = static_cast<double>(tensor.rows()) * static_cast<double>(tensor.cols());
+    counts[tensor.stored->dtype] += count;
+    all += count;
+  }
+  std::vector<std::pair<std::string, double>> sorted(counts.begin(), counts.end());
+  std::ranges::stable_sort(sorted, [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string out;
+  for (const auto& [type, count] : sorted)
+    out += joined(
+        out.empty() ? "" : ", ", type,
+        sorted.size() == 1 ? "" : joined(" (", fixed(100 * count / all, count / all < 0.01 ? 1 : 0), " %)"));
+  return out;
+}
+
+ComparisonRow reference_row(const ModelSource& source) {
+  double bytes = 0, weights = 0;
+  std::set<std::string> types;
+  for (const ModelTensor& tensor : source.tensors()) {
+    if (!tensor.is_matrix() || !is_block_linear(tensor.name)) continue;
+    bytes += static_cast<double>(tensor.stored->data.size());
+    weights += static_cast<double>(tensor.rows()) * static_cast<double>(tensor.cols());
+    types.insert(tensor.stored->dtype);
+  }
+  std::string names;
+  for (const std::string& each : types) names += (names.empty() ? "" : ", ") + each;
+  return {
+      .method = "reference", .bits = weights > 0 ? 8 * bytes / weights : 0, .choices = "as stored: " + names};
+}
+
+std::string comparison_page(const std::string& title, const Protocol& protocol,
+                            const ComparisonRow& reference, const std::vector<ComparisonRow>& rows) {
+  Chart chart("bits a weight, scales included", "KL to the reference, nats a token", Chart::Scale::Linear,
+              Chart::Scale::Log);
+  std::string table;
+  for (const bool ours : {true, false}) {
+    std::vector<Chart::Point> points;
+    for (const ComparisonRow& row : rows) {
+      if (row.method.starts_with(higgs_prefix) != ours || !row.evaluation.divergence) continue;
+      const Estimate& kl = row.evaluation.divergence->kl;
+      points.push_back(
+          {row.bits, kl.mean, row.method, std::isfinite(kl.standard_error) ? kl.standard_error : 0});
+    }
+    if (!points.empty())
+      chart.add(ours ? "HIGGS" : "other formats", Chart::Mark::Labelled, std::move(points));
+  }
   for (const ComparisonRow& row : rows)
-    out += joined(row.method.starts_with(higgs_prefix) ? "<tr class=\"ours\"><td>" : "<tr><td>",
-                  escaped(row.method), "<td>", fixed(row.bits, 3), "<td>", fixed(row.t2, 6), "<td>",
-                  fixed(row.perplexity, 4), "<td>", fixed(row.kl, 5), "</tr>\n");
-  return html_page(title, out + "</table>\n");
+    table += table_row(row, row.method.starts_with(higgs_prefix) ? "ours" : "peer");
+  std::string how;
+  for (const auto& [name, value] : protocol)
+    how += joined("<dt>", escaped(name), "<dd>", escaped(value), "\n");
+  return html_page(
+      title,
+      joined("<style>\nbody { max-width: 78rem } svg { max-width: 60rem }\n"
+             "tr.ours { font-weight: 600 } tr.reference { color: #666 }\n"
+             "table { font-size: 13px } td { white-space: nowrap; vertical-align: top }\n"
+             "td:last-child { text-align: left; font-weight: 400; white-space: normal; min-width: 15rem }\n"
+             "</style>\n<dl>",
+             how, "</dl>\n<p>Lower and further left is better. Bars are standard errors.</p>\n", chart.svg(),
+             "<p>t&sup2; is the relative squared error in the basis in which a layer was rounded (rotated "
+             "and scaled for "
+             "HIGGS), weight error that of the weights themselves; KL is that of the next token's "
+             "distribution, in nats; "
+             "agreement is how often the likeliest token is the reference's.</p>\n"
+             "<div style=\"overflow-x: auto\"><table><thead><tr><th>method<th>bits<th>t&sup2;<th>weight "
+             "error<th>perplexity<th>KL<th>KL, 99 %<th>largest KL<th>agreement<th>choices</tr></thead>\n",
+             table_row(reference, "reference"), table, "</table></div>\n"));
 }
 
 }  // namespace higgs::model

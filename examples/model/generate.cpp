@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace higgs::model {
@@ -26,6 +27,10 @@ Sampler::Sampler(const Sampling& sampling) : sampling_(sampling) {
 }
 
 TokenId Sampler::choose(std::span<const float> logits) {
+  for (std::size_t id = 0; id < logits.size(); ++id)
+    if (!(logits[id] < std::numeric_limits<float>::infinity()))
+      throw FormatError("the model gives the token " + std::to_string(id) + " a logit of " +
+                        std::to_string(logits[id]) + ": its weights are damaged");
   if (sampling_.temperature == 0)
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 

@@ -27,6 +27,7 @@ class Sampler {
  public:
   /// Throws InvalidArgument for a negative temperature or top_k, and for top_p outside (0, 1].
   explicit Sampler(const Sampling& sampling);
+  /// Throws FormatError, which names the token, for a logit that is NaN or +infinity: the model is damaged.
   TokenId choose(std::span<const float> logits);
 
  private:

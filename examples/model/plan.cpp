@@ -315,11 +315,14 @@ Transformer PlanRunner::with(const std::vector<std::string>& formats, std::vecto
 }
 
 std::string sensitivity_section(const SensitivityFile& file, Metric metric) {
-  std::map<std::string, std::vector<Chart::Point>> by_part;
+  std::vector<std::pair<std::string, std::vector<Chart::Point>>> by_part;  // in the order of the model
   for (const LayerProbe& layer : file.layers) {
     const auto [block, part] = split_name(layer.name);
     const Sensitivity fit = fit_layer(layer, metric, file.protocol);
-    by_part[short_part(part)].push_back({static_cast<double>(block), fit.alpha, layer.name});
+    const std::string name = short_part(part);
+    auto series = std::ranges::find_if(by_part, [&](const auto& each) { return each.first == name; });
+    if (series == by_part.end()) series = by_part.insert(by_part.end(), {name, {}});
+    series->second.push_back({static_cast<double>(block), fit.alpha, layer.name});
   }
   Chart chart("block", joined("alpha (", name_of(metric), " for a unit of t²)"), Chart::Scale::Linear,
               Chart::Scale::Log);
@@ -367,7 +370,10 @@ std::string allocation_page(const std::string& title, const SensitivityFile& fil
   for (std::size_t i = 0; i < front.points().size(); i += stride)
     line.push_back({8.0 * static_cast<double>(front.points()[i].weight) / static_cast<double>(plan.weights),
                     front.points()[i].cost});
-  Chart chart("bits a weight, scales and padding included", "predicted loss", Chart::Scale::Linear,
+  Chart chart("bits a weight, scales and padding included",
+              metric == Metric::Kl ? "predicted loss, KL in nats a token"
+                                   : joined("predicted loss, change of ", name_of(metric)),
+              Chart::Scale::Linear,
               Chart::Scale::Log);
   chart.add("all budgets", Chart::Mark::Line, std::move(line));
   std::vector<Chart::Point> uniform;

@@ -16,6 +16,8 @@ namespace higgs::model {
 struct RoundedMatrix {
   std::vector<float> values;  // (rows, cols)
   double bits = 0;            // a weight
+  double t2 = 0;              // as in QuantizedMatrix
+  double weight_error = 0;
 };
 
 /// The names of the codebooks that do not ship: "3x512", "e8n3", "2x84r5", "u4" and others.

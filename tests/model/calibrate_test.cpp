@@ -79,11 +79,9 @@ TEST_CASE("a method that is calibrated needs the inputs of every layer", "[model
   const ModelSource source(folder.path());
   const Transformer model = Transformer::load(source);
   ComparisonRow row;
-  CHECK(wants_input_squares("higgs 2x256 random"));
-  CHECK_FALSE(wants_input_squares("higgs 2x256"));
-  CHECK_FALSE(wants_input_squares("nf4-64 random"));
-  CHECK_THROWS_AS(with_method(model, "higgs 2x256 random", {}, row), higgs::InvalidArgument);
-  CHECK_NOTHROW(with_method(model, "higgs 2x256 random", measure_inputs(source, tiny_text(24), 12), row));
-  CHECK_THROWS_AS(with_method(model, "higgs 2x255 random", measure_inputs(source, tiny_text(24), 12), row),
-                  higgs::InvalidArgument);
+  CHECK(parse_method("higgs 2x256 random").calibrated);
+  CHECK_FALSE(parse_method("higgs 2x256").calibrated);
+  CHECK_THROWS_AS(with_method(model, parse_method("higgs 2x256 random"), {}, row), higgs::InvalidArgument);
+  CHECK_NOTHROW(
+      with_method(model, parse_method("higgs 2x256 random"), measure_inputs(source, tiny_text(24), 12), row));
 }

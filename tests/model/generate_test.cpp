@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
 #include <vector>
 
 using namespace higgs::model;
@@ -119,4 +121,19 @@ TEST_CASE("sampling options out of range are refused", "[model][generate]") {
   CHECK_THROWS_AS(Sampler({.top_k = -1}), higgs::InvalidArgument);
   CHECK_THROWS_AS(Sampler({.top_p = 0}), higgs::InvalidArgument);
   CHECK_THROWS_AS(Sampler({.top_p = 1.5}), higgs::InvalidArgument);
+}
+
+TEST_CASE("a logit that is no number ends generation with an error", "[model][generate]") {
+  for (const double temperature : {0.0, 1.0})
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+      for (std::size_t at = 0; at < 5; ++at) {
+        std::vector<float> logits{1, 2, 3, 2, 1};
+        Sampler sampler({.temperature = temperature});
+        CHECK_NOTHROW(sampler.choose(logits));
+        logits[at] = bad;
+        CHECK_THAT(message_of<higgs::FormatError>([&] { sampler.choose(logits); }),
+                   Catch::Contains("the token " + std::to_string(at)));
+        logits[at] = -std::numeric_limits<float>::infinity();  // a token that cannot come
+        CHECK(sampler.choose(logits) != static_cast<TokenId>(at));
+      }
 }

@@ -59,7 +59,8 @@ TEST_CASE("an interrupt says what became of the files and ends the process as th
       CHECK(WTERMSIG(out.status) == signal);
       return out.said;
     };
-    CHECK(said([] {}) == "higgs-model: interrupted; nothing was written\n");
+    CHECK(said([] { on_interrupt(Interrupted::NothingWritten); }) ==
+          "higgs-model: interrupted; nothing was written\n");
     CHECK(said([] { on_interrupt(Interrupted::GoesOn); }) ==
           "higgs-model: interrupted; the same command goes on from here\n");
     CHECK(said([] { on_interrupt(Interrupted::PartWritten); }) == "higgs-model: interrupted\n");

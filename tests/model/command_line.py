@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs higgs-model on a model of a few thousand weights: command_line.py HIGGS_MODEL
+
+What a user sees at the edges: names that are wrong, files that cannot be written, interrupts, damaged weights."""
+import array
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+PROGRAM = ""
+COMMANDS = ["inspect", "quantize", "eval", "compare", "sensitivity", "allocate", "linearity", "generate"]
+WIDTH, FFN, VOCABULARY, LAYERS = 24, 36, 40, 2
+
+
+def write_model(folder, damage=None):
+    """A Llama of random weights; the last number of the tensor `damage` is NaN."""
+    shapes = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)}
+    for layer in range(LAYERS):
+        block = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[block + norm + ".weight"] = (WIDTH,)
+        for part, rows, cols in (("self_attn.q", WIDTH, WIDTH), ("self_attn.k", WIDTH // 2, WIDTH),
+                                 ("self_attn.v", WIDTH // 2, WIDTH), ("self_attn.o", WIDTH, WIDTH),
+                                 ("mlp.gate", FFN, WIDTH), ("mlp.up", FFN, WIDTH), ("mlp.down", WIDTH, FFN)):
+            shapes[f"{block}{part}_proj.weight"] = (rows, cols)
+    generator, header, data = random.Random(1), {}, b""
+    for name, shape in shapes.items():
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        values = [1.0] * count if len(shape) == 1 else [generator.gauss(0, 0.3) for _ in range(count)]
+        if name == damage:
+            values[-1] = float("nan")
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * count]}
+        data += array.array("f", values).tobytes()
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (folder / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": WIDTH,
+        "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": True, "eos_token_id": VOCABULARY - 1}))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "normalizer": None, "post_processor": None, "decoder": byte_level,
+        "added_tokens": [{"id": VOCABULARY - 1, "content": "<|end|>", "special": True, "single_word": False,
+                          "lstrip": False, "rstrip": False, "normalized": False}],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
+                                                                byte_level]},
+        "model": {"type": "BPE", "merges": [], "vocab": {**{chr(33 + i): i for i in range(VOCABULARY - 1)},
+                                                         "<|end|>": VOCABULARY - 1}}}))
+    return folder
+
+
+class CommandLine(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        self.model = write_model(self.folder / "model")
+        self.text = self.folder / "text"
+        self.text.write_text("".join(chr(33 + i * i % 39) for i in range(600)))
+
+    def run_program(self, *words):
+        return subprocess.run([PROGRAM, *map(str, words)], capture_output=True, text=True, check=False)
+
+    def fails(self, code, *words):
+        """What the command says of its failure; it leaves no file behind that was not there."""
+        before = sorted(self.folder.rglob("*"))
+        result = self.run_program(*words)
+        self.assertEqual(result.returncode, code, result.stderr)
+        self.assertEqual(sorted(self.folder.rglob("*")), before)
+        return result.stderr
+
+    def works(self, *words):
+        result = self.run_program(*words)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout
+
+    def test_first_words(self):
+        for name in COMMANDS:
+            self.assertIn(name, self.works("help"))
+            self.assertIn(f"higgs-model {name}", self.works("help", name))
+            for word in (name[:-1], name + "x", name[0] + name[2:]):
+                said = self.fails(2, word, "--anything")
+                self.assertIn(f'unknown command "{word}"', said)
+                self.assertIn(f"did you mean {name}?", said)
+        self.assertIn("SUBCOMMAND", self.fails(2))
+        self.assertIn("--json", self.fails(2, "--json", "-", "eval"))
+        self.assertIn("COMMAND ... --json", self.fails(2, "--json=x", "eval"))
+        self.assertRegex(self.works("--version"), r"^\d+\.\d+\.\d+\n$")
+
+    def test_methods_are_read_before_the_work(self):
+        # The model is not there: it is not even looked for.
+        for method in ("bogus", "higgs 9x9", "nf4"):
+            said = self.fails(2, "compare", "no-model", "--text", self.text, "--methods", "nf4-64,higgs 2x256," + method)
+            self.assertIn(f'"{method}"', said)
+            for known in ("nf4-64 dq", "hqq3-64", "2x256", "3x512", "e8n4"):
+                self.assertIn(known, said)
+        self.assertIn("9x9", self.fails(2, "linearity", "no-model", "--text", self.text, "--alpha", "x", "--uniform", "9x9"))
+        self.assertIn("2x64/0", self.fails(2, "linearity", "no-model", "--text", self.text, "--alpha", "x",
+                                           "--uniform", "2x256,2x64/0"))
+
+    def test_outputs_are_opened_before_the_work(self):
+        missing = self.folder / "missing" / "file"
+        same = self.folder / "same"
+        for words in (["eval"], ["compare"], ["linearity", "--alpha", "x"], ["generate", "--prompt", "x"]):
+            text = [] if words[0] == "generate" else ["--text", self.text]
+            self.assertIn(str(missing), self.fails(1, words[0], "no-model", *words[1:], *text, "--json", missing))
+            self.assertIn(str(self.folder), self.fails(1, words[0], "no-model", *words[1:], *text, "--json", self.folder))
+            if words[0] in ("compare", "linearity"):
+                self.assertIn(str(missing), self.fails(1, words[0], "no-model", *words[1:], *text, "--report", missing))
+                self.assertIn("two results", self.fails(1, words[0], "no-model", *words[1:], *text, "--report", same, "--json", same))
+
+    def test_what_cannot_be_done_is_said_at_once(self):
+        said = self.fails(1, "eval", self.model, "--text", self.text, "--window", 65)
+        self.assertTrue(all(each in said for each in (str(self.model), "65", "64")), said)
+        quantized = self.folder / "quantized"
+        self.works("quantize", self.model, "-o", quantized, "--codebook", "2x256")
+        self.assertIn("original", self.fails(1, "compare", quantized, "--text", self.text, "--window", 32))
+        self.assertIn("original", self.fails(1, "linearity", quantized, "--text", self.text, "--window", 32, "--alpha", "x"))
+
+    def test_eval_reports_errors_and_tails(self):
+        result = self.folder / "result.json"
+        said = self.works("eval", self.model, "--reference", self.model, "--text", self.text, "--window", 64,
+                          "--tokens", 599, "--json", result)
+        self.assertIn("567 of 599 tokens predicted; the last 23 do not fill a window", said)
+        values = json.loads(result.read_text())
+        self.assertEqual((values["tokens"], values["windows"], values["tokens_left_out"]), (567, 9, 23))
+        self.assertEqual(values["standard_error_of"], "windows")
+        self.assertEqual(values["top_agreement"], 1)
+        self.assertEqual(values["ppl"], values["reference_ppl"])
+        self.assertGreater(values["ppl_standard_error"], 0)
+        for key in ("kl", "kl_standard_error", "kl_99", "kl_max"):
+            self.assertLess(abs(values[key]), 1e-5)
+        self.assertIn("perplexity", said)
+        alone = json.loads(self.works("eval", self.model, "--text", self.text, "--window", 64, "--json", "-"))
+        self.assertNotIn("kl", alone)
+        self.assertIsNone(json.loads(self.works("eval", self.model, "--text", self.text, "--window", 2, "--tokens", 3,
+                                                "--json", "-"))["ppl_standard_error"])  # one token tells none
+
+    def test_damaged_weights_never_become_a_result(self):
+        result = self.folder / "result.json"
+        result.write_text("before")
+        for tensor in ("model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"):
+            damaged = write_model(self.folder / tensor, tensor)
+            for words in (["eval", "--text", self.text, "--window", 64], ["generate", "--prompt", "#$%&<|end|>"],
+                          ["compare", "--methods", "nf4-64", "--text", self.text, "--window", 64]):
+                self.fails(1, words[0], damaged, *words[1:], "--json", result)
+                self.assertEqual(result.read_text(), "before")
+
+    def test_compare_tells_both_errors_and_what_was_done(self):
+        result, report = self.folder / "result.json", self.folder / "report <1>.html"
+        methods = ["nf4-64", "nf4-64 dq", "hqq3-64", "higgs 2x256", "higgs 2x64 random", "higgs 3x64"]
+        said = self.works("compare", self.model, "--text", self.text, "--window", 64, "--methods", ",".join(methods),
+                          "--json", result, "--report", report)
+        self.assertIn("weight_error", said)
+        values = json.loads(result.read_text())
+        self.assertEqual([row["method"] for row in values["rows"]], methods)
+        for row in values["rows"]:
+            self.assertTrue(row["choices"])
+            self.assertGreater(row["kl_standard_error"], 0)
+            if not row["method"].startswith("higgs"):
+                self.assertEqual(row["t2"], row["weight_error"])
+        self.assertEqual(values["reference"]["bits"], 32)
+        page = report.read_text()
+        for text in (str(self.text), "600 bytes", "567 of 600 tokens", "F32", "higgs-model compare", "&lt;1&gt;", "UTC"):
+            self.assertIn(text, page)
+
+    def test_interrupts_are_explained(self):
+        self.text.write_text("".join(chr(33 + i * i % 39) for i in range(4_000_000)))
+        result = self.folder / "result.json"
+        result.write_text("before")
+        with subprocess.Popen([PROGRAM, "eval", str(self.model), "--text", str(self.text), "--window", "64", "--threads", "1",
+                               "--json", str(result)], stderr=subprocess.PIPE, text=True) as process:
+            line = process.stderr.readline()  # of the log: the work has begun
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+        self.assertRegex(line, r"^eval: \d+ %.*perplexity")
+        self.assertTrue(said.endswith("higgs-model: interrupted; nothing was written\n"), said)
+        self.assertEqual(process.returncode, -signal.SIGINT)  # a shell says 130
+        self.assertEqual(result.read_text(), "before")
+        self.assertEqual(list(self.folder.glob("*.partial")), [])
+
+
+if __name__ == "__main__":
+    PROGRAM = sys.argv.pop(1)
+    unittest.main()
