@@ -27,7 +27,7 @@ text=$work/foldoc.txt
 [ -e "$text" ] || zcat -f /usr/share/dictd/foldoc.dict.dz >"$text"
 
 step "quantize, store, load"
-"$app" quantize "$model" -o "$work/smollm2-4bit" --codebook 2x256 --calibrate random --json "$work/quantize.json"
+"$app" quantize "$model" -o "$work/smollm2-4bit" --json "$work/quantize.json"
 
 step "generate from 4-bit weights"
 "$app" generate "$work/smollm2-4bit" --prompt "The capital of France is" --tokens 48
