@@ -72,6 +72,7 @@ void compare(const Options& options) {
   Output report(options.report);
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  note_unused(source);
   require_original(source);
   require_context(source, options.window);
   const Tokenizer tokenizer(source.vocabulary(), options.model);

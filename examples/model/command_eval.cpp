@@ -54,6 +54,7 @@ void print(std::ostream& out, const Evaluator& evaluator, const Evaluation& resu
 void eval(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  note_unused(source);
   std::optional<ModelSource> reference_source;
   if (!options.reference.empty()) {
     reference_source.emplace(options.reference);

@@ -37,6 +37,7 @@ double rate(std::int64_t count, double seconds) {
 void generate_text(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  note_unused(source);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   std::optional<ChatFormat> chat;
   if (options.chat) chat.emplace(tokenizer.vocabulary(), options.model);

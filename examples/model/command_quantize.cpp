@@ -61,6 +61,7 @@ std::string check_block(const std::string& text) {
 // What the command line and the plan ask for.
 void complete_request(Options& options, const ModelSource& source) {
   QuantizeRequest& request = options.request;
+  source.require_sound();
   if (!options.skip.empty()) request.skip = parse_regex(options.skip);
   request.options.seed = options.seed;
   if (options.no_signs) request.options.seed.reset();

@@ -30,6 +30,7 @@ struct Options : CommonOptions {
 void sensitivity(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
+  note_unused(source);
   const Metric metric = metric_named(options.metric);
   if (metric == Metric::Perplexity && options.text_file.empty())
     throw InvalidArgument(

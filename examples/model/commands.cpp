@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
 
+#include "weights.hpp"
+
 #include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 
 #include <cmath>
 #include <iostream>
+#include <string>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -84,6 +88,14 @@ void require_context(const ModelSource& source, std::int64_t window) {
   if (window > context)
     throw InvalidArgument(source.path().string() + ": a window of " + std::to_string(window) +
                           " tokens exceeds the model's context of " + std::to_string(context));
+}
+
+void note_unused(const ModelSource& source) {
+  const std::vector<std::string> unused = unused_tensors(source);
+  if (unused.empty()) return;
+  std::cerr << "note: " << source.path().string() << ": " << unused.size()
+            << (unused.size() == 1 ? " tensor is" : " tensors are") << " not used: " << unused.front()
+            << (unused.size() > 1 ? ", ..." : "") << "\n";
 }
 
 void require_original(const ModelSource& source) {

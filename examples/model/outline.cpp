@@ -115,7 +115,8 @@ class Outliner {
       else
         take(tensor, role, codebook);
     }
-    if (out_.matrices.empty()) throw InvalidArgument(name + ": has no matrix to quantize");
+    if (out_.matrices.empty())
+      throw InvalidArgument(name + ": has no matrix to quantize" + stacked_experts());
     for (const auto& [layer, codebook] : request_.codebooks)
       if (std::none_of(out_.matrices.begin(), out_.matrices.end(),
                        [&](const Outline::Matrix& matrix) { return matrix.tensor->name == layer; }))
@@ -184,6 +185,17 @@ class Outliner {
          out_.matrices.front().tensor->name + " on are quantized, among them " + of(Role::Embedding) +
          " that look like embeddings and " + of(Role::Output) +
          " like output layers; neither a configuration nor a tokenizer is written");
+  }
+
+  // What to add where nothing can be quantized because matrices lie in stacks.
+  std::string stacked_experts() const {
+    std::int64_t stacks = 0, weights = 0;
+    for (const ModelTensor& tensor : source_.tensors())
+      if (tensor.stored->shape.size() > 2) ++stacks, weights += tensor.rows() * tensor.cols();
+    return stacks == 0 ? ""
+                       : "; " + counted(stacks, "tensor") +
+                             " of more than two extents (stacked experts) hold " + std::to_string(weights) +
+                             " of " + std::to_string(out_.weights) + " weights, and stacks are not supported";
   }
 
   void note_unused() {

@@ -17,8 +17,8 @@ COMMANDS = ["inspect", "quantize", "eval", "compare", "sensitivity", "allocate",
 WIDTH, FFN, VOCABULARY, LAYERS = 24, 36, 40, 2
 
 
-def write_model(folder, damage=None):
-    """A Llama of random weights; the last number of the tensor `damage` is NaN."""
+def write_model(folder, damage=None, more=None):
+    """A Llama of random weights and `more` tensors, name to shape; the last number of the tensor `damage` is NaN."""
     shapes = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
         block = f"model.layers.{layer}."
@@ -28,6 +28,7 @@ def write_model(folder, damage=None):
                                  ("self_attn.v", WIDTH // 2, WIDTH), ("self_attn.o", WIDTH, WIDTH),
                                  ("mlp.gate", FFN, WIDTH), ("mlp.up", FFN, WIDTH), ("mlp.down", WIDTH, FFN)):
             shapes[f"{block}{part}_proj.weight"] = (rows, cols)
+    shapes.update(more or {})
     generator, header, data = random.Random(1), {}, b""
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
@@ -152,6 +153,17 @@ class CommandLine(unittest.TestCase):
                           ["compare", "--methods", "nf4-64", "--text", self.text, "--window", 64]):
                 self.fails(1, words[0], damaged, *words[1:], "--json", result)
                 self.assertEqual(result.read_text(), "before")
+
+    def test_unused_tensors_are_told_by_all_that_run_a_model(self):
+        lora = "model.layers.0.self_attn.q_proj.lora_A.weight"
+        model = write_model(self.folder / "lora", more={lora: (2, WIDTH), "model.layers.9.x": (3,)})
+        text = ["--text", self.text, "--window", 64]
+        for words in (["eval", model, *text], ["generate", model, "--prompt", "#", "--tokens", 1],
+                      ["compare", model, *text, "--methods", "nf4-64"], ["quantize", model, "--dry-run", "-o", self.folder / "out"],
+                      ["sensitivity", model, "-o", self.folder / "a", "--gradients", 1, "--tokens", 64, "--window", 64]):
+            said = self.run_program(*words).stderr
+            self.assertRegex(said, r"2 tensors.*" + lora.replace(".", r"\."), words[0])
+            self.assertNotIn("not used", self.run_program(words[0], self.model, *words[2:]).stderr)
 
     def test_compare_tells_both_errors_and_what_was_done(self):
         result, report = self.folder / "result.json", self.folder / "report <1>.html"

@@ -96,6 +96,16 @@ TEST_CASE("without a configuration names decide, and the user is told what was t
   CHECK(ModelSource(folder / "out").find("empty")->rows() == 0);
 }
 
+TEST_CASE("where all matrices lie in stacks of experts, that is said with the numbers", "[model][outline]") {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "model.safetensors",
+                    {zeros("experts.gate_up_proj", {4, 8, 6}), zeros("mlp.gate.weight", {4, 8})});
+  const std::string said =
+      message_of<higgs::InvalidArgument>([&] { outline_of(ModelSource(folder / "model.safetensors"), {}); });
+  CHECK(said.find("no matrix to quantize; 1 tensor") != said.npos);
+  CHECK(said.find("192 of 224 weights") != said.npos);
+}
+
 TEST_CASE("a group or block that becomes another one, or pads, is said with the numbers",
           "[model][outline]") {
   const TemporaryFolder folder;
