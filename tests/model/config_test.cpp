@@ -738,10 +738,10 @@ TEST_CASE("an architecture that is not supported is told from a configuration th
 }
 
 TEST_CASE("config.json of a checkpoint keeps all but what is no longer true", "[model][config]") {
-  const std::string text = R"({"zeta": [1, 2.5], "quantization_config": {"quant_method": "fp8"},)"
-                           R"( "tie_word_embeddings": true, "alpha": {"b": 1e-05, "a": null}})";
+  const std::string original = R"({"zeta": [1, 2.5], "quantization_config": {"quant_method": "fp8"},)"
+                               R"( "tie_word_embeddings": true, "alpha": {"b": 1e-05, "a": null}})";
   const std::string kept = R"({"zeta":[1,2.5],"tie_word_embeddings":false,"alpha":{"b":1e-05,"a":null}})";
-  CHECK(nlohmann::ordered_json::parse(config_for_checkpoint(text, "config.json", false)).dump() == kept);
+  CHECK(nlohmann::ordered_json::parse(config_for_checkpoint(original, "config.json", false)).dump() == kept);
   CHECK_THAT(message_of<higgs::FormatError>([] { config_for_checkpoint("[]", "config.json", false); }),
              Catch::Contains("config.json"));
 }
