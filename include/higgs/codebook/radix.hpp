@@ -39,7 +39,8 @@ class RadixCodebook {
   using Index = std::uint32_t;
   using Point = std::array<Element, static_cast<std::size_t>(dim)>;
 
-  constexpr RadixCodebook() = default;
+  /// Digits of the table that ships. Not defaulted: a compiler may ask for that table before this is called.
+  constexpr RadixCodebook() noexcept : book_() {}
   constexpr explicit RadixCodebook(const Book& book) noexcept : book_(book) {}
 
   HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept {
@@ -58,7 +59,7 @@ class RadixCodebook {
   static std::string name() { return Book::name() + "r" + std::to_string(Count); }
 
  private:
-  Book book_{};
+  Book book_;
 };
 
 }  // namespace v0
