@@ -92,9 +92,10 @@ std::string with_error(double value, double error, int digits) {
 
 std::string table_row(const ComparisonRow& row, const char* kind) {
   const Evaluation& result = row.evaluation;
-  std::string out = joined("<tr class=\"", kind, "\"><td>", escaped(row.method), "<td>", fixed(row.bits, 3),
-                           "<td>", fixed(row.t2, 6), "<td>", fixed(row.weight_error, 6), "<td>",
-                           with_error(result.perplexity(), result.perplexity_error(), 3));
+  std::string out =
+      joined("<tr class=\"", kind, "\"><td>", escaped(row.method), "<td>", fixed(row.bits, 3), "<td>",
+             fixed(row.t2, 6), "<td>", fixed(row.weight_error, 6), "<td>",
+             with_error(result.perplexity(), result.perplexity_error(), result.perplexity() < 1000 ? 3 : 0));
   if (const auto& away = result.divergence)
     out += joined("<td>", with_error(away->kl.mean, away->kl.standard_error, 5), "<td>",
                   fixed(away->quantile_99, 3), "<td>", fixed(away->most, 3), "<td>",
@@ -245,10 +246,11 @@ std::string comparison_page(const std::string& title, const Protocol& protocol,
     how += joined("<dt>", escaped(name), "<dd>", escaped(value), "\n");
   return html_page(
       title,
-      joined("<style>\nbody { max-width: 78rem } svg { max-width: 60rem }\n"
+      joined("<style>\nbody { max-width: 84rem } svg { max-width: 60rem }\n"
              "tr.ours { font-weight: 600 } tr.reference { color: #666 }\n"
-             "table { font-size: 13px } td { white-space: nowrap; vertical-align: top }\n"
-             "td:last-child { text-align: left; font-weight: 400; white-space: normal; min-width: 15rem }\n"
+             "table { font-size: 13px } td { white-space: nowrap; vertical-align: top } td, th { padding: "
+             ".15rem .4rem }\n"
+             "td:last-child { text-align: left; font-weight: 400; white-space: normal; min-width: 12rem }\n"
              "</style>\n<dl>",
              how, "</dl>\n<p>Lower and further left is better. Bars are standard errors.</p>\n", chart.svg(),
              "<p>t&sup2; is the relative squared error in the basis in which a layer was rounded (rotated "
