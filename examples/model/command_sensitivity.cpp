@@ -28,6 +28,7 @@ struct Options : CommonOptions {
 };
 
 void sensitivity(const Options& options) {
+  { const Output writable(options.out); }  // before the work; it is written as results come
   const auto executor = options.executor();
   const ModelSource source(options.model);
   note_unused(source);

@@ -117,6 +117,8 @@ class CommandLine(unittest.TestCase):
                 self.assertIn(str(missing), self.fails(1, words[0], "no-model", *words[1:], *text, "--report", missing))
                 self.assertIn("two results", self.fails(1, words[0], "no-model", *words[1:], *text, "--report", same, "--json", same))
 
+        self.assertIn(str(missing), self.fails(1, "sensitivity", "no-model", "-o", missing))
+
     def test_what_cannot_be_done_is_said_at_once(self):
         said = self.fails(1, "eval", self.model, "--text", self.text, "--window", 65)
         self.assertTrue(all(each in said for each in (str(self.model), "65", "64")), said)
