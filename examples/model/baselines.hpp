@@ -81,8 +81,8 @@ class GroupedMatrix {
 
   MatrixView<float> view_;           // a line is one of its rows
   std::vector<float> values_;        // line by line, in the order below
-  std::vector<std::int64_t> order_;  // of the weights of a line
-  std::vector<std::size_t> starts_;  // of the groups in it, and its length
+  std::vector<std::int64_t> order_;  // positions of the weights of a line, group after group
+  std::vector<std::size_t> starts_;  // where each group of a line begins, then the length of the line
 };
 
 /// A format: codes of `bits` bits, `group_bits` for each group of `group` weights, `outer_bits` for each 256 groups,

@@ -31,8 +31,8 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
                                         std::int64_t count);
 
 /// Runs `tokens` through a model, in windows of `window` (the last may be shorter), and measures what each linear layer
-/// of its blocks reads, and the output layer: in a tied model that is the embedding. In memory are one block as floats and the states of all tokens at a time, whatever the model's
-/// size. `progress` is called with the blocks done and to do. Throws FormatError for a model that is damaged,
+/// of its blocks and the output layer read; in a tied model the embedding is the output layer. Memory holds one block as
+/// floats and the states of all tokens at a time, whatever the model's size. `progress` is called with the blocks done and to do. Throws FormatError for a model that is damaged,
 /// InvalidArgument if there are no tokens or one is outside the vocabulary.
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
                             Executor& executor = default_executor(),

@@ -55,7 +55,7 @@ void allocate_bits(Options& options) {
   options.request.calibrated = file.protocol.input_scales;
   options.request.metric = metric_named(options.metric);
   const std::vector<PlanLayer> layers = plan_layers(source, file, options.request);
-  for (const std::string& doubt : doubts_about(file, source)) std::cerr << "note: " << doubt << "\n";
+  for (const std::string& doubt : doubts_about(file, source)) tell(doubt);
   const auto plan = options.bytes >= 0
                         ? allocate_file(source, layers, options.request, options.bytes, options.plan)
                         : allocate(layers, Budget::bits(options.bits), options.plan);

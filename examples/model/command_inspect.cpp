@@ -129,7 +129,7 @@ void inspect(const InspectOptions& options) {
   for (const std::string& line : sizes.lines()) out << "  " << line << "\n";
   if (!refusal.empty()) {
     results["cannot_be_quantized"] = refusal;
-    if (source.problem().empty()) std::cerr << "note: this model cannot be quantized: " << refusal << "\n";
+    if (source.problem().empty()) tell("this model cannot be quantized: " + refusal);
   } else if (!checkpoint) {
     const Sizes after = sizes_of(source, outline);
     results["quantized_sizes"] = to_json(after);
@@ -137,7 +137,7 @@ void inspect(const InspectOptions& options) {
     results["notes"] = outline.notes;
     out << "quantized without options: " << after.total() << "\n";
     for (const std::string& line : after.lines()) out << "  " << line << "\n";
-    for (const std::string& note : outline.notes) std::cerr << "note: " << note << "\n";
+    for (const std::string& note : outline.notes) tell(note);
   }
   if (options.json != "-") std::cout << out.str() << std::flush;
   options.write(results);

@@ -37,8 +37,6 @@ struct Options : CommonOptions {
   CLI::Option* output_option = nullptr;
 };
 
-void tell(const std::string& note) { std::cerr << "note: " << note << "\n"; }
-
 std::regex parse_regex(const std::string& text) {
   try {
     return std::regex(text);

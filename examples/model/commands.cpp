@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
 
+#include "sizes.hpp"
 #include "weights.hpp"
 
 #include <higgs/config.hpp>
@@ -90,12 +91,13 @@ void require_context(const ModelSource& source, std::int64_t window) {
                           " tokens exceeds the model's context of " + std::to_string(context));
 }
 
+void tell(const std::string& note) { std::cerr << "note: " << note << "\n"; }
+
 void note_unused(const ModelSource& source) {
   const std::vector<std::string> unused = unused_tensors(source);
   if (unused.empty()) return;
-  std::cerr << "note: " << source.path().string() << ": " << unused.size()
-            << (unused.size() == 1 ? " tensor is" : " tensors are") << " not used: " << unused.front()
-            << (unused.size() > 1 ? ", ..." : "") << "\n";
+  tell(source.path().string() + ": " + counted(std::ssize(unused), "tensor is", "tensors are") +
+       " not used: " + unused.front() + (unused.size() > 1 ? ", ..." : ""));
 }
 
 void require_original(const ModelSource& source) {

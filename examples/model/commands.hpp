@@ -56,7 +56,9 @@ nlohmann::ordered_json describe(const Evaluation& result);
 std::string describe_errors(const Evaluation& result);
 /// Throws InvalidArgument, which names the model, if its context is shorter than a window.
 void require_context(const ModelSource& source, std::int64_t window);
-/// Says on standard error which tensors of a model that will run it has no use for, if there are any.
+/// Says it to the user on standard error, where it mixes with no result.
+void tell(const std::string& note);
+/// Says which tensors of a model that will run it has no use for, if there are any.
 void note_unused(const ModelSource& source);
 /// Throws InvalidArgument, which names the model, if higgs quantized it.
 void require_original(const ModelSource& source);

@@ -25,7 +25,7 @@ struct Known {
   Architecture architecture;
   std::string_view gguf;
   std::string_view hugging_face;
-  std::string_view base;  // of a model that was saved without its output layer
+  std::string_view base;  // name of the class that lacks the output layer
   std::string_view model_type;
   std::int64_t context;
   std::int64_t kv_heads;    // 0: as many as heads

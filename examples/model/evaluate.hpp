@@ -23,9 +23,9 @@ struct Estimate {
   double standard_error = 0;
 };
 
-/// Values in the order of the text, `block` of which belong to a window. From 8 windows on the error is that of the mean
-/// of windows, whatever hangs together within them: their standard deviation over the root of their number. Below, it
-/// treats every value as independent, which is too hopeful. NaN for less than two values.
+/// Values in the order of the text, `block` of which belong to a window. From 8 windows on, the error is the
+/// standard deviation of the windows' means over the root of their number, which allows for correlation within a window.
+/// With fewer windows, it treats every value as independent, which is too hopeful. NaN for less than two values.
 Estimate estimate_mean(std::span<const double> values, std::int64_t block);
 
 /// How far a model is from a reference, by KL(reference || model) in nats of the next token's distribution.

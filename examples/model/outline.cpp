@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "outline.hpp"
 
+#include "output.hpp"
 #include "pieces.hpp"
 #include "sizes.hpp"
 #include "weights.hpp"
@@ -315,16 +316,14 @@ void check_folder(const ModelSource& source, const std::filesystem::path& folder
     throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
   if (fs::exists(folder, error) && !fs::is_directory(folder, error))
     throw IoError(folder.string() + ": is a file; the model is written to a folder");
-  // The nearest folder that is there says what there is room for.
-  fs::path there = fs::absolute(folder);
-  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  const fs::path there = nearest_folder(folder);
   if (!is_writable(there)) throw IoError(there.string() + ": cannot be written to");
-  const fs::space_info space = fs::space(there, error);
-  if (error) return;
+  const std::optional<std::uint64_t> free = free_space(there);
+  if (!free) return;
   // What a killed run left is the beginning of the same file.
   const auto partial = FileWriter::partial_path(folder / "model.safetensors");
   const std::uintmax_t begun = fs::exists(partial, error) ? fs::file_size(partial, error) : 0;
-  check_room(folder, file_bytes - std::min<std::uint64_t>(file_bytes, error ? 0 : begun), space.available);
+  check_room(folder, file_bytes - std::min<std::uint64_t>(file_bytes, error ? 0 : begun), *free);
 }
 
 void check_room(const std::filesystem::path& folder, std::uint64_t needed, std::uint64_t free) {

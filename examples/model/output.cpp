@@ -104,15 +104,26 @@ void Output::commit(std::string_view content) {
   on_interrupt(Interrupted::PartWritten);
 }
 
-void require_space(const fs::path& path, std::uint64_t bytes) {
+fs::path nearest_folder(const fs::path& path) {
   std::error_code error;
   fs::path folder = fs::absolute(path, error);
   while (!folder.empty() && folder != folder.root_path() && !fs::exists(folder, error))
     folder = folder.parent_path();
-  const fs::space_info space = fs::space(folder, error);
-  if (error || space.available == static_cast<std::uintmax_t>(-1) || space.available >= bytes) return;
-  throw IoError(path.string() + ": " + with_unit(static_cast<double>(bytes), "B") + " are needed, and " +
-                with_unit(static_cast<double>(space.available), "B") + " are free on its disk");
+  return folder;
+}
+
+std::optional<std::uint64_t> free_space(const fs::path& path) {
+  std::error_code error;
+  const fs::space_info space = fs::space(nearest_folder(path), error);
+  if (error || space.available == static_cast<std::uintmax_t>(-1)) return std::nullopt;
+  return space.available;
+}
+
+void require_space(const fs::path& path, std::uint64_t bytes) {
+  const std::optional<std::uint64_t> free = free_space(path);
+  if (free && *free < bytes)
+    throw IoError(path.string() + ": " + with_unit(static_cast<double>(bytes), "B") + " are needed, and " +
+                  with_unit(static_cast<double>(*free), "B") + " are free on its disk");
 }
 
 }  // namespace higgs::model

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 namespace higgs::model {
@@ -33,6 +34,10 @@ class Output {
   std::unique_ptr<Target> target_;
 };
 
+/// The nearest folder above `path`, or at it, that exists.
+std::filesystem::path nearest_folder(const std::filesystem::path& path);
+/// Bytes to spare on the disk that `path` lies on; none where the system does not tell. The path need not exist.
+std::optional<std::uint64_t> free_space(const std::filesystem::path& path);
 /// Throws IoError, which names `path` and both numbers, if the disk that it lies on has less than `bytes` to spare. The
 /// path itself need not exist. Says nothing where the system does not tell.
 void require_space(const std::filesystem::path& path, std::uint64_t bytes);
