@@ -34,7 +34,7 @@ int main() {
 
   // Load: codes go to the device and into the order in which kernels read them.
   const higgs::AnyQuantizedMatrix quantized = higgs::Checkpoint::open(path).load("layer");
-  const gpu::DeviceMatrix w(quantized);
+  const gpu::PackedMatrix w(quantized);
   const gpu::Device device = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
   const gpu::DeviceBuffer<Half> x(batch * inputs), y(batch * outputs);
@@ -47,8 +47,8 @@ int main() {
   cudaGraphExec_t token = nullptr;
   gpu::check(cudaStreamCreate(&stream), "cudaStreamCreate");
   gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x.data(), batch, inputs), w.view(),
-                                        gpu::DeviceMatrixView<Half>(y.data(), batch, outputs),
+  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), batch, inputs), w.view(),
+                                        gpu::DenseView<Half>(y.data(), batch, outputs),
                                         std::span(workspace.data(), workspace.size()), plan, device, stream);
   gpu::check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   gpu::check(cudaGraphInstantiate(&token, graph, 0), "cudaGraphInstantiate");

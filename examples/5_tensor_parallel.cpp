@@ -26,8 +26,8 @@ std::vector<float> normals(std::int64_t count, std::uint64_t seed) {
 }
 
 // The feed-forward block, or a rank's share of it: y (tokens, width).
-std::vector<float> feed_forward(std::span<const float> x, const higgs::TiledMatrix& up,
-                                const higgs::TiledMatrix& down) {
+std::vector<float> feed_forward(std::span<const float> x, const higgs::PackedMatrix& up,
+                                const higgs::PackedMatrix& down) {
   std::vector<float> h(static_cast<std::size_t>(tokens * up.rows())), y(tokens * width);
   const higgs::MatrixView<float> activations(h.data(), tokens, up.rows());
   higgs::matmul(higgs::MatrixView<const float>(x.data(), tokens, width), up, activations);
@@ -52,13 +52,13 @@ int main() {
   for (std::int64_t rank = 0; rank < ranks; ++rank)
     threads.emplace_back([&, rank] {
       constexpr std::int64_t mine = hidden / ranks;
-      const higgs::TiledMatrix my_up(up, higgs::Shard{rank * mine, mine, 0, width});
-      const higgs::TiledMatrix my_down(down, higgs::Shard{0, width, rank * mine, mine});
+      const higgs::PackedMatrix my_up(up, higgs::Shard{rank * mine, mine, 0, width});
+      const higgs::PackedMatrix my_down(down, higgs::Shard{0, width, rank * mine, mine});
       parts[static_cast<std::size_t>(rank)] = feed_forward(x, my_up, my_down);
     });
   for (std::thread& thread : threads) thread.join();
 
-  const std::vector<float> whole = feed_forward(x, higgs::TiledMatrix(up), higgs::TiledMatrix(down));
+  const std::vector<float> whole = feed_forward(x, higgs::PackedMatrix(up), higgs::PackedMatrix(down));
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     const double sum = double{parts[0][i]} + double{parts[1][i]};  // the all-reduce

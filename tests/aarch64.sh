@@ -8,7 +8,7 @@ source tests/packages.sh
 need_packages g++-aarch64-linux-gnu qemu-user catch2
 tests=("$@")
 [ $# -gt 0 ] || tests=(core/half core/random core/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
-                       scale/group_scale codebook/grid store/safetensors matmul/activations matmul/tiled_matrix
+                       scale/group_scale codes/grid/grid store/safetensors matmul/activations matmul/packed_matrix
                        matmul/strip_neon matmul/strip_product matmul/matmul)
 out=build/aarch64
 mkdir -p "$out/include"

@@ -9,11 +9,12 @@ STAGES = {  # folder: the folders it may include, besides itself and config.hpp
     "gpu": {"core"},
     "rotate": {"core", "gpu"},
     "scale": {"core", "gpu"},
-    "codebook": {"core"},
-    "encode": {"core", "gpu", "codebook"},
+    "encode": {"core", "gpu", "codes"},
     "pack": {"core", "gpu"},
-    "store": {"core", "codebook", "pack"},
-    "matmul": {"core", "gpu", "rotate", "codebook", "pack", "store"},
+    "codes": {"core", "gpu", "pack", "encode"},
+    "fit": {"core", "codes", "encode"},
+    "store": {"core", "codes", "pack"},
+    "matmul": {"core", "gpu", "rotate", "codes", "pack", "store"},
     "allocate": {"core"},
 }
 TOP = {  # header: the folders and top headers it may include
@@ -21,6 +22,8 @@ TOP = {  # header: the folders and top headers it may include
     "quantizer.hpp": set(STAGES) - {"matmul", "allocate"},
     "quantizer.cuh": set(STAGES) - {"matmul", "allocate"} | {"quantizer.hpp"},
     "higgs.hpp": set(STAGES) | {"quantizer.hpp", "quantizer.cuh"},
+    "tools.hpp": {"allocate", "fit"},
+    "models.hpp": {"store"},
 }
 CUDA = re.compile(r"(cuda|cub|thrust|nv|cooperative_groups|mma)\b|cuda_|device_launch|.*\.cuh$")
 LICENSE = "// SPDX-License-Identifier: Apache-2.0"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROTATE, FRAGMENTS, TILES = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "pack/tiles_test.cu"
+ROTATE, FRAGMENTS, TILES = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
 GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
 STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
@@ -50,14 +50,14 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a search that takes the worse scale", "quantizer.cuh",
      {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
 
-    ("result", "repacking: bytes of a word swapped", "pack/tiles.cuh",
+    ("result", "repacking: bytes of a word swapped", "pack/packed_layout.cuh",
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, TILES),
-    ("result", "repacking: scales in the order of rows", "pack/tiles.cuh", {"inside % 8 * 8 + inside / 8": "inside"}, TILES),
-    ("result", "repacking: E8's signs in another order", "pack/tiles.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
+    ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh", {"inside % 8 * 8 + inside / 8": "inside"}, TILES),
+    ("result", "repacking: E8's signs in another order", "pack/packed_layout.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
     ("bank conflicts", "half of the copies of E8's table", "matmul/fragments.cuh",
      {"e8_tiles ? lane % 8 * 16": "e8_tiles ? lane % 4 * 16"}, FRAGMENTS),
 
-    ("result", "product: a nibble swapped", "pack/tiles.cuh",
+    ("result", "product: a nibble swapped", "pack/packed_layout.cuh",
      {"return byte(s, i, j);": "return byte(s, i, j) >> 4 | (byte(s, i, j) & 15u) << 4;",
       "words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),
     ("result", "product: the scale of another row", KERNEL,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/fit_grid.hpp>
-#include <higgs/codebook/lattice.hpp>
-#include <higgs/codebook/radix.hpp>
-#include <higgs/codebook/uniform.hpp>
+#include <higgs/fit/fit_grid.hpp>
+#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/matmul.hpp>
 #include <higgs/matmul/reference.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/quantizer.hpp>
 
 #include <catch2/catch.hpp>
@@ -424,7 +424,7 @@ TEST_CASE("a grid for which no table ships goes the whole way too", "[quantizer]
              .input_scales.empty()));
   std::vector<double> expected(3 * 130);
   higgs::matmul_reference(x.view, quantized, MatrixView<double>(expected.data(), 3, 130));
-  const higgs::TiledMatrix tiled(quantized);
+  const higgs::PackedMatrix tiled(quantized);
   std::vector<float> plain(expected.size()), from_tiles(expected.size());
   higgs::matmul(x.view, quantized, MatrixView<float>(plain.data(), 3, 130));
   higgs::matmul(x.view, tiled, MatrixView<float>(from_tiles.data(), 3, 130));

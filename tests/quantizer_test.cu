@@ -43,7 +43,7 @@ void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols,
   const auto host = higgs::quantize(higgs::MatrixView<const T>(w.view), book, options);
   const gpu::DeviceBuffer<T> weights{std::span<const T>(w.data)};
   const auto device =
-      gpu::quantize(gpu::DeviceMatrixView<const T>(weights.data(), rows, cols), book, options);
+      gpu::quantize(gpu::DenseView<const T>(weights.data(), rows, cols), book, options);
   CHECK(device.layout == host.layout);
   CHECK(device.exponent == host.exponent);
   CHECK(std::ranges::equal(device.input_scales, host.input_scales));
@@ -98,7 +98,7 @@ TEST_CASE("matrices larger than the workspace are quantized in pieces", "[front]
   const gpu::DeviceBuffer<std::byte> workspace(quantizer.workspace_size(3, device));
   const std::span space(workspace.data(), workspace.size());
   const auto quantize_rows = [&](std::int64_t row, std::int64_t count) {
-    quantizer.quantize_rows_async(gpu::DeviceMatrixView<const Half>(weights.data() + row * 64, count, 64),
+    quantizer.quantize_rows_async(gpu::DenseView<const Half>(weights.data() + row * 64, count, 64),
                                   codes.data() + row * host.row_bytes(),
                                   scales.data() + row * host.layout.groups(), space, device, nullptr);
   };
@@ -113,9 +113,9 @@ TEST_CASE("CUDA's own 16-bit weights are taken as what they are", "[front][quant
   const Normals<Half> w(3, 64, 5);
   const gpu::DeviceBuffer<Half> weights{std::span<const Half>(w.data)};
   const higgs::GridCodebook<2, 256> book;
-  const auto expected = gpu::quantize(gpu::DeviceMatrixView<const Half>(weights.data(), 3, 64), book);
+  const auto expected = gpu::quantize(gpu::DenseView<const Half>(weights.data(), 3, 64), book);
   const auto* same = reinterpret_cast<const __half*>(weights.data());
-  const auto found = gpu::quantize(gpu::DeviceMatrixView<const __half>(same, 3, 64), book);
+  const auto found = gpu::quantize(gpu::DenseView<const __half>(same, 3, 64), book);
   CHECK(std::ranges::equal(found.codes, expected.codes));
   CHECK(std::ranges::equal(found.scales, expected.scales));
 }
@@ -124,7 +124,7 @@ TEST_CASE("weights on the device that are no numbers are refused", "[front][quan
   std::vector<float> w(24, 1.0f);
   w[13] = std::numeric_limits<float>::quiet_NaN();
   const gpu::DeviceBuffer<float> weights{std::span<const float>(w)};
-  const gpu::DeviceMatrixView<const float> view(weights.data(), 3, 8);
+  const gpu::DenseView<const float> view(weights.data(), 3, 8);
   CHECK_THROWS_WITH(gpu::quantize(view, higgs::UniformCodebook8{}), Catch::Contains("column 5"));
 }
 
@@ -138,7 +138,7 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   auto host = higgs::quantize(higgs::MatrixView<const float>(w.view), book, options);
   const gpu::DeviceBuffer<float> weights{std::span<const float>(w.data)};
   const auto made =
-      gpu::quantize(gpu::DeviceMatrixView<const float>(weights.data(), 130, 200), book, options);
+      gpu::quantize(gpu::DenseView<const float>(weights.data(), 130, 200), book, options);
   host.weight_error = made.weight_error;  // which the device leaves out where there are input scales
   const TemporaryFolder folder;
   const auto write = [&](const char* name, const higgs::QuantizedMatrix<Book>& matrix) {
@@ -154,12 +154,12 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   CHECK(file.size() > host.codes.size());
   CHECK(file == write("host.safetensors", host));
 
-  const gpu::DeviceMatrix on_device(higgs::Checkpoint::open(folder / "device.safetensors").load("w"));
+  const gpu::PackedMatrix on_device(higgs::Checkpoint::open(folder / "device.safetensors").load("w"));
   const gpu::Device device = gpu::current_device();
   std::vector<float> expected(130 * 200);
   higgs::dequantize(host, higgs::MatrixView<float>(expected.data(), 130, 200));
   const gpu::DeviceBuffer<float> decoded(expected.size()), workspace(192 * 256);
-  gpu::dequantize_async(on_device.view(), gpu::DeviceMatrixView<float>(decoded.data(), 130, 200),
+  gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 130, 200),
                         gpu::Basis::Original, device, nullptr, std::span(workspace.data(), workspace.size()));
   CHECK(decoded.to_host() == expected);
   if constexpr (gpu::tile_bits<Book> == 4) {  // one width, for short builds: matmul_test.cu has them all
@@ -195,9 +195,9 @@ TEST_CASE("no schedule of repacking and dequantizing has a race or changes a bit
     const gpu::Device device = gpu::current_device();
     std::vector<float> first;
     emulator::for_each_schedule(20, [&](std::uint32_t seed) {
-      const gpu::DeviceMatrix on_device(w);
+      const gpu::PackedMatrix on_device(w);
       const gpu::DeviceBuffer<float> decoded(66 * 80), workspace(128 * 80);
-      gpu::dequantize_async(on_device.view(), gpu::DeviceMatrixView<float>(decoded.data(), 66, 80),
+      gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 66, 80),
                             gpu::Basis::Original, device, nullptr,
                             std::span(workspace.data(), workspace.size()));
       if (seed == 0) first = decoded.to_host();

@@ -4,16 +4,16 @@
 // its own.
 //
 //   check_search [codebook ...]     if none is named, all that ship and the large tables; exit status 1 if any code differs
-#include <higgs/codebook/grids/2x1024.hpp>
-#include <higgs/codebook/grids/2x4096.hpp>
-#include <higgs/codebook/grids/3x4096.hpp>
-#include <higgs/codebook/grids/4x4096.hpp>
-#include <higgs/codebook/grids/6x4096.hpp>
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/grid/tables/2x1024.hpp>
+#include <higgs/codes/grid/tables/2x4096.hpp>
+#include <higgs/codes/grid/tables/3x4096.hpp>
+#include <higgs/codes/grid/tables/4x4096.hpp>
+#include <higgs/codes/grid/tables/6x4096.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
-#include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/encoder.hpp>
 
 #include <algorithm>
 #include <array>
@@ -131,7 +131,7 @@ void fill_all(std::int64_t number, std::vector<float>& fixed) {
 template <higgs::Codebook Book>
 std::int64_t check() {
   const Book book;
-  const higgs::GridSearch<Book> fast(book);
+  const higgs::Encoder<Book> fast(book);
   const higgs::ExhaustiveSearch<Book> all(book);
   std::int64_t wrong = 0;
   const auto report = [&](const char* what, std::int64_t blocks, const std::vector<std::int64_t>& counts) {

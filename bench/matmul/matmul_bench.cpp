@@ -25,7 +25,7 @@ namespace {
 using higgs::Activations;
 using higgs::Isa;
 using higgs::MatrixView;
-using higgs::TileOrder;
+using higgs::PackedForm;
 
 constexpr std::int64_t size = 4096;               // rows and cols
 constexpr std::size_t beyond_cache = 160u << 20;  // bytes of weights between two uses of the same
@@ -47,7 +47,7 @@ double median(std::vector<double> values) {
 
 // Random codes; what they stand for does not change the time.
 template <class Book>
-higgs::TiledMatrix random_matrix(std::int64_t rows, std::int64_t cols, TileOrder order) {
+higgs::PackedMatrix random_matrix(std::int64_t rows, std::int64_t cols, PackedForm order) {
   higgs::QuantizedMatrix<Book> w;
   w.layout = {.rows = rows, .cols = cols, .block = 1024, .group = 1024};
   w.seed = 1;
@@ -58,7 +58,7 @@ higgs::TiledMatrix random_matrix(std::int64_t rows, std::int64_t cols, TileOrder
                                         higgs::Half(0.01f));
   w.codes = codes;
   w.scales = scales;
-  return higgs::TiledMatrix(w, higgs::default_executor(), order);
+  return higgs::PackedMatrix(w, higgs::default_executor(), order);
 }
 
 template <class T>
@@ -103,13 +103,13 @@ struct Case {
   Isa isa = higgs::best_isa();
   Activations activations = Activations::Int16;
   int threads = 1;
-  TileOrder order = higgs::best_tile_order();
+  PackedForm order = higgs::best_packed_form();
 };
 
 template <class Book>
 void measure(benchmark::State& state, const Case& c) {
-  static std::vector<higgs::TiledMatrix> matrices[2];  // of this codebook, by order
-  std::vector<higgs::TiledMatrix>& all = matrices[static_cast<int>(c.order)];
+  static std::vector<higgs::PackedMatrix> matrices[2];  // of this codebook, by order
+  std::vector<higgs::PackedMatrix>& all = matrices[static_cast<int>(c.order)];
   if (all.empty())
     for (std::size_t bytes = 0; bytes < beyond_cache; bytes += all.back().bytes().size())
       all.push_back(random_matrix<Book>(size, size, c.order));
@@ -117,7 +117,7 @@ void measure(benchmark::State& state, const Case& c) {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(higgs::random_normal(2, i));
   higgs::ThreadPool pool(c.threads);
   higgs::SerialExecutor serial;
-  const auto product = [&](const higgs::TiledMatrix& w, higgs::Executor& executor) {
+  const auto product = [&](const higgs::PackedMatrix& w, higgs::Executor& executor) {
     higgs::matmul(MatrixView<const float>(x.data(), c.batch, size), w,
                   MatrixView<float>(y.data(), c.batch, size), {}, executor,
                   {.activations = c.activations, .isa = c.isa});
@@ -126,7 +126,7 @@ void measure(benchmark::State& state, const Case& c) {
   std::vector<double> times, reads, serial_times;
   std::size_t i = 0;
   for (auto _ : state) {
-    const higgs::TiledMatrix &w = all[i % all.size()], &other = all[(i + all.size() / 2) % all.size()];
+    const higgs::PackedMatrix &w = all[i % all.size()], &other = all[(i + all.size() / 2) % all.size()];
     ++i;
     double begin = now();
     product(w, pool);
@@ -176,9 +176,9 @@ void add_book() {
   for (const std::int64_t batch : {1, 256}) {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
     if (higgs::best_isa() > Isa::Avx2) {
-      add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Coordinates});
+      add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Coordinates});
       if (higgs::detail::unit_kind<Book>() == higgs::detail::UnitKind::Byte2)
-        add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = TileOrder::Codes});
+        add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Codes});
     }
     if (higgs::best_isa() > Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
   }

@@ -5,7 +5,7 @@
 //
 //     matmul_matmul_bench_gpu [MODEL]     all layers, or those of models that contain the word
 //     matmul_matmul_bench_gpu --tiny      one small layer, each measurement once: does the program run?
-#include <higgs/codebook/grid.hpp>
+#include <higgs/codes/grid/grid.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/reference.hpp>
@@ -99,7 +99,7 @@ class Bench {
   template <class Book>
   double relative_error() const {
     const higgs::QuantizedMatrix<Book> w = random_matrix<Book>(192, 1024);
-    const gpu::DeviceMatrix matrix(w);
+    const gpu::PackedMatrix matrix(w);
     const std::vector<Half> x = random_halves(3 * 1024);
     const Product<Book> product(matrix, 3, device_);
     product(nullptr);
@@ -118,7 +118,7 @@ class Bench {
 
   template <class Book>
   void run(const bench::Layer& layer, std::span<const std::int64_t> batches) const {
-    const gpu::DeviceMatrix w(random_matrix<Book>(layer.rows, layer.cols));
+    const gpu::PackedMatrix w(random_matrix<Book>(layer.rows, layer.cols));
     for (const std::int64_t batch : batches) {
       constexpr double bits = static_cast<double>(higgs::code_bits<Book>) / Book::dim;
       const bench::Problem problem{.batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = bits};
@@ -137,7 +137,7 @@ class Bench {
  private:
   template <class Book>
   struct Product {
-    const gpu::DeviceMatrix& w;
+    const gpu::PackedMatrix& w;
     std::int64_t batch;
     const gpu::Device& device;
     gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
@@ -146,12 +146,12 @@ class Bench {
     gpu::DeviceBuffer<std::byte> workspace =
         gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), batch, plan, device));
 
-    Product(const gpu::DeviceMatrix& matrix, std::int64_t rows, const gpu::Device& where)
+    Product(const gpu::PackedMatrix& matrix, std::int64_t rows, const gpu::Device& where)
         : w(matrix), batch(rows), device(where) {}
     void operator()(cudaStream_t stream) const {
       gpu::matmul_async<gpu::MatmulBits<higgs::code_bits<Book> / Book::dim>>(
-          gpu::DeviceMatrixView<const Half>(x.data(), batch, w.cols()), w.view(),
-          gpu::DeviceMatrixView<Half>(y.data(), batch, w.rows()),
+          gpu::DenseView<const Half>(x.data(), batch, w.cols()), w.view(),
+          gpu::DenseView<Half>(y.data(), batch, w.rows()),
           std::span(workspace.data(), workspace.size()), plan, device, stream);
     }
   };

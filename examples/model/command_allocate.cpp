@@ -6,7 +6,7 @@
 #include "sizes.hpp"
 #include "source.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 
 #include <algorithm>

@@ -7,7 +7,7 @@
 #include "source.hpp"
 #include "unicode.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -44,7 +44,7 @@ void generate_text(const Options& options) {
   Transformer model = Transformer::load(source, *executor);
   Linear& output = model.weights.output;
   if (const auto* dense = std::get_if<DenseMatrix>(&output.weight); dense && !options.output_codebook.empty())
-    output.weight = TiledMatrix(quantize(dense->view(), options.output_codebook, {}, *executor), *executor);
+    output.weight = PackedMatrix(quantize(dense->view(), options.output_codebook, {}, *executor), *executor);
   const std::string prompt = chat ? chat->prompt(options.prompt, options.system) : options.prompt;
   // A chat template says by itself what stands before the text.
   std::vector<TokenId> ids = chat ? tokenizer.encode_bare(prompt) : tokenizer.encode(prompt);

@@ -7,7 +7,7 @@
 #include "source.hpp"
 #include "weights.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compare.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -38,7 +38,7 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
 
 // One layer's weights in the format, its bits a weight and its errors.
 struct Converted {
-  std::variant<DenseMatrix, TiledMatrix> weight;
+  std::variant<DenseMatrix, PackedMatrix> weight;
   double bits = 0;
   double t2 = 0;
   double weight_error = 0;
@@ -66,7 +66,7 @@ Converted convert(const DenseMatrix& dense, const Method& method, std::span<cons
             rounded.weight_error};
   }
   const AnyQuantizedMatrix quantized = quantize(dense.view(), method.codebook, options, executor);
-  return {TiledMatrix(quantized, executor), quantized.bits_per_weight(), quantized.t2(),
+  return {PackedMatrix(quantized, executor), quantized.bits_per_weight(), quantized.t2(),
           quantized.weight_error()};
 }
 

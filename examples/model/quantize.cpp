@@ -5,7 +5,7 @@
 #include "sizes.hpp"
 #include "weights.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
 

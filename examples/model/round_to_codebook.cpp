@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "round_to_codebook.hpp"
 
-#include <higgs/codebook/grids/2x1024.hpp>
-#include <higgs/codebook/grids/2x4096.hpp>
-#include <higgs/codebook/grids/3x4096.hpp>
-#include <higgs/codebook/grids/4x4096.hpp>
-#include <higgs/codebook/grids/6x4096.hpp>
-#include <higgs/codebook/lattice.hpp>
-#include <higgs/codebook/radix.hpp>
-#include <higgs/codebook/uniform.hpp>
+#include <higgs/codes/grid/tables/2x1024.hpp>
+#include <higgs/codes/grid/tables/2x4096.hpp>
+#include <higgs/codes/grid/tables/3x4096.hpp>
+#include <higgs/codes/grid/tables/4x4096.hpp>
+#include <higgs/codes/grid/tables/6x4096.hpp>
+#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
 

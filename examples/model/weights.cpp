@@ -114,9 +114,9 @@ class Loader {
     place = *read(name).values;
   }
   void operator()(const std::string& name, const Shape&,
-                  std::variant<DenseMatrix, TiledMatrix>& place) const {
+                  std::variant<DenseMatrix, PackedMatrix>& place) const {
     if (layer_of(source_, name))
-      place = TiledMatrix(source_.checkpoint()->load(name), executor_);
+      place = PackedMatrix(source_.checkpoint()->load(name), executor_);
     else
       place = read(name);
   }
@@ -145,25 +145,25 @@ class Loader {
 };
 
 // The output layer of a model whose embedding is that too.
-std::variant<DenseMatrix, TiledMatrix> output_of(const Embedding& embedding, Executor& executor) {
+std::variant<DenseMatrix, PackedMatrix> output_of(const Embedding& embedding, Executor& executor) {
   if (const auto* dense = std::get_if<DenseMatrix>(&embedding.weight)) return *dense;
-  return TiledMatrix(std::get<AnyQuantizedMatrix>(embedding.weight), executor);
+  return PackedMatrix(std::get<AnyQuantizedMatrix>(embedding.weight), executor);
 }
 
 }  // namespace
 
 std::int64_t Linear::rows() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->rows;
-  return std::get<TiledMatrix>(weight).rows();
+  return std::get<PackedMatrix>(weight).rows();
 }
 
 std::int64_t Linear::cols() const noexcept {
   if (const auto* dense = std::get_if<DenseMatrix>(&weight)) return dense->cols;
-  return std::get<TiledMatrix>(weight).cols();
+  return std::get<PackedMatrix>(weight).cols();
 }
 
 void Linear::apply(MatrixView<const float> x, MatrixView<float> y, Executor& executor) const {
-  if (const auto* quantized = std::get_if<TiledMatrix>(&weight)) {
+  if (const auto* quantized = std::get_if<PackedMatrix>(&weight)) {
     matmul(x, *quantized, y, bias, executor);
     return;
   }

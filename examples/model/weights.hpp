@@ -6,7 +6,7 @@
 
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
 #include <cstdint>
@@ -35,7 +35,7 @@ struct DenseMatrix {
 
 /// y = x * weight^T + bias.
 struct Linear {
-  std::variant<DenseMatrix, TiledMatrix> weight;
+  std::variant<DenseMatrix, PackedMatrix> weight;
   std::vector<float> bias;  // (rows), or empty
 
   std::int64_t rows() const noexcept;

@@ -41,7 +41,7 @@ namespace detail {
 /// counts rows.
 template <class T>
 __global__ void __launch_bounds__(128)
-    load_rows_kernel(DeviceMatrixView<const T> w, DeviceMatrixView<float> out, const float* factors,
+    load_rows_kernel(DenseView<const T> w, DenseView<float> out, const float* factors,
                      float half, float rest) {
   const std::int64_t col = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (col >= out.cols) return;
@@ -65,7 +65,7 @@ struct GroupEncoding {
 /// search.
 template <class Search, bool InShared, class Index>
 __global__ void __launch_bounds__(128)
-    encode_groups_kernel(DeviceMatrixView<const float> x, std::int64_t group, const std::uint32_t* words,
+    encode_groups_kernel(DenseView<const float> x, std::int64_t group, const std::uint32_t* words,
                          int word_count, Search search, __grid_constant__ const GroupEncoding how,
                          Index* codes, Index* trial, Half* scales, double2* errors) {
   constexpr int dim = Search::dim, batch = Search::batch;
@@ -191,7 +191,7 @@ class DeviceRowQuantizer {
   /// (n, groups), if given, receives each group's squared error and squared norm; their ratio, summed, is
   /// t^2.
   template <class T, class Archs = BuiltFor>
-  void quantize_rows_async(DeviceMatrixView<const T> w, std::uint8_t* codes, Half* scales,
+  void quantize_rows_async(DenseView<const T> w, std::uint8_t* codes, Half* scales,
                            std::span<std::byte> workspace, const Device& device, cudaStream_t stream,
                            double2* errors = nullptr) const {
     using higgs::detail::sentence;
@@ -206,7 +206,7 @@ class DeviceRowQuantizer {
                       " bytes and begins ", begin % 16, " after a multiple of 16, but must hold ",
                       workspace_size(w.rows, device), " (see workspace_size) from such a multiple on");
     });
-    const DeviceMatrixView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows,
+    const DenseView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows,
                                        layout_.padded_cols());
     float* scratch = rows.data + floats(w.rows);
     auto* plain = reinterpret_cast<Index*>(scratch + rotate_scratch(rotation(), w.rows, device));
@@ -215,12 +215,12 @@ class DeviceRowQuantizer {
     const auto some_rows = static_cast<unsigned>(std::min<std::int64_t>(w.rows, 65535));
     launch(detail::load_rows_kernel<T>, dim3(blocks(rows.cols), some_rows), 128, 0, stream, w, rows,
            factors_.data(), std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
-    rotate_async<float, float, Archs>(rotation(), DeviceMatrixView<const float>(rows), rows, device, stream,
+    rotate_async<float, float, Archs>(rotation(), DenseView<const float>(rows), rows, device, stream,
                                       scratch);
     constexpr bool in_shared = DeviceSearchOf<Book>::in_shared;
     launch(detail::encode_groups_kernel<Search, in_shared, Index>,
            dim3(blocks(w.rows * layout_.groups() * 16)), 128, in_shared ? words_.size_bytes() : 0, stream,
-           DeviceMatrixView<const float>(rows), layout_.group, words_.data(), static_cast<int>(words_.size()),
+           DenseView<const float>(rows), layout_.group, words_.data(), static_cast<int>(words_.size()),
            Search{DeviceSearchOf<Book>::size}, how_, plain, trial, scales, errors);
     const std::int64_t row_bytes = layout_.row_bytes(Book::dim, code_bits<Book>);
     launch(detail::pack_bits_kernel<Index>, dim3(blocks(row_bytes), some_rows), 128, 0, stream, plain, w.rows,
@@ -248,7 +248,7 @@ class DeviceRowQuantizer {
 /// through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument for
 /// weights that are NaN or infinite.
 template <class T, Codebook Book, class Archs = BuiltFor>
-QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
+QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book,
                                const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
   struct Storage {
     std::vector<std::uint8_t> codes;
@@ -287,7 +287,7 @@ QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
   for (std::int64_t row = 0; row < w.rows; row += most) {
     const std::int64_t count = std::min(most, w.rows - row);
     quantizer.template quantize_rows_async<T, Archs>(
-        DeviceMatrixView<const T>(w.row(row), count, w.cols, w.row_stride), codes.data(), scales.data(),
+        DenseView<const T>(w.row(row), count, w.cols, w.row_stride), codes.data(), scales.data(),
         std::span(workspace.data(), workspace.size()), device, stream, errors.data());
     std::vector<double2> of_groups;
     append(codes, storage->codes, count * out.row_bytes());
@@ -314,7 +314,7 @@ QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
 /// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
 template <class T, Codebook Book, class Archs = BuiltFor>
   requires(!higgs::detail::is_scalar<T>)
-QuantizedMatrix<Book> quantize(DeviceMatrixView<const T> w, const Book& book,
+QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book,
                                const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
   const auto scalars = higgs::detail::as_scalars(w);
   using Plain = std::remove_const_t<std::remove_pointer_t<decltype(scalars.data)>>;

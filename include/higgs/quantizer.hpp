@@ -2,8 +2,8 @@
 // Rotate, scale, encode and pack in one call.
 #pragma once
 
-#include <higgs/codebook/grid.hpp>
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/grid/grid.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/convert.hpp>
 #include <higgs/core/cpu.hpp>
@@ -11,7 +11,7 @@
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/scale_format.hpp>
-#include <higgs/encode/grid_search.hpp>
+#include <higgs/encode/encoder.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/pack/bits.hpp>
 #include <higgs/rotate/hadamard.hpp>
@@ -469,7 +469,7 @@ class RowQuantizer {
   }
 
   Book book_;
-  GridSearch<Book> search_;
+  Encoder<Book> search_;
   CodeLayout layout_;
   std::optional<std::uint64_t> seed_;
   int exponent_;

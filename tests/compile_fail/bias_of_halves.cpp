@@ -8,7 +8,7 @@ using Number = higgs::Half;
 #else
 using Number = float;
 #endif
-void product(higgs::MatrixView<float> x, const higgs::TiledMatrix& w, higgs::MatrixView<float> y,
+void product(higgs::MatrixView<float> x, const higgs::PackedMatrix& w, higgs::MatrixView<float> y,
              const std::vector<Number>& bias) {
   higgs::matmul(x, w, y, bias);
 }

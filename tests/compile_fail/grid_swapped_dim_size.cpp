@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: Dim must lie in .* is the order Dim, Size\?
-#include <higgs/codebook/grid.hpp>
+#include <higgs/codes/grid/grid.hpp>
 #if defined(MISUSE)
 using Book = higgs::GridCodebook<256, 2>;
 #else

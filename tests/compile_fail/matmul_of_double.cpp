@@ -6,7 +6,7 @@ using Number = double;
 #else
 using Number = float;
 #endif
-void product(const Number* x, const higgs::TiledMatrix& w, float* y) {
+void product(const Number* x, const higgs::PackedMatrix& w, float* y) {
   higgs::matmul(higgs::MatrixView<const Number>(x, 1, w.cols()), w, higgs::MatrixView<float>(y, 1, w.rows()));
 }
 int main() {}

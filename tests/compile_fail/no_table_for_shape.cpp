@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect: no Gaussian table ships for this shape; make one with fit_grid
-#include <higgs/codebook/grid.hpp>
+#include <higgs/codes/grid/grid.hpp>
 #if defined(MISUSE)
 constexpr higgs::GridCodebook<2, 100> book;
 #else

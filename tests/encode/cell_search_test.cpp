@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/grids/2x1024.hpp>
-#include <higgs/codebook/grids/3x4096.hpp>
-#include <higgs/codebook/grids/4x4096.hpp>
+#include <higgs/codes/grid/tables/2x1024.hpp>
+#include <higgs/codes/grid/tables/3x4096.hpp>
+#include <higgs/codes/grid/tables/4x4096.hpp>
 #include <higgs/encode/cell_search.hpp>
 
 #include <catch2/catch.hpp>

@@ -2,7 +2,7 @@
 // What every search has to promise: the codes of nearest(), on each instruction set of this machine.
 #pragma once
 
-#include <higgs/codebook/grid.hpp>
+#include <higgs/codes/grid/grid.hpp>
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/nearest.hpp>

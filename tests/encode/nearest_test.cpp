@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/nearest.hpp>
 

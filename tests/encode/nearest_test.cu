@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/lattice.hpp>
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/nearest.cuh>
 #include <higgs/gpu/launch.cuh>

@@ -15,7 +15,7 @@ namespace gpu = higgs::gpu;
 
 namespace {
 
-template <class Out, class Book, class Owner = gpu::DeviceMatrix>
+template <class Out, class Book, class Owner = gpu::PackedMatrix>
 void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, std::int64_t group) {
   INFO(Book::name() << ", " << rows << " x " << cols << ", block " << block << ", group " << group);
   const auto w = random_matrix<Book>(rows, cols, block, group, 17, true);
@@ -25,9 +25,9 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   const gpu::DeviceBuffer<Out> rotated(static_cast<std::size_t>(rows * padded)),
       original(static_cast<std::size_t>(rows * cols));
   const gpu::DeviceBuffer<float> workspace(static_cast<std::size_t>(64 * padded + 3));
-  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(rotated.data(), rows, padded),
+  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(rotated.data(), rows, padded),
                         gpu::Basis::Rotated, here, nullptr);
-  gpu::dequantize_async(device.view(), gpu::DeviceMatrixView<Out>(original.data(), rows, cols),
+  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(original.data(), rows, cols),
                         gpu::Basis::Original, here, nullptr, std::span(workspace.data(), workspace.size()));
   gpu::check(cudaDeviceSynchronize(), "dequantize_async");
 

@@ -13,7 +13,7 @@
 
 /// y = x W^T by the device's kernels, y in `Y`.
 template <class Y, class Bits = higgs::gpu::AnyBits, class X>
-std::vector<Y> device_product(const higgs::gpu::TiledMatrix& w, const Normals<X>& x,
+std::vector<Y> device_product(const higgs::gpu::PackedView& w, const Normals<X>& x,
                               const higgs::gpu::MatmulPlan& plan, const std::vector<float>& bias = {},
                               const std::vector<Y>& residual = {}) {
   namespace gpu = higgs::gpu;
@@ -24,8 +24,8 @@ std::vector<Y> device_product(const higgs::gpu::TiledMatrix& w, const Normals<X>
   const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias)};
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w, batch, plan, device));
-  gpu::matmul_async<Bits>(gpu::DeviceMatrixView<const X>(x_device.data(), batch, x.view.cols), w,
-                          gpu::DeviceMatrixView<Y>(y.data(), batch, rows),
+  gpu::matmul_async<Bits>(gpu::DenseView<const X>(x_device.data(), batch, x.view.cols), w,
+                          gpu::DenseView<Y>(y.data(), batch, rows),
                           std::span(workspace.data(), workspace.size()), plan, device, nullptr,
                           {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "device_product");

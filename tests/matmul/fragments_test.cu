@@ -43,7 +43,7 @@ void check_fragments() {
   // A row of 64 rows and 64 inputs with one code for each byte; byte b of the table holds 4 b, 4 b + 1, ... -
   // 500.
   constexpr int width = gpu::weights_per_byte(Bits), values = Bits == 3 ? 64 : 256;
-  const gpu::TileOrder order{Bits, width, 64, 1, 64};
+  const gpu::PackedLayout order{Bits, width, 64, 1, 64};
   std::vector<std::uint8_t> plain(64 * 64 / width), packed(static_cast<std::size_t>(64 * order.row_bytes()));
   for (std::size_t i = 0; i < plain.size(); ++i)
     plain[i] = static_cast<std::uint8_t>(higgs::random_bits(5, i) % values);
@@ -116,7 +116,7 @@ template <class T>
 void check_e8_fragments() {
   const higgs::E8Codebook book;
   const auto w = random_matrix<higgs::E8Codebook>(64, 64, 64, 64, 3);
-  const gpu::DeviceMatrix matrix(w);
+  const gpu::PackedMatrix matrix(w);
   const gpu::DeviceBuffer<uint4> fragments(16 * 32);
   gpu::launch(decode_e8_slab_kernel<T>, dim3(1), 32, gpu::table_end, nullptr, matrix.view().tiles,
               matrix.view().table, fragments.data());

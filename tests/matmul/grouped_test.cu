@@ -28,7 +28,7 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
 }
 
 template <class Y = float>
-std::vector<Y> grouped_product(const gpu::DeviceExperts& w, const Normals<Half>& x,
+std::vector<Y> grouped_product(const gpu::Experts& w, const Normals<Half>& x,
                                const std::vector<std::int32_t>& offsets, const gpu::MatmulPlan& plan,
                                const std::vector<float>& bias = {}, const std::vector<Y>& residual = {}) {
   const gpu::Device device = gpu::current_device();
@@ -40,8 +40,8 @@ std::vector<Y> grouped_product(const gpu::DeviceExperts& w, const Normals<Half>&
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(w, batch, plan, device));
-  gpu::matmul_grouped_async<Bits>(gpu::DeviceMatrixView<const Half>(x_device.data(), batch, x.view.cols), w,
-                                  offsets_device.data(), gpu::DeviceMatrixView<Y>(y.data(), batch, rows),
+  gpu::matmul_grouped_async<Bits>(gpu::DenseView<const Half>(x_device.data(), batch, x.view.cols), w,
+                                  offsets_device.data(), gpu::DenseView<Y>(y.data(), batch, rows),
                                   std::span(workspace.data(), workspace.size()), plan, device, nullptr,
                                   {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "grouped_product");
@@ -57,7 +57,7 @@ TEST_CASE("experts in one launch give the bits of one call for each", "[matmul][
     matrices.back().seed = 7;
     matrices.back().exponent = -e;
   }
-  const gpu::DeviceExperts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
+  const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
   const gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].order, gpu::current_device());
   const std::vector<std::int32_t> all_offsets[] = {
       {0, 0, 0, 1, 1, 1}, {0, 3, 3, 11, 12, 12}, {0, 20, 21, 21, 30, 47}, {0, 0, 0, 0, 0, 99}};
@@ -83,7 +83,7 @@ TEST_CASE("experts in one launch give the bits of one call for each", "[matmul][
   for (std::size_t i = 0; i < y.size(); ++i)
     CHECK(y[i] == Half(plain[i] + bias.data[i % 150] + static_cast<float>(residual.data[i])));
   matrices.back().seed = 8;
-  CHECK_THROWS_AS(gpu::DeviceExperts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)},
+  CHECK_THROWS_AS(gpu::Experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)},
                   higgs::InvalidArgument);
 }
 
@@ -91,7 +91,7 @@ TEST_CASE("a launch of experts costs one table and one run for each that has row
           "[matmul][grouped][gpu]") {
   if (!emulator::in_use) return;
   std::vector<higgs::QuantizedMatrix<Book>> matrices(40, random_matrix<Book>(256, 256, 256, 256, 3));
-  const gpu::DeviceExperts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
+  const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
   gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].order, gpu::current_device());
   std::vector<std::int32_t> offsets(41, 2);
   offsets[0] = 0;

@@ -124,12 +124,12 @@ namespace {
 // definition as the activations' steps allow: rounding to steps of their runs moves a product by at most half
 // a step for each weight. The rest is float: rotation, and one sum for each run.
 void check_tiled(MatrixView<float> x, const Expected& expected, std::span<const higgs::Half> input_scales,
-                 const higgs::TiledMatrix& tiled, const higgs::TiledMatrix& coordinates,
+                 const higgs::PackedMatrix& tiled, const higgs::PackedMatrix& coordinates,
                  higgs::Activations kind) {
   const std::int64_t batch = x.rows, rows = tiled.rows(), g = tiled.layout().group;
   const auto padded = static_cast<std::size_t>(tiled.layout().padded_cols());
   std::vector<float> first(expected.products.size()), y(first.size());
-  const auto product = [&](std::int64_t few, const higgs::TiledMatrix& w, std::vector<float>& out, Isa isa) {
+  const auto product = [&](std::int64_t few, const higgs::PackedMatrix& w, std::vector<float>& out, Isa isa) {
     higgs::matmul(x.row_range(0, few), w, MatrixView<float>(out.data(), few, rows), {},
                   higgs::default_executor(), {.activations = kind, .isa = isa});
   };
@@ -182,8 +182,8 @@ TEST_CASE("a tiled product is as near as its activations' steps, for every codeb
       const Normals x(9, cols, 2);
       const auto w = random_codes<std::remove_cvref_t<decltype(book)>>(rows, cols, group);
       const Expected expected(x.view, w);
-      const higgs::TiledMatrix tiled(w, higgs::default_executor(), higgs::TileOrder::Codes),
-          coordinates(w, higgs::default_executor(), higgs::TileOrder::Coordinates);
+      const higgs::PackedMatrix tiled(w, higgs::default_executor(), higgs::PackedForm::Codes),
+          coordinates(w, higgs::default_executor(), higgs::PackedForm::Coordinates);
       INFO(book.name() << " " << cols << " x " << rows << ", group " << w.layout.group);
       for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8})
         check_tiled(x.view, expected, w.input_scales, tiled, coordinates, kind);
@@ -195,7 +195,7 @@ TEST_CASE("a tiled product errs by 1e-4 of its RMS, with 8-bit activations by 6e
   constexpr std::int64_t batch = 32;
   const Normals x(batch, 4096, 2);
   const auto w = random_codes<higgs::GridCodebook<2, 256>>(100, 4096);
-  const higgs::TiledMatrix tiled(w);
+  const higgs::PackedMatrix tiled(w);
   const Expected expected(x.view, w);
   std::vector<float> y(batch * 100);
   const MatrixView<float> out(y.data(), batch, 100);
@@ -208,7 +208,7 @@ TEST_CASE("a tiled product errs by 1e-4 of its RMS, with 8-bit activations by 6e
 TEST_CASE("a tiled product's bits depend on threads no more than on the batch, of any size",
           "[matmul][matmul]") {
   const Normals x(250, 576, 4);
-  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(130, 576));
+  const higgs::PackedMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(130, 576));
   higgs::SerialExecutor serial;
   higgs::ThreadPool pool(3);
   for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
@@ -230,16 +230,16 @@ TEST_CASE("row shards give the bits of the whole, column shards add up to it", "
   higgs::SerialExecutor serial;
   const auto check = [&](const auto& quantized, std::int64_t cut) {
     std::vector<float> whole(5 * 70), rows(whole.size()), cols(whole.size()), part(whole.size());
-    const auto product = [&](MatrixView<const float> input, const higgs::TiledMatrix& tiled,
+    const auto product = [&](MatrixView<const float> input, const higgs::PackedMatrix& tiled,
                              MatrixView<float> y) { higgs::matmul(input, tiled, y, {}, serial); };
-    product(x.view, higgs::TiledMatrix(quantized), MatrixView<float>(whole.data(), 5, 70));
+    product(x.view, higgs::PackedMatrix(quantized), MatrixView<float>(whole.data(), 5, 70));
     const MatrixView<float> out(rows.data(), 5, 70);
-    product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{0, 33, 0, 448}), out.col_range(0, 33));
-    product(x.view, higgs::TiledMatrix(quantized, higgs::Shard{33, 37, 0, 448}), out.col_range(33, 37));
+    product(x.view, higgs::PackedMatrix(quantized, higgs::Shard{0, 33, 0, 448}), out.col_range(0, 33));
+    product(x.view, higgs::PackedMatrix(quantized, higgs::Shard{33, 37, 0, 448}), out.col_range(33, 37));
     REQUIRE(rows == whole);
     for (const auto& [first, count] : {std::array{std::int64_t{0}, cut}, std::array{cut, 448 - cut}}) {
       product(x.view.col_range(first, count),
-              higgs::TiledMatrix(quantized, higgs::Shard{0, 70, first, count}),
+              higgs::PackedMatrix(quantized, higgs::Shard{0, 70, first, count}),
               MatrixView<float>(part.data(), 5, 70));
       for (std::size_t i = 0; i < part.size(); ++i) cols[i] += part[i];
     }
@@ -250,8 +250,8 @@ TEST_CASE("row shards give the bits of the whole, column shards add up to it", "
   check(random_matrix<higgs::GridCodebook<1, 8>>(70, 448, 64, 32, 1), 64);
   check(random_matrix<higgs::E8Codebook>(70, 448, 64, 32, 1), 128);
   const auto quantized = random_codes<higgs::GridCodebook<1, 16>>(70, 448);
-  CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 71, 0, 448}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(higgs::TiledMatrix(quantized, higgs::Shard{0, 70, 1, 447}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(higgs::PackedMatrix(quantized, higgs::Shard{0, 71, 0, 448}), higgs::InvalidArgument);
+  CHECK_THROWS_AS(higgs::PackedMatrix(quantized, higgs::Shard{0, 70, 1, 447}), higgs::InvalidArgument);
 }
 
 TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
@@ -264,7 +264,7 @@ TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
     std::int64_t calls = 0;
   } pool;
   const Normals x(5, 128, 2);
-  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(70, 128));
+  const higgs::PackedMatrix tiled(random_codes<higgs::GridCodebook<2, 64>>(70, 128));
   std::vector<float> a(5 * 70), b(a.size());
   higgs::matmul(x.view, tiled, MatrixView<float>(a.data(), 5, 70), {}, pool);
   higgs::matmul(x.view, tiled, MatrixView<float>(b.data(), 5, 70));
@@ -276,7 +276,7 @@ TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps
           "[matmul]") {
   for (const std::int64_t rows : {32, 576, 4096, 49152})
     for (const std::int64_t width : {1, 2, 3, 8, 96}) {
-      const higgs::TileLayout tiles{.rows = rows,
+      const higgs::PackedLayout tiles{.rows = rows,
                                     .groups = 4,
                                     .codes_per_group = 512,
                                     .code_bits = 8,
@@ -293,7 +293,7 @@ TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps
 
 TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][matmul]") {
   const Normals x(20, 512, 6);
-  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(100, 512));
+  const higgs::PackedMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(100, 512));
   higgs::ThreadPool pool(2);
   std::vector<float> y(20 * 100);
   const MatrixView<float> out(y.data(), 20, 100);
@@ -306,7 +306,7 @@ TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][ma
 
 TEST_CASE("NaN and infinity reach the outputs of their row alone", "[matmul][matmul]") {
   const Normals x(3, 256, 8);
-  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(40, 256));
+  const higgs::PackedMatrix tiled(random_codes<higgs::GridCodebook<2, 256>>(40, 256));
   x.view(1, 17) = std::numeric_limits<float>::infinity();
   std::vector<float> y(3 * 40);
   higgs::matmul(x.view, tiled, MatrixView<float>(y.data(), 3, 40));
@@ -359,7 +359,7 @@ void check_magnitudes(bool input_scales) {
       }
     }
   };
-  const higgs::TiledMatrix tiled(w);
+  const higgs::PackedMatrix tiled(w);
   for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
     for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
       higgs::matmul(x.view, tiled, out, {}, higgs::default_executor(), {kind, isa});
@@ -395,7 +395,7 @@ TEST_CASE("rows of any finite magnitude give finite products where the exact one
 TEST_CASE("rows of huge numbers take their bias, and NaN and infinity are NaN among them too",
           "[matmul][matmul]") {
   const auto w = random_codes<higgs::GridCodebook<2, 256>>(40, 256);
-  const higgs::TiledMatrix tiled(w);
+  const higgs::PackedMatrix tiled(w);
   const Normals x(2, 256, 8);
   for (std::int64_t k = 0; k < 256; ++k) x.view(0, k) = x.view(1, k) = 1e30f;
   x.view(1, 3) = std::numeric_limits<float>::infinity();
@@ -428,7 +428,7 @@ TEST_CASE("the compiler's own 16-bit floats are taken as what they are", "[matmu
     for (std::size_t i = 0; i < y.size(); ++i)
       REQUIRE(static_cast<float>(y[i]) == static_cast<float>(expected[i]));
   };
-  check(higgs::TiledMatrix(w));
+  check(higgs::PackedMatrix(w));
   check(w);
   check(higgs::AnyQuantizedMatrix(w));
 }
@@ -436,7 +436,7 @@ TEST_CASE("the compiler's own 16-bit floats are taken as what they are", "[matmu
 
 TEST_CASE("tiled: bias, 16-bit types, strides, empty batches, and shapes that do not meet",
           "[matmul][matmul]") {
-  const higgs::TiledMatrix tiled(random_codes<higgs::GridCodebook<1, 16>>(40, 128));
+  const higgs::PackedMatrix tiled(random_codes<higgs::GridCodebook<1, 16>>(40, 128));
   const Normals<higgs::Half> x(6, 128, 6);
   std::vector<float> plain(6 * 40), bias(40), wide(x.data.size());
   for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i);
@@ -512,7 +512,7 @@ TEST_CASE("a product with an empty matrix, null data or sizes that do not meet s
   using Catch::Contains;
   const Normals x(3, 128, 2);
   const auto quantized = random_matrix<higgs::GridCodebook<2, 256>>(40, 128, 128, 64, 1);
-  higgs::TiledMatrix tiled(quantized);
+  higgs::PackedMatrix tiled(quantized);
   std::vector<float> y(3 * 40);
   const MatrixView<float> out(y.data(), 3, 40);
   CHECK_THROWS_WITH(higgs::matmul(x.view.col_range(0, 127), tiled, out),
@@ -522,9 +522,9 @@ TEST_CASE("a product with an empty matrix, null data or sizes that do not meet s
   CHECK_THROWS_WITH(higgs::matmul(x.view, tiled, MatrixView<float>(nullptr, 3, 40)),
                     Contains("y is (3, 40)"));
   CHECK_THROWS_WITH(higgs::dequantize(quantized, out), Contains("out is (3, 40), but w is (40, 128)"));
-  const higgs::TiledMatrix moved = std::move(tiled);
+  const higgs::PackedMatrix moved = std::move(tiled);
   CHECK_THROWS_WITH(higgs::matmul(x.view, tiled, out), Contains("w is empty"));
-  CHECK_THROWS_WITH(higgs::matmul(x.view.col_range(0, 0), higgs::TiledMatrix(), out.col_range(0, 0)),
+  CHECK_THROWS_WITH(higgs::matmul(x.view.col_range(0, 0), higgs::PackedMatrix(), out.col_range(0, 0)),
                     Contains("w is empty"));
   CHECK_THROWS_WITH(higgs::matmul(x.view, higgs::AnyQuantizedMatrix(), out), Contains("w is empty"));
   CHECK_NOTHROW(higgs::matmul(x.view, moved, out));

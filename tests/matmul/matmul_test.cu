@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/reference.hpp>
 
@@ -42,7 +42,7 @@ void check_shape(const Shape& s, std::int64_t batch) {
   INFO(Book::name() << ": M " << batch << ", N " << s.rows << ", K " << s.cols << ", block " << s.block
                     << ", group " << s.group);
   const auto w = random_matrix<Book>(s.rows, s.cols, s.block, s.group, 11, s.rows % 2 == 0);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const Normals<X> x(batch, s.cols, 3);
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
   const std::vector<Y> y = device_product<Y, Bits>(device.view(), x, plan);
@@ -85,8 +85,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 // y = x w^T (+ y), a thread for each output.
 template <class T, class Y>
-__global__ void gemm_kernel(gpu::DeviceMatrixView<const T> x, gpu::DeviceMatrixView<const T> w,
-                            gpu::DeviceMatrixView<Y> y, bool add) {
+__global__ void gemm_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w,
+                            gpu::DenseView<Y> y, bool add) {
   const auto m = static_cast<std::int64_t>(blockIdx.x), n = static_cast<std::int64_t>(threadIdx.x);
   for (std::int64_t row = n; row < w.rows; row += blockDim.x) {
     float sum = add ? gpu::to_float(y.row(m)[row]) : 0.0f;
@@ -96,8 +96,8 @@ __global__ void gemm_kernel(gpu::DeviceMatrixView<const T> x, gpu::DeviceMatrixV
   }
 }
 
-const auto gemm = []<class T, class Y>(gpu::DeviceMatrixView<const T> x, gpu::DeviceMatrixView<const T> w,
-                                       gpu::DeviceMatrixView<Y> y, bool add, cudaStream_t stream) {
+const auto gemm = []<class T, class Y>(gpu::DenseView<const T> x, gpu::DenseView<const T> w,
+                                       gpu::DenseView<Y> y, bool add, cudaStream_t stream) {
   gpu::launch(gemm_kernel<T, Y>, dim3(static_cast<unsigned>(x.rows)), 64, 0, stream, x, w, y, add);
 };
 
@@ -162,7 +162,7 @@ TEST_CASE("bf16 and float activations and outputs are within their rounding", "[
 
 TEST_CASE("bias and residual are added before the only rounding", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(100, 256, 256, 256, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const Normals<Half> x(3, 256, 6);
   const Normals bias(1, 100, 8);
   const Normals<Half> residual(3, 100, 9);
@@ -177,7 +177,7 @@ TEST_CASE("a row of zero scales gives zeros", "[matmul][matmul][gpu]") {
   auto w = random_matrix<GridCodebook<2, 256>>(64, 512, 128, 64, 5);
   const std::vector<Half> zeros(w.scales.size());
   w.scales = zeros;
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const Normals<Half> x(2, 512, 6);
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
   for (const float y : device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan)) CHECK(y == 0.0f);
@@ -185,7 +185,7 @@ TEST_CASE("a row of zero scales gives zeros", "[matmul][matmul][gpu]") {
 
 TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(200, 384, 128, 128, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   const Normals<Half> first(4, 384, 1), second(4, 384, 2);
@@ -199,8 +199,8 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
   cudaGraphExec_t executable = nullptr;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x.data(), 4, 384), device.view(),
-                                        gpu::DeviceMatrixView<float>(y.data(), 4, 200),
+  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), 4, 384), device.view(),
+                                        gpu::DenseView<float>(y.data(), 4, 200),
                                         std::span(workspace.data(), workspace.size()), plan, here, stream);
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
@@ -216,7 +216,7 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
 }
 
 TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul][gpu]") {
-  const gpu::DeviceMatrix w(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5));
+  const gpu::PackedMatrix w(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5));
   const gpu::Device here = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
   const Normals<Half> x(1, 64, 6), residual(1, 64, 7);
@@ -225,7 +225,7 @@ TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), 1, plan, here));
   const auto call = [&]<class T>(const T* input, const T* added, T* output) {
     gpu::matmul_async<gpu::MatmulBits<4>>(
-        gpu::DeviceMatrixView<const T>(input, 1, 64), w.view(), gpu::DeviceMatrixView<T>(output, 1, 64),
+        gpu::DenseView<const T>(input, 1, 64), w.view(), gpu::DenseView<T>(output, 1, 64),
         std::span(workspace.data(), workspace.size()), plan, here, nullptr, {nullptr, added});
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
   };
@@ -237,15 +237,15 @@ TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul
 
 TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   const gpu::DeviceBuffer<Half> x(64), y(64);
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 1, plan, here));
   const auto call = [&](std::int64_t cols, std::size_t bytes) {
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x.data(), 1, cols), device.view(),
-                                          gpu::DeviceMatrixView<Half>(y.data(), 1, 64),
+    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), 1, cols), device.view(),
+                                          gpu::DenseView<Half>(y.data(), 1, 64),
                                           std::span(workspace.data(), bytes), plan, here, nullptr);
   };
   CHECK_NOTHROW(call(64, workspace.size()));
@@ -260,17 +260,17 @@ TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves 
   const Normals<Half> x(1, 512, 6);
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<float> y(640);
-  const auto call = [&](const gpu::DeviceMatrix& w, const gpu::DeviceBuffer<std::byte>& workspace) {
+  const auto call = [&](const gpu::PackedMatrix& w, const gpu::DeviceBuffer<std::byte>& workspace) {
     const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data(), 1, 512),
-                                          w.view(), gpu::DeviceMatrixView<float>(y.data(), 1, w.rows()),
+    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data(), 1, 512),
+                                          w.view(), gpu::DenseView<float>(y.data(), 1, w.rows()),
                                           std::span(workspace.data(), workspace.size()), plan, here, nullptr);
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
     auto all = y.to_host();
     all.resize(static_cast<std::size_t>(w.rows()));
     return all;
   };
-  const gpu::DeviceMatrix large(random_matrix<GridCodebook<2, 256>>(640, 512, 128, 128, 5)),
+  const gpu::PackedMatrix large(random_matrix<GridCodebook<2, 256>>(640, 512, 128, 128, 5)),
       small(random_matrix<GridCodebook<2, 256>>(64, 512, 128, 128, 6));
   const gpu::MatmulPlan plan = gpu::plan_matmul(large.view().order, here);
   const std::size_t bytes = gpu::matmul_workspace(large.view(), 1, plan, here);
@@ -290,10 +290,10 @@ TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to
   const Normals<Half> x(3, 1536, 6);
   const auto product = [&](const higgs::QuantizedMatrix<GridCodebook<2, 256>>& matrix,
                            const Normals<Half>& inputs) {
-    const gpu::DeviceMatrix on_device(matrix);
+    const gpu::PackedMatrix on_device(matrix);
     return device_product<float, gpu::MatmulBits<4>>(
         on_device.view(), inputs,
-        gpu::plan_matmul(on_device.view().order, device, gpu::Sums::FixedEverywhere));
+        gpu::plan_matmul(on_device.view().order, device, gpu::Reproducibility::AcrossDevices));
   };
   const auto whole = product(w, x);
   for (const std::int64_t first : {0, 65, 200}) {
@@ -319,7 +319,7 @@ TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to
 
 TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(150, 140, 60, 20, 5, true);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
   gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   plan.dense_from = 70;
@@ -334,8 +334,8 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), batch, plan, here));
   const auto call = [&](std::int64_t rows, const gpu::Epilogue<float>& epilogue, const auto& product) {
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data(), rows, 140),
-                                          device.view(), gpu::DeviceMatrixView<float>(y.data(), rows, 150),
+    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data(), rows, 140),
+                                          device.view(), gpu::DenseView<float>(y.data(), rows, 150),
                                           std::span(workspace.data(), workspace.size()), plan, here, nullptr,
                                           epilogue, product);
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
@@ -355,7 +355,7 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
 
 TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(130, 200, 128, 64, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
   const Normals<Half> x(5, 200, 6);
@@ -365,8 +365,8 @@ TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
   std::vector<Half> spread(1 + 5 * 203);
   for (std::size_t i = 0; i < x.data.size(); ++i) spread[1 + i / 200 * 203 + i % 200] = x.data[i];
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(spread)}, y(1 + 5 * 137);
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DeviceMatrixView<const Half>(x_device.data() + 1, 5, 200, 203),
-                                        device.view(), gpu::DeviceMatrixView<Half>(y.data() + 1, 5, 130, 137),
+  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data() + 1, 5, 200, 203),
+                                        device.view(), gpu::DenseView<Half>(y.data() + 1, 5, 130, 137),
                                         std::span(workspace.data(), workspace.size()), plan, here, nullptr);
   gpu::check(cudaDeviceSynchronize(), "matmul_async");
   const auto got = y.to_host();

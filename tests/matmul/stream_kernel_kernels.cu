@@ -45,5 +45,5 @@ HIGGS_STREAM_KERNEL(3, 8, void)
 HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1, void)
 
 // plan: repack_(scales_kernel|kernel<28>): registers <= 64
-template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::TileOrder,
+template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::PackedLayout,
                                                                                  const std::uint8_t*, uint4*);

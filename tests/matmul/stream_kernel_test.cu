@@ -36,7 +36,7 @@ template <class Book, class X>
 void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::int64_t grid) {
   using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
   INFO(Book::name() << ": M " << batch << ", N " << layout.rows << ", K " << layout.cols);
-  const gpu::DeviceMatrix w(
+  const gpu::PackedMatrix w(
       random_matrix<Book>(layout.rows, layout.cols, layout.block, layout.group, 5, batch % 2 == 0));
   const Normals<X> x(batch, layout.cols, 6);
   gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device());
@@ -51,7 +51,7 @@ void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::in
 }
 
 template <class Book>
-Counts count(const gpu::DeviceMatrix& w, std::int64_t batch, bool inside, gpu::Sums sums) {
+Counts count(const gpu::PackedMatrix& w, std::int64_t batch, bool inside, gpu::Sums sums) {
   constexpr std::int64_t n = 4096, bits = higgs::code_bits<Book> / Book::dim;
   using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
   gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
@@ -69,17 +69,17 @@ struct Case {
   std::int64_t batch;
   Counts most;
   bool inside = false;  // x is rotated by the same kernel
-  gpu::Sums sums = gpu::Sums::FixedPerDevice;
+  gpu::Sums sums = gpu::Reproducibility::PerDevice;
 };
 
 template <class Book>
 void check_counts(std::initializer_list<Case> cases) {
-  const gpu::DeviceMatrix w(random_matrix<Book>(4096, 4096, 1024, 1024, 5));
+  const gpu::PackedMatrix w(random_matrix<Book>(4096, 4096, 1024, 1024, 5));
   for (const Case& one : cases) {
     const Counts c = count<Book>(w, one.batch, one.inside, one.sums);
     std::printf("| %s | %lld%s%s | %.1f | %.1f | %.1f | %.2f |\n", Book::name().c_str(),
                 static_cast<long long>(one.batch),
-                one.sums == gpu::Sums::FixedPerBatch ? " FixedPerBatch" : "",
+                one.sums == gpu::Reproducibility::PerBatch ? " PerBatch" : "",
                 one.inside ? " rotated inside" : "", c.instructions, c.passes, c.ideal_passes, c.sectors);
     INFO(Book::name() << ", M = " << one.batch);
     CHECK(c.instructions <= one.most.instructions);
@@ -108,7 +108,7 @@ TEST_CASE("no schedule changes a bit, and none has a race", "[matmul][stream_ker
   for (const std::int64_t batch : {12, 3, 2, 40}) {
     const std::int64_t block = batch == 3 ? 64 : 320;  // 3 rows are rotated by the product's kernel
     const auto w = random_matrix<GridCodebook<2, 256>>(330, 320, block, 64, 5);
-    const gpu::DeviceMatrix device(w);
+    const gpu::PackedMatrix device(w);
     const Normals<Half> x(batch, 320, 6);
     const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
     std::vector<float> first;
@@ -131,16 +131,16 @@ TEST_CASE("rows that the product rotates itself have the bits of rows rotated be
   check_rotation<higgs::E8Codebook, higgs::BFloat16>({65, 1104, 256, 256}, 4, 3);
 }
 
-TEST_CASE("a row has the same bits in every batch, and under FixedEverywhere on every device",
+TEST_CASE("a row has the same bits in every batch, and under AcrossDevices on every device",
           "[matmul][stream_kernel][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(260, 640, 128, 128, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const Normals<Half> x(40, 640, 6);
   std::vector<float> first;
   emulator::for_each_device([&](int multiprocessors) {
     const gpu::Device here = gpu::current_device();
     if (emulator::in_use) REQUIRE(here.multiprocessors == multiprocessors);
-    const auto everywhere = gpu::plan_matmul(device.view().order, here, gpu::Sums::FixedEverywhere);
+    const auto everywhere = gpu::plan_matmul(device.view().order, here, gpu::Reproducibility::AcrossDevices);
     const auto y = device_product<float, gpu::MatmulBits<4>>(device.view(), x, everywhere);
     if (first.empty()) first = y;
     CHECK(same_bits(y, first));
@@ -162,7 +162,7 @@ TEST_CASE("a row has the same bits in every batch, and under FixedEverywhere on 
 TEST_CASE("weights are read once and no lookup meets a bank conflict", "[matmul][stream_kernel][gpu]") {
   if (!emulator::in_use) return;
   const auto w = random_matrix<GridCodebook<2, 256>>(512, 2048, 1024, 1024, 5);
-  const gpu::DeviceMatrix device(w);
+  const gpu::PackedMatrix device(w);
   const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
   for (const std::int64_t batch : {1, 8, 16, 32}) {
     const Normals<Half> x(batch, 2048, 6);
@@ -188,7 +188,7 @@ TEST_CASE("a product executes no more instructions, passes and sectors than the 
   if (!emulator::in_use) return;
   std::printf("| codebook | M | instructions | passes | conflict-free passes | sectors / least |\n");
   std::printf("|---:|---:|---:|---:|---:|---:|\n");
-  constexpr gpu::Sums per_batch = gpu::Sums::FixedPerBatch;
+  constexpr gpu::Sums per_batch = gpu::Reproducibility::PerBatch;
   check_counts<GridCodebook<2, 256>>({{1, {60, 20, 0, 1.1}},
                                       {1, {64, 21.1, 0, 1.11}, true},
                                       {2, {71, 22.5, 0, 1.18}, true},

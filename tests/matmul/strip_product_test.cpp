@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/matmul/strip_product.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -52,7 +52,7 @@ TEST_CASE("all kernels give the same bits for every codebook, number of rows and
   for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
     for (const std::int64_t units : {7, 40, 150}) {  // of a group
       RandomStrip strip(book, units);
-      const higgs::TileLayout& layout = strip.layout;
+      const higgs::PackedLayout& layout = strip.layout;
       const detail::UnitTables& tables = strip.tables;
       for (std::int64_t i = 0; i < 2 * 32; ++i) {
         const Half scale(static_cast<float>(higgs::random_normal(2, static_cast<std::uint64_t>(i))));
@@ -118,7 +118,7 @@ TEST_CASE("no sum overflows: extreme weights times extreme activations are exact
     w.book = book;
     w.codes = bytes;
     w.scales = scales;
-    const higgs::TiledMatrix tiled(w);
+    const higgs::PackedMatrix tiled(w);
 
     const std::vector<float> row(static_cast<std::size_t>(cols), -32639.0f);
     for (const StripKernel kernel : kernels()) {

@@ -11,7 +11,7 @@
 
 namespace detail = higgs::detail;
 
-// The unit `u` of a row as the comment at the top of pack/tiles.hpp places it.
+// The unit `u` of a row as the comment at the top of pack/packed_layout.hpp places it.
 static unsigned unit_at(const RandomStrip& strip, std::int64_t row, std::int64_t u) {
   const std::int64_t per_step = strip.layout.units_per_step(), quad = u % per_step / 4;
   const std::uint8_t* lane = strip.codes() + u / per_step * strip.layout.step_bytes() +

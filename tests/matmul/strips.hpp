@@ -2,7 +2,7 @@
 // Strips of random codes that tests of the kernels share.
 #pragma once
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/matmul/strip.hpp>
 
@@ -14,7 +14,7 @@
 struct RandomStrip {
   template <class Book>
   RandomStrip(const Book& book, std::int64_t units)
-      : tables(higgs::detail::make_unit_tables(book, higgs::TileOrder::Codes)),
+      : tables(higgs::detail::make_unit_tables(book, higgs::PackedForm::Codes)),
         layout{
             .rows = 32, .groups = 2, .codes_per_group = units, .code_bits = 1, .unit_bits = tables.unit_bits},
         bytes(static_cast<std::size_t>(layout.strip_bytes())) {
@@ -34,7 +34,7 @@ struct RandomStrip {
   }
 
   higgs::detail::UnitTables tables;
-  higgs::TileLayout layout;
+  higgs::PackedLayout layout;
   std::vector<std::uint8_t> bytes;
 };
 

@@ -5,7 +5,7 @@
 #include "../../examples/model/transformer.hpp"
 #include "tiny_model.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/store/checkpoint.hpp>
@@ -169,7 +169,7 @@ TEST_CASE("a quantized embedding and output layer run as their dequantized weigh
         expected.weights.output.weight =
             dense(config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
         const Transformer model = Transformer::load(out);
-        CHECK(std::holds_alternative<higgs::TiledMatrix>(model.weights.output.weight));
+        CHECK(std::holds_alternative<higgs::PackedMatrix>(model.weights.output.weight));
         const std::vector<TokenId> text = tiny_text(12);
         std::vector<float> states[2], logits[2];
         for (const int i : {0, 1}) {

@@ -237,7 +237,7 @@ TEST_CASE("a layer may be replaced by a quantized one", "[model][transformer]") 
       const auto quantized = higgs::quantize(matrix.view(), "2x256");
       std::vector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
       higgs::dequantize(quantized, higgs::MatrixView<float>(values.data(), matrix.rows, matrix.cols));
-      packed.weights.blocks[block][part].weight = higgs::TiledMatrix(quantized);
+      packed.weights.blocks[block][part].weight = higgs::PackedMatrix(quantized);
       dense.weights.blocks[block][part].weight = DenseMatrix(matrix.rows, matrix.cols, std::move(values));
     }
   const std::vector<float> expected = logits_of(dense, tiny_text(24)),

@@ -2,6 +2,8 @@
 // Instantiates what users instantiate, so that the warnings of their compilers show: each stage, and the files' formats.
 // It is compiled, never run.
 #include <higgs/higgs.hpp>
+#include <higgs/models.hpp>
+#include <higgs/tools.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -38,7 +40,7 @@ void store_and_multiply(const std::filesystem::path& path, const Book& book) {
   const higgs::ShardedMatrix<Book> half(w, {.rows = rows / 2, .cols = cols});
   multiply(half.matrix);
   multiply(loaded);
-  multiply(higgs::TiledMatrix(loaded));
+  multiply(higgs::PackedMatrix(loaded));
 }
 
 void read_model(const std::filesystem::path& path) {

@@ -35,8 +35,8 @@ std::vector<Out> rotate_on_device(const Normals<In>& x, gpu::Rotation r, std::ui
       std::span<const Out>(std::vector<Out>(static_cast<std::size_t>(x.view.rows * stride)))};
   const gpu::DeviceBuffer<float> scratch(
       static_cast<std::size_t>(gpu::rotate_scratch(r, x.view.rows, device)));
-  gpu::rotate_async(r, gpu::DeviceMatrixView<const In>(in.data(), x.view.rows, x.view.cols),
-                    gpu::DeviceMatrixView<Out>(out.data(), x.view.rows, stride), device, nullptr,
+  gpu::rotate_async(r, gpu::DenseView<const In>(in.data(), x.view.rows, x.view.cols),
+                    gpu::DenseView<Out>(out.data(), x.view.rows, stride), device, nullptr,
                     scratch.data());
   gpu::check(cudaDeviceSynchronize(), "rotate_on_device");
   return out.to_host();

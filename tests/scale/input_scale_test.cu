@@ -24,9 +24,9 @@ TEST_CASE("columns have the host's statistics for any pieces of rows", "[scale][
     host.add(higgs::MatrixView<const T>(w.data(), rows, cols));
     const gpu::DeviceBuffer<T> weights{std::span<const T>(w)};
     gpu::DeviceColumnStatistics device(cols);
-    device.add_async(gpu::DeviceMatrixView<const T>(weights.data(), first_piece, cols), nullptr);
+    device.add_async(gpu::DenseView<const T>(weights.data(), first_piece, cols), nullptr);
     device.add_async(
-        gpu::DeviceMatrixView<const T>(weights.data() + first_piece * cols, rows - first_piece, cols),
+        gpu::DenseView<const T>(weights.data() + first_piece * cols, rows - first_piece, cols),
         nullptr);
     const higgs::ColumnStatistics found = device.to_host(nullptr);
     CHECK(found.input_scales() == host.input_scales());
@@ -44,6 +44,6 @@ TEST_CASE("statistics of columns read each sector once", "[scale][input_scale][g
       std::span<const higgs::Half>(std::vector<higgs::Half>(64 * 256))};
   gpu::DeviceColumnStatistics device(256);
   emulator::clear_launches();
-  device.add_async(gpu::DeviceMatrixView<const higgs::Half>(weights.data(), 64, 256), nullptr);
+  device.add_async(gpu::DenseView<const higgs::Half>(weights.data(), 64, 256), nullptr);
   CHECK(emulator::launches().back().sectors_read(weights.data()) == 64 * 256 * 2 / 32);
 }

@@ -2,7 +2,7 @@
 #include "checkpoint_example.hpp"
 #include "temporary_folder.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/safetensors.hpp>
 

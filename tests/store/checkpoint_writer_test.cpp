@@ -2,10 +2,10 @@
 #include "checkpoint_example.hpp"
 #include "temporary_folder.hpp"
 
-#include <higgs/codebook/grids/2x1024.hpp>
-#include <higgs/codebook/lattice.hpp>
-#include <higgs/codebook/radix.hpp>
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/grid/tables/2x1024.hpp>
+#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
 

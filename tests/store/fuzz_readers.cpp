@@ -11,7 +11,7 @@
 #include "gguf_builder.hpp"
 #include "temporary_folder.hpp"
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/checkpoint_writer.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codebook/grid.hpp>
+#include <higgs/codes/grid/grid.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/store/shard.hpp>
 

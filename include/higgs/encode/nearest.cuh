@@ -5,7 +5,7 @@
 // batch of vectors in fixed point, so that they share the reading of a point; decoding goes by coordinate().
 #pragma once
 
-#include <higgs/codebook/e8.hpp>
+#include <higgs/codes/e8/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/gpu/error.cuh>

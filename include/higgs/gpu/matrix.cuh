@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two faces of device memory: DeviceBuffer owns it on the host, DeviceMatrixView is what a kernel sees.
+// Two faces of device memory: DeviceBuffer owns it on the host, DenseView is what a kernel sees.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -20,23 +20,23 @@ namespace gpu {
 
 /// A row-major matrix in device memory that somebody else owns; rows are `row_stride` elements apart.
 template <class T>
-struct DeviceMatrixView {
+struct DenseView {
   T* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t row_stride = 0;
 
-  constexpr DeviceMatrixView() = default;
-  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count) noexcept
-      : DeviceMatrixView(first, row_count, col_count, col_count) {}
-  constexpr DeviceMatrixView(T* first, std::int64_t row_count, std::int64_t col_count,
+  constexpr DenseView() = default;
+  constexpr DenseView(T* first, std::int64_t row_count, std::int64_t col_count) noexcept
+      : DenseView(first, row_count, col_count, col_count) {}
+  constexpr DenseView(T* first, std::int64_t row_count, std::int64_t col_count,
                              std::int64_t row_step) noexcept
       : data(first), rows(row_count), cols(col_count), row_stride(row_step) {}
   /// What may be written may also be read.
   template <class Mutable>
     requires(std::is_same_v<T, const Mutable> && !std::is_const_v<Mutable>)
-  constexpr DeviceMatrixView(const DeviceMatrixView<Mutable>& other) noexcept
-      : DeviceMatrixView(other.data, other.rows, other.cols, other.row_stride) {}
+  constexpr DenseView(const DenseView<Mutable>& other) noexcept
+      : DenseView(other.data, other.rows, other.cols, other.row_stride) {}
 
   HIGGS_HOST_DEVICE constexpr T* row(std::int64_t r) const noexcept { return data + r * row_stride; }
 };

@@ -12,7 +12,7 @@
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/pack/tiles.hpp>
+#include <higgs/pack/packed_layout.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
 
 #include <algorithm>

@@ -3,7 +3,7 @@
 // codebooks that have no kernels of their own.
 #pragma once
 
-#include <higgs/codebook/e8.hpp>
+#include <higgs/codes/e8/e8.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
@@ -11,7 +11,7 @@
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
-#include <higgs/matmul/device_matrix.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -94,9 +94,9 @@ namespace detail {
 /// One warp for each slab of rows [first_row, first_row + out.rows), first_row a multiple of 64.
 template <int Bits, class Out>
 __global__ void __launch_bounds__(128)
-    decode_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
+    decode_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float unit) {
   constexpr int width = weights_per_byte(Bits);
-  const TileOrder& order = w.order;
+  const PackedLayout& order = w.order;
   const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
@@ -129,8 +129,8 @@ __global__ void __launch_bounds__(128)
 /// The same for E8's tiles: 16 codes a lane, 8 neighbours each.
 template <class Out>
 __global__ void __launch_bounds__(128)
-    decode_e8_kernel(TiledMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
-  const TileOrder& order = w.order;
+    decode_e8_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float unit) {
+  const PackedLayout& order = w.order;
   const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(128)
 }
 
 template <class Out, class Archs>
-void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out,
+void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Out> out,
                        cudaStream_t stream) {
   const std::int64_t warps = ceil_div(out.rows, slab) * w.order.slabs();
   const auto go = [&](auto kernel) {
@@ -184,7 +184,7 @@ void decode_rows_async(const TiledMatrix& w, std::int64_t first_row, DeviceMatri
 /// One thread for each code of rows [first_row, first_row + out.rows).
 template <class Out>
 __global__ void __launch_bounds__(128)
-    decode_codes_kernel(CodedMatrix w, std::int64_t first_row, DeviceMatrixView<Out> out, float unit) {
+    decode_codes_kernel(CodedMatrix w, std::int64_t first_row, DenseView<Out> out, float unit) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::int64_t each = ceil_div(w.group, w.dim), row = thread / (w.groups * each);
   if (row >= out.rows) return;
@@ -202,14 +202,14 @@ __global__ void __launch_bounds__(128)
 }
 
 template <class Out, class Archs>
-void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DeviceMatrixView<Out> out,
+void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<Out> out,
                        cudaStream_t stream) {
   const std::int64_t codes = out.rows * w.groups * ceil_div(w.group, w.dim);
   launch(decode_codes_kernel<Out>, dim3(static_cast<unsigned>(ceil_div(codes, 128))), 128, 0, stream, w,
          first_row, out, std::ldexp(1.0f, w.exponent));
 }
 
-inline std::int64_t rows_of(const TiledMatrix& w) { return w.order.rows; }
+inline std::int64_t rows_of(const PackedView& w) { return w.order.rows; }
 inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 
 }  // namespace detail
@@ -217,9 +217,9 @@ inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 /// out = the weights, rounded once from what dequantize() gives on the host: in the rotated basis (rows,
 /// padded_cols), in the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each
 /// row of a pass, at least 64 rows and from a multiple of 16 bytes; the more, the fewer launches. `w` is a
-/// TiledMatrix or a CodedMatrix.
+/// PackedView or a CodedMatrix.
 template <class Matrix, class Out, class Archs = BuiltFor>
-void dequantize_async(const Matrix& w, DeviceMatrixView<Out> out, Basis basis, const Device& device,
+void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {}) {
   const std::int64_t padded = w.rotation.padded_cols();
   const std::int64_t cols = basis == Basis::Rotated ? padded : w.rotation.cols;
@@ -237,10 +237,10 @@ void dequantize_async(const Matrix& w, DeviceMatrixView<Out> out, Basis basis, c
   expects(pass > 0, "higgs::gpu::dequantize_async: workspace must hold 64 rows of padded_cols floats");
   for (std::int64_t row = 0; row < out.rows; row += pass) {
     const std::int64_t rows = std::min(pass, out.rows - row);
-    const DeviceMatrixView<float> rotated(workspace.data(), rows, padded);
+    const DenseView<float> rotated(workspace.data(), rows, padded);
     detail::decode_rows_async<float, Archs>(w, row, rotated, stream);
     rotate_async<float, Out, Archs>(inverse, rotated,
-                                    DeviceMatrixView<Out>(out.row(row), rows, out.cols, out.row_stride),
+                                    DenseView<Out>(out.row(row), rows, out.cols, out.row_stride),
                                     device, stream);
   }
 }

@@ -7,10 +7,10 @@
 // keeps for itself.
 #pragma once
 
-#include <higgs/codebook/e8.hpp>
+#include <higgs/codes/e8/e8.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
-#include <higgs/pack/tiles.cuh>
+#include <higgs/pack/packed_layout.cuh>
 
 #include <cuda_runtime.h>
 
@@ -26,7 +26,7 @@ inline constexpr int table_begin = 1024, table_end = table_begin + 256 * 256;
 
 namespace detail {
 /// The lines of E8's table: eight copies of a pattern's eight magnitudes. Lanes with t >= 2 find the second
-/// four first, see pack/tiles.cuh.
+/// four first, see pack/packed_layout.cuh.
 template <class T>
 __device__ inline void fill_e8_table(const std::int16_t* table) {
   for (unsigned line = threadIdx.x; line < 256; line += blockDim.x) {
@@ -46,7 +46,7 @@ __device__ inline void fill_e8_table(const std::int16_t* table) {
 }
 }  // namespace detail
 
-/// Fills the lines of the table from TiledMatrix::table, by all threads of the block; the caller needs a
+/// Fills the lines of the table from PackedView::table, by all threads of the block; the caller needs a
 /// barrier before the first decode_fragment. Entry by entry, a copy for each lane (16 for entries of 8
 /// bytes).
 template <int Bits, class T>

@@ -7,7 +7,7 @@
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
-#include <higgs/matmul/device_matrix.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 #include <higgs/rotate/hadamard.cuh>
@@ -28,10 +28,10 @@ inline namespace v0 {
 namespace gpu {
 
 /// Owns the matrices of a mixture of experts: equal shapes, codebooks, signs and input scales.
-class DeviceExperts {
+class Experts {
  public:
   template <Codebook Book>
-  explicit DeviceExperts(std::span<const QuantizedMatrix<Book>> experts, cudaStream_t stream = nullptr) {
+  explicit Experts(std::span<const QuantizedMatrix<Book>> experts, cudaStream_t stream = nullptr) {
     std::vector<ExpertWeights> weights;
     for (const QuantizedMatrix<Book>& w : experts) {
       const QuantizedMatrix<Book>& first = experts.front();
@@ -40,27 +40,27 @@ class DeviceExperts {
                   byte_table(w.book) == byte_table(first.book),
               [&] {
                 return higgs::detail::sentence(
-                    "higgs::gpu::DeviceExperts: expert ", &w - experts.data(),
+                    "higgs::gpu::Experts: expert ", &w - experts.data(),
                     " has another layout, codebook, seed or other input scales than expert 0");
               });
       matrices_.emplace_back(w, stream);
-      const TiledMatrix& view = matrices_.back().view();
+      const PackedView& view = matrices_.back().view();
       weights.push_back({view.tiles, view.scales, std::ldexp(1.0f, view.exponent)});
     }
-    expects(!experts.empty(), "higgs::gpu::DeviceExperts: there must be an expert");
+    expects(!experts.empty(), "higgs::gpu::Experts: there must be an expert");
     weights_ = DeviceBuffer<ExpertWeights>(std::span<const ExpertWeights>(weights));
   }
 
   int size() const noexcept { return static_cast<int>(matrices_.size()); }
   /// One expert; of `[0]`, the order, rotation and table serve all.
-  const TiledMatrix& operator[](int expert) const {
+  const PackedView& operator[](int expert) const {
     return matrices_[static_cast<std::size_t>(expert)].view();
   }
   /// (size()), in device memory.
   const ExpertWeights* weights() const noexcept { return weights_.data(); }
 
  private:
-  std::vector<DeviceMatrix> matrices_;
+  std::vector<PackedMatrix> matrices_;
   DeviceBuffer<ExpertWeights> weights_;
 };
 
@@ -76,7 +76,7 @@ struct ExpertTiles {
 }  // namespace detail
 
 /// Bytes of workspace for matmul_grouped_async with up to `batch` rows.
-inline std::size_t matmul_grouped_workspace(const DeviceExperts& w, std::int64_t batch,
+inline std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t batch,
                                             const MatmulPlan& plan, const Device& device) {
   const detail::ExpertTiles tiles(w.size(), batch);
   return detail::MatmulWorkspace(w[0], batch, tiles.columns, tiles.count, plan, device).size();
@@ -88,12 +88,12 @@ inline std::size_t matmul_grouped_workspace(const DeviceExperts& w, std::int64_t
 /// each expert's rows under the same plan. A plan for fewer multiprocessors, say their number over the
 /// experts in use, cuts small experts less.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
-void matmul_grouped_async(DeviceMatrixView<X> x, const DeviceExperts& w, const std::int32_t* offsets,
-                          DeviceMatrixView<Y> y, std::span<std::byte> workspace, const MatmulPlan& plan,
+void matmul_grouped_async(DenseView<X> x, const Experts& w, const std::int32_t* offsets,
+                          DenseView<Y> y, std::span<std::byte> workspace, const MatmulPlan& plan,
                           const Device& device, cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
-  const TiledMatrix& shared = w[0];
+  const PackedView& shared = w[0];
   higgs::detail::expect_product("higgs::gpu::matmul_grouped_async", x, shared.order.rows,
                                 shared.rotation.cols, y);
   detail::expect_shared_memory("higgs::gpu::matmul_grouped_async", device);
@@ -103,7 +103,7 @@ void matmul_grouped_async(DeviceMatrixView<X> x, const DeviceExperts& w, const s
   detail::check_workspace(workspace, parts);
   detail::MatmulTask task = detail::task_for<In>(x, shared, y, plan, epilogue);
   std::byte* const at = parts.place(task, workspace.data(), stream);
-  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, shared.order.depth());
+  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, shared.order.depth());
   if (shared.rotation.group != shared.rotation.padded_group)
     check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_grouped_async");
   rotate_async<In, T, Archs>(shared.rotation, x, rotated, device, stream,

@@ -9,7 +9,7 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/decode.cuh>
-#include <higgs/matmul/device_matrix.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 #include <higgs/rotate/hadamard.cuh>
 
@@ -49,24 +49,24 @@ struct MatmulPlan {
 };
 
 /// Who sees the same bits, which the order of sums decides. A product is deterministic under each.
-enum class Sums {
-  FixedPerDevice,   // a row of x, in whatever batch
-  FixedEverywhere,  // that, on every device, and a row of W in whatever shard of rows
-  FixedPerBatch     // only equal calls: fewer and longer runs where there are more than 64 rows of x
+enum class Reproducibility {
+  PerDevice,   // a row of x, in whatever batch
+  AcrossDevices,  // that, on every device, and a row of W in whatever shard of rows
+  PerBatch     // only equal calls: fewer and longer runs where there are more than 64 rows of x
 };
 
-/// The plan for `w`: under FixedPerDevice, a block for each multiprocessor unless there is less work; under
-/// FixedEverywhere, one for each 512 inputs of 256 rows. `batch` counts under FixedPerBatch alone.
-inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums sums = Sums::FixedPerDevice,
+/// The plan for `w`: under PerDevice, a block for each multiprocessor unless there is less work; under
+/// AcrossDevices, one for each 512 inputs of 256 rows. `batch` counts under PerBatch alone.
+inline MatmulPlan plan_matmul(const PackedLayout& order, const Device& device, Reproducibility reproducibility = Reproducibility::PerDevice,
                               std::int64_t batch = 1) {
   MatmulPlan plan;
-  if (sums == Sums::FixedEverywhere) {
+  if (reproducibility == Reproducibility::AcrossDevices) {
     plan.grid = ceil_div(order.row_slabs(), plan.row_warps) * ceil_div(order.slabs(), 8);
     return plan;
   }
   plan.row_warps = order.row_slabs() > 2 ? 4 : 2;
   const std::int64_t work = ceil_div(order.row_slabs(), plan.row_warps) * order.slabs();
-  const std::int64_t tiles = sums == Sums::FixedPerBatch ? ceil_div(batch, 64) : 1;
+  const std::int64_t tiles = reproducibility == Reproducibility::PerBatch ? ceil_div(batch, 64) : 1;
   const std::int64_t blocks =
       tiles == 1 ? device.multiprocessors : ceil_div(2 * device.multiprocessors, tiles);
   const std::int64_t least =
@@ -76,7 +76,7 @@ inline MatmulPlan plan_matmul(const TileOrder& order, const Device& device, Sums
 }
 
 /// Stands for no GEMM: the fused kernels serve every batch. A GEMM is called as gemm(x, w, y, add, stream)
-/// with DeviceMatrixView<const T> x and w, DeviceMatrixView<Y> y, all row-major, and gives y = x * w^T, plus y
+/// with DenseView<const T> x and w, DenseView<Y> y, all row-major, and gives y = x * w^T, plus y
 /// if `add`. To cuBLAS a row-major matrix is a transposed one (see class Blas in bench/matmul/matmul_bench.cu).
 struct NoGemm {};
 
@@ -94,7 +94,7 @@ struct MatmulWorkspace {
   std::size_t arrivals = 0, sums = 0, x = 0, scratch = 0, dense = 0;  // bytes of each
 
   /// For `tiles` times `columns` rows of x that are `batch` in all.
-  MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, std::int64_t columns, std::int64_t tiles,
+  MatmulWorkspace(const PackedView& w, std::int64_t batch, std::int64_t columns, std::int64_t tiles,
                   const MatmulPlan& plan, const Device& device) {
     arrivals = whole(4 * tiles * ceil_div(w.order.row_slabs(), plan.row_warps));
     if (arrivals <= counters) arrivals = 0;
@@ -102,7 +102,7 @@ struct MatmulWorkspace {
     x = whole(batch * w.order.depth() * 2);
     scratch = whole(rotate_scratch(w.rotation, batch, device) * 4);
   }
-  MatmulWorkspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan, const Device& device)
+  MatmulWorkspace(const PackedView& w, std::int64_t batch, const MatmulPlan& plan, const Device& device)
       : MatmulWorkspace(w, batch, batch_tile(batch), ceil_div(batch, batch_tile(batch)), plan, device) {
     if (batch < plan.dense_from) return;
     arrivals = sums = 0;
@@ -144,7 +144,7 @@ void launch_stream(MatmulTask task, const MatmulPlan& plan, std::int64_t tiles, 
 /// Bytes of workspace for matmul_async with `batch` rows, enough for fewer on the same side of
 /// plan.dense_from. It begins as zeros (DeviceBuffer::zeros); then any calls, on any matrices, may use it one
 /// after the other.
-inline std::size_t matmul_workspace(const TiledMatrix& w, std::int64_t batch, const MatmulPlan& plan,
+inline std::size_t matmul_workspace(const PackedView& w, std::int64_t batch, const MatmulPlan& plan,
                                     const Device& device) {
   return detail::MatmulWorkspace(w, batch, plan, device).size();
 }
@@ -163,7 +163,7 @@ namespace detail {
 
 /// What every product on `w` has in common.
 template <class X, class Y>
-MatmulTask task_for(DeviceMatrixView<const X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+MatmulTask task_for(DenseView<const X> x, const PackedView& w, DenseView<Y> y,
                     const MatmulPlan& plan, const Epilogue<Y>& epilogue) {
   expects(x.rows <= std::numeric_limits<std::int32_t>::max() - 64, [&] {
     return higgs::detail::sentence("higgs::gpu::matmul_async: x has ", x.rows,
@@ -208,7 +208,7 @@ void multiply_async(const MatmulTask& task, const MatmulPlan& plan, std::int64_t
 
 /// y = bias + residual, one thread for each element.
 template <class Y>
-__global__ void prepare_outputs_kernel(DeviceMatrixView<Y> y, Epilogue<Y> epilogue) {
+__global__ void prepare_outputs_kernel(DenseView<Y> y, Epilogue<Y> epilogue) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, m = i / y.cols, n = i % y.cols;
   if (m >= y.rows) return;
   float value = epilogue.bias != nullptr ? epilogue.bias[n] : 0.0f;
@@ -218,7 +218,7 @@ __global__ void prepare_outputs_kernel(DeviceMatrixView<Y> y, Epilogue<Y> epilog
 
 /// The product by `gemm`, of W decoded plan.dense_rows rows at a time.
 template <class T, class X, class Y, class Archs, class Gemm>
-void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y, std::byte* at,
+void multiply_dense_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::byte* at,
                           const MatmulWorkspace& parts, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue, const Gemm& gemm) {
   expects(plan.dense_rows > 0 && plan.dense_rows % slab == 0,
@@ -227,7 +227,7 @@ void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMat
   Rotation rotation = w.rotation;
   rotation.group = rotation.padded_group = rotation.block;  // without gaps
   const std::int64_t depth = rotation.padded_cols();
-  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, depth);
+  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, depth);
   rotate_async<std::remove_const_t<X>, T, Archs>(rotation, x, rotated, device, stream,
                                                  reinterpret_cast<float*>(at + parts.x));
   const bool bias = epilogue.bias != nullptr, residual = epilogue.residual != nullptr;
@@ -236,16 +236,16 @@ void multiply_dense_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMat
            stream, y, epilogue);
   auto* decoded = reinterpret_cast<T*>(at + parts.x + parts.scratch);
   for (std::int64_t row = 0; row < y.cols; row += plan.dense_rows) {
-    const DeviceMatrixView<T> weights(decoded, std::min(plan.dense_rows, y.cols - row), depth);
+    const DenseView<T> weights(decoded, std::min(plan.dense_rows, y.cols - row), depth);
     decode_rows_async<T, Archs>(w, row, weights, stream);
-    gemm(DeviceMatrixView<const T>(rotated), DeviceMatrixView<const T>(weights),
-         DeviceMatrixView<Y>(y.data + row, y.rows, weights.rows, y.row_stride), bias || residual, stream);
+    gemm(DenseView<const T>(rotated), DenseView<const T>(weights),
+         DenseView<Y>(y.data + row, y.rows, weights.rows, y.row_stride), bias || residual, stream);
   }
 }
 
 /// Whether stream_kernel can rotate these rows.
 template <class X>
-bool can_rotate_inside(const Rotation& r, const DeviceMatrixView<X>& x) {
+bool can_rotate_inside(const Rotation& r, const DenseView<X>& x) {
   return x.rows <= rotated_inside && r.cols % 8 == 0 && r.group == r.padded_group && r.block <= 1024 &&
          std::has_single_bit(static_cast<std::uint64_t>(r.block)) &&
          reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.row_stride * sizeof(X) % 16 == 0;
@@ -278,7 +278,7 @@ inline void expect_shared_memory(const char* function, const Device& device) {
 /// to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual is rounded to Y
 /// then.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
-void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y,
                   std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                   cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   using In = std::remove_const_t<X>;
@@ -299,7 +299,7 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
   at = parts.place(task, at, stream);
   if (x.rows <= plan.rotate_inside && detail::can_rotate_inside(w.rotation, x))
     return detail::launch_stream<T, 1, In>(task, plan, 1, stream, Bits{});
-  const DeviceMatrixView<T> rotated(reinterpret_cast<T*>(at), x.rows, w.order.depth());
+  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, w.order.depth());
   if (w.rotation.group != w.rotation.padded_group)
     check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_async");
   rotate_async<In, T, Archs>(w.rotation, x, rotated, device, stream, reinterpret_cast<float*>(at + parts.x));
@@ -312,7 +312,7 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
 /// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
 template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
   requires(!higgs::detail::is_scalar<X> || !higgs::detail::is_scalar<Y>)
-void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y,
                   std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                   cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   const auto in = higgs::detail::as_scalars(x);
@@ -327,7 +327,7 @@ void matmul_async(DeviceMatrixView<X> x, const TiledMatrix& w, DeviceMatrixView<
 /// (M, depth) without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between
 /// them (see Rotation). Never dense.
 template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
-void matmul_rotated_async(DeviceMatrixView<const T> x, const TiledMatrix& w, DeviceMatrixView<Y> y,
+void matmul_rotated_async(DenseView<const T> x, const PackedView& w, DenseView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   higgs::detail::expect_product("higgs::gpu::matmul_rotated_async", x, w.order.rows, w.order.depth(), y);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x * W^T from packed codes on the CPU; W never becomes a matrix of floats.
 //
-// - From a TiledMatrix: integer kernels, for engines. Every instruction set gives the same bits (strip_product.hpp).
+// - From a PackedMatrix: integer kernels, for engines. Every instruction set gives the same bits (strip_product.hpp).
 // - From a QuantizedMatrix as it is, without preparation and for any codebook: a tile of floats at a time.
 #pragma once
 
@@ -15,7 +15,7 @@
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/strip_product.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -34,7 +34,7 @@
 namespace higgs {
 inline namespace v0 {
 
-/// How a product from a TiledMatrix is computed; the defaults are right for most.
+/// How a product from a PackedMatrix is computed; the defaults are right for most.
 struct MatmulOptions {
   Activations activations = Activations::Int16;
   Isa isa = best_isa();  ///< for tests; the result does not depend on it
@@ -47,7 +47,7 @@ inline constexpr std::int64_t batch_block = 192;
 
 /// Strips of one task. Of few rows of x memory is the limit, and a thread reads fastest what lies together: 1 MiB or
 /// more, in parts as equal as they can be.
-inline std::int64_t strip_grain(const TileLayout& tiles, std::int64_t batch, std::int64_t width) noexcept {
+inline std::int64_t strip_grain(const PackedLayout& tiles, std::int64_t batch, std::int64_t width) noexcept {
   constexpr std::int64_t together = 1 << 20;  // bytes
   if (batch >= min_panel_rows) return 1;
   const std::int64_t rounds =
@@ -104,10 +104,10 @@ void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<c
 
 /// The product of up to batch_block rows.
 template <class X, Scalar Y>
-void matmul_block(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
                   Executor& executor, const MatmulOptions& options) {
   const CodeLayout& layout = w.layout();
-  const TileLayout& tiles = w.tiles();
+  const PackedLayout& tiles = w.tiles();
   const StripKernel kernel = strip_kernel(options.isa, x.rows);
   const RunShape shape{.groups = layout.groups(),
                        .group = layout.group,
@@ -240,7 +240,7 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<Book>& w, Matrix
 /// below 2^-100 count as zero, and below 2^-4 in a row that passes 2^55. Throws InvalidArgument for shapes
 /// that do not meet.
 template <class X, class Y>
-void matmul(MatrixView<X> x, const TiledMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
+void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
             Executor& executor = default_executor(), MatmulOptions options = {}) {
   static_assert(!std::is_const_v<Y>, "higgs::matmul: y is written, so it cannot be const");
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>) {

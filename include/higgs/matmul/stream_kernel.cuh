@@ -19,9 +19,9 @@
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
-#include <higgs/matmul/device_matrix.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/fragments.cuh>
-#include <higgs/pack/tiles.cuh>
+#include <higgs/pack/packed_layout.cuh>
 #include <higgs/rotate/hadamard.cuh>
 
 #include <cuda_runtime.h>
@@ -59,7 +59,7 @@ namespace detail {
 /// Everything a kernel needs. x is rotated, in padded groups: (M, depth), or as it is: (M, cols); rows are
 /// `x_stride` numbers apart.
 struct MatmulTask {
-  TiledMatrix w;                           // of a group: what its matrices share
+  PackedView w;                           // of a group: what its matrices share
   const ExpertWeights* experts = nullptr;  // in device memory; none: w alone
   int expert_count = 0;
   const std::int32_t* offsets =
@@ -414,7 +414,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
   constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
   constexpr bool ahead = ColumnTiles < 8;
   constexpr std::uint32_t slab_bytes = 2048 * ColumnTiles;  // of activations, with the gaps
-  const TileOrder& order = task.w.order;
+  const PackedLayout& order = task.w.order;
   const int row_warps = task.row_warps, k_warps = task.k_warps, slabs = task.slabs;
   const int me = static_cast<int>(blockIdx.x) / task.batch_tiles,
             tile = static_cast<int>(blockIdx.x) % task.batch_tiles;

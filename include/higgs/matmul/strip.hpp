@@ -17,8 +17,8 @@
 #include <higgs/core/cpu.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/matmul/activations.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
-#include <higgs/pack/tiles.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
+#include <higgs/pack/packed_layout.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -33,7 +33,7 @@ namespace detail {
 
 /// A strip, and what is needed to read it.
 struct StripProduct {
-  const TileLayout* layout;
+  const PackedLayout* layout;
   const UnitTables* tables;
   const RunShape* runs;
   const std::uint8_t* strip;

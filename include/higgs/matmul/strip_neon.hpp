@@ -7,7 +7,7 @@
 #include <higgs/core/cpu.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
-#include <higgs/matmul/tiled_matrix.hpp>
+#include <higgs/matmul/packed_matrix.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -69,7 +69,7 @@ constexpr int panel_rows(StripKernel kernel, int planes) noexcept {
 }
 
 /// Inputs of a group as a kernel's panels hold them: whole steps, of tiles whole tiles.
-inline std::int64_t padded_group(StripKernel kernel, const TileLayout& layout,
+inline std::int64_t padded_group(StripKernel kernel, const PackedLayout& layout,
                                  const UnitTables& tables) noexcept {
   const std::int64_t inputs = layout.steps_per_group() * layout.units_per_step() * tables.dim;
   return kernel == StripKernel::Amx ? (inputs + 63) / 64 * 64 : inputs;

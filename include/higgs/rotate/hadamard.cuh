@@ -392,7 +392,7 @@ __device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c
 /// transform becomes of: a warp takes a run.
 template <class In, class Out>
 __global__ void __launch_bounds__(128)
-    rotate_wide_kernel(Rotation r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y, float scale,
+    rotate_wide_kernel(Rotation r, DenseView<const In> x, DenseView<Out> y, float scale,
                        std::uint32_t runs) {
   __shared__ __align__(128) float space[4][1024];
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
@@ -627,7 +627,7 @@ struct AnyRows {
   enum Type { OfFloat, OfHalf, OfBFloat16 } type;
 
   template <class T>
-  explicit AnyRows(DeviceMatrixView<T> view)
+  explicit AnyRows(DenseView<T> view)
       : data(const_cast<std::remove_const_t<T>*>(view.data)),
         row_stride(view.row_stride),
         type(std::is_same_v<std::remove_const_t<T>, float>         ? OfFloat
@@ -742,7 +742,7 @@ inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const D
 /// as fp16 keep three more bits for matmul_rotated_async, if none exceeds 65504. The inverse equals
 /// unrotate_row, then factors.
 template <class In, class Out, class Archs = BuiltFor>
-void rotate_async(const Rotation& r, DeviceMatrixView<const In> x, DeviceMatrixView<Out> y,
+void rotate_async(const Rotation& r, DenseView<const In> x, DenseView<Out> y,
                   const Device& device, cudaStream_t stream, float* scratch = nullptr) {
   expects(r.cols < std::int64_t{1} << 31, "higgs::gpu::rotate_async: rows of less than 2^31 columns");
   expects(is_hadamard_order(r.block), "higgs::gpu::rotate_async: block must be a Hadamard order");

@@ -27,7 +27,7 @@ namespace detail {
 /// magnitudes.
 template <class T>
 __global__ void __launch_bounds__(64)
-    column_statistics_kernel(DeviceMatrixView<const T> w, double* squares, std::int32_t* largest) {
+    column_statistics_kernel(DenseView<const T> w, double* squares, std::int32_t* largest) {
   const std::int64_t col = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (col >= w.cols) return;
   const T* at = w.data + col;
@@ -54,7 +54,7 @@ class DeviceColumnStatistics {
 
   /// Takes in the next rows of the matrix.
   template <class T, class Archs = BuiltFor>
-  void add_async(DeviceMatrixView<const T> rows, cudaStream_t stream) {
+  void add_async(DenseView<const T> rows, cudaStream_t stream) {
     expects(rows.cols == static_cast<std::int64_t>(squares_.size()), [&] {
       return higgs::detail::sentence("higgs::gpu::DeviceColumnStatistics::add_async: rows are ",
                                      higgs::detail::shape_text(rows.rows, rows.cols), ", but the matrix has ",

@@ -24,7 +24,7 @@
 // to decode.
 #pragma once
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>

@@ -2,7 +2,7 @@
 // What a quantized matrix is: codes, scales, and how they were cut.
 #pragma once
 
-#include <higgs/codebook/shipped.hpp>
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/scale_format.hpp>

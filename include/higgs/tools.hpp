@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fitting and measuring: tables for codes, the errors they leave, how sensitive a model's layers are.
+#pragma once
+
+#include <higgs/allocate/sensitivity.hpp>
+#include <higgs/fit/fit_grid.hpp>
+#include <higgs/fit/fit_line.hpp>
+#include <higgs/fit/gaussian_cloud.hpp>
+#include <higgs/fit/measure_grid.hpp>
