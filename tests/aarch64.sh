@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 source tests/packages.sh
 need_packages g++-aarch64-linux-gnu qemu-user catch2
 tests=("$@")
-[ $# -gt 0 ] || tests=(core/half core/random core/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
+[ $# -gt 0 ] || tests=(core/half core/random cpu/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
                        scale/group_scale codes/grid/grid store/safetensors matmul/activations matmul/packed_matrix
                        matmul/strip_neon matmul/strip_product matmul/matmul)
 out=build/aarch64

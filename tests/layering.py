@@ -7,14 +7,15 @@ from pathlib import Path
 STAGES = {  # folder: the folders it may include, besides itself and config.hpp
     "core": set(),
     "gpu": {"core"},
-    "rotate": {"core", "gpu"},
-    "scale": {"core", "gpu"},
-    "encode": {"core", "gpu", "codes"},
+    "cpu": {"core"},
+    "rotate": {"core", "cpu", "gpu"},
+    "scale": {"core", "cpu", "gpu"},
+    "encode": {"core", "cpu", "gpu", "codes"},
     "pack": {"core", "gpu"},
-    "codes": {"core", "gpu", "pack", "encode"},
-    "fit": {"core", "codes", "encode"},
+    "codes": {"core", "cpu", "gpu", "pack", "encode"},
+    "fit": {"core", "cpu", "codes", "encode"},
     "store": {"core", "codes", "pack"},
-    "matmul": {"core", "gpu", "rotate", "codes", "pack", "store"},
+    "matmul": {"core", "cpu", "gpu", "rotate", "codes", "pack", "store"},
     "allocate": {"core"},
 }
 TOP = {  # header: the folders and top headers it may include

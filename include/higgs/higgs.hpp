@@ -7,14 +7,16 @@
 
 // Types that every stage uses.
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
+
+// cpu: kernels for each instruction set.
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 
 // rotate: weights become Gaussian.
 #include <higgs/rotate/hadamard.hpp>

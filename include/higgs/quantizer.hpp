@@ -5,8 +5,8 @@
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
@@ -218,7 +218,7 @@ void subtract_points(std::span<const float> x, const Element* q, float scale, fl
   std::size_t i = 0;
 #if defined(HIGGS_TARGET_BEGIN)
   if constexpr (sizeof(Element) == 1)
-    if (best_isa() >= Isa::Avx2) i = subtract_points_avx2(x.data(), q, x.size(), scale, out);
+    if (isa_includes(best_isa(), Isa::Avx2)) i = subtract_points_avx2(x.data(), q, x.size(), scale, out);
 #endif
   for (; i < x.size(); ++i)
     out[i] =
@@ -229,7 +229,7 @@ void subtract_points(std::span<const float> x, const Element* q, float scale, fl
 inline void multiply(std::span<float> x, std::span<const float> factors) noexcept {
   std::size_t i = 0;
 #if defined(HIGGS_TARGET_BEGIN)
-  if (best_isa() >= Isa::Avx2) i = multiply_avx2(x.data(), factors.data(), factors.size());
+  if (isa_includes(best_isa(), Isa::Avx2)) i = multiply_avx2(x.data(), factors.data(), factors.size());
 #endif
   for (; i < factors.size(); ++i) x[i] *= factors[i];
 }
@@ -237,7 +237,7 @@ inline void multiply(std::span<float> x, std::span<const float> factors) noexcep
 inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out,
                           Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa >= Isa::Avx2) return round_clamped_avx2(x, count, factor, limit, out);
+  if (isa_includes(isa, Isa::Avx2)) return round_clamped_avx2(x, count, factor, limit, out);
 #endif
   static_cast<void>(isa);
   round_clamped_portable(x, count, factor, limit, out);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <higgs/codes/grid/grid.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/nearest.hpp>
 

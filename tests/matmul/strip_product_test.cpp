@@ -29,19 +29,19 @@ void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
 // Those that this machine has.
 std::vector<StripKernel> kernels() {
   std::vector<StripKernel> out{StripKernel::Portable};
-  if (higgs::best_isa() == higgs::Isa::Neon) {
+  if (higgs::isa_includes(higgs::best_isa(), higgs::Isa::Neon)) {
     out.push_back(StripKernel::Neon);
-    if (detail::has_neon_dot()) out.push_back(StripKernel::NeonDot);
-    if (detail::has_neon_i8mm()) out.push_back(StripKernel::NeonI8mm);
+    if (higgs::usable_isa(higgs::Isa::NeonDot) == higgs::Isa::NeonDot) out.push_back(StripKernel::NeonDot);
+    if (higgs::usable_isa(higgs::Isa::NeonI8mm) == higgs::Isa::NeonI8mm) out.push_back(StripKernel::NeonI8mm);
     return out;
   }
-  if (higgs::best_isa() >= higgs::Isa::Avx2) out.push_back(StripKernel::Avx2);
-  if (detail::has_avx_vnni()) out.push_back(StripKernel::AvxVnni);
-  if (higgs::best_isa() == higgs::Isa::Avx512) {
+  if (higgs::isa_includes(higgs::best_isa(), higgs::Isa::Avx2)) out.push_back(StripKernel::Avx2);
+  if (higgs::usable_isa(higgs::Isa::AvxVnni) == higgs::Isa::AvxVnni) out.push_back(StripKernel::AvxVnni);
+  if (higgs::isa_includes(higgs::best_isa(), higgs::Isa::Avx512)) {
     out.push_back(StripKernel::AvxVnniEvex);
     out.push_back(StripKernel::Avx512);
   }
-  if (higgs::best_isa() == higgs::Isa::Avx512 && detail::request_amx_int8()) out.push_back(StripKernel::Amx);
+  if (higgs::usable_isa(higgs::Isa::Amx) == higgs::Isa::Amx) out.push_back(StripKernel::Amx);
   return out;
 }
 

@@ -15,9 +15,6 @@
 namespace higgs {
 inline namespace v0 {
 
-template <class... Types>
-struct TypeList {};
-
 /// Every codebook that ships, cheapest first.
 using ShippedCodebooks = TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, E8Codebook,
                                   GridCodebook<1, 8>, GridCodebook<2, 64>, GridCodebook<1, 16>,

@@ -20,6 +20,10 @@ struct __nv_bfloat16;
 namespace higgs {
 inline namespace v0 {
 
+/// A list of types, for folds.
+template <class... Types>
+struct TypeList {};
+
 /// An element type of weights and activations, as the library computes with it.
 template <class T>
 concept Scalar = std::same_as<T, float> || std::same_as<T, Half> || std::same_as<T, BFloat16>;

@@ -2,7 +2,7 @@
 // A table of bytes in vector registers, looked up for 64 bytes at a time, and one of words in memory.
 #pragma once
 
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 
 #include <cstdint>
 

@@ -4,7 +4,7 @@
 
 #include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>
@@ -176,7 +176,7 @@ class CellSearch {
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
     constexpr std::size_t size = detail::CellBatch<dim>::size;
-    isa = std::min(isa, best_isa());
+    isa = usable_isa(isa);
     const Table& table = *table_;
     detail::CellBatch<dim> batch;
     std::array<std::uint16_t, size> found;
@@ -212,8 +212,8 @@ class CellSearch {
     if constexpr (fixed_limit<Book> + (128 << (bits - 1)) > 32767)
       for (std::size_t i = 0; i < count; ++i)
         for (const std::int32_t y : batch.y[i]) fits &= y < 24000 && y > -24000;
-    if (isa == Isa::Avx512 && fits) return detail::avx512::search_cells<dim, bits>(batch, count, found);
-    if (isa == Isa::Avx2 && fits) return detail::avx2::search_cells<dim, bits>(batch, count, found);
+    if (isa_includes(isa, Isa::Avx512) && fits) return detail::avx512::search_cells<dim, bits>(batch, count, found);
+    if (isa_includes(isa, Isa::Avx2) && fits) return detail::avx2::search_cells<dim, bits>(batch, count, found);
 #endif
     static_cast<void>(isa);
     detail::portable::search_cells<dim, bits>(batch, count, found);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/cell_search.hpp>
 #include <higgs/codes/e8/search.hpp>
 #include <higgs/encode/exhaustive_search.hpp>

@@ -4,7 +4,7 @@
 
 #include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>
@@ -173,10 +173,10 @@ HIGGS_TARGET_END
 
 template <int Dim>
 void search_run(const PointRun<Dim>& run, const float* fixed, std::int32_t* best, Isa isa) noexcept {
-  isa = std::min(isa, best_isa());
+  isa = usable_isa(isa);
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512) return avx512::search_run<Dim>(run, fixed, best);
-  if (isa == Isa::Avx2) return avx2::search_run<Dim>(run, fixed, best);
+  if (isa_includes(isa, Isa::Avx512)) return avx512::search_run<Dim>(run, fixed, best);
+  if (isa_includes(isa, Isa::Avx2)) return avx2::search_run<Dim>(run, fixed, best);
 #endif
   static_cast<void>(isa);
   portable::search_run<Dim>(run, fixed, best);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/byte_table.hpp>
 #include <higgs/encode/nearest.hpp>
 
@@ -189,10 +189,10 @@ class LineSearch {
     const float* y = fixed.data();
     Index* out = codes.data();
     std::size_t count = codes.size();
-    isa = std::min(isa, best_isa());
+    isa = usable_isa(isa);
 #if defined(HIGGS_TARGET_BEGIN)
     if constexpr (byte_codes) {
-      if (isa == Isa::Avx512) {
+      if (isa_includes(isa, Isa::Avx512)) {
         const std::size_t whole = count / 64 * 64;
         if constexpr (int8_points)
           detail::avx512::search_line<Book::size>(bytes_, y, out, whole);
@@ -201,7 +201,7 @@ class LineSearch {
         y += whole, out += whole, count -= whole;
       }
     }
-    if (isa >= Isa::Avx2) return detail::avx2::search_line(table_, order_.data(), y, out, count);
+    if (isa_includes(isa, Isa::Avx2)) return detail::avx2::search_line(table_, order_.data(), y, out, count);
 #endif
     static_cast<void>(isa);
     detail::portable::search_line(table_, order_.data(), y, out, count);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/byte_table.hpp>
 #include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/nearest.hpp>
@@ -193,7 +193,7 @@ class PlaneSearch {
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = detail::search_batch;
-    isa = std::min(isa, best_isa());
+    isa = usable_isa(isa);
     std::size_t i = 0;
     for (; i + batch <= codes.size(); i += batch) encode_batch(fixed.data() + 2 * i, codes.data() + i, isa);
     if (i == codes.size()) return;
@@ -215,8 +215,8 @@ class PlaneSearch {
   }
   bool search_cells(const float* fixed, Index* codes, Isa isa) const noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa == Isa::Avx512) return detail::avx512::search_plane<Book::size>(table_, fixed, codes);
-    if (isa == Isa::Avx2) return detail::avx2::search_plane(table_, fixed, codes);
+    if (isa_includes(isa, Isa::Avx512)) return detail::avx512::search_plane<Book::size>(table_, fixed, codes);
+    if (isa_includes(isa, Isa::Avx2)) return detail::avx2::search_plane(table_, fixed, codes);
 #endif
     static_cast<void>(isa);
     return detail::portable::search_plane(table_, fixed, codes);

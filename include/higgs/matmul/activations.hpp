@@ -9,7 +9,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/pack/packed_layout.hpp>
@@ -426,10 +426,10 @@ inline void quantize_row(const float* row, const RunShape& shape, Activations ki
 inline void quantize_row(const float* row, const RunShape& shape, Activations kind, QuadOrder order,
                          const Panel& panel, int at, Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512) return avx512::quantize_row(row, shape, kind, order, panel, at);
-  if (isa == Isa::Avx2) return avx2::quantize_row(row, shape, kind, order, panel, at);
+  if (isa_includes(isa, Isa::Avx512)) return avx512::quantize_row(row, shape, kind, order, panel, at);
+  if (isa_includes(isa, Isa::Avx2)) return avx2::quantize_row(row, shape, kind, order, panel, at);
 #elif defined(HIGGS_NEON)
-  if (isa == Isa::Neon) return neon::quantize_row(row, shape, kind, order, panel, at);
+  if (isa_includes(isa, Isa::Neon)) return neon::quantize_row(row, shape, kind, order, panel, at);
 #endif
   static_cast<void>(isa);
   quantize_row_portable(row, shape, kind, order, panel, at);
@@ -506,7 +506,7 @@ void rotate_to_int8(std::span<const X> x, std::span<const float> scales, std::sp
   panel.steps = steps.data();
   panel.corrections = reinterpret_cast<std::int32_t*>(row.data() + row.size());
   detail::quantize_row(row.data(), shape, Activations::Int8, detail::QuadOrder::Bytes, panel, 0,
-                       std::min(isa, best_isa()));
+                       usable_isa(isa));
 }
 
 }  // namespace v0

@@ -4,8 +4,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
@@ -95,7 +95,7 @@ inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) n
     for (int r = 0; r < Rows; ++r) xs[r] = _mm256_loadu_ps(x[r] + k);
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) {
-      const __m256 ws = load_floats(w[c] + k);
+      const __m256 ws = cpu::load_floats(w[c] + k);
       HIGGS_UNROLL
       for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
@@ -103,10 +103,10 @@ inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) n
   if (k < t.k) {
     __m256 xs[extent<Rows>];
     HIGGS_UNROLL
-    for (int r = 0; r < Rows; ++r) xs[r] = load_floats(x[r] + k, t.k - k);
+    for (int r = 0; r < Rows; ++r) xs[r] = cpu::load_floats(x[r] + k, t.k - k);
     HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) {
-      const __m256 ws = load_floats(w[c] + k, t.k - k);
+      const __m256 ws = cpu::load_floats(w[c] + k, t.k - k);
       HIGGS_UNROLL
       for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
@@ -169,7 +169,7 @@ inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) n
   for (; k + 16 <= t.k; k += 16) {
     __m512 ws[4];
     HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) ws[c] = load_16_floats(w[c] + k);
+    for (int c = 0; c < 4; ++c) ws[c] = cpu::load_16_floats(w[c] + k);
     if constexpr (Rows <= 3)  // limited by memory; prefetches beyond the last row do not fault
       for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(w[c] + k) + ahead, _MM_HINT_T0);
     HIGGS_UNROLL
@@ -186,7 +186,7 @@ inline void tile_rows(const TileProduct<W>& t, std::int64_t i, std::int64_t j) n
       const __m512 xs = _mm512_maskz_loadu_ps(rest, x[r] + k);
       HIGGS_UNROLL
       for (int c = 0; c < 4; ++c)
-        sums[r][c] = _mm512_fmadd_ps(xs, load_16_floats(w[c] + k, rest), sums[r][c]);
+        sums[r][c] = _mm512_fmadd_ps(xs, cpu::load_16_floats(w[c] + k, rest), sums[r][c]);
     }
   }
   HIGGS_UNROLL
@@ -232,8 +232,8 @@ HIGGS_TARGET_END
 template <class W>
 void tile_product(const TileProduct<W>& t, Isa isa) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512) return avx512::tile_product(t);
-  if (isa == Isa::Avx2) return avx2::tile_product(t);
+  if (isa_includes(isa, Isa::Avx512)) return avx512::tile_product(t);
+  if (isa_includes(isa, Isa::Avx2)) return avx2::tile_product(t);
 #endif
   static_cast<void>(isa);
   portable::tile_product(t);

@@ -6,8 +6,8 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
@@ -248,7 +248,7 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
   } else {
     detail::expect_filled("higgs::matmul", w);
     detail::expect_product("higgs::matmul", x, w.rows(), w.cols(), y, bias.size());
-    options.isa = std::min(options.isa, best_isa());
+    options.isa = usable_isa(options.isa);
     for (std::int64_t m = 0; m < x.rows; m += detail::batch_block) {
       const std::int64_t count = std::min(detail::batch_block, x.rows - m);
       detail::matmul_block(x.row_range(m, count), w, y.row_range(m, count), bias, executor, options);

@@ -4,8 +4,8 @@
 
 #include <higgs/codes/e8/e8.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/pack/packed_layout.hpp>
@@ -37,7 +37,7 @@ enum class PackedForm {
   Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
 };
 inline PackedForm best_packed_form() noexcept {
-  return best_isa() == Isa::Avx512 ? PackedForm::Codes : PackedForm::Coordinates;
+  return isa_includes(best_isa(), Isa::Avx512) ? PackedForm::Codes : PackedForm::Coordinates;
 }
 
 namespace detail {

@@ -13,8 +13,8 @@
 #pragma once
 
 #include <higgs/config.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/packed_matrix.hpp>

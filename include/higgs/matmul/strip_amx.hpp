@@ -5,7 +5,7 @@
 // strip) is one instruction; QuadOrder::Tiles and decoded chunks are those tiles as they are.
 #pragma once
 
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
 #include <higgs/matmul/strip_avx512.hpp>

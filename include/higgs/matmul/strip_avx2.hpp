@@ -4,7 +4,7 @@
 #pragma once
 
 #include <higgs/config.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
 #include <higgs/matmul/packed_matrix.hpp>

@@ -2,7 +2,7 @@
 // One strip of tiles times some rows of activations, by the kernel for the machine at hand.
 #pragma once
 
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/matmul/activations.hpp>
 #include <higgs/matmul/strip.hpp>
 #include <higgs/matmul/strip_amx.hpp>
@@ -35,21 +35,21 @@ inline constexpr std::int64_t min_amx_rows = 8;
 
 inline StripKernel strip_kernel(Isa isa, std::int64_t rows) noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512) {
+  if (isa_includes(isa, Isa::Avx512)) {
     // By request: its tests pass on tiles in software, and no machine with AMX has run it yet.
 #  if defined(HIGGS_AMX)
-    static const bool amx = request_amx_int8();
+    static const bool amx = cpu::Amx::runs();
     if (amx && rows >= min_amx_rows) return StripKernel::Amx;
 #  endif
     return StripKernel::Avx512;
   }
-  static const bool avx_vnni = has_avx_vnni();
-  if (isa == Isa::Avx2) return avx_vnni ? StripKernel::AvxVnni : StripKernel::Avx2;
+  static const bool avx_vnni = cpu::AvxVnni::runs();
+  if (isa_includes(isa, Isa::Avx2)) return avx_vnni ? StripKernel::AvxVnni : StripKernel::Avx2;
 #endif
 #if defined(HIGGS_NEON)
-  static const bool neon_dot = has_neon_dot(), neon_i8mm = has_neon_i8mm();
-  if (isa == Isa::Neon && neon_i8mm && rows > 1) return StripKernel::NeonI8mm;
-  if (isa == Isa::Neon) return neon_dot ? StripKernel::NeonDot : StripKernel::Neon;
+  static const bool neon_dot = cpu::NeonDot::runs(), neon_i8mm = cpu::NeonI8mm::runs();
+  if (isa_includes(isa, Isa::Neon) && neon_i8mm && rows > 1) return StripKernel::NeonI8mm;
+  if (isa_includes(isa, Isa::Neon)) return neon_dot ? StripKernel::NeonDot : StripKernel::Neon;
 #endif
   static_cast<void>(isa);
   static_cast<void>(rows);

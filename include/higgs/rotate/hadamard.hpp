@@ -15,7 +15,7 @@
 #pragma once
 
 #include <higgs/config.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
@@ -307,12 +307,12 @@ inline void transform_blocks(float* x, std::ptrdiff_t count, const HadamardShape
                              [[maybe_unused]] Isa isa) {
   const std::ptrdiff_t run = shape.run, n = shape.base * run;
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512 && run >= hadamard_avx512::lanes)
+  if (isa_includes(isa, Isa::Avx512) && run >= hadamard_avx512::lanes)
     return hadamard_avx512::transform_blocks(x, count, shape, scale);
-  if (isa != Isa::Portable && run >= hadamard_avx2::lanes)
+  if (isa_includes(isa, Isa::Avx2) && run >= hadamard_avx2::lanes)
     return hadamard_avx2::transform_blocks(x, count, shape, scale);
 #elif defined(HIGGS_NEON)
-  if (isa == Isa::Neon && run >= hadamard_neon::lanes)
+  if (isa_includes(isa, Isa::Neon) && run >= hadamard_neon::lanes)
     return hadamard_neon::transform_blocks(x, count, shape, scale);
 #endif
   const auto portable = run == 1   ? hadamard_portable::transform_block<1>
@@ -371,7 +371,7 @@ inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
   expects(shape.base != 0, "higgs::hadamard: the order must be one of hadamard_orders()");
   expects(size % block == 0, "higgs::hadamard_blocks: x.size() must be a multiple of block");
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
-  isa = std::min(isa, best_isa());
+  isa = usable_isa(isa);
   detail::transform_blocks(x.data(), size / block, shape, scale, isa);
 }
 

@@ -7,8 +7,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/random.hpp>
@@ -66,7 +66,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 template <class X>
 void load_signed_avx512(const X* x, const float* scales, std::uint64_t bits, float* out) {
   for (std::ptrdiff_t i = 0; i < 64; i += 16) {
-    __m512 v = load_16_floats(x + i);
+    __m512 v = cpu::load_16_floats(x + i);
     if (scales != nullptr) v = _mm512_mul_ps(v, _mm512_loadu_ps(scales + i));
     v = _mm512_mask_xor_ps(v, static_cast<__mmask16>(bits >> i), v, _mm512_set1_ps(-0.0f));
     _mm512_storeu_ps(out + i, v);
@@ -82,12 +82,12 @@ HIGGS_TARGET_END
 inline void apply_signs(std::span<float> x, std::uint64_t seed, std::int64_t first_column = 0,
                         Isa isa = best_isa()) {
   expects(first_column >= 0, "higgs::apply_signs: first_column must not be negative");
-  isa = std::min(isa, best_isa());
+  isa = usable_isa(isa);
   for (std::size_t i = 0; i < x.size(); i += 64) {
     const std::uint64_t bits = sign_bits(seed, first_column + static_cast<std::int64_t>(i));
     const std::span<float> part = x.subspan(i, std::min<std::size_t>(64, x.size() - i));
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa != Isa::Portable && part.size() == 64) {
+    if (isa_includes(isa, Isa::Avx2) && part.size() == 64) {
       detail::flip_signs_avx2(part.data(), bits);
       continue;
     }
@@ -117,13 +117,13 @@ void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<f
   expects(scales.empty() || scales.size() == x.size(),
           "higgs::rotate_row: scales must be as many as x, or none");
   expects(first_column >= 0, "higgs::rotate_row: first_column must not be negative");
-  isa = std::min(isa, best_isa());
+  isa = usable_isa(isa);
   const auto size = static_cast<std::size_t>(block);
   for (std::size_t begin = 0; begin < row.size(); begin += size) {
     const std::size_t end = std::min(begin + size, std::max(begin, x.size()));  // of the inputs of this block
     std::size_t i = begin;
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa == Isa::Avx512)
+    if (isa_includes(isa, Isa::Avx512))
       for (; i + 64 <= end; i += 64)
         detail::load_signed_avx512(x.data() + i, scales.empty() ? nullptr : scales.data() + i,
                                    seed ? sign_bits(*seed, first_column + static_cast<std::int64_t>(i)) : 0,

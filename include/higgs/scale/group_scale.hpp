@@ -3,7 +3,7 @@
 #pragma once
 
 #include <higgs/config.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>
 
@@ -84,7 +84,7 @@ double exact_dot(std::span<const A> a, std::span<const B> b, Isa isa = best_isa(
   std::array<double, 16> sums{};
   std::size_t done = 0;
 #if defined(HIGGS_TARGET_BEGIN)
-  if (isa == Isa::Avx512) {
+  if (isa_includes(isa, Isa::Avx512)) {
     done = a.size() / 16 * 16;
     detail::avx512::strided_sums(a.data(), b.data(), done, sums.data());
   }

@@ -11,7 +11,7 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/convert.hpp>
+#include <higgs/cpu/convert.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/half.hpp>

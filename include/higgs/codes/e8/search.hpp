@@ -4,7 +4,7 @@
 #pragma once
 
 #include <higgs/codes/e8/e8.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>
@@ -249,7 +249,7 @@ class E8Search {
   void encode(std::span<const float> fixed, std::span<std::uint16_t> codes,
               Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = detail::E8Patterns::batch;
-    isa = std::min(isa, best_isa());
+    isa = usable_isa(isa);
     std::size_t i = 0;
     for (; i + batch <= codes.size(); i += batch) encode_batch(fixed.data() + 8 * i, codes.data() + i, isa);
     if (i == codes.size()) return;
@@ -263,7 +263,7 @@ class E8Search {
  private:
   void encode_batch(const float* fixed, std::uint16_t* codes, Isa isa) const noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa == Isa::Avx512) return detail::avx512::encode_e8(patterns_, fixed, codes);
+    if (isa_includes(isa, Isa::Avx512)) return detail::avx512::encode_e8(patterns_, fixed, codes);
 #endif
     std::int32_t found[detail::E8Patterns::batch];
     search(fixed, found, isa);
@@ -272,7 +272,7 @@ class E8Search {
   }
   void search(const float* fixed, std::int32_t* found, Isa isa) const noexcept {
 #if defined(HIGGS_TARGET_BEGIN)
-    if (isa == Isa::Avx2) return detail::avx2::search_e8(patterns_, fixed, found);
+    if (isa_includes(isa, Isa::Avx2)) return detail::avx2::search_e8(patterns_, fixed, found);
 #endif
     static_cast<void>(isa);
     detail::portable::search_e8(patterns_, fixed, found);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <higgs/codes/lattice/lattice.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>

@@ -4,7 +4,7 @@
 
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/core/cpu.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>

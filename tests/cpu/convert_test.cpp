@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/core/convert.hpp>
+#include <higgs/cpu/convert.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -31,12 +31,12 @@ void check_all_patterns() {
 
 }  // namespace
 
-TEST_CASE("every half and every bfloat16 becomes the float it is", "[core][convert]") {
+TEST_CASE("every half and every bfloat16 becomes the float it is", "[cpu][convert]") {
   check_all_patterns<higgs::Half>();
   check_all_patterns<higgs::BFloat16>();
 }
 
-TEST_CASE("floats are copied, and no more of them than asked", "[core][convert]") {
+TEST_CASE("floats are copied, and no more of them than asked", "[cpu][convert]") {
   const std::vector<float> in{1.5f, -0.0f, 3e38f};
   std::vector<float> out{7, 7, 7};
   higgs::to_floats(in.data(), 2, out.data());
