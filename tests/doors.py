@@ -28,7 +28,7 @@ def errors_of(root):
             yield f"include/higgs/{header} has no {test}"
 
     # Code outside include/ that has tests: the application, and the emulator that runs the kernels.
-    model = {f"model/{p.name}" for p in (root / "examples" / "model").glob("*.hpp")}
+    model = {p.relative_to(root / "examples").as_posix() for p in (root / "examples" / "model").rglob("*.hpp")}
     emulator = {f"emulator/{p.stem}.hpp" for p in (root / "tests" / "emulator").glob("*.?pp")}
     for top, ending in (("tests", "_test"), ("bench", "_bench")):
         for path in sorted((root / top).rglob(f"*{ending}.c*")):

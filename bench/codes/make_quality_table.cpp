@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rounds a 1024 x 4096 matrix of N(0, 1) weights with every format and every codebook that ships; prints the
 // errors as a Markdown table and draws them: make_quality_table [quality.svg]
-#include "../../examples/model/baselines.hpp"
+#include "../../examples/model/compare/baselines.hpp"
 
 #include <higgs/codes/grid/tables/2x1024.hpp>
 #include <higgs/codes/grid/tables/2x4096.hpp>

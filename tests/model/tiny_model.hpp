@@ -4,11 +4,11 @@
 // transformers.
 #pragma once
 
-#include "../../examples/model/config.hpp"
-#include "../../examples/model/source.hpp"
-#include "../../examples/model/tokenizer.hpp"
-#include "../store/gguf_builder.hpp"
-#include "../store/temporary_folder.hpp"
+#include "architecture/config.hpp"
+#include "source/source.hpp"
+#include "store/gguf_builder.hpp"
+#include "store/temporary_folder.hpp"
+#include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/random.hpp>
 #include <higgs/store/journal.hpp>

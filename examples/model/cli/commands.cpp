@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/commands.hpp"
+
+#include "network/weights.hpp"
+#include "quantize/sizes.hpp"
+
+#include <higgs/config.hpp>
+#include <higgs/core/error.hpp>
+
+#include <cmath>
+#include <iostream>
+#include <string>
+#include <vector>
+
+namespace higgs::model {
+namespace {
+
+// Throws for the first number that JSON cannot hold; `where` leads to it.
+void require_finite(const nlohmann::ordered_json& value, const std::string& where) {
+  if (value.is_number_float() && !std::isfinite(value.get<double>()))
+    throw InvalidArgument("the result \"" + where + "\" is " + std::to_string(value.get<double>()));
+  if (!value.is_structured()) return;
+  for (const auto& [key, each] : value.items()) require_finite(each, where.empty() ? key : where + "." + key);
+}
+
+}  // namespace
+
+std::string shell_quoted(const std::string& word) {
+  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+void CommonOptions::add_to(CLI::App& command) {
+  command.add_option("--json", json, "write the results as JSON to this file (-: standard output)")
+      ->type_name("FILE");
+  command.add_option("--threads", threads, "threads to use (0: one for each core)")
+      ->check(CLI::Range(0, 4096));
+  command.parse_complete_callback([this] { *results_ = Output(json); });
+}
+
+void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens) {
+  command.add_option("--text", text_file, "text to predict")->required()->type_name("FILE");
+  command.add_option("--window", window, "tokens in a window")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
+  command.add_option("--tokens", tokens, "use the first so many tokens of the text (0: all)")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+}
+
+Evaluator::Progress show_means(ProgressBar& bar) {
+  return [&bar](std::int64_t done, std::int64_t total, const Evaluation& so_far) {
+    bar.update(done, total, describe_means(so_far));
+  };
+}
+
+nlohmann::ordered_json describe(const Evaluation& result) {
+  const auto error = [](double value) {
+    return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+  };
+  nlohmann::ordered_json out{{"tokens", result.tokens},
+                             {"windows", result.windows},
+                             {"ppl", result.perplexity()},
+                             {"ppl_standard_error", error(result.perplexity_error())},
+                             {"cross_entropy", result.cross_entropy.mean},
+                             {"cross_entropy_standard_error", error(result.cross_entropy.standard_error)},
+                             {"standard_error_of", result.by_windows() ? "windows" : "tokens"}};
+  if (const auto& away = result.divergence) {
+    out["kl"] = away->kl.mean;
+    out["kl_standard_error"] = error(away->kl.standard_error);
+    out["kl_99"] = away->quantile_99;
+    out["kl_max"] = away->most;
+    out["top_agreement"] = away->top_agreement;
+  }
+  return out;
+}
+
+std::string describe_errors(const Evaluation& result) {
+  return result.by_windows()
+             ? "+- is the standard error of the mean of " + std::to_string(result.windows) + " windows"
+             : "+- is the standard error as if tokens were independent: less than 8 windows tell no better";
+}
+
+void require_context(const ModelSource& source, std::int64_t window) {
+  const std::int64_t context = source.require_config().context;
+  if (window > context)
+    throw InvalidArgument(source.path().string() + ": a window of " + std::to_string(window) +
+                          " tokens exceeds the model's context of " + std::to_string(context));
+}
+
+void tell(const std::string& note) { std::cerr << "note: " << note << "\n"; }
+
+void note_unused(const ModelSource& source) {
+  const std::vector<std::string> unused = unused_tensors(source);
+  if (unused.empty()) return;
+  tell(source.path().string() + ": " + counted(std::ssize(unused), "tensor is", "tensors are") +
+       " not used: " + unused.front() + (unused.size() > 1 ? ", ..." : ""));
+}
+
+void require_original(const ModelSource& source) {
+  if (source.checkpoint())
+    throw InvalidArgument(source.path().string() +
+                          ": is quantized by higgs already; the model in its original form is wanted");
+}
+
+std::string& command_line() {
+  static std::string line;
+  return line;
+}
+
+std::string version() {
+  return std::to_string(HIGGS_VERSION_MAJOR) + "." + std::to_string(HIGGS_VERSION_MINOR) + "." +
+         std::to_string(HIGGS_VERSION_PATCH);
+}
+
+std::ostream& CommonOptions::text() const { return json == "-" ? std::cerr : std::cout; }
+
+void CommonOptions::write(const nlohmann::ordered_json& results) const {
+  require_finite(results, "");
+  // Tokens of a model need not be whole characters; JSON must be.
+  results_->commit(results.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace higgs::model

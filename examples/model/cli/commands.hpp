@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands of higgs-model share. Each command is one file, NAME.cpp.
+#pragma once
+
+#include <higgs/core/executor.hpp>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <string>
+
+#include "measure/evaluate.hpp"
+#include "source/source.hpp"
+#include "terminal/interrupt.hpp"
+#include "terminal/output.hpp"
+#include "terminal/progress.hpp"
+
+namespace higgs::model {
+
+/// Options that every command has.
+struct CommonOptions {
+  std::string json;  // file for results, "-": standard output
+  int threads = 0;   // 0: one for each core
+
+  /// The file for results is opened before the command's work begins, and this must not move after that.
+  void add_to(CLI::App& command);
+  /// Where text for people goes: not where JSON goes.
+  std::ostream& text() const;
+  /// Writes the results, if they are asked for. Throws IoError; InvalidArgument, which names the entry, if a number of
+  /// them is NaN or infinite: JSON would turn it into null.
+  void write(const nlohmann::ordered_json& results) const;
+  std::unique_ptr<Executor> executor() const { return std::make_unique<ThreadPool>(threads); }
+
+ private:
+  std::shared_ptr<Output> results_ = std::make_shared<Output>();
+};
+
+/// A word as a shell reads it.
+std::string shell_quoted(const std::string& word);
+/// The command line as a shell would read it; main() sets it.
+std::string& command_line();
+/// The version of higgs, "0.1.0".
+std::string version();
+
+/// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
+void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
+
+/// For Evaluator: draws `bar` with the means so far. The bar must outlive the function.
+Evaluator::Progress show_means(ProgressBar& bar);
+/// An evaluation as JSON; null stands for a standard error that one token cannot tell.
+nlohmann::ordered_json describe(const Evaluation& result);
+/// What the standard errors of an evaluation are, in a sentence.
+std::string describe_errors(const Evaluation& result);
+/// Throws InvalidArgument, which names the model, if its context is shorter than a window.
+void require_context(const ModelSource& source, std::int64_t window);
+/// Says it to the user on standard error, where it mixes with no result.
+void tell(const std::string& note);
+/// Says which tensors of a model that will run it has no use for, if there are any.
+void note_unused(const ModelSource& source);
+/// Throws InvalidArgument, which names the model, if higgs quantized it.
+void require_original(const ModelSource& source);
+
+void add_inspect(CLI::App& app);
+void add_quantize(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_compare(CLI::App& app);
+void add_sensitivity(CLI::App& app);
+void add_allocate(CLI::App& app);
+void add_linearity(CLI::App& app);
+void add_generate(CLI::App& app);
+
+}  // namespace higgs::model

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// higgs-model linearity: what plans were predicted to lose beside what they lose.
+#include "cli/commands.hpp"
+#include "measure/evaluate.hpp"
+#include "network/weights.hpp"
+#include "pages/page.hpp"
+#include "plan/plan.hpp"
+#include "source/source.hpp"
+
+#include <higgs/codes/registry.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/core/random.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <numeric>
+#include <ostream>
+#include <system_error>
+
+namespace higgs::model {
+namespace {
+
+struct Options : CommonOptions {
+  std::string model, text_file, report;
+  std::vector<std::string> alphas, uniform = shipped_codebook_names();
+  PlanRequest request;
+  std::vector<double> bits{2.5, 3, 3.25, 3.5, 4, 4.25, 5};
+  std::int64_t window = 256, tokens = 2048;
+  int random = 8;
+  double most_t2 = 0.03;
+};
+
+struct Row {
+  std::string kind{}, name{};
+  double bits = 0, t2 = 0, kl = 0, perplexity = 0;  // t2: of the worst layer
+  std::vector<double> predicted_kl{};               // by file of alphas
+  double predicted_perplexity = 0;
+};
+
+double predict_kl(const SensitivityFile& file, const std::vector<double>& t2) {
+  double sum = 0;
+  for (std::size_t i = 0; i < t2.size(); ++i)
+    sum += std::max(0.0, fit_layer(file.layers[i], Metric::Kl, file.protocol).alpha) * t2[i];
+  return sum;
+}
+
+// How well y = x describes the points: 1 - sum (y - x)^2 / sum (y - mean)^2, and the mean of |y - x| / y.
+std::pair<double, double> agreement(const std::vector<std::pair<double, double>>& points) {
+  double mean = 0, rest = 0, total = 0, relative = 0;
+  for (const auto& [x, y] : points) mean += y / static_cast<double>(points.size());
+  for (const auto& [x, y] : points) {
+    rest += (y - x) * (y - x);
+    total += (y - mean) * (y - mean);
+    relative += std::fabs(y - x) / y / static_cast<double>(points.size());
+  }
+  return {total > 0 ? 1 - rest / total : 0, relative};
+}
+
+// Spearman's correlation: that of the ranks.
+double rank_correlation(const SensitivityFile& a, const SensitivityFile& b, Metric metric) {
+  const auto ranks = [&](const SensitivityFile& file) {
+    std::vector<double> alphas;
+    for (const LayerProbe& layer : file.layers)
+      alphas.push_back(fit_layer(layer, metric, file.protocol).alpha);
+    std::vector<std::size_t> order(alphas.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t i, std::size_t j) { return alphas[i] < alphas[j]; });
+    std::vector<double> out(alphas.size());
+    for (std::size_t i = 0; i < order.size(); ++i) out[order[i]] = static_cast<double>(i);
+    return out;
+  };
+  const std::vector<double> x = ranks(a), y = ranks(b);
+  const auto n = static_cast<double>(x.size());
+  double squares = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) squares += (x[i] - y[i]) * (x[i] - y[i]);
+  return 1 - 6 * squares / (n * (n * n - 1));
+}
+
+// Formats of random width for every layer: uniform, or leaning to the small or the large ones.
+std::vector<std::string> random_plan(const std::vector<PlanLayer>& layers, double most_t2,
+                                     std::uint64_t seed) {
+  constexpr double leanings[] = {1, 0.5, 2};
+  std::vector<std::string> out;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    std::vector<std::string> names;
+    for (const Format& format : layers[i].formats)
+      if (format.t2 <= most_t2) names.push_back(format.name);
+    expects(!names.empty(), "linearity: no codebook has a t^2 within --most");
+    const double u = std::pow(random_uniform(seed, i), leanings[seed % 3]);
+    out.push_back(names[static_cast<std::size_t>(u * static_cast<double>(names.size()))]);
+  }
+  return out;
+}
+
+std::string linearity_page(const std::string& title, const Options& options, const Row& reference,
+                           const std::vector<Row>& rows, const SensitivityFile& file,
+                           const std::string& summary) {
+  Chart chart("predicted KL, nats a token", "measured KL", Chart::Scale::Log, Chart::Scale::Log);
+  double low = 1e300, high = 0;
+  for (const std::string kind : {"uniform", "random", "optimal"}) {
+    std::vector<Chart::Point> points;
+    for (const Row& row : rows) {
+      if (row.kind != kind || !(row.kl > 0)) continue;
+      points.push_back({row.predicted_kl[0], row.kl, row.kind + " " + row.name});
+      low = std::min(low, row.kl), high = std::max(high, row.kl);
+    }
+    chart.add(kind, Chart::Mark::Points, std::move(points));
+  }
+  chart.add("equal", Chart::Mark::Line, {{low, low}, {high, high}});
+  Chart loss("bits a weight", "measured KL", Chart::Scale::Linear, Chart::Scale::Log);
+  for (const std::string kind : {"uniform", "random", "optimal"}) {
+    std::vector<Chart::Point> points;
+    for (const Row& row : rows)
+      if (row.kind == kind) points.push_back({row.bits, row.kl, row.kind + " " + row.name});
+    loss.add(kind, Chart::Mark::Points, std::move(points));
+  }
+  std::string body =
+      joined("<p>", escaped(summary), "</p>\n<h2>Predicted and measured</h2>\n", chart.svg(),
+             "<h2>Loss over bits</h2>\n", loss.svg(), sensitivity_section(file, options.request.metric),
+             "<table><thead><tr><th>plan<th>bits<th>largest t&sup2;<th>predicted KL<th>KL<th>predicted "
+             "perplexity<th>perplexity</tr></thead>\n");
+  for (const Row& row : rows)
+    body += joined("<tr><td>", escaped(row.kind + " " + row.name), "<td>", fixed(row.bits, 4), "<td>",
+                   fixed(row.t2, 5), "<td>", fixed(row.predicted_kl[0], 5), "<td>", fixed(row.kl, 5), "<td>",
+                   fixed(row.predicted_perplexity, 3), "<td>", fixed(row.perplexity, 3), "</tr>\n");
+  return html_page(title, joined("<p>Reference perplexity ", fixed(reference.perplexity, 4), ".</p>\n", body,
+                                 "</table>\n"));
+}
+
+// What is wrong with a format for all layers, CODEBOOK or CODEBOOK/GROUP; empty if nothing is.
+std::string check_format(const std::string& format) {
+  const std::size_t slash = format.find('/');
+  const std::string codebook = format.substr(0, slash);
+  const std::vector<std::string> names = shipped_codebook_names();
+  if (std::find(names.begin(), names.end(), codebook) == names.end()) {
+    std::string known;
+    for (const std::string& each : names) known += " " + each;
+    return "no codebook is named \"" + codebook + "\"; there are:" + known;
+  }
+  if (slash == format.npos) return {};
+  int group = 0;
+  const char* end = format.data() + format.size();
+  const auto [stop, error] = std::from_chars(format.data() + slash + 1, end, group);
+  return error == std::errc{} && stop == end && group > 0 ? "" : format + ": the group is no positive number";
+}
+
+void linearity(Options& options) {
+  Output report(options.report);
+  const auto executor = options.executor();
+  const ModelSource source(options.model);
+  note_unused(source);
+  require_original(source);
+  require_context(source, options.window);
+  const Tokenizer tokenizer(source.vocabulary(), options.model);
+  std::vector<SensitivityFile> files;
+  std::vector<std::vector<PlanLayer>> layers;
+  for (const std::string& path : options.alphas) {
+    files.push_back(read_sensitivities(read_text(path), path));
+    // Plans are measured with the embedding and the output layer as they are.
+    std::erase_if(files.back().layers, [](const LayerProbe& layer) { return !is_block_linear(layer.name); });
+    options.request.options.input_scales = files[0].protocol.input_scales;
+    layers.push_back(plan_layers(source, files.back(), options.request));
+  }
+  for (int i = 0; i < options.random; ++i)  // a codebook may be missing within --most
+    random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i));
+  Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
+  const Transformer model = Transformer::load(source, *executor);
+  PlanRunner runner(model, options.request.options, *executor);
+  Row reference{.kind = "reference"};
+  {
+    ProgressBar bar("reference", "tokens");
+    reference.perplexity = evaluator.set_reference(model, show_means(bar)).perplexity();
+  }
+
+  std::ostream& out = options.text();
+  out << "reference perplexity " << reference.perplexity << "\n"
+      << "plan                          bits  largest t2  predicted KL         KL   predicted ppl        "
+         "ppl\n";
+  std::vector<Row> rows;
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  const auto run = [&](const std::string& kind, const std::string& name,
+                       const std::vector<std::string>& formats) {
+    Row row{.kind = kind, .name = name};
+    std::vector<double> t2;
+    std::vector<std::int64_t> bytes;
+    ProgressBar bar(kind + " " + name, "tokens");
+    const Evaluation result = evaluator.evaluate(runner.with(formats, t2, bytes), show_means(bar));
+    std::int64_t weights = 0;
+    for (const PlanLayer& layer : layers[0]) weights += layer.weights;
+    row.bits = 8.0 * static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})) /
+               static_cast<double>(weights);
+    row.t2 = *std::max_element(t2.begin(), t2.end());
+    row.kl = result.divergence.value().kl.mean;
+    row.perplexity = result.perplexity();
+    for (const SensitivityFile& file : files) row.predicted_kl.push_back(predict_kl(file, t2));
+    // In models that lose much the cross entropy stays linear for longer than its exponential.
+    row.predicted_perplexity = reference.perplexity * std::exp(row.predicted_kl[0]);
+    char line[200];
+    std::snprintf(line, sizeof line, "%-25s %8.4f  %10.5f  %12.5f  %9.5f  %14.4f  %9.4f\n",
+                  (kind + " " + name).c_str(), row.bits, row.t2, row.predicted_kl[0], row.kl,
+                  row.predicted_perplexity, row.perplexity);
+    out << line << std::flush;
+    json.push_back({{"kind", kind},
+                    {"name", name},
+                    {"bits", row.bits},
+                    {"t2", row.t2},
+                    {"predicted_kl", row.predicted_kl},
+                    {"kl", row.kl},
+                    {"predicted_ppl", row.predicted_perplexity},
+                    {"ppl", row.perplexity}});
+    rows.push_back(std::move(row));
+  };
+
+  const std::size_t count = layers[0].size();
+  for (const std::string& codebook : options.uniform)
+    run("uniform", codebook, std::vector<std::string>(count, codebook));
+  for (int i = 0; i < options.random; ++i)
+    run("random", std::to_string(i), random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i)));
+  for (const double bits : options.bits) {
+    for (std::size_t f = 0; f < files.size(); ++f) {
+      const auto plan = allocate(layers[f], Budget::bits(bits));
+      if (!plan) continue;
+      std::vector<std::string> formats;
+      for (const PlannedLayer& layer : plan->layers) formats.push_back(layer.format);
+      run("optimal", fixed(bits, 2) + (f == 0 ? "" : " by alphas " + std::to_string(f + 1)), formats);
+    }
+  }
+
+  std::vector<std::pair<double, double>> within, losses;
+  for (const Row& row : rows) {
+    if (row.t2 > options.most_t2) continue;
+    within.emplace_back(row.predicted_kl[0], row.kl);
+    losses.emplace_back(row.predicted_kl[0], std::log(row.perplexity / reference.perplexity));
+  }
+  const auto [r2, error] = agreement(within);
+  const double loss_r2 = agreement(losses).first;
+  std::string summary =
+      joined(std::to_string(within.size()), " plans with t^2 <= ", fixed(options.most_t2, 4), ": KL R^2 ",
+             fixed(r2, 4), ", mean relative error ", fixed(100 * error, 1),
+             " %; growth of the cross entropy beside predicted KL, R^2 ", fixed(loss_r2, 4), ".");
+  nlohmann::ordered_json results{{"tokens", evaluator.tokens()},
+                                 {"reference_ppl", reference.perplexity},
+                                 {"kl_r2", r2},
+                                 {"kl_relative_error", error},
+                                 {"nll_r2", loss_r2},
+                                 {"rows", json}};
+  for (std::size_t f = 1; f < files.size(); ++f) {
+    const double correlation = rank_correlation(files[0], files[f], Metric::Kl);
+    summary += joined(" Rank correlation of the alphas with those of ", options.alphas[f], ": ",
+                      fixed(correlation, 4), ".");
+    results["rank_correlation"].push_back(correlation);
+  }
+  out << summary << "\n";
+  options.write(results);
+  report.commit(linearity_page("Linearity on " + source.path().filename().string(), options, reference, rows,
+                               files[0], summary));
+}
+
+}  // namespace
+
+void add_linearity(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("linearity", "Measures plans beside what the sensitivities predict of them");
+  command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
+  command
+      ->add_option("--alpha", options->alphas,
+                   "what sensitivity wrote; of further files the plans are measured too")
+      ->required()
+      ->delimiter(',')
+      ->type_name("JSON");
+  add_text_options(*command, options->text_file, options->window, options->tokens);
+  command->add_option("--uniform", options->uniform, "formats for all layers: CODEBOOK or CODEBOOK/GROUP")
+      ->delimiter(',')
+      ->check(CLI::Validator(check_format, ""))
+      ->capture_default_str();
+  command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->check(CLI::IsMember(shipped_codebook_names()));
+  command->add_option("--bits", options->bits, "budgets of the optimal plans")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--random", options->random, "random plans")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000));
+  command->add_option("--most", options->most_t2, "plans within this t^2 are counted in R^2")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--report", options->report, "write a page with pictures to this file")
+      ->type_name("HTML");
+  options->add_to(*command);
+  command->callback([options] { linearity(*options); });
+}
+
+}  // namespace higgs::model

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// higgs-model quantize: writes a folder that runs on its own, from packed weights.
+#include "quantize/quantize.hpp"
+#include "cli/commands.hpp"
+#include "network/weights.hpp"
+#include "plan/plan.hpp"
+#include "quantize/sizes.hpp"
+
+#include <higgs/codes/registry.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/rotate/hadamard.hpp>
+#include <higgs/store/checkpoint.hpp>
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <ostream>
+#include <string>
+
+namespace higgs::model {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options : CommonOptions {
+  std::string model, out, skip, plan, calibrate = "random";
+  std::int64_t calibrate_tokens = calibration_token_count;
+  QuantizeRequest request;
+  std::uint64_t seed = 0;
+  bool no_input_scales = false;
+  bool no_signs = false;
+  bool dry_run = false;
+  CLI::Option* embedding_option = nullptr;
+  CLI::Option* output_option = nullptr;
+};
+
+std::regex parse_regex(const std::string& text) {
+  try {
+    return std::regex(text);
+  } catch (const std::regex_error& error) {
+    throw CLI::ValidationError("--skip", error.what());
+  }
+}
+
+// What is wrong with --block; nothing if it is 0 or the order of a Hadamard transform.
+std::string check_block(const std::string& text) {
+  std::int64_t block = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), block);
+  const bool number = error == std::errc{} && end == text.data() + text.size();
+  return number && (block == 0 || is_hadamard_order(block))
+             ? ""
+             : text + " is not 0 and no order of a transform: 64, 96, 128 and many more up to " +
+                   std::to_string(max_hadamard_order) + " are";
+}
+
+// What the command line and the plan ask for.
+void complete_request(Options& options, const ModelSource& source) {
+  QuantizeRequest& request = options.request;
+  source.require_sound();
+  if (!options.skip.empty()) request.skip = parse_regex(options.skip);
+  request.options.seed = options.seed;
+  if (options.no_signs) request.options.seed.reset();
+  request.options.input_scales = !options.no_input_scales;
+  if (!options.plan.empty()) {
+    StoredPlan plan = read_plan(read_text(options.plan), options.plan);
+    check_plan(plan, source, options.plan);
+    request.codebooks = std::move(plan.codebooks);
+    request.options.block = plan.block;
+    request.options.group = plan.group;
+    request.options.input_scales = plan.input_scales && !options.no_input_scales;
+  }
+  const auto refuse = [&](const CLI::Option* option, std::string_view tensor, const char* name) {
+    if (option->count() > 0 && request.codebooks.contains(tensor))
+      throw InvalidArgument(options.plan + ": has a codebook for " + std::string(tensor) + ", so " + name +
+                            " must not be given");
+  };
+  refuse(options.embedding_option, embedding_name, "--embedding");
+  refuse(options.output_option, output_name, "--lm-head");
+  if (options.output_option->count() > 0 && source.config() && source.config()->tied_embeddings)
+    throw InvalidArgument(options.model +
+                          ": the output layer is the embedding: give --embedding, not --lm-head");
+  request.calibrated = request.options.input_scales && options.calibrate != "none" && source.config();
+  if (options.calibrate != "none" && !source.config())
+    tell("without config.json the model cannot run, so nothing is calibrated");
+}
+
+// What a user wants to know before any work.
+ordered_json describe(const ModelSource& source, const Outline& outline, std::ostream& out) {
+  const Sizes before = sizes_of(source), after = sizes_of(source, outline);
+  out << "before: " << before.total() << "\nafter:  " << after.total() << "\n";
+  for (const std::string& line : after.lines()) out << "  " << line << "\n";
+  ordered_json kept = ordered_json::array();
+  for (const Outline::Kept& each : outline.kept)
+    kept.push_back({{"name", each.tensor->name},
+                    {"dtype", dtype_name(each.dtype)},
+                    {"shape", each.tensor->stored->shape},
+                    {"bytes", each.bytes}});
+  std::int64_t bytes = 0, weights = 0;
+  for (const Outline::Matrix& matrix : outline.matrices) bytes += matrix.bytes, weights += matrix.weights();
+  return {{"bits_per_weight", 8.0 * static_cast<double>(bytes) / static_cast<double>(weights)},
+          {"file_bits_per_weight", after.bits()},
+          {"bytes_before", before.file_bytes},
+          {"bytes_after", after.file_bytes},
+          {"before", to_json(before)},
+          {"after", to_json(after)},
+          {"kept", std::move(kept)},
+          {"unused", outline.unused},
+          {"notes", outline.notes}};
+}
+
+// What the written file says about its layers.
+ordered_json describe_layers(const std::string& folder) {
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  ordered_json layers = ordered_json::array();
+  for (const CheckpointLayer& layer : checkpoint.layers())
+    layers.push_back({{"name", layer.name},
+                      {"codebook", layer.codebook},
+                      {"rows", layer.layout.rows},
+                      {"cols", layer.layout.cols},
+                      {"block", layer.layout.block},
+                      {"group", layer.layout.group},
+                      {"bits", bits_of(checkpoint, layer)},
+                      {"t2", number_or_null(layer.t2)},
+                      {"weight_error", number_or_null(layer.weight_error)},
+                      {"expected_t2", layer.mse}});
+  return layers;
+}
+
+// How the errors are beside those of Gaussian weights, which rotation makes of any.
+void report_errors(const ordered_json& layers, std::ostream& out) {
+  double worst = 0;
+  std::string name;
+  for (const ordered_json& layer : layers) {
+    const double ratio = layer["t2"].get<double>() / layer["expected_t2"].get<double>();
+    if (ratio > worst) worst = ratio, name = layer["name"];
+  }
+  char percent[64];
+  std::snprintf(percent, sizeof percent, "%.1f %% %s", 100 * std::fabs(worst - 1),
+                worst < 1 ? "below" : "above");
+  out << "rounding errors: at most " << percent << " what the codebook promises, in " << name << "\n";
+}
+
+void quantize(Options& options) {
+  const auto executor = options.executor();
+  const ModelSource source(options.model);
+  complete_request(options, source);
+  QuantizeRequest& request = options.request;
+  const Outline outline = outline_of(source, request);
+  check_folder(source, options.out, outline.file_bytes);
+  for (const std::string& note : outline.notes) tell(note);
+  ordered_json results = describe(source, outline, options.text());
+  if (options.dry_run) return options.write(results);
+  {
+    ProgressBar bar("check", "weights");
+    check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  }
+  if (request.calibrated) {
+    const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
+    ProgressBar bar("calibrate", "blocks");
+    request.input_squares =
+        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
+                       *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  }
+  {
+    ProgressBar bar("quantize", "weights");
+    request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
+      bar.update(done, total);
+    };
+    request.say = tell;
+    on_interrupt(Interrupted::GoesOn);
+    quantize_model(source, outline, options.out, request, *executor);
+  }
+  results["layers"] = describe_layers(options.out);
+  report_errors(results["layers"], options.text());
+  options.write(results);
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->seed = QuantizeOptions{}.seed.value_or(0);
+  CLI::App* command = app.add_subcommand(
+      "quantize", "Quantizes a model; goes on where a killed run of the same command stopped");
+  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
+      ->required()
+      ->type_name("MODEL");
+  command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
+  auto* codebook = command
+                       ->add_option("--codebook", options->request.codebook,
+                                    "of the linear layers: DIMxSIZE points, e8, ch8")
+                       ->capture_default_str()
+                       ->check(CLI::IsMember(shipped_codebook_names()));
+  std::vector<std::string> or_none = shipped_codebook_names();
+  or_none.emplace_back(keep_codebook);
+  options->embedding_option =
+      command
+          ->add_option(
+              "--embedding", options->request.embedding,
+              "codebook of the embedding, which most small models use as output layer too; none: keep it")
+          ->capture_default_str()
+          ->check(CLI::IsMember(or_none));
+  options->output_option = command
+                               ->add_option("--lm-head", options->request.output,
+                                            "codebook of an output layer of its own; none: keep it")
+                               ->capture_default_str()
+                               ->check(CLI::IsMember(or_none));
+  auto* plan = command
+                   ->add_option("--plan", options->plan,
+                                "what allocate wrote: a codebook, block and group for every layer")
+                   ->type_name("JSON")
+                   ->excludes(codebook);
+  command
+      ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
+      ->capture_default_str()
+      ->excludes(plan)
+      ->check(check_block);
+  command->add_option("--group", options->request.options.group, "at most so many weights share a scale")
+      ->capture_default_str()
+      ->excludes(plan)
+      ->check(CLI::Range(1, 1 << 30));
+  command
+      ->add_option("--shards", options->request.options.shards,
+                   "choose blocks so that the columns of linear layers come apart for so many ranks")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--scales", options->request.options.scale_format, "how a file keeps the scale of a group")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, ScaleFormat>{{"fp16", ScaleFormat::Fp16}, {"log8", ScaleFormat::Log8}}))
+      ->type_name("fp16|log8");
+  command
+      ->add_option("--scale-search", options->request.options.scale_search,
+                   "scales tried to either side of a group's RMS, 4.4 % apart")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 16));
+  command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
+  command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
+  command->add_flag("--no-input-scales", options->no_input_scales,
+                    "leave the columns of a matrix as they are");
+  command
+      ->add_option("--calibrate", options->calibrate,
+                   "measure the inputs of each layer first, for better input scales: with \"random\" tokens, "
+                   "which needs "
+                   "no data, or with a text file; \"none\": do not")
+      ->capture_default_str()
+      ->type_name("random|none|FILE");
+  command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+  command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
+      ->type_name("REGEX");
+  command->add_flag("--dry-run", options->dry_run,
+                    "check everything, say how large the result will be, and write nothing");
+  options->add_to(*command);
+  command->callback([options] { quantize(*options); });
+}
+
+}  // namespace higgs::model

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure/calibrate.hpp"
+
+#include "measure/evaluate.hpp"
+#include "measure/probe.hpp"
+#include "network/transformer.hpp"
+#include "network/weights.hpp"
+
+#include <higgs/core/error.hpp>
+
+#include <algorithm>
+#include <utility>
+
+namespace higgs::model {
+
+namespace {
+
+// Adds the squares of each column of x, over the tokens that there are in all.
+void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<double>& squares) {
+  squares.resize(static_cast<std::size_t>(x.cols));
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    for (std::int64_t c = 0; c < x.cols; ++c) {
+      const auto value = static_cast<double>(x(r, c));
+      squares[static_cast<std::size_t>(c)] += value * value / static_cast<double>(tokens);
+    }
+}
+
+}  // namespace
+
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
+                                        std::int64_t count) {
+  if (random_or_file == "random") return random_tokens(count, source.require_config().vocabulary, 1);
+  return read_tokens(random_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+}
+
+InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
+                            Executor& executor,
+                            const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const ModelConfig& config = source.require_config();
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  expects(count > 0 && window > 0,
+          "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
+  const ModelTensor* embedding = source.find(embedding_name);
+  if (!embedding)
+    throw FormatError(source.path().string() +
+                      ": the embedding is quantized already; start from the original model");
+  std::vector<float> states(static_cast<std::size_t>(count * config.width));  // (tokens, width)
+  for (std::int64_t t = 0; t < count; ++t) {
+    const TokenId id = tokens[static_cast<std::size_t>(t)];
+    check_token(id, embedding->rows(), source.path().string());
+    read_finite_rows(*embedding, id, 1,
+                     std::span(states).subspan(static_cast<std::size_t>(t * config.width),
+                                               static_cast<std::size_t>(config.width)));
+  }
+
+  Weights frame;
+  frame.blocks.resize(static_cast<std::size_t>(config.layers));
+  Transformer model(config, std::move(frame), source.path().string());
+  InputSquares out;
+  std::int64_t block = 0;
+  model.observer = [&](std::span<const Part> parts, MatrixView<const float> x) {
+    std::vector<double>& squares = out[weight_name(block, parts.front())];
+    add_squares(x, count, squares);
+    for (const Part part : parts.subspan(1)) out[weight_name(block, part)] = squares;
+  };
+  KvCache cache(config, std::min(window, count));  // one window at a time: a block leaves no tokens in it
+  for (; block < config.layers; ++block) {
+    const auto index = static_cast<std::size_t>(block);
+    model.weights.blocks[index] = load_block(source, block, executor);
+    for (std::int64_t first = 0; first < count; first += window)
+      model.run_blocks(index, index + 1,
+                       {states.data() + first * config.width, std::min(window, count - first), config.width},
+                       cache, executor);
+    model.weights.blocks[index] = {};
+    if (progress) progress(block + 1, config.layers);
+  }
+  model.weights.norm = load_norm(source, executor);
+  const MatrixView<float> hidden(states.data(), count, config.width);
+  model.finish(hidden, hidden, executor);
+  add_squares(hidden, count, out[std::string(config.tied_embeddings ? embedding_name : output_name)]);
+  return out;
+}
+
+}  // namespace higgs::model

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// How large the inputs of each linear layer are: what input scales are balanced against.
+#pragma once
+
+#include "source/source.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+#include <higgs/core/executor.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace higgs::model {
+
+/// Mean squares of a layer's inputs (cols), by the name of its weight.
+using InputSquares = std::map<std::string, std::vector<double>, std::less<>>;
+
+/// Tokens in a window to calibrate with. The first of a text draws attention from all others, and products with what it
+/// carries must be right: short windows give it weight.
+inline constexpr std::int64_t calibration_window = 128;
+/// Tokens to calibrate with, where nobody asks for another number.
+inline constexpr std::int64_t calibration_token_count = 4096;
+
+/// Tokens to calibrate with: random ones of the model's vocabulary, no data needed, or the first of a text file. Throws
+/// IoError if it cannot be read.
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
+                                        std::int64_t count);
+
+/// Runs `tokens` through a model, in windows of `window` (the last may be shorter), and measures what each linear layer
+/// of its blocks and the output layer read; in a tied model the embedding is the output layer. Memory holds one block as
+/// floats and the states of all tokens at a time, whatever the model's size. `progress` is called with the blocks done and to do. Throws FormatError for a model that is damaged,
+/// InvalidArgument if there are no tokens or one is outside the vocabulary.
+InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
+                            Executor& executor = default_executor(),
+                            const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+
+}  // namespace higgs::model

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure/probe.hpp"
+
+#include "network/math.hpp"
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/random.hpp>
+
+#include <algorithm>
+#include <utility>
+
+namespace higgs::model {
+namespace {
+
+// Positions whose logits are in memory at once.
+constexpr std::int64_t logit_rows = 64;
+
+template <class Layer>
+const DenseMatrix& dense(const Layer& layer) {
+  const auto* held = std::get_if<DenseMatrix>(&layer.weight);
+  expects(held != nullptr, "higgs::model::NoiseProbe: the model is quantized; it must be dense");
+  return *held;
+}
+
+// A matrix with noise; `t2` becomes that of the noise.
+DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, std::span<const float> scales,
+                       double& t2, Executor& executor) {
+  std::vector<float> values(w.values->size());
+  const MatrixView<float> out(values.data(), w.rows, w.cols);
+  const auto multiply = [&](MatrixView<const float> from, auto&& factor) {
+    parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r)
+        for (std::int64_t c = 0; c < w.cols; ++c)
+          out(r, c) = from(r, c) * factor(scales[static_cast<std::size_t>(c)]);
+    });
+  };
+  if (scales.empty()) {
+    t2 = insert_noise(w.view(), level, seed, out, NoiseShape::Even, executor);
+  } else {
+    expects(std::ssize(scales) == w.cols, "higgs::model::NoiseProbe: one scale for each column, or none");
+    multiply(w.view(), [](float scale) { return scale > 0 ? 1 / scale : 0; });
+    t2 = insert_noise(out, level, seed, out, NoiseShape::Even, executor);
+    multiply(out, [](float scale) { return scale; });
+  }
+  return {w.rows, w.cols, std::move(values)};
+}
+
+}  // namespace
+
+NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
+                       Executor& executor)
+    : model_(model),
+      tokens_(std::move(tokens)),
+      window_(window),
+      windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
+      executor_(executor),
+      cache_(model.config(), std::max<std::int64_t>(1, window)) {
+  expects(window >= 2, "higgs::model::NoiseProbe: a window has at least 2 tokens");
+  if (windows_ == 0) throw InvalidArgument("the text has fewer tokens than a window");
+  if (window > model.config().context) throw InvalidArgument("a window exceeds the model's context");
+  tokens_.resize(static_cast<std::size_t>(windows_ * window));
+  states_.resize(tokens_.size() * static_cast<std::size_t>(model.config().width));
+  model.embed(tokens_, {states_.data(), windows_ * window_, model.config().width});
+  reference_ = finish(model, 0, states_);
+  compare({}, model.weights.output, {});
+}
+
+// What the output layer of `model` sees, from the states before block `block`.
+std::vector<float> NoiseProbe::finish(const Transformer& model, std::size_t block,
+                                      std::vector<float> hidden) {
+  const std::int64_t width = model.config().width;
+  for (std::int64_t i = 0; i < windows_; ++i) {
+    const MatrixView<float> x(hidden.data() + i * window_ * width, window_, width);
+    model.run_blocks(block, model.weights.blocks.size(), x, cache_, executor_);
+    model.finish(x, x, executor_);
+  }
+  return hidden;
+}
+
+void NoiseProbe::go_to(std::size_t block) {
+  const std::int64_t width = model_.config().width;
+  if (block < block_) {
+    model_.embed(tokens_, {states_.data(), windows_ * window_, width});
+    block_ = 0;
+  }
+  for (std::int64_t i = 0; i < windows_; ++i)
+    model_.run_blocks(block_, block, {states_.data() + i * window_ * width, window_, width}, cache_,
+                      executor_);
+  block_ = block;
+}
+
+std::vector<ProbeResult> NoiseProbe::measure(std::size_t block, Part part, std::span<const double> levels,
+                                             std::uint64_t seed, std::span<const float> scales) {
+  go_to(block);
+  Transformer noisy = model_;
+  Linear& linear = noisy.weights.blocks[block][part];
+  const DenseMatrix weight = dense(linear);
+  std::vector<ProbeResult> results(levels.size());
+  std::vector<std::vector<float>> hidden;  // by level: what the output layer sees
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    linear.weight = with_noise(weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
+    hidden.push_back(finish(noisy, block, states_));
+  }
+  compare(hidden, model_.weights.output, results);
+  return results;
+}
+
+std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> levels, std::uint64_t seed,
+                                                       std::span<const float> scales) {
+  const ModelConfig& config = model_.config();
+  Transformer noisy = model_;
+  std::vector<ProbeResult> results(levels.size());
+  for (std::size_t i = 0; i < levels.size(); ++i) {  // one at a time: embeddings are large
+    const DenseMatrix weight = with_noise(dense(model_.weights.embedding), levels[i], random_bits(seed, i),
+                                          scales, results[i].t2, executor_);
+    noisy.weights.embedding.weight = weight;
+    if (config.tied_embeddings) noisy.weights.output.weight = weight;
+    std::vector<float> states(states_.size());
+    noisy.embed(tokens_, {states.data(), windows_ * window_, config.width});
+    compare({finish(noisy, 0, std::move(states))}, noisy.weights.output, {&results[i], 1});
+  }
+  return results;
+}
+
+std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> levels, std::uint64_t seed,
+                                                    std::span<const float> scales) {
+  std::vector<ProbeResult> results(levels.size());
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    Linear noisy = model_.weights.output;
+    noisy.weight = with_noise(dense(model_.weights.output), levels[i], random_bits(seed, i), scales,
+                              results[i].t2, executor_);
+    compare({reference_}, noisy, {&results[i], 1});
+  }
+  return results;
+}
+
+// Fills in what `output` makes of `hidden`, beside what the model's own output layer makes of its own states.
+void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
+                         std::span<ProbeResult> results) {
+  const std::int64_t width = model_.config().width, vocabulary = model_.config().vocabulary;
+  const auto predicted = static_cast<double>(windows_ * (window_ - 1));
+  std::vector<float> p_values(static_cast<std::size_t>(logit_rows * vocabulary)), q_values(p_values.size());
+  struct Row {  // of one position
+    double p_sum, p_loss, kl, q_loss;
+  };
+  std::vector<Row> each(static_cast<std::size_t>(logit_rows));
+  Row sum{};
+  for (std::int64_t position = 0; position < windows_ * window_; position += logit_rows) {
+    const std::int64_t rows = std::min(logit_rows, windows_ * window_ - position);
+    const MatrixView<float> p(p_values.data(), rows, vocabulary), q(q_values.data(), rows, vocabulary);
+    const auto logits = [&](const Linear& layer, const std::vector<float>& seen, MatrixView<float> out) {
+      layer.apply(MatrixView<const float>(seen.data() + position * width, rows, width), out, executor_);
+    };
+    const auto next = [&](std::int64_t r) {  // none at the end of a window
+      return (position + r + 1) % window_ == 0 ? -1 : tokens_[static_cast<std::size_t>(position + r + 1)];
+    };
+    logits(model_.weights.output, reference_, p);
+    executor_.run(rows, [&](std::int64_t r) {
+      Row& row = each[static_cast<std::size_t>(r)] = {};
+      if (next(r) < 0) return;
+      row.p_sum = log_sum_exp(p.row(r), vocabulary);
+      row.p_loss = row.p_sum - static_cast<double>(p(r, next(r)));
+    });
+    for (std::int64_t r = 0; r < rows; ++r) sum.p_loss += each[static_cast<std::size_t>(r)].p_loss;
+    for (std::size_t i = 0; i < hidden.size(); ++i) {
+      logits(output, hidden[i], q);
+      executor_.run(rows, [&](std::int64_t r) {
+        Row& row = each[static_cast<std::size_t>(r)];
+        if (next(r) < 0) return;
+        const double q_sum = log_sum_exp(q.row(r), vocabulary);
+        row.kl = kl_divergence(p.row(r), row.p_sum, q.row(r), q_sum, vocabulary);
+        row.q_loss = q_sum - static_cast<double>(q(r, next(r)));
+      });
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const Row& row = each[static_cast<std::size_t>(r)];
+        results[i].kl += row.kl / predicted;
+        results[i].cross_entropy += (row.q_loss - row.p_loss) / predicted;
+      }
+    }
+  }
+  cross_entropy_ = sum.p_loss / predicted;
+}
+
+std::vector<TokenId> random_tokens(std::int64_t count, std::int64_t vocabulary, std::uint64_t seed) {
+  expects(count >= 0 && vocabulary > 0, "higgs::model::random_tokens: the vocabulary must not be empty");
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<TokenId>(random_bits(seed, static_cast<std::uint64_t>(i)) %
+                                          static_cast<std::uint64_t>(vocabulary)));
+  return tokens;
+}
+
+}  // namespace higgs::model

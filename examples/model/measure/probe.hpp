@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What noise in a single layer does to a model.
+#pragma once
+
+#include "network/transformer.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+#include <higgs/allocate/sensitivity.hpp>
+#include <higgs/core/executor.hpp>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace higgs::model {
+
+/// A model with one noisy layer beside the model itself; means over the tokens predicted.
+struct ProbeResult {
+  double t2 = 0;
+  double kl = 0;             // KL(model || noisy model), in nats a token
+  double cross_entropy = 0;  // of the noisy model less that of the model, in nats a token
+};
+
+/// Inserts noise into one layer after the other. Only the blocks from that layer on are run: the states
+/// before them are kept, width floats a token, and move on with the layers.
+class NoiseProbe {
+ public:
+  /// `tokens` are cut into windows as by Evaluator. The model must outlive this.
+  NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
+             Executor& executor = default_executor());
+
+  /// Those of whole windows.
+  const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
+  /// The model's own cross entropy, in nats a token.
+  double cross_entropy() const noexcept { return cross_entropy_; }
+
+  /// The model with noise of each level in that layer. Blocks in rising order are fastest. The noise is even once columns
+  /// are divided by `scales` (cols), as a quantizer's error is; none: even as they are.
+  std::vector<ProbeResult> measure(std::size_t block, Part part, std::span<const double> levels,
+                                   std::uint64_t seed, std::span<const float> scales = {});
+  /// The same for the embedding, which in a tied model is the output layer too.
+  std::vector<ProbeResult> measure_embedding(std::span<const double> levels, std::uint64_t seed,
+                                             std::span<const float> scales = {});
+  /// The same for the output layer of a model that is not tied.
+  std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
+                                          std::span<const float> scales = {});
+
+ private:
+  void go_to(std::size_t block);
+  std::vector<float> finish(const Transformer& model, std::size_t block, std::vector<float> states);
+  void compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
+               std::span<ProbeResult> results);
+
+  const Transformer& model_;
+  std::vector<TokenId> tokens_;
+  std::int64_t window_, windows_;
+  Executor& executor_;
+  KvCache cache_;
+  std::size_t block_ = 0;
+  std::vector<float> states_;     // before block_: (windows * window, width)
+  std::vector<float> reference_;  // what the model's output layer sees: (windows * window, width)
+  double cross_entropy_ = 0;
+};
+
+/// Tokens drawn uniformly from a vocabulary: text for measurements without data.
+std::vector<TokenId> random_tokens(std::int64_t count, std::int64_t vocabulary, std::uint64_t seed);
+
+}  // namespace higgs::model

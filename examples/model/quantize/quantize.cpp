@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quantize/quantize.hpp"
+
+#include "network/weights.hpp"
+#include "quantize/sizes.hpp"
+#include "source/pieces.hpp"
+
+#include <higgs/codes/registry.hpp>
+#include <higgs/core/error.hpp>
+#include <higgs/store/checkpoint_writer.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace higgs {
+template AnyQuantizedMatrix quantize(MatrixView<const float>, std::string_view, const QuantizeOptions&,
+                                     Executor&);
+}  // namespace higgs
+
+namespace higgs::model {
+namespace {
+
+void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& writer) {
+  const auto write = [&](std::int64_t first_row, const auto* values, std::int64_t count) {
+    const auto row_bytes = static_cast<std::uint64_t>(tensor.cols()) * sizeof(*values);
+    writer.write_tensor(
+        tensor.name, static_cast<std::uint64_t>(first_row) * row_bytes,
+        {reinterpret_cast<const std::uint8_t*>(values), static_cast<std::size_t>(count) * sizeof(*values)});
+  };
+  if (dtype_name(dtype) == tensor.stored->dtype && tensor.interleaved == 0) {
+    writer.write_tensor(tensor.name, 0, tensor.stored->data);
+    release_pages(tensor.stored->data);
+  } else {
+    for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+      if (dtype == DType::F32) return write(first, piece.data, piece.size());
+      std::vector<Half> narrow;
+      for (std::int64_t i = 0; i < piece.size(); ++i) narrow.emplace_back(piece.data[i]);
+      write(first, narrow.data(), piece.size());
+    });
+  }
+  writer.finish_tensor(tensor.name);
+}
+
+// `advance` is called with the weights of each piece done.
+template <class Book, class Advance>
+void quantize_tensor(const Outline::Matrix& matrix, const std::string& source, const QuantizeOptions& options,
+                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor,
+                     Advance&& advance) {
+  const ModelTensor& tensor = *matrix.tensor;
+  const CodeLayout& layout = matrix.layout;
+  ColumnStatistics columns(tensor.cols());
+  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
+    try {
+      columns.add(piece, executor);
+    } catch (const InvalidArgument& error) {
+      throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
+    }
+  });
+  const auto [input_scales, exponent] = make_normalization(columns, layout, Book{}.step(), input_squares);
+  if (layout.input_scales) writer.write_input_scales(tensor.name, input_scales);
+  const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales,
+                                     options.scale_search);
+  typename RowQuantizer<Book>::Error error;
+  std::vector<std::uint8_t> codes;
+  std::vector<Half> scales;
+  for_pieces(tensor, [&](std::int64_t first, MatrixView<const float> piece) {
+    codes.resize(static_cast<std::size_t>(piece.rows * layout.row_bytes(Book::dim, code_bits<Book>)));
+    scales.resize(static_cast<std::size_t>(piece.rows * layout.groups()));
+    error += quantizer.quantize_rows(piece, codes, scales, executor);
+    writer.write_rows(tensor.name, first, codes, scales);
+    advance(piece.size());
+  });
+  writer.finish_layer(tensor.name, exponent, error.t2(), error.weight_error());
+}
+
+// What tells one attempt from another: files, dates, options.
+std::string fingerprint(const ModelSource& source, const QuantizeRequest& request) {
+  const QuantizeOptions& options = request.options;
+  std::string out = request.codebook + " " + std::to_string(options.block) + " " +
+                    std::to_string(options.group) + " " +
+                    (options.seed ? std::to_string(*options.seed) : "none") +
+                    (options.input_scales ? " input scales" : "") +
+                    (options.scale_format == ScaleFormat::Log8 ? " log8" : "") +
+                    (options.scale_search != 0 ? " search " + std::to_string(options.scale_search) : "");
+  out.append(" ").append(request.embedding).append(" ").append(request.output);
+  for (const auto& [name, squares] : request.input_squares) {
+    out.append("\n").append(name);
+    out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));
+  }
+  const auto add = [&](const std::filesystem::path& file) {
+    const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
+    out.append("\n")
+        .append(std::filesystem::canonical(file).string())
+        .append(" ")
+        .append(std::to_string(date));
+  };
+  for (const auto& [name, codebook] : request.codebooks)
+    out.append("\n").append(name).append(" ").append(codebook);
+  if (!std::filesystem::is_directory(source.path())) {
+    add(source.path());
+    return out;
+  }
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(source.path()))
+    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json")
+      files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) add(file);
+  return out;
+}
+
+// Brings configuration and tokenizer to `folder`.
+std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
+  if (source.folder()) {
+    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                             "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
+      if (const auto file = *source.folder() / name; std::filesystem::exists(file))
+        write_text(folder / name, std::string_view(name) == "config.json" && source.config()
+                                      ? config_for_checkpoint(read_text(file), file.string(),
+                                                              source.config()->tied_embeddings)
+                                      : read_text(file));
+    return "";
+  }
+  if (!source.config()) return "";
+  write_text(folder / "config.json", write_config(*source.config()));
+  try {
+    write_text(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
+  } catch (const FormatError& error) {
+    return std::string("the tokenizer was left out: ") + error.what();
+  }
+  return "";
+}
+
+// What input scales of a matrix are balanced against. The rows of an embedding that is only looked up go on as they
+// are: an error in one column counts as much as in another.
+std::vector<double> squares_of(const ModelSource& source, const Outline::Matrix& matrix,
+                               const QuantizeRequest& request) {
+  const auto found = request.input_squares.find(matrix.tensor->name);
+  if (found != request.input_squares.end()) return found->second;
+  const bool lookup_only =
+      matrix.role == Role::Embedding && source.config() && !source.config()->tied_embeddings;
+  return std::vector<double>(lookup_only ? static_cast<std::size_t>(matrix.layout.cols) : 0, 1.0);
+}
+
+}  // namespace
+
+void quantize_model(const ModelSource& source, const Outline& outline, const std::filesystem::path& folder,
+                    const QuantizeRequest& request, Executor& executor) {
+  check_folder(source, folder, outline.file_bytes);
+  const auto say = [&](const std::string& note) {
+    if (request.say && !note.empty()) request.say(note);
+  };
+  const auto file = folder / "model.safetensors";
+  if (std::filesystem::exists(file)) say(file.string() + ": is there already and will be replaced");
+
+  std::filesystem::create_directories(folder);
+  CheckpointWriter writer(folder, contents_of(outline, request),
+                          {.fingerprint = fingerprint(source, request)});
+  const auto finished =
+      std::count_if(outline.matrices.begin(), outline.matrices.end(),
+                    [&](const auto& matrix) { return writer.finished(matrix.tensor->name); });
+  if (finished > 0)
+    say("goes on: " + std::to_string(finished) + " of " +
+        counted(std::ssize(outline.matrices), "matrix is", "matrices are") + " done");
+  std::int64_t total = 0, done = 0;
+  for (const Outline::Matrix& matrix : outline.matrices) total += matrix.weights();
+  for (const Outline::Kept& kept : outline.kept)
+    if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
+  for (const Outline::Matrix& matrix : outline.matrices) {
+    const auto advance = [&](std::int64_t weights) {
+      done += weights;
+      if (request.progress) request.progress(done, total, matrix.tensor->name);
+    };
+    if (writer.finished(matrix.tensor->name)) {
+      advance(matrix.weights());
+      continue;
+    }
+    with_shipped_codebook(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
+      quantize_tensor<Book>(matrix, source.path().string(), request.options,
+                            squares_of(source, matrix, request), writer, executor, advance);
+    });
+  }
+  say(write_companions(source, folder));
+  writer.commit();
+}
+
+}  // namespace higgs::model

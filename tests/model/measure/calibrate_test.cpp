@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure/calibrate.hpp"
+
+#include "compare/compare.hpp"
+#include "network/transformer.hpp"
+
+#include "model/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <cstdint>
+#include <vector>
+
+using namespace higgs::model;
+using Architecture = ModelConfig::Architecture;
+
+TEST_CASE("mean squares are those of what the layers of the whole model read", "[model][calibrate]") {
+  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3}) {
+    const ModelConfig config = tiny_config(architecture);
+    const TemporaryFolder folder;
+    write_folder(folder.path(), config);
+    const ModelSource source(folder.path());
+    const std::vector<TokenId> text = tiny_text(24);
+
+    Transformer model = Transformer::load(source);
+    InputSquares expected;
+    std::int64_t calls = 0;
+    model.observer = [&](std::span<const Part> parts, higgs::MatrixView<const float> x) {
+      const std::int64_t block = calls++ / 4 % config.layers;  // four kinds of inputs in a block
+      for (const Part part : parts) {
+        auto& squares = expected[weight_name(block, part)];
+        squares.resize(static_cast<std::size_t>(x.cols));
+        for (std::int64_t r = 0; r < x.rows; ++r)
+          for (std::int64_t c = 0; c < x.cols; ++c)
+            squares[static_cast<std::size_t>(c)] +=
+                static_cast<double>(x(r, c)) * static_cast<double>(x(r, c)) / 24;
+      }
+    };
+    for (const std::size_t first : {0u, 10u, 20u}) {  // windows of 10, 10 and 4 tokens
+      const auto window = std::span(text).subspan(first, std::min<std::size_t>(10, 24 - first));
+      KvCache cache(config, 10);
+      std::vector<float> hidden(window.size() * static_cast<std::size_t>(config.width));
+      model.forward(window, cache, {hidden.data(), std::ssize(window), config.width});
+      auto& squares = expected[config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"];
+      squares.resize(static_cast<std::size_t>(config.width));
+      for (std::size_t i = 0; i < hidden.size(); ++i)
+        squares[i % squares.size()] += static_cast<double>(hidden[i]) * static_cast<double>(hidden[i]) / 24;
+    }
+    std::int64_t last = 0;
+    const InputSquares found = measure_inputs(source, text, 10, higgs::default_executor(),
+                                              [&](std::int64_t done, std::int64_t) { last = done; });
+    CHECK(last == config.layers);
+    REQUIRE(found.size() == static_cast<std::size_t>(7 * config.layers) + 1);  // and the output layer
+    for (const auto& [name, squares] : expected) {
+      INFO(name);
+      REQUIRE(found.at(name).size() == squares.size());
+      for (std::size_t c = 0; c < squares.size(); ++c)
+        CHECK(found.at(name)[c] == Approx(squares[c]).epsilon(1e-5));
+    }
+  }
+}
+
+TEST_CASE("nothing to run, or tokens that the model does not have, are refused", "[model][calibrate]") {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  const ModelSource source(folder.path());
+  CHECK_THROWS_AS(measure_inputs(source, {}, 10), higgs::InvalidArgument);
+  CHECK_THROWS_AS(measure_inputs(source, std::vector<TokenId>{1, 40}, 10), higgs::InvalidArgument);
+  CHECK_THROWS_AS(measure_inputs(source, std::vector<TokenId>{-1}, 10), higgs::InvalidArgument);
+  const auto tokens = calibration_tokens(source, "random", 100);
+  CHECK(tokens.size() == 100);
+  CHECK_NOTHROW(measure_inputs(source, tokens, 64));
+  CHECK_THROWS_AS(calibration_tokens(source, (folder / "none.txt").string(), 5), higgs::IoError);
+}
+
+TEST_CASE("a method that is calibrated needs the inputs of every layer", "[model][compare]") {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  const ModelSource source(folder.path());
+  const Transformer model = Transformer::load(source);
+  ComparisonRow row;
+  CHECK(parse_method("higgs 2x256 random").calibrated);
+  CHECK_FALSE(parse_method("higgs 2x256").calibrated);
+  CHECK_THROWS_AS(with_method(model, parse_method("higgs 2x256 random"), {}, row), higgs::InvalidArgument);
+  CHECK_NOTHROW(
+      with_method(model, parse_method("higgs 2x256 random"), measure_inputs(source, tiny_text(24), 12), row));
+}
