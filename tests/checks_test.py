@@ -35,6 +35,8 @@ GOOD = {
                  "```cpp\nint x = 1;\n```\n",
     "CONTRIBUTING.md": "Write `tests/*/*_test.cpp`.\n",
     "CHANGELOG.md": "0.1.0\n",
+    "docs/format.md": "# The format\n\nSee [codes](#codes) and [words](glossary.md#two-words).\n\n## Codes\n",
+    "docs/glossary.md": "## Two words\n\n```cpp\nint x = 1;\n```\n",
 }
 
 
@@ -100,6 +102,12 @@ class Checks(unittest.TestCase):
         self.expect(docs, "names higgs/core/quarter.hpp", "CONTRIBUTING.md", "#include <higgs/core/quarter.hpp>\n")
         self.expect(docs, "names docs.md", "README.md", "[more](docs.md)\n")
         self.expect(docs, "names run.sh", "bench/README.md", "`run.sh`\n")
+        self.expect(docs, "links to the heading #bits", "docs/format.md", "[bits](#bits)\n")
+        self.expect(docs, "links to the heading glossary.md#words", "docs/format.md", "[bits](glossary.md#words)\n")
+        self.expect(docs, "names notes/x.md", "docs/format.md", "[bits](notes/x.md#words)\n")
+        self.expect(docs, "calls it weight panel", "docs/notes/new.md", "A strip of weights.\n")
+        self.expect(docs, 'docs/format.md: the snippet that begins "int x = 2;"', "docs/format.md",
+                    "```cpp\nint x = 2;\n```\n")
         self.expect(docs, 'the snippet that begins "int y = 2;"', "README.md", "```cpp\nint y = 2;\n```\n")
 
 
