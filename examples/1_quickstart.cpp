@@ -17,14 +17,14 @@ int main() {
   static_assert(Q::bits_per_weight == 4.0);
 
   const higgs::MatrixView<const float> w(weights.data(), 512, 1024);  // outputs x inputs
-  const auto quantized = Q{}.quantize(w);
+  const auto quantized = Q{}.quantize(w);                             // as files store it
+  const higgs::PackedMatrix packed(quantized);                        // as kernels read it: once, at load
 
   const higgs::MatrixView<const float> x(input.data(), 1, 1024);
   const higgs::MatrixView<float> y(output.data(), 1, 512);
-  higgs::matmul(x, quantized, y);  // from the packed codes
-
+  higgs::matmul(x, packed, y);  // y = x * W^T from the packed codes
+  // README: end
   std::printf("%.4f bits a weight, t^2 %.5f, expected %.5f\n", quantized.bits_per_weight(), quantized.t2,
               Q::relative_error);
-  // README: end
   return std::fabs(quantized.t2 / Q::relative_error - 1) < 0.015 ? 0 : 1;
 }

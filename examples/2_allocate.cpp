@@ -45,7 +45,6 @@ int main() {
     fits.push_back(higgs::fit_sensitivity(points));
   }
 
-  // README: begin
   std::vector<higgs::PlanLayer> layers;
   for (std::size_t i = 0; i < fits.size(); ++i)
     layers.push_back({.name = "layer " + std::to_string(i),
@@ -53,7 +52,6 @@ int main() {
                       .alpha = fits[i].alpha,  // the loss for a unit of t^2, measured by inserting noise
                       .formats = higgs::shipped_formats(rows, cols)});
   const auto plan = higgs::allocate(layers, higgs::Budget::bits(3.25));  // the optimum, with a proof
-  // README: end
   if (!plan || !plan->proven) return 1;
   for (const higgs::PlannedLayer& layer : plan->layers)
     std::printf("%s: %s, predicted loss %.4f\n", layer.name.c_str(), layer.format.c_str(), layer.loss);

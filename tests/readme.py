@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows README.md to the letter in a fresh copy of the tree, on what looks like a clean machine: an environment with
-nothing but a compiler, CMake and make, in which CMake finds no package of the system.
+"""Follows README.md and the pages on installation and on the application to the letter, in a fresh copy of the tree, on
+what looks like a clean machine: an environment with nothing but a compiler, CMake and make, in which CMake finds no
+package of the system.
 
-A line of README.md that this script does not know is an error, so that none goes untried; what cannot be tried here is
+A line of them that this script does not know is an error, so that none goes untried; what cannot be tried here is
 said to be LEFT OUT."""
 import argparse
 import array
@@ -128,7 +129,7 @@ def write_model(folder):
 
 
 class Follower:
-    """Follows what README.md shows, in its order."""
+    """Follows what the pages show, in their order."""
 
     def __init__(self, machine, has_application):
         self.machine, self.has_application = machine, has_application
@@ -232,7 +233,8 @@ def main():
     machine = Machine(arguments.source.resolve(), arguments.work.resolve(), arguments.compiler)
     if arguments.application:
         machine.add("higgs-model", arguments.application.resolve())
-    Follower(machine, bool(arguments.application)).follow((machine.clone / "README.md").read_text())
+    pages = [(machine.clone / name).read_text() for name in ("README.md", "docs/install.md", "docs/higgs-model.md")]
+    Follower(machine, bool(arguments.application)).follow("\n".join(pages))
 
 
 if __name__ == "__main__":
