@@ -46,7 +46,7 @@ int main() {
 
   const gpu::Device device = gpu::current_device();
   const gpu::PackedMatrix matrix(w);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(matrix.view().order, device);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(matrix.view().layout, device);
   const gpu::DeviceBuffer<float> gate_device{std::span<const float>(gate)},
       up_device{std::span<const float>(up)};
   const gpu::DeviceBuffer<Half> rotated(inputs);
@@ -56,7 +56,7 @@ int main() {
 
   gpu::launch(activate_and_rotate_kernel, dim3(inputs / 1024), 32, 0, nullptr, gate_device.data(),
               up_device.data(), matrix.view().rotation.signs, rotated.data());
-  gpu::matmul_rotated_async<gpu::MatmulBits<4>>(
+  gpu::matmul_rotated_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
       gpu::DenseView<const Half>(rotated.data(), 1, inputs), matrix.view(),
       gpu::DenseView<float>(y.data(), 1, outputs), std::span(workspace.data(), workspace.size()), plan,
       device, nullptr);

@@ -36,7 +36,7 @@ int main() {
   const higgs::AnyQuantizedMatrix quantized = higgs::Checkpoint::open(path).load("layer");
   const gpu::PackedMatrix w(quantized);
   const gpu::Device device = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, device);
   const gpu::DeviceBuffer<Half> x(batch * inputs), y(batch * outputs);
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), batch, plan, device));
@@ -47,9 +47,10 @@ int main() {
   cudaGraphExec_t token = nullptr;
   gpu::check(cudaStreamCreate(&stream), "cudaStreamCreate");
   gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), batch, inputs), w.view(),
-                                        gpu::DenseView<Half>(y.data(), batch, outputs),
-                                        std::span(workspace.data(), workspace.size()), plan, device, stream);
+  gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+      gpu::DenseView<const Half>(x.data(), batch, inputs), w.view(),
+      gpu::DenseView<Half>(y.data(), batch, outputs), std::span(workspace.data(), workspace.size()), plan,
+      device, stream);
   gpu::check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   gpu::check(cudaGraphInstantiate(&token, graph, 0), "cudaGraphInstantiate");
 

@@ -42,8 +42,7 @@ void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols,
   for (std::int64_t r = 0; r < rows; ++r) w.data[static_cast<std::size_t>(r * cols + cols / 2)] = T{};
   const auto host = higgs::quantize(higgs::MatrixView<const T>(w.view), book, options);
   const gpu::DeviceBuffer<T> weights{std::span<const T>(w.data)};
-  const auto device =
-      gpu::quantize(gpu::DenseView<const T>(weights.data(), rows, cols), book, options);
+  const auto device = gpu::quantize(gpu::DenseView<const T>(weights.data(), rows, cols), book, options);
   CHECK(device.layout == host.layout);
   CHECK(device.exponent == host.exponent);
   CHECK(std::ranges::equal(device.input_scales, host.input_scales));
@@ -137,8 +136,7 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   const Normals<float> w(130, 200, 31);
   auto host = higgs::quantize(higgs::MatrixView<const float>(w.view), book, options);
   const gpu::DeviceBuffer<float> weights{std::span<const float>(w.data)};
-  const auto made =
-      gpu::quantize(gpu::DenseView<const float>(weights.data(), 130, 200), book, options);
+  const auto made = gpu::quantize(gpu::DenseView<const float>(weights.data(), 130, 200), book, options);
   host.weight_error = made.weight_error;  // which the device leaves out where there are input scales
   const TemporaryFolder folder;
   const auto write = [&](const char* name, const higgs::QuantizedMatrix<Book>& matrix) {
@@ -162,10 +160,11 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 130, 200),
                         gpu::Basis::Original, device, nullptr, std::span(workspace.data(), workspace.size()));
   CHECK(decoded.to_host() == expected);
-  if constexpr (gpu::tile_bits<Book> == 4) {  // one width, for short builds: matmul_test.cu has them all
+  if constexpr (gpu::FormatOf<Book>::type::loads ==
+                4) {  // one format, for short builds: matmul_test.cu has them all
     const Normals<Half> x(5, 200, 32);
-    const auto y = device_product<float, gpu::MatmulBits<4>>(
-        on_device.view(), x, gpu::plan_matmul(on_device.view().order, device));
+    const auto y = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        on_device.view(), x, gpu::plan_matmul(on_device.view().layout, device));
     std::vector<double> exact(y.size());
     higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), host,
                             higgs::MatrixView<double>(exact.data(), 5, 130));

@@ -200,7 +200,7 @@ class Follower:
         if not nvcc:
             return self.leave_out(line, "there is no nvcc")
         self.machine.add("nvcc", nvcc)
-        (self.app / "app.cu").write_text("#include <higgs/matmul/fragments.cuh>\nint main() {}\n")
+        (self.app / "app.cu").write_text("#include <higgs/matmul/packed_matrix.cuh>\nint main() {}\n")
         self.run(line, self.app)
 
     def package(self, line):

@@ -140,7 +140,7 @@ class Bench {
     const gpu::PackedMatrix& w;
     std::int64_t batch;
     const gpu::Device& device;
-    gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, device);
+    gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, device);
     gpu::DeviceBuffer<Half> x{std::span<const Half>(random_halves(batch * w.cols()))};
     gpu::DeviceBuffer<Half> y{static_cast<std::size_t>(batch * w.rows())};
     gpu::DeviceBuffer<std::byte> workspace =
@@ -149,10 +149,10 @@ class Bench {
     Product(const gpu::PackedMatrix& matrix, std::int64_t rows, const gpu::Device& where)
         : w(matrix), batch(rows), device(where) {}
     void operator()(cudaStream_t stream) const {
-      gpu::matmul_async<gpu::MatmulBits<higgs::code_bits<Book> / Book::dim>>(
+      gpu::matmul_async<gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>>(
           gpu::DenseView<const Half>(x.data(), batch, w.cols()), w.view(),
-          gpu::DenseView<Half>(y.data(), batch, w.rows()),
-          std::span(workspace.data(), workspace.size()), plan, device, stream);
+          gpu::DenseView<Half>(y.data(), batch, w.rows()), std::span(workspace.data(), workspace.size()),
+          plan, device, stream);
     }
   };
 

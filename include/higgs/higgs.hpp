@@ -80,17 +80,20 @@
 
 // The CUDA half, in the same order.
 #if defined(__CUDACC__)
+#  include <higgs/codes/e8/fragments.cuh>
+#  include <higgs/codes/formats.cuh>
+#  include <higgs/codes/grid/fragments.cuh>
 #  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
 #  include <higgs/gpu/instructions.cuh>
 #  include <higgs/gpu/launch.cuh>
 #  include <higgs/gpu/matrix.cuh>
 #  include <higgs/matmul/decode.cuh>
-#  include <higgs/matmul/fragments.cuh>
 #  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/packed_matrix.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
+#  include <higgs/pack/fragment_decoder.cuh>
 #  include <higgs/pack/packed_layout.cuh>
 #  include <higgs/quantizer.cuh>
 #  include <higgs/rotate/hadamard.cuh>

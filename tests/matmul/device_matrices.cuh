@@ -12,22 +12,22 @@
 #include <vector>
 
 /// y = x W^T by the device's kernels, y in `Y`.
-template <class Y, class Bits = higgs::gpu::AnyBits, class X>
+template <class Y, class Formats = higgs::gpu::AnyFormat, class X>
 std::vector<Y> device_product(const higgs::gpu::PackedView& w, const Normals<X>& x,
                               const higgs::gpu::MatmulPlan& plan, const std::vector<float>& bias = {},
                               const std::vector<Y>& residual = {}) {
   namespace gpu = higgs::gpu;
   const gpu::Device device = gpu::current_device();
-  const std::int64_t batch = x.view.rows, rows = w.order.rows;
+  const std::int64_t batch = x.view.rows, rows = w.layout.rows;
   const gpu::DeviceBuffer<X> x_device{std::span<const X>(x.data)};
   gpu::DeviceBuffer<Y> y(static_cast<std::size_t>(batch * rows));
   const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias)};
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w, batch, plan, device));
-  gpu::matmul_async<Bits>(gpu::DenseView<const X>(x_device.data(), batch, x.view.cols), w,
-                          gpu::DenseView<Y>(y.data(), batch, rows),
-                          std::span(workspace.data(), workspace.size()), plan, device, nullptr,
-                          {bias_device.data(), residual_device.data()});
+  gpu::matmul_async<Formats>(gpu::DenseView<const X>(x_device.data(), batch, x.view.cols), w,
+                             gpu::DenseView<Y>(y.data(), batch, rows),
+                             std::span(workspace.data(), workspace.size()), plan, device, nullptr,
+                             {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "device_product");
   return y.to_host();
 }

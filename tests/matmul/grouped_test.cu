@@ -20,7 +20,7 @@ namespace gpu = higgs::gpu;
 namespace {
 
 using Book = GridCodebook<2, 256>;
-using Bits = gpu::MatmulBits<4>;
+using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
 
 template <class T>
 bool same_bits(std::span<const T> a, std::span<const T> b) {
@@ -32,7 +32,7 @@ std::vector<Y> grouped_product(const gpu::Experts& w, const Normals<Half>& x,
                                const std::vector<std::int32_t>& offsets, const gpu::MatmulPlan& plan,
                                const std::vector<float>& bias = {}, const std::vector<Y>& residual = {}) {
   const gpu::Device device = gpu::current_device();
-  const std::int64_t batch = x.view.rows, rows = w[0].order.rows;
+  const std::int64_t batch = x.view.rows, rows = w[0].layout.rows;
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<std::int32_t> offsets_device{std::span<const std::int32_t>(offsets)};
   const gpu::DeviceBuffer<Y> y(static_cast<std::size_t>(batch * rows));
@@ -40,10 +40,10 @@ std::vector<Y> grouped_product(const gpu::Experts& w, const Normals<Half>& x,
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(w, batch, plan, device));
-  gpu::matmul_grouped_async<Bits>(gpu::DenseView<const Half>(x_device.data(), batch, x.view.cols), w,
-                                  offsets_device.data(), gpu::DenseView<Y>(y.data(), batch, rows),
-                                  std::span(workspace.data(), workspace.size()), plan, device, nullptr,
-                                  {bias_device.data(), residual_device.data()});
+  gpu::matmul_grouped_async<Formats>(gpu::DenseView<const Half>(x_device.data(), batch, x.view.cols), w,
+                                     offsets_device.data(), gpu::DenseView<Y>(y.data(), batch, rows),
+                                     std::span(workspace.data(), workspace.size()), plan, device, nullptr,
+                                     {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "grouped_product");
   return y.to_host();
 }
@@ -58,7 +58,7 @@ TEST_CASE("experts in one launch give the bits of one call for each", "[matmul][
     matrices.back().exponent = -e;
   }
   const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
-  const gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].order, gpu::current_device());
+  const gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].layout, gpu::current_device());
   const std::vector<std::int32_t> all_offsets[] = {
       {0, 0, 0, 1, 1, 1}, {0, 3, 3, 11, 12, 12}, {0, 20, 21, 21, 30, 47}, {0, 0, 0, 0, 0, 99}};
   for (const std::vector<std::int32_t>& offsets : all_offsets) {
@@ -70,7 +70,7 @@ TEST_CASE("experts in one launch give the bits of one call for each", "[matmul][
         if (count == 0) continue;
         Normals<Half> some(count, 192, 6);
         std::copy_n(x.data.begin() + first * 192, count * 192, some.data.begin());
-        const auto alone = device_product<float, Bits>(experts[static_cast<int>(e)], some, plan);
+        const auto alone = device_product<float, Formats>(experts[static_cast<int>(e)], some, plan);
         const std::span<const float> together(y.data() + first * 150, alone.size());
         REQUIRE(same_bits<float>(together, alone));
       }
@@ -92,7 +92,7 @@ TEST_CASE("a launch of experts costs one table and one run for each that has row
   if (!emulator::in_use) return;
   std::vector<higgs::QuantizedMatrix<Book>> matrices(40, random_matrix<Book>(256, 256, 256, 256, 3));
   const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<Book>>(matrices)};
-  gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].order, gpu::current_device());
+  gpu::MatmulPlan plan = gpu::plan_matmul(experts[0].layout, gpu::current_device());
   std::vector<std::int32_t> offsets(41, 2);
   offsets[0] = 0;
   std::fill(offsets.begin() + 36, offsets.end(), 3);  // experts 0 and 35
@@ -100,6 +100,6 @@ TEST_CASE("a launch of experts costs one table and one run for each that has row
   static_cast<void>(grouped_product(experts, Normals<Half>(3, 256, 6), offsets, plan));
   CHECK(emulator::launches().size() == 2);  // the rotation and the product
   const emulator::Counters grouped = emulator::launches().back().counters;
-  static_cast<void>(device_product<float, Bits>(experts[0], Normals<Half>(1, 256, 6), plan));
+  static_cast<void>(device_product<float, Formats>(experts[0], Normals<Half>(1, 256, 6), plan));
   CHECK(grouped[emulator::Class::Mma] == 2 * emulator::launches().back().counters[emulator::Class::Mma]);
 }

@@ -37,15 +37,15 @@ struct Shape {
   std::int64_t rows, cols, block, group;
 };
 
-template <class Book, class X, class Y, class Bits = gpu::AnyBits>
+template <class Book, class X, class Y, class Formats = gpu::AnyFormat>
 void check_shape(const Shape& s, std::int64_t batch) {
   INFO(Book::name() << ": M " << batch << ", N " << s.rows << ", K " << s.cols << ", block " << s.block
                     << ", group " << s.group);
   const auto w = random_matrix<Book>(s.rows, s.cols, s.block, s.group, 11, s.rows % 2 == 0);
   const gpu::PackedMatrix device(w);
   const Normals<X> x(batch, s.cols, 3);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
-  const std::vector<Y> y = device_product<Y, Bits>(device.view(), x, plan);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
+  const std::vector<Y> y = device_product<Y, Formats>(device.view(), x, plan);
   std::vector<double> exact(y.size());
   higgs::matmul_reference(MatrixView<const X>(x.view), w, MatrixView<double>(exact.data(), batch, s.rows));
   // The last rounding, of fewer outputs than inputs, is the only one when cols is 1.
@@ -65,11 +65,10 @@ constexpr Shape shapes[] = {
 
 template <class Book>
 void check_book(std::int64_t& batch) {
-  if constexpr (gpu::tile_bits<Book> != 0)
-    for (const Shape& s : shapes) {
-      check_shape<Book, Half, float>(s, batch);
-      batch = batch % 20 * 3 + 1;  // 1, 4, 13, 40, 1, ...
-    }
+  for (const Shape& s : shapes) {
+    check_shape<Book, Half, float>(s, batch);
+    batch = batch % 20 * 3 + 1;  // 1, 4, 13, 40, 1, ...
+  }
 }
 
 template <class... Books>
@@ -85,8 +84,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 // y = x w^T (+ y), a thread for each output.
 template <class T, class Y>
-__global__ void gemm_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w,
-                            gpu::DenseView<Y> y, bool add) {
+__global__ void gemm_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                            bool add) {
   const auto m = static_cast<std::int64_t>(blockIdx.x), n = static_cast<std::int64_t>(threadIdx.x);
   for (std::int64_t row = n; row < w.rows; row += blockDim.x) {
     float sum = add ? gpu::to_float(y.row(m)[row]) : 0.0f;
@@ -148,15 +147,20 @@ TEST_CASE("the product on the device equals the reference for every codebook and
 TEST_CASE("the product on the device equals the reference for every batch from 1 to 64",
           "[matmul][matmul][gpu]") {
   for (std::int64_t batch = 1; batch <= 64; batch += batch < 34 ? 1 : 10)
-    check_shape<GridCodebook<2, 256>, Half, Half, gpu::MatmulBits<4>>({150, 130, 64, 64}, batch);
-  check_shape<GridCodebook<2, 256>, Half, Half, gpu::MatmulBits<4>>({64, 128, 128, 128}, 100);
+    check_shape<GridCodebook<2, 256>, Half, Half, gpu::MatmulFormats<gpu::TableFormat<4>>>({150, 130, 64, 64},
+                                                                                           batch);
+  check_shape<GridCodebook<2, 256>, Half, Half, gpu::MatmulFormats<gpu::TableFormat<4>>>({64, 128, 128, 128},
+                                                                                         100);
 }
 
 TEST_CASE("bf16 and float activations and outputs are within their rounding", "[matmul][matmul][gpu]") {
   for (const std::int64_t batch : {1, 9, 33}) {
-    check_shape<GridCodebook<2, 256>, BFloat16, BFloat16, gpu::MatmulBits<4>>({130, 512, 256, 128}, batch);
-    check_shape<GridCodebook<2, 256>, BFloat16, float, gpu::MatmulBits<4>>({130, 512, 256, 128}, batch);
-    check_shape<GridCodebook<2, 256>, float, float, gpu::MatmulBits<4>>({130, 512, 256, 128}, batch);
+    check_shape<GridCodebook<2, 256>, BFloat16, BFloat16, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        {130, 512, 256, 128}, batch);
+    check_shape<GridCodebook<2, 256>, BFloat16, float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        {130, 512, 256, 128}, batch);
+    check_shape<GridCodebook<2, 256>, float, float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        {130, 512, 256, 128}, batch);
   }
 }
 
@@ -166,9 +170,10 @@ TEST_CASE("bias and residual are added before the only rounding", "[matmul][matm
   const Normals<Half> x(3, 256, 6);
   const Normals bias(1, 100, 8);
   const Normals<Half> residual(3, 100, 9);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
-  const auto plain = device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan);
-  const auto y = device_product<Half, gpu::MatmulBits<4>>(device.view(), x, plan, bias.data, residual.data);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
+  const auto plain = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan);
+  const auto y = device_product<Half, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan,
+                                                                               bias.data, residual.data);
   for (std::size_t i = 0; i < y.size(); ++i)
     CHECK(y[i] == Half(plain[i] + bias.data[i % 100] + static_cast<float>(residual.data[i])));
 }
@@ -179,15 +184,16 @@ TEST_CASE("a row of zero scales gives zeros", "[matmul][matmul][gpu]") {
   w.scales = zeros;
   const gpu::PackedMatrix device(w);
   const Normals<Half> x(2, 512, 6);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
-  for (const float y : device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan)) CHECK(y == 0.0f);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
+  for (const float y : device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan))
+    CHECK(y == 0.0f);
 }
 
 TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(200, 384, 128, 128, 5);
   const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
   const Normals<Half> first(4, 384, 1), second(4, 384, 2);
   const gpu::DeviceBuffer<Half> x{std::span<const Half>(first.data)};
   const gpu::DeviceBuffer<float> y(4 * 200);
@@ -199,16 +205,17 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
   cudaGraphExec_t executable = nullptr;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), 4, 384), device.view(),
-                                        gpu::DenseView<float>(y.data(), 4, 200),
-                                        std::span(workspace.data(), workspace.size()), plan, here, stream);
+  gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+      gpu::DenseView<const Half>(x.data(), 4, 384), device.view(), gpu::DenseView<float>(y.data(), 4, 200),
+      std::span(workspace.data(), workspace.size()), plan, here, stream);
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
   for (const Normals<Half>* input : {&second, &first}) {
     REQUIRE(cudaMemcpy(x.data(), input->data.data(), x.size_bytes(), cudaMemcpyHostToDevice) == cudaSuccess);
     REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
     REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-    CHECK(same_bits(y.to_host(), device_product<float, gpu::MatmulBits<4>>(device.view(), *input, plan)));
+    CHECK(same_bits(y.to_host(), device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+                                     device.view(), *input, plan)));
   }
   REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
   REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
@@ -218,13 +225,13 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
 TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul][gpu]") {
   const gpu::PackedMatrix w(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5));
   const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, here);
   const Normals<Half> x(1, 64, 6), residual(1, 64, 7);
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)},
       residual_device{std::span<const Half>(residual.data)}, y(64), same(64);
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), 1, plan, here));
   const auto call = [&]<class T>(const T* input, const T* added, T* output) {
-    gpu::matmul_async<gpu::MatmulBits<4>>(
+    gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
         gpu::DenseView<const T>(input, 1, 64), w.view(), gpu::DenseView<T>(output, 1, 64),
         std::span(workspace.data(), workspace.size()), plan, here, nullptr, {nullptr, added});
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
@@ -239,14 +246,14 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5);
   const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
   const gpu::DeviceBuffer<Half> x(64), y(64);
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 1, plan, here));
   const auto call = [&](std::int64_t cols, std::size_t bytes) {
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x.data(), 1, cols), device.view(),
-                                          gpu::DenseView<Half>(y.data(), 1, 64),
-                                          std::span(workspace.data(), bytes), plan, here, nullptr);
+    gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        gpu::DenseView<const Half>(x.data(), 1, cols), device.view(), gpu::DenseView<Half>(y.data(), 1, 64),
+        std::span(workspace.data(), bytes), plan, here, nullptr);
   };
   CHECK_NOTHROW(call(64, workspace.size()));
   CHECK_THROWS_AS(call(63, workspace.size()), higgs::InvalidArgument);
@@ -261,10 +268,11 @@ TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves 
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<float> y(640);
   const auto call = [&](const gpu::PackedMatrix& w, const gpu::DeviceBuffer<std::byte>& workspace) {
-    const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, here);
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data(), 1, 512),
-                                          w.view(), gpu::DenseView<float>(y.data(), 1, w.rows()),
-                                          std::span(workspace.data(), workspace.size()), plan, here, nullptr);
+    const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, here);
+    gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        gpu::DenseView<const Half>(x_device.data(), 1, 512), w.view(),
+        gpu::DenseView<float>(y.data(), 1, w.rows()), std::span(workspace.data(), workspace.size()), plan,
+        here, nullptr);
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
     auto all = y.to_host();
     all.resize(static_cast<std::size_t>(w.rows()));
@@ -272,7 +280,7 @@ TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves 
   };
   const gpu::PackedMatrix large(random_matrix<GridCodebook<2, 256>>(640, 512, 128, 128, 5)),
       small(random_matrix<GridCodebook<2, 256>>(64, 512, 128, 128, 6));
-  const gpu::MatmulPlan plan = gpu::plan_matmul(large.view().order, here);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(large.view().layout, here);
   const std::size_t bytes = gpu::matmul_workspace(large.view(), 1, plan, here);
   const auto shared = gpu::DeviceBuffer<std::byte>::zeros(bytes);
   const auto of_large = call(large, shared), of_small = call(small, shared);
@@ -291,9 +299,9 @@ TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to
   const auto product = [&](const higgs::QuantizedMatrix<GridCodebook<2, 256>>& matrix,
                            const Normals<Half>& inputs) {
     const gpu::PackedMatrix on_device(matrix);
-    return device_product<float, gpu::MatmulBits<4>>(
+    return device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
         on_device.view(), inputs,
-        gpu::plan_matmul(on_device.view().order, device, gpu::Reproducibility::AcrossDevices));
+        gpu::plan_matmul(on_device.view().layout, device, gpu::Reproducibility::AcrossDevices));
   };
   const auto whole = product(w, x);
   for (const std::int64_t first : {0, 65, 200}) {
@@ -321,7 +329,7 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
   const auto w = random_matrix<GridCodebook<2, 256>>(150, 140, 60, 20, 5, true);
   const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
-  gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
   plan.dense_from = 70;
   plan.dense_rows = 64;
   const std::int64_t batch = 71;
@@ -334,10 +342,10 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), batch, plan, here));
   const auto call = [&](std::int64_t rows, const gpu::Epilogue<float>& epilogue, const auto& product) {
-    gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data(), rows, 140),
-                                          device.view(), gpu::DenseView<float>(y.data(), rows, 150),
-                                          std::span(workspace.data(), workspace.size()), plan, here, nullptr,
-                                          epilogue, product);
+    gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        gpu::DenseView<const Half>(x_device.data(), rows, 140), device.view(),
+        gpu::DenseView<float>(y.data(), rows, 150), std::span(workspace.data(), workspace.size()), plan, here,
+        nullptr, epilogue, product);
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
   };
   call(batch, {bias_device.data(), y.data()}, gemm);  // the residual is y itself
@@ -357,17 +365,18 @@ TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(130, 200, 128, 64, 5);
   const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
   const Normals<Half> x(5, 200, 6);
-  const auto expected = device_product<Half, gpu::MatmulBits<4>>(device.view(), x, plan);
+  const auto expected = device_product<Half, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan);
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 5, plan, here));
   std::vector<Half> spread(1 + 5 * 203);
   for (std::size_t i = 0; i < x.data.size(); ++i) spread[1 + i / 200 * 203 + i % 200] = x.data[i];
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(spread)}, y(1 + 5 * 137);
-  gpu::matmul_async<gpu::MatmulBits<4>>(gpu::DenseView<const Half>(x_device.data() + 1, 5, 200, 203),
-                                        device.view(), gpu::DenseView<Half>(y.data() + 1, 5, 130, 137),
-                                        std::span(workspace.data(), workspace.size()), plan, here, nullptr);
+  gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
+      gpu::DenseView<const Half>(x_device.data() + 1, 5, 200, 203), device.view(),
+      gpu::DenseView<Half>(y.data() + 1, 5, 130, 137), std::span(workspace.data(), workspace.size()), plan,
+      here, nullptr);
   gpu::check(cudaDeviceSynchronize(), "matmul_async");
   const auto got = y.to_host();
   std::size_t wrong = 0;

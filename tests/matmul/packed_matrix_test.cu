@@ -11,21 +11,6 @@
 using higgs::GridCodebook;
 namespace gpu = higgs::gpu;
 
-TEST_CASE("a byte names the points of all its codes, the first in its low bits",
-          "[matmul][packed_matrix][gpu]") {
-  const GridCodebook<2, 16> book;
-  const std::vector<std::int16_t> table = gpu::byte_table(book);
-  REQUIRE(table.size() == 256 * 4);
-  for (unsigned byte = 0; byte < 256; ++byte)
-    for (std::size_t d = 0; d < 2; ++d) {
-      CHECK(table[byte * 4 + d] == book.decode(static_cast<std::uint8_t>(byte & 15u))[d]);
-      CHECK(table[byte * 4 + 2 + d] == book.decode(static_cast<std::uint8_t>(byte >> 4))[d]);
-    }
-  const std::vector<std::int16_t> pairs = gpu::byte_table(GridCodebook<2, 64>{});
-  for (std::size_t i = 0; i < 128; ++i)
-    for (std::size_t copy = 1; copy < 4; ++copy) CHECK(pairs[copy * 128 + i] == pairs[i]);
-}
-
 TEST_CASE("a matrix on the device takes its codes, scales and a table, and no more",
           "[matmul][packed_matrix][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(128, 1024, 1024, 256, 3);
@@ -49,7 +34,7 @@ struct Columns : Normals<higgs::Half> {
 template <class Book>
 void check_shards(std::int64_t rows, std::int64_t cols, std::int64_t block, std::int64_t group,
                   std::int64_t row_cut, std::int64_t col_cut) {
-  using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
+  using Formats = gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>;
   const auto w = random_matrix<Book>(rows, cols, block, group, 5, true);
   const Normals<higgs::Half> x(3, cols, 6);
   std::vector<double> exact(static_cast<std::size_t>(3 * rows));
@@ -63,9 +48,9 @@ void check_shards(std::int64_t rows, std::int64_t cols, std::int64_t block, std:
       const higgs::Shard part{upper.first_row, upper.rows, first, first == 0 ? col_cut : cols - col_cut};
       const gpu::PackedMatrix device =
           first == 0 ? gpu::PackedMatrix(w, part) : gpu::PackedMatrix(higgs::AnyQuantizedMatrix{w}, part);
-      const auto plan = gpu::plan_matmul(device.view().order, gpu::current_device());
-      sum = device_product<float, Bits, higgs::Half>(device.view(), Columns(x, first, part.cols), plan, {},
-                                                     sum);
+      const auto plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
+      sum = device_product<float, Formats, higgs::Half>(device.view(), Columns(x, first, part.cols), plan, {},
+                                                        sum);
     }
     for (std::int64_t m = 0; m < 3; ++m)
       for (std::int64_t r = 0; r < upper.rows; ++r)

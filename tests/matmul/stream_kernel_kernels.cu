@@ -4,46 +4,50 @@
 // three (90, 100). The loop holds a round of slabs of 16 tiles between two changes of group: a load of 128
 // bits for 4 tiles, 4 lookups for a tile, one mma for a tile and 8 rows of x, no barrier, and up to 13
 // instructions for a tile where x has up to 8 rows.
+#include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 
-#define HIGGS_STREAM_KERNEL(Bits, ColumnTiles, X)                                                \
-  template __global__ void higgs::gpu::detail::stream_kernel<Bits, higgs::Half, ColumnTiles, X>( \
+using higgs::gpu::E8Format;
+using higgs::gpu::TableFormat;
+
+#define HIGGS_STREAM_KERNEL(Format, ColumnTiles, X)                                                \
+  template __global__ void higgs::gpu::detail::stream_kernel<Format, higgs::Half, ColumnTiles, X>( \
       __grid_constant__ const higgs::gpu::detail::MatmulTask);
 
-// plan: stream_kernel<., higgs::v0::Half, 1, void>: registers <= 168
-// plan: stream_kernel<., higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
-// plan: stream_kernel<., higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
-// plan: stream_kernel<., higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
-// plan: stream_kernel<4, higgs::v0::Half, 1, .*>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(4, 1, void)
-HIGGS_STREAM_KERNEL(4, 1, higgs::Half)  // rotates x itself
-HIGGS_STREAM_KERNEL(4, 1, float)
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, void>: registers <= 168
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 1, .*>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(TableFormat<4>, 1, void)
+HIGGS_STREAM_KERNEL(TableFormat<4>, 1, higgs::Half)  // rotates x itself
+HIGGS_STREAM_KERNEL(TableFormat<4>, 1, float)
 // 3 bits: three loads for 16 tiles, four of whose bytes are gathered from the others' spare bits.
-// plan: stream_kernel<3, higgs::v0::Half, 1, .*>: loop.ldg128 == 12; loop.lds32 == 256; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(3, 1, void)
+// plan: stream_kernel<.*TableFormat<3>, higgs::v0::Half, 1, .*>: loop.ldg128 == 12; loop.lds32 == 256; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(TableFormat<3>, 1, void)
 // 2 bits: a lookup brings four weights.
-// plan: stream_kernel<2, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
-HIGGS_STREAM_KERNEL(2, 1, void)
-HIGGS_STREAM_KERNEL(2, 1, higgs::Half)
+// plan: stream_kernel<.*TableFormat<2>, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
+HIGGS_STREAM_KERNEL(TableFormat<2>, 1, void)
+HIGGS_STREAM_KERNEL(TableFormat<2>, 1, higgs::Half)
 // Up to 16 and 32 rows of x: half the slabs in a round.
-// plan: stream_kernel<4, higgs::v0::Half, 2, void>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
-HIGGS_STREAM_KERNEL(4, 2, void)
-// plan: stream_kernel<4, higgs::v0::Half, 4, void>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
-HIGGS_STREAM_KERNEL(4, 4, void)
+// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 2, void>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(TableFormat<4>, 2, void)
+// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 4, void>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
+HIGGS_STREAM_KERNEL(TableFormat<4>, 4, void)
 // Up to 64 rows of x: half of all registers are sums; what a block needs once lies in shared memory.
-// plan: stream_kernel<., higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
-HIGGS_STREAM_KERNEL(8, 8, void)
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
+HIGGS_STREAM_KERNEL(TableFormat<8>, 8, void)
 // 3 bits on sm_100 and 4 bits on sm_90 keep one number in local memory, outside the loop.
-// plan: stream_kernel<[34], higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
-// plan: stream_kernel<[34], higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
-HIGGS_STREAM_KERNEL(4, 8, void)
-HIGGS_STREAM_KERNEL(3, 8, void)
+// plan: stream_kernel<.*TableFormat<[34]>, higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
+// plan: stream_kernel<.*TableFormat<[34]>, higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
+HIGGS_STREAM_KERNEL(TableFormat<4>, 8, void)
+HIGGS_STREAM_KERNEL(TableFormat<3>, 8, void)
 // E8: a lookup of 128 bits for eight weights of a lane, no more registers than two blocks leave.
-// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
-// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
-// plan: stream_kernel<28, higgs::v0::Half, 1, .*>: loop.lds32 == 0; loop.lds64 == 16
-HIGGS_STREAM_KERNEL(higgs::gpu::e8_tiles, 1, void)
+// plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
+// plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
+// plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.lds32 == 0; loop.lds64 == 16
+HIGGS_STREAM_KERNEL(E8Format, 1, void)
 
-// plan: repack_(scales_kernel|kernel<28>): registers <= 64
-template __global__ void higgs::gpu::detail::repack_kernel<higgs::gpu::e8_tiles>(higgs::gpu::PackedLayout,
-                                                                                 const std::uint8_t*, uint4*);
+// plan: repack_(scales_kernel|kernel<.*E8Format>): registers <= 64
+template __global__ void higgs::gpu::detail::repack_kernel<E8Format>(higgs::gpu::PackedLayout,
+                                                                     const std::uint8_t*, uint4*);

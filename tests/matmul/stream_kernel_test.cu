@@ -34,30 +34,30 @@ struct Counts {
 // The same bits with one launch and with two, which it takes where rows have no alignment.
 template <class Book, class X>
 void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::int64_t grid) {
-  using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
+  using Formats = gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>;
   INFO(Book::name() << ": M " << batch << ", N " << layout.rows << ", K " << layout.cols);
   const gpu::PackedMatrix w(
       random_matrix<Book>(layout.rows, layout.cols, layout.block, layout.group, 5, batch % 2 == 0));
   const Normals<X> x(batch, layout.cols, 6);
-  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device());
+  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, gpu::current_device());
   plan.grid = grid;
   emulator::clear_launches();
-  const auto inside = device_product<float, Bits>(w.view(), x, plan);
+  const auto inside = device_product<float, Formats>(w.view(), x, plan);
   if (emulator::in_use) CHECK(emulator::launches().size() == 1);
   plan.rotate_inside = 0;
-  const auto before = device_product<float, Bits>(w.view(), x, plan);
+  const auto before = device_product<float, Formats>(w.view(), x, plan);
   if (emulator::in_use) CHECK(emulator::launches().size() == 3);
   REQUIRE(same_bits(inside, before));
 }
 
 template <class Book>
-Counts count(const gpu::PackedMatrix& w, std::int64_t batch, bool inside, gpu::Sums sums) {
+Counts count(const gpu::PackedMatrix& w, std::int64_t batch, bool inside, gpu::Reproducibility sums) {
   constexpr std::int64_t n = 4096, bits = higgs::code_bits<Book> / Book::dim;
-  using Bits = gpu::MatmulBits<gpu::tile_bits<Book>>;
-  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().order, gpu::current_device(), sums, batch);
+  using Formats = gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>;
+  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, gpu::current_device(), sums, batch);
   if (!inside) plan.rotate_inside = 0;
   emulator::clear_launches();
-  static_cast<void>(device_product<float, Bits>(w.view(), Normals<Half>(batch, n, 6), plan));
+  static_cast<void>(device_product<float, Formats>(w.view(), Normals<Half>(batch, n, 6), plan));
   const emulator::Counters& c = emulator::launches().back().counters;
   const double least = static_cast<double>(n * n * bits / 8 + n * n / 1024 * 2 + batch * n * (2 + 4)) / 32;
   const auto each = [](std::uint64_t events) { return static_cast<double>(events) / (n * n / 1e3); };
@@ -69,7 +69,7 @@ struct Case {
   std::int64_t batch;
   Counts most;
   bool inside = false;  // x is rotated by the same kernel
-  gpu::Sums sums = gpu::Reproducibility::PerDevice;
+  gpu::Reproducibility sums = gpu::Reproducibility::PerDevice;
 };
 
 template <class Book>
@@ -110,11 +110,11 @@ TEST_CASE("no schedule changes a bit, and none has a race", "[matmul][stream_ker
     const auto w = random_matrix<GridCodebook<2, 256>>(330, 320, block, 64, 5);
     const gpu::PackedMatrix device(w);
     const Normals<Half> x(batch, 320, 6);
-    const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
+    const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
     std::vector<float> first;
     emulator::for_each_schedule(batch == 12 || batch == 3 ? 20 : 4, [&](std::uint32_t seed) {
       emulator::options().resident_blocks = 1 + seed % 5;
-      const auto y = device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan);
+      const auto y = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan);
       if (seed == 0) first = y;
       REQUIRE(same_bits(y, first));
     });
@@ -140,21 +140,23 @@ TEST_CASE("a row has the same bits in every batch, and under AcrossDevices on ev
   emulator::for_each_device([&](int multiprocessors) {
     const gpu::Device here = gpu::current_device();
     if (emulator::in_use) REQUIRE(here.multiprocessors == multiprocessors);
-    const auto everywhere = gpu::plan_matmul(device.view().order, here, gpu::Reproducibility::AcrossDevices);
-    const auto y = device_product<float, gpu::MatmulBits<4>>(device.view(), x, everywhere);
+    const auto everywhere = gpu::plan_matmul(device.view().layout, here, gpu::Reproducibility::AcrossDevices);
+    const auto y =
+        device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, everywhere);
     if (first.empty()) first = y;
     CHECK(same_bits(y, first));
 
-    const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, here);
-    const auto all = device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan);
+    const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
+    const auto all = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan);
     for (const std::int64_t batch : {1, 5, 9, 17}) {
       Normals<Half> some(batch, 640, 6);
-      const auto part = device_product<float, gpu::MatmulBits<4>>(device.view(), some, plan);
+      const auto part =
+          device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), some, plan);
       CHECK(same_bits(part, std::vector<float>(all.begin(), all.begin() + batch * 260)));
     }
     if (multiprocessors != 108) return;
-    const auto many =
-        device_product<float, gpu::MatmulBits<4>>(device.view(), Normals<Half>(130, 640, 6), plan);
+    const auto many = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
+        device.view(), Normals<Half>(130, 640, 6), plan);
     CHECK(same_bits(all, std::vector<float>(many.begin(), many.begin() + 40 * 260)));
   });
 }
@@ -163,11 +165,11 @@ TEST_CASE("weights are read once and no lookup meets a bank conflict", "[matmul]
   if (!emulator::in_use) return;
   const auto w = random_matrix<GridCodebook<2, 256>>(512, 2048, 1024, 1024, 5);
   const gpu::PackedMatrix device(w);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().order, gpu::current_device());
+  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
   for (const std::int64_t batch : {1, 8, 16, 32}) {
     const Normals<Half> x(batch, 2048, 6);
     emulator::clear_launches();
-    static_cast<void>(device_product<float, gpu::MatmulBits<4>>(device.view(), x, plan));
+    static_cast<void>(device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan));
     const emulator::Counters& c = emulator::launches().back().counters;
     CHECK(c.shared_passes == c.shared_passes_ideal);
     CHECK(c[emulator::Class::Mma] == static_cast<std::uint64_t>(512 * 2048 / 256 * ((batch + 7) / 8)));
@@ -188,7 +190,7 @@ TEST_CASE("a product executes no more instructions, passes and sectors than the 
   if (!emulator::in_use) return;
   std::printf("| codebook | M | instructions | passes | conflict-free passes | sectors / least |\n");
   std::printf("|---:|---:|---:|---:|---:|---:|\n");
-  constexpr gpu::Sums per_batch = gpu::Reproducibility::PerBatch;
+  constexpr gpu::Reproducibility per_batch = gpu::Reproducibility::PerBatch;
   check_counts<GridCodebook<2, 256>>({{1, {60, 20, 0, 1.1}},
                                       {1, {64, 21.1, 0, 1.11}, true},
                                       {2, {71, 22.5, 0, 1.18}, true},

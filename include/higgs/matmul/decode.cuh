@@ -3,7 +3,7 @@
 // codebooks that have no kernels of their own.
 #pragma once
 
-#include <higgs/codes/e8/e8.hpp>
+#include <higgs/codes/formats.cuh>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
@@ -91,94 +91,44 @@ class DeviceCodes {
 
 namespace detail {
 
-/// One warp for each slab of rows [first_row, first_row + out.rows), first_row a multiple of 64.
-template <int Bits, class Out>
+/// One warp per warp tile of rows [first_row, first_row + out.rows), first_row a multiple of 64.
+template <class Format, class Out>
 __global__ void __launch_bounds__(128)
-    decode_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float unit) {
-  constexpr int width = weights_per_byte(Bits);
-  const PackedLayout& order = w.order;
-  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
-  if (row_slab * slab >= first_row + out.rows) return;
-  const std::int64_t group = s0 * slab / order.padded_group(), inside = s0 * slab % order.padded_group();
-  uint4 loads[Bits];
+    decode_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float output_scale) {
+  const PackedLayout& layout = w.layout;
+  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, cols = layout.warp_tile_cols();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t tile_row = first_row / warp_tile + warp / cols, tile_col = warp % cols;
+  if (tile_row * warp_tile >= first_row + out.rows) return;
+  uint4 loads[Format::loads];
   HIGGS_UNROLL
-  for (int i = 0; i < Bits; ++i) loads[i] = w.tiles[((row_slab * order.slabs() + s0) * Bits + i) * 32 + lane];
-  const Half* scales = w.scales + (row_slab * order.groups + group) * slab + g * 8;
+  for (int i = 0; i < Format::loads; ++i)
+    loads[i] = w.codes[((tile_row * cols + tile_col) * Format::loads + i) * 32 + lane];
+  const std::int64_t group = tile_col * warp_tile / layout.padded_group();
+  const std::int64_t within = tile_col * warp_tile % layout.padded_group();
+  const uint4 halves =
+      load_128(w.scales + (tile_row * layout.groups + group) * warp_tile + lane / 4 * 8);  // rows 8 apart
+  float scales[8];
   HIGGS_UNROLL
-  for (int tile = 0; tile < 16; ++tile) {
-    const int i = tile / 4, s = tile % 4;
-    HIGGS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = row_slab * slab + 16 * i + 8 * half + g - first_row;
-      const float scale = to_float(scales[2 * i + half]) * unit;
-      HIGGS_UNROLL
-      for (int k = 0; k < 4; ++k) {  // byte j, place k % width in it
-        const int j = width == 1 ? 4 * half + k : width == 2 ? half + 2 * (k / 2) : half;
-        const std::uint32_t byte = tile_byte<Bits>(loads, i, s, j);
-        const std::int64_t at = inside + 16 * s + 4 * t + k;
-        if (row < out.rows && at < order.group)
-          out.row(row)[group * order.group + at] =
-              from_float<Out>(static_cast<float>(w.table[byte * width + k % width]) * scale);
-      }
-    }
+  for (int i = 0; i < 4; ++i) {
+    const float2 two = to_floats<Half>(word_of(halves, i));
+    scales[2 * i] = two.x * output_scale;
+    scales[2 * i + 1] = two.y * output_scale;
   }
+  Format::for_each_weight(loads, lane, w.table, [&](int r, int k, int coordinate) {
+    const std::int64_t row = tile_row * warp_tile + 8 * r + lane / 4 - first_row, col = within + k;
+    if (row < out.rows && col < layout.group)
+      out.row(row)[group * layout.group + col] = from_float<Out>(static_cast<float>(coordinate) * scales[r]);
+  });
 }
 
-/// The same for E8's tiles: 16 codes a lane, 8 neighbours each.
-template <class Out>
-__global__ void __launch_bounds__(128)
-    decode_e8_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float unit) {
-  const PackedLayout& order = w.order;
-  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  const std::int64_t row_slab = first_row / slab + warp / order.slabs(), s0 = warp % order.slabs();
-  if (row_slab * slab >= first_row + out.rows) return;
-  const std::int64_t group = s0 * slab / order.padded_group(), inside = s0 * slab % order.padded_group();
-  const uint4* from = w.tiles + (row_slab * order.slabs() + s0) * 64 + lane;
-  const uint4 patterns = from[0], all_signs = from[32];
-  const Half* scales = w.scales + (row_slab * order.groups + group) * slab + g * 8;
-  HIGGS_UNROLL
-  for (int code = 0; code < 16; ++code) {
-    const int i = code / 4, z = code % 4;
-    const std::int64_t row = row_slab * slab + 16 * i + z % 2 * 8 + g - first_row;
-    const std::int64_t at = inside + z / 2 * 32 + 8 * t;
-    const float scale = to_float(scales[2 * i + z % 2]) * unit;
-    const std::uint32_t word = word_of(all_signs, i), signs = word ^ __funnelshift_l(word, word, 4);
-    const int shift = (word >> z & 1u) != 0 ? -higgs::detail::e8_shift : higgs::detail::e8_shift;
-    const std::int16_t* magnitudes = w.table + (word_of(patterns, i) >> 8 * z & 255u) * 8;
-    HIGGS_UNROLL
-    for (int d = 0; d < 8; ++d) {
-      const int own = t >= 2 ? d ^ 4 : d, j = own / 2 + own % 2 * 4;  // the bit that is its sign
-      const int magnitude = magnitudes[d];
-      const int value = ((signs >> (z + 4 * j) & 1u) != 0 ? -magnitude : magnitude) + shift;
-      if (row < out.rows && at + d < order.group)
-        out.row(row)[group * order.group + at + d] = from_float<Out>(static_cast<float>(value) * scale);
-    }
-  }
-}
-
-template <class Out, class Archs>
-void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Out> out,
-                       cudaStream_t stream) {
-  const std::int64_t warps = ceil_div(out.rows, slab) * w.order.slabs();
-  const auto go = [&](auto kernel) {
-    launch(kernel, dim3(static_cast<unsigned>(ceil_div(warps, 4))), 128, 0, stream, w, first_row, out,
-           std::ldexp(1.0f, w.exponent));
-  };
-  switch (w.order.bits) {
-    case 2:
-      return go(decode_kernel<2, Out>);
-    case 3:
-      return go(decode_kernel<3, Out>);
-    case 4:
-      return go(decode_kernel<4, Out>);
-    case e8_tiles:
-      return go(decode_e8_kernel<Out>);
-    default:
-      return go(decode_kernel<8, Out>);
-  }
+template <class Formats, class Out, class Archs>
+void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Out> out, cudaStream_t stream) {
+  const std::int64_t warps = ceil_div(out.rows, warp_tile) * w.layout.warp_tile_cols();
+  with_format("higgs::gpu::dequantize_async", w.layout, Formats{}, [&]<class Format>(Format) {
+    launch(decode_kernel<Format, Out>, dim3(static_cast<unsigned>(ceil_div(warps, 4))), 128, 0, stream, w,
+           first_row, out, std::ldexp(1.0f, w.exponent));
+  });
 }
 
 /// One thread for each code of rows [first_row, first_row + out.rows).
@@ -201,7 +151,7 @@ __global__ void __launch_bounds__(128)
     out.row(row)[group * w.group + inside + d] = from_float<Out>(static_cast<float>(point[d]) * scale);
 }
 
-template <class Out, class Archs>
+template <class Formats, class Out, class Archs>
 void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<Out> out,
                        cudaStream_t stream) {
   const std::int64_t codes = out.rows * w.groups * ceil_div(w.group, w.dim);
@@ -209,7 +159,7 @@ void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<O
          first_row, out, std::ldexp(1.0f, w.exponent));
 }
 
-inline std::int64_t rows_of(const PackedView& w) { return w.order.rows; }
+inline std::int64_t rows_of(const PackedView& w) { return w.layout.rows; }
 inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 
 }  // namespace detail
@@ -218,7 +168,7 @@ inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 /// padded_cols), in the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each
 /// row of a pass, at least 64 rows and from a multiple of 16 bytes; the more, the fewer launches. `w` is a
 /// PackedView or a CodedMatrix.
-template <class Matrix, class Out, class Archs = BuiltFor>
+template <class Formats = AnyFormat, class Matrix, class Out, class Archs = BuiltFor>
 void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {}) {
   const std::int64_t padded = w.rotation.padded_cols();
@@ -227,21 +177,20 @@ void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const De
     return "higgs::gpu::dequantize_async: out is " + higgs::detail::shape_text(out.rows, out.cols) +
            ", but w in this basis is " + higgs::detail::shape_text(detail::rows_of(w), cols);
   });
-  if (basis == Basis::Rotated) return detail::decode_rows_async<Out, Archs>(w, 0, out, stream);
+  if (basis == Basis::Rotated) return detail::decode_rows_async<Formats, Out, Archs>(w, 0, out, stream);
   Rotation inverse = w.rotation;
   inverse.inverse = true;
   inverse.group = inverse.padded_group = w.rotation.block;
   expects(rotate_scratch(inverse, 1, device) == 0,
           "higgs::gpu::dequantize_async: the block exceeds shared memory");
-  const std::int64_t pass = static_cast<std::int64_t>(workspace.size()) / padded / slab * slab;
+  const std::int64_t pass = static_cast<std::int64_t>(workspace.size()) / padded / warp_tile * warp_tile;
   expects(pass > 0, "higgs::gpu::dequantize_async: workspace must hold 64 rows of padded_cols floats");
   for (std::int64_t row = 0; row < out.rows; row += pass) {
     const std::int64_t rows = std::min(pass, out.rows - row);
     const DenseView<float> rotated(workspace.data(), rows, padded);
-    detail::decode_rows_async<float, Archs>(w, row, rotated, stream);
-    rotate_async<float, Out, Archs>(inverse, rotated,
-                                    DenseView<Out>(out.row(row), rows, out.cols, out.row_stride),
-                                    device, stream);
+    detail::decode_rows_async<Formats, float, Archs>(w, row, rotated, stream);
+    rotate_async<float, Out, Archs>(
+        inverse, rotated, DenseView<Out>(out.row(row), rows, out.cols, out.row_stride), device, stream);
   }
 }
 

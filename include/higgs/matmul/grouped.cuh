@@ -2,13 +2,14 @@
 // Products with the matrices of a mixture of experts: one rotation, one launch.
 #pragma once
 
+#include <higgs/codes/formats.cuh>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
-#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/matmul.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 #include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
@@ -37,7 +38,7 @@ class Experts {
       const QuantizedMatrix<Book>& first = experts.front();
       const auto equal = [](const auto& a, const auto& b) { return std::ranges::equal(a, b); };
       expects(w.layout == first.layout && w.seed == first.seed && equal(w.input_scales, first.input_scales) &&
-                  byte_table(w.book) == byte_table(first.book),
+                  device_table(w.book) == device_table(first.book),
               [&] {
                 return higgs::detail::sentence(
                     "higgs::gpu::Experts: expert ", &w - experts.data(),
@@ -45,7 +46,7 @@ class Experts {
               });
       matrices_.emplace_back(w, stream);
       const PackedView& view = matrices_.back().view();
-      weights.push_back({view.tiles, view.scales, std::ldexp(1.0f, view.exponent)});
+      weights.push_back({view.codes, view.scales, std::ldexp(1.0f, view.exponent)});
     }
     expects(!experts.empty(), "higgs::gpu::Experts: there must be an expert");
     weights_ = DeviceBuffer<ExpertWeights>(std::span<const ExpertWeights>(weights));
@@ -76,8 +77,8 @@ struct ExpertTiles {
 }  // namespace detail
 
 /// Bytes of workspace for matmul_grouped_async with up to `batch` rows.
-inline std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t batch,
-                                            const MatmulPlan& plan, const Device& device) {
+inline std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t batch, const MatmulPlan& plan,
+                                            const Device& device) {
   const detail::ExpertTiles tiles(w.size(), batch);
   return detail::MatmulWorkspace(w[0], batch, tiles.columns, tiles.count, plan, device).size();
 }
@@ -87,14 +88,14 @@ inline std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t batch
 /// from 0 to M in device memory, may change between launches of a graph. Bit for bit what matmul_async gives
 /// each expert's rows under the same plan. A plan for fewer multiprocessors, say their number over the
 /// experts in use, cuts small experts less.
-template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor>
-void matmul_grouped_async(DenseView<X> x, const Experts& w, const std::int32_t* offsets,
-                          DenseView<Y> y, std::span<std::byte> workspace, const MatmulPlan& plan,
-                          const Device& device, cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
+template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor>
+void matmul_grouped_async(DenseView<X> x, const Experts& w, const std::int32_t* offsets, DenseView<Y> y,
+                          std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
+                          cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
   const PackedView& shared = w[0];
-  higgs::detail::expect_product("higgs::gpu::matmul_grouped_async", x, shared.order.rows,
+  higgs::detail::expect_product("higgs::gpu::matmul_grouped_async", x, shared.layout.rows,
                                 shared.rotation.cols, y);
   detail::expect_shared_memory("higgs::gpu::matmul_grouped_async", device);
   if (x.rows == 0 || y.cols == 0) return;
@@ -103,7 +104,7 @@ void matmul_grouped_async(DenseView<X> x, const Experts& w, const std::int32_t* 
   detail::check_workspace(workspace, parts);
   detail::MatmulTask task = detail::task_for<In>(x, shared, y, plan, epilogue);
   std::byte* const at = parts.place(task, workspace.data(), stream);
-  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, shared.order.depth());
+  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, shared.layout.depth());
   if (shared.rotation.group != shared.rotation.padded_group)
     check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_grouped_async");
   rotate_async<In, T, Archs>(shared.rotation, x, rotated, device, stream,
@@ -113,7 +114,7 @@ void matmul_grouped_async(DenseView<X> x, const Experts& w, const std::int32_t* 
   task.experts = w.weights();
   task.expert_count = w.size();
   task.offsets = offsets;
-  detail::multiply_async<Bits, T>(task, plan, tiles.columns, tiles.count, stream);
+  detail::multiply_async<Formats, T>(task, plan, tiles.columns, tiles.count, stream);
 }
 
 }  // namespace gpu

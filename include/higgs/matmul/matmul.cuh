@@ -29,12 +29,6 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The bits of a weight that a call to matmul_async compiles kernels for: all, unless the caller names fewer
-/// (e8_tiles stands for E8Codebook).
-template <int... Bits>
-using MatmulBits = std::integer_sequence<int, Bits...>;
-using AnyBits = MatmulBits<2, 3, 4, 8, e8_tiles>;
-
 /// How the work on one matrix is cut.
 struct MatmulPlan {
   int row_warps = 4;      // 64 rows each; 2 or 4
@@ -50,22 +44,23 @@ struct MatmulPlan {
 
 /// Who sees the same bits, which the order of sums decides. A product is deterministic under each.
 enum class Reproducibility {
-  PerDevice,   // a row of x, in whatever batch
+  PerDevice,      // a row of x, in whatever batch
   AcrossDevices,  // that, on every device, and a row of W in whatever shard of rows
-  PerBatch     // only equal calls: fewer and longer runs where there are more than 64 rows of x
+  PerBatch        // only equal calls: fewer and longer runs where there are more than 64 rows of x
 };
 
 /// The plan for `w`: under PerDevice, a block for each multiprocessor unless there is less work; under
 /// AcrossDevices, one for each 512 inputs of 256 rows. `batch` counts under PerBatch alone.
-inline MatmulPlan plan_matmul(const PackedLayout& order, const Device& device, Reproducibility reproducibility = Reproducibility::PerDevice,
+inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
+                              Reproducibility reproducibility = Reproducibility::PerDevice,
                               std::int64_t batch = 1) {
   MatmulPlan plan;
   if (reproducibility == Reproducibility::AcrossDevices) {
-    plan.grid = ceil_div(order.row_slabs(), plan.row_warps) * ceil_div(order.slabs(), 8);
+    plan.grid = ceil_div(layout.warp_tile_rows(), plan.row_warps) * ceil_div(layout.warp_tile_cols(), 8);
     return plan;
   }
-  plan.row_warps = order.row_slabs() > 2 ? 4 : 2;
-  const std::int64_t work = ceil_div(order.row_slabs(), plan.row_warps) * order.slabs();
+  plan.row_warps = layout.warp_tile_rows() > 2 ? 4 : 2;
+  const std::int64_t work = ceil_div(layout.warp_tile_rows(), plan.row_warps) * layout.warp_tile_cols();
   const std::int64_t tiles = reproducibility == Reproducibility::PerBatch ? ceil_div(batch, 64) : 1;
   const std::int64_t blocks =
       tiles == 1 ? device.multiprocessors : ceil_div(2 * device.multiprocessors, tiles);
@@ -96,10 +91,10 @@ struct MatmulWorkspace {
   /// For `tiles` times `columns` rows of x that are `batch` in all.
   MatmulWorkspace(const PackedView& w, std::int64_t batch, std::int64_t columns, std::int64_t tiles,
                   const MatmulPlan& plan, const Device& device) {
-    arrivals = whole(4 * tiles * ceil_div(w.order.row_slabs(), plan.row_warps));
+    arrivals = whole(4 * tiles * ceil_div(w.layout.warp_tile_rows(), plan.row_warps));
     if (arrivals <= counters) arrivals = 0;
-    sums = whole(tiles * plan.grid * 2 * columns * plan.row_warps * slab * 4);
-    x = whole(batch * w.order.depth() * 2);
+    sums = whole(tiles * plan.grid * 2 * columns * plan.row_warps * warp_tile * 4);
+    x = whole(batch * w.layout.depth() * 2);
     scratch = whole(rotate_scratch(w.rotation, batch, device) * 4);
   }
   MatmulWorkspace(const PackedView& w, std::int64_t batch, const MatmulPlan& plan, const Device& device)
@@ -107,7 +102,7 @@ struct MatmulWorkspace {
     if (batch < plan.dense_from) return;
     arrivals = sums = 0;
     x = whole(batch * w.rotation.padded_cols() * 2);
-    dense = whole(std::min(plan.dense_rows, w.order.rows) * w.rotation.padded_cols() * 2);
+    dense = whole(std::min(plan.dense_rows, w.layout.rows) * w.rotation.padded_cols() * 2);
   }
   std::size_t size() const noexcept { return counters + arrivals + sums + x + scratch + dense; }
   /// Places the counters and sums of `task` in a workspace and returns what follows them.
@@ -124,19 +119,15 @@ struct MatmulWorkspace {
   }
 };
 
-template <class T, int ColumnTiles, class X = void, int... Bits>
-void launch_stream(MatmulTask task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream,
-                   std::integer_sequence<int, Bits...>) {
+template <class Formats, class T, int ColumnTiles, class X = void>
+void launch_stream(MatmulTask task, const MatmulPlan& plan, std::int64_t tiles, cudaStream_t stream) {
   expects(plan.grid * tiles < std::int64_t{1} << 31, "higgs::gpu::matmul_async: too many blocks");
   task.batch_tiles = static_cast<int>(tiles);
   task.grid = static_cast<int>(plan.grid);
   const dim3 grid(static_cast<unsigned>(plan.grid * tiles));
-  const auto go = [&](auto kernel) {
-    launch(kernel, grid, stream_threads, stream_shared, stream, task);
-    return true;
-  };
-  const bool known = ((task.w.order.bits == Bits && go(stream_kernel<Bits, T, ColumnTiles, X>)) || ...);
-  expects(known, "higgs::gpu::matmul_async: no kernel was compiled for the bits of w (see MatmulBits)");
+  with_format("higgs::gpu::matmul_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
+    launch(stream_kernel<Format, T, ColumnTiles, X>, grid, stream_threads, stream_shared, stream, task);
+  });
 }
 
 }  // namespace detail
@@ -163,8 +154,8 @@ namespace detail {
 
 /// What every product on `w` has in common.
 template <class X, class Y>
-MatmulTask task_for(DenseView<const X> x, const PackedView& w, DenseView<Y> y,
-                    const MatmulPlan& plan, const Epilogue<Y>& epilogue) {
+MatmulTask task_for(DenseView<const X> x, const PackedView& w, DenseView<Y> y, const MatmulPlan& plan,
+                    const Epilogue<Y>& epilogue) {
   expects(x.rows <= std::numeric_limits<std::int32_t>::max() - 64, [&] {
     return higgs::detail::sentence("higgs::gpu::matmul_async: x has ", x.rows,
                                    " rows, but at most 2^31 - 65 go");
@@ -183,26 +174,26 @@ MatmulTask task_for(DenseView<const X> x, const PackedView& w, DenseView<Y> y,
   task.rotation_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(w.rotation.block)));
   task.row_warps = plan.row_warps;
   task.k_warps = stream_warps / plan.row_warps;
-  task.slabs = static_cast<int>(w.order.slabs());
-  task.group_slabs = static_cast<int>(w.order.padded_group() / slab);
-  task.row_slabs = static_cast<int>(w.order.row_slabs());
-  task.row_blocks = static_cast<int>(ceil_div(w.order.row_slabs(), plan.row_warps));
+  task.slabs = static_cast<int>(w.layout.warp_tile_cols());
+  task.group_slabs = static_cast<int>(w.layout.padded_group() / warp_tile);
+  task.row_slabs = static_cast<int>(w.layout.warp_tile_rows());
+  task.row_blocks = static_cast<int>(ceil_div(w.layout.warp_tile_rows(), plan.row_warps));
   return task;
 }
 
 /// `tiles` tiles of up to `columns` (8, 16, 32, 64) rows of x.
-template <class Bits, class T>
+template <class Formats, class T>
 void multiply_async(const MatmulTask& task, const MatmulPlan& plan, std::int64_t columns, std::int64_t tiles,
                     cudaStream_t stream) {
   switch (columns) {
     case 8:
-      return launch_stream<T, 1>(task, plan, tiles, stream, Bits{});
+      return launch_stream<Formats, T, 1>(task, plan, tiles, stream);
     case 16:
-      return launch_stream<T, 2>(task, plan, tiles, stream, Bits{});
+      return launch_stream<Formats, T, 2>(task, plan, tiles, stream);
     case 32:
-      return launch_stream<T, 4>(task, plan, tiles, stream, Bits{});
+      return launch_stream<Formats, T, 4>(task, plan, tiles, stream);
     default:
-      return launch_stream<T, 8>(task, plan, tiles, stream, Bits{});
+      return launch_stream<Formats, T, 8>(task, plan, tiles, stream);
   }
 }
 
@@ -217,11 +208,11 @@ __global__ void prepare_outputs_kernel(DenseView<Y> y, Epilogue<Y> epilogue) {
 }
 
 /// The product by `gemm`, of W decoded plan.dense_rows rows at a time.
-template <class T, class X, class Y, class Archs, class Gemm>
+template <class Formats, class T, class X, class Y, class Archs, class Gemm>
 void multiply_dense_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::byte* at,
                           const MatmulWorkspace& parts, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue, const Gemm& gemm) {
-  expects(plan.dense_rows > 0 && plan.dense_rows % slab == 0,
+  expects(plan.dense_rows > 0 && plan.dense_rows % warp_tile == 0,
           "higgs::gpu::matmul_async: dense_rows must be a multiple of 64");
   at += MatmulWorkspace::counters;
   Rotation rotation = w.rotation;
@@ -237,7 +228,7 @@ void multiply_dense_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, s
   auto* decoded = reinterpret_cast<T*>(at + parts.x + parts.scratch);
   for (std::int64_t row = 0; row < y.cols; row += plan.dense_rows) {
     const DenseView<T> weights(decoded, std::min(plan.dense_rows, y.cols - row), depth);
-    decode_rows_async<T, Archs>(w, row, weights, stream);
+    decode_rows_async<Formats, T, Archs>(w, row, weights, stream);
     gemm(DenseView<const T>(rotated), DenseView<const T>(weights),
          DenseView<Y>(y.data + row, y.rows, weights.rows, y.row_stride), bias || residual, stream);
   }
@@ -277,13 +268,13 @@ inline void expect_shared_memory(const char* function, const Device& device) {
 /// call at the same time, and begin at a multiple of 256. From plan.dense_from rows on W is decoded, rounded
 /// to x's type, for `gemm` (see NoGemm), which must be as deterministic; bias plus residual is rounded to Y
 /// then.
-template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
-void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y,
-                  std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
-                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
+template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
+void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::span<std::byte> workspace,
+                  const MatmulPlan& plan, const Device& device, cudaStream_t stream,
+                  const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   using In = std::remove_const_t<X>;
   using T = std::conditional_t<std::is_same_v<In, BFloat16>, BFloat16, Half>;
-  higgs::detail::expect_product("higgs::gpu::matmul_async", x, w.order.rows, w.rotation.cols, y);
+  higgs::detail::expect_product("higgs::gpu::matmul_async", x, w.layout.rows, w.rotation.cols, y);
   detail::expect_shared_memory("higgs::gpu::matmul_async", device);
   if (x.rows == 0 || y.cols == 0) return;
   const detail::MatmulWorkspace parts(w, x.rows, plan, device);
@@ -291,46 +282,46 @@ void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y,
   std::byte* at = workspace.data();
   if (x.rows >= plan.dense_from) {
     if constexpr (!std::is_same_v<Gemm, NoGemm>)
-      return detail::multiply_dense_async<T, X, Y, Archs>(x, w, y, at, parts, plan, device, stream, epilogue,
-                                                          gemm);
+      return detail::multiply_dense_async<Formats, T, X, Y, Archs>(x, w, y, at, parts, plan, device, stream,
+                                                                   epilogue, gemm);
     throw InvalidArgument("higgs::gpu::matmul_async: so many rows of x need a gemm (see dense_from)");
   }
   detail::MatmulTask task = detail::task_for<In>(x, w, y, plan, epilogue);
   at = parts.place(task, at, stream);
   if (x.rows <= plan.rotate_inside && detail::can_rotate_inside(w.rotation, x))
-    return detail::launch_stream<T, 1, In>(task, plan, 1, stream, Bits{});
-  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, w.order.depth());
+    return detail::launch_stream<Formats, T, 1, In>(task, plan, 1, stream);
+  const DenseView<T> rotated(reinterpret_cast<T*>(at), x.rows, w.layout.depth());
   if (w.rotation.group != w.rotation.padded_group)
     check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_async");
   rotate_async<In, T, Archs>(w.rotation, x, rotated, device, stream, reinterpret_cast<float*>(at + parts.x));
   task.x = rotated.data;
   task.x_stride = rotated.row_stride;
   const std::int64_t columns = detail::batch_tile(x.rows);
-  detail::multiply_async<Bits, T>(task, plan, columns, ceil_div(x.rows, columns), stream);
+  detail::multiply_async<Formats, T>(task, plan, columns, ceil_div(x.rows, columns), stream);
 }
 
 /// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
-template <class Bits = AnyBits, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
+template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
   requires(!higgs::detail::is_scalar<X> || !higgs::detail::is_scalar<Y>)
-void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y,
-                  std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
-                  cudaStream_t stream, const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
+void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::span<std::byte> workspace,
+                  const MatmulPlan& plan, const Device& device, cudaStream_t stream,
+                  const Epilogue<Y>& epilogue = {}, const Gemm& gemm = {}) {
   const auto in = higgs::detail::as_scalars(x);
   const auto out = higgs::detail::as_scalars(y);
   using In = std::remove_pointer_t<decltype(in.data)>;
   using Out = std::remove_pointer_t<decltype(out.data)>;
   const Epilogue<Out> added{epilogue.bias, reinterpret_cast<const Out*>(epilogue.residual)};
-  matmul_async<Bits, In, Out, Archs>(in, w, out, workspace, plan, device, stream, added, gemm);
+  matmul_async<Formats, In, Out, Archs>(in, w, out, workspace, plan, device, stream, added, gemm);
 }
 
 /// The same for activations that the caller has rotated, say in the kernel that made them (hadamard_warp): x
 /// (M, depth) without gaps between rows, from a multiple of 16 bytes, in padded groups with zeros between
 /// them (see Rotation). Never dense.
-template <class Bits = AnyBits, class T, class Y, class Archs = BuiltFor>
+template <class Formats = AnyFormat, class T, class Y, class Archs = BuiltFor>
 void matmul_rotated_async(DenseView<const T> x, const PackedView& w, DenseView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue = {}) {
-  higgs::detail::expect_product("higgs::gpu::matmul_rotated_async", x, w.order.rows, w.order.depth(), y);
+  higgs::detail::expect_product("higgs::gpu::matmul_rotated_async", x, w.layout.rows, w.layout.depth(), y);
   expects(x.row_stride == x.cols, [&] {
     return higgs::detail::sentence("higgs::gpu::matmul_rotated_async: rows of x are ", x.row_stride,
                                    " elements apart, but must follow each other without gaps of ", x.cols);
@@ -342,7 +333,7 @@ void matmul_rotated_async(DenseView<const T> x, const PackedView& w, DenseView<Y
   detail::check_workspace(workspace, parts);
   detail::MatmulTask task = detail::task_for(x, w, y, plan, epilogue);
   parts.place(task, workspace.data(), stream);
-  detail::multiply_async<Bits, T>(task, plan, columns, tiles, stream);
+  detail::multiply_async<Formats, T>(task, plan, columns, tiles, stream);
 }
 
 }  // namespace gpu

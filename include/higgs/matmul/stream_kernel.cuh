@@ -20,7 +20,7 @@
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
-#include <higgs/matmul/fragments.cuh>
+#include <higgs/pack/fragment_decoder.cuh>
 #include <higgs/pack/packed_layout.cuh>
 #include <higgs/rotate/hadamard.cuh>
 
@@ -49,7 +49,7 @@ struct MatmulOutput {
 
 /// What distinguishes one of several matrices of equal shape, codebook and rotation.
 struct ExpertWeights {
-  const uint4* tiles = nullptr;
+  const uint4* codes = nullptr;
   const Half* scales = nullptr;
   float unit = 1;  // 2^exponent
 };
@@ -59,7 +59,7 @@ namespace detail {
 /// Everything a kernel needs. x is rotated, in padded groups: (M, depth), or as it is: (M, cols); rows are
 /// `x_stride` numbers apart.
 struct MatmulTask {
-  PackedView w;                           // of a group: what its matrices share
+  PackedView w;                            // of a group: what its matrices share
   const ExpertWeights* experts = nullptr;  // in device memory; none: w alone
   int expert_count = 0;
   const std::int32_t* offsets =
@@ -90,12 +90,13 @@ struct StreamBlock {
   ExpertWeights w;
   bool last;  // of the blocks that share rows of y
 };
-inline constexpr int stream_shared = table_end + sizeof(StreamBlock);
+inline constexpr int stream_shared = LookupTable::end + sizeof(StreamBlock);
 
 /// Blocks that fit a multiprocessor by their registers, of which a plan uses one; its shared memory has room
 /// for one (sm_86, 89, 120), two (80) or three (90, 100).
-template <int Bits, int ColumnTiles, bool Rotates>
-inline constexpr int stream_blocks = ColumnTiles == 1 && Bits < 8 && !Rotates ? 3 : 2;
+template <class Format, int ColumnTiles, bool Rotates>
+inline constexpr int stream_blocks =
+    ColumnTiles == 1 && Format::loads < 8 && Format::Activations::k_tiles == 1 && !Rotates ? 3 : 2;
 
 /// Slabs of activations in one of the two buffers: together they fill the second halves of the lines.
 template <int ColumnTiles>
@@ -183,68 +184,28 @@ __device__ inline BatchTile expert_tile(const std::int32_t* offsets, int experts
   return {0, 0, 0};
 }
 
-/// One slab: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
-/// all that step S needs of `loads` is decoded. Turned: row m's inputs of step S lie where row m ^ S's would.
-template <int Bits, class T, int ColumnTiles, bool Turned, int S = 0, class Refill>
-__device__ inline void multiply_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[Bits],
-                                     std::uint32_t x, std::uint32_t place, const Refill& refill) {
-  if constexpr (S < 4) {
-    uint2 b[ColumnTiles];
-    const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
-      ((b[C] = load_shared_64<(S * ColumnTiles + C) * 512>(Turned ? x ^ 32 * S : x)), ...);
+/// One warp tile: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
+/// all that step S needs of `loads` is decoded.
+template <class Format, class T, int ColumnTiles, bool Swizzled, int Step = 0, class Refill>
+__device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[Format::loads],
+                                          std::uint32_t x, std::uint32_t table_offset, const Refill& refill) {
+  using Activations = typename Format::Activations;
+  if constexpr (Step < Activations::steps) {
+    uint2 b[Activations::k_tiles][ColumnTiles];
+    Activations::template load<ColumnTiles, Swizzled, Step>(b, x);
+    const auto multiply_row = [&]<int Row>(std::integral_constant<int, Row>) {
+      std::uint32_t a[Activations::k_tiles][4];
+      Format::template decode<T, Row, Step>(a, loads, table_offset);
+      HIGGS_UNROLL
+      for (int k = 0; k < Activations::k_tiles; ++k) HIGGS_UNROLL
+      for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);
     };
-    load_columns(std::make_integer_sequence<int, ColumnTiles>{});
-    const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
-      const auto tile = [&]<int Row>(std::integral_constant<int, Row>) {
-        std::uint32_t a[4];
-        decode_fragment<Bits, Row, S>(a, loads, place);
-        HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a, b[c]);
-      };
-      (tile(std::integral_constant<int, I>{}), ...);
-    };
-    multiply_tiles(std::make_integer_sequence<int, 4>{});
-    refill(std::integral_constant<int, S>{});
-    multiply_slab<Bits, T, ColumnTiles, Turned, S + 1>(sums, loads, x, place, refill);
+    [&]<int... Row>(std::integer_sequence<int, Row...>) {
+      (multiply_row(std::integral_constant<int, Row>{}), ...);
+    }(std::make_integer_sequence<int, 4>{});
+    refill(std::integral_constant<int, Step>{});
+    multiply_warp_tile<Format, T, ColumnTiles, Swizzled, Step + 1>(sums, loads, x, table_offset, refill);
   }
-}
-
-/// The same for E8's tiles, whose lanes take 16 neighbouring bytes of the activations in halves.
-template <class T, int ColumnTiles, bool Turned, int U = 0, class Refill>
-__device__ inline void multiply_e8_slab(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[2],
-                                        std::uint32_t x, std::uint32_t place, const Refill& refill) {
-  if constexpr (U < 2) {
-    uint2 first[ColumnTiles], second[ColumnTiles];
-    const auto load_columns = [&]<int... C>(std::integer_sequence<int, C...>) {
-      const std::uint32_t at = Turned ? x ^ 64 * U : x;
-      ((first[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(at)), ...);
-      ((second[C] = load_shared_64<(2 * U * ColumnTiles + C) * 512>(at ^ 8)), ...);
-    };
-    load_columns(std::make_integer_sequence<int, ColumnTiles>{});
-    const auto multiply_tiles = [&]<int... I>(std::integer_sequence<int, I...>) {
-      const auto tiles = [&]<int Row>(std::integral_constant<int, Row>) {
-        std::uint32_t a[4], b[4];
-        decode_e8_fragments<T, Row, U>(a, b, loads, place);
-        HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a, first[c]);
-        HIGGS_UNROLL
-        for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], b, second[c]);
-      };
-      (tiles(std::integral_constant<int, I>{}), ...);
-    };
-    multiply_tiles(std::make_integer_sequence<int, 4>{});
-    refill(std::integral_constant<int, 2 * U + 1>{});
-    multiply_e8_slab<T, ColumnTiles, Turned, U + 1>(sums, loads, x, place, refill);
-  }
-}
-
-/// Where a lane reads the activations of its column in a line of them.
-template <int Format, int ColumnTiles, bool Turned>
-__device__ inline std::uint32_t activation_place(int column, int lane) {
-  const int t = lane % 4;
-  if (Turned && Format == e8_tiles) column ^= t / 2;
-  const int within = Format == e8_tiles ? t % 2 * 16 + t / 2 * (8 + 512 * ColumnTiles) : t * 8;
-  return static_cast<std::uint32_t>(table_begin + 128 + column / 4 * 256 + column % 4 * 32 + within);
 }
 
 /// Rows of x that a kernel may rotate itself.
@@ -269,7 +230,7 @@ __device__ inline void rotate_into(const Rotation& r, const X* row, int first, f
   }
   // Every other line has the activations of columns 4 to 7, which do not exist: 32 for each warp.
   const auto warp = threadIdx.x / 32;
-  hadamard_rows<512>(v, table_begin + 128 + 256 + warp * 32 * 512, static_cast<int>(r.block));
+  hadamard_rows<512>(v, LookupTable::rest + 256 + warp * 32 * 512, static_cast<int>(r.block));
   to += static_cast<std::uint32_t>(lane / 8 * 512 + (m ^ lane / 8) * 32 + lane % 8 * 4);
   [&]<int... K>(std::integer_sequence<int, K...>) {
     (store_shared_32<2048 * K>(to, round_pair<T>(__fmul_rn(v[2 * K], scale), __fmul_rn(v[2 * K + 1], scale))),
@@ -300,7 +261,7 @@ __device__ inline void add_warps(StreamSums<ColumnTiles>& sums) {
   const int thread = thread_index();
   const auto slot = [&](int i, int c) {  // 8 lanes to a line
     const int line = ((thread / 32 % 2 * 4 + i) * ColumnTiles + c) * 4 + thread % 32 / 8;
-    return static_cast<std::uint32_t>(table_begin + 128 + line * 256 + thread % 8 * 16);
+    return static_cast<std::uint32_t>(LookupTable::rest + line * 256 + thread % 8 * 16);
   };
   __syncthreads();
   if (thread >= 64) HIGGS_UNROLL
@@ -325,18 +286,18 @@ __device__ inline void add_warps(StreamSums<ColumnTiles>& sums) {
 /// Where the blocks that have the same rows of x leave their sums.
 template <int Columns>
 __device__ inline float* sums_of_tile(const MatmulTask& task, const StreamBlock& mine) {
-  return task.sums + std::int64_t{mine.tile} * task.grid * 2 * (Columns * task.row_warps * slab);
+  return task.sums + std::int64_t{mine.tile} * task.grid * 2 * (Columns * task.row_warps * warp_tile);
 }
 
 /// Stores the sums of a warp there: (rows of x, rows of the block).
 template <int ColumnTiles>
 __device__ inline void leave_sums(const MatmulTask& task, const StreamBlock& mine, int thread, int block,
                                   const StreamSums<ColumnTiles>& sums) {
-  const int row_warp = thread / 32, lane = thread % 32, block_rows = task.row_warps * slab;
+  const int row_warp = thread / 32, lane = thread % 32, block_rows = task.row_warps * warp_tile;
   if (row_warp >= task.row_warps || block * task.row_warps + row_warp >= task.row_slabs) return;
   const int slot = 2 * mine.me + (mine.begin < block * task.slabs);
   float* to = sums_of_tile<8 * ColumnTiles>(task, mine) + std::int64_t{slot} * (8 * ColumnTiles * block_rows);
-  to += lane % 4 * 2 * block_rows + row_warp * slab + lane / 4;
+  to += lane % 4 * 2 * block_rows + row_warp * warp_tile + lane / 4;
   const int count = mine.batch - lane % 4 * 2;
   HIGGS_UNROLL
   for (int c = 0; c < ColumnTiles; ++c) HIGGS_UNROLL
@@ -351,7 +312,7 @@ __device__ inline void leave_sums(const MatmulTask& task, const StreamBlock& min
 /// last of them. All threads of the block call it.
 template <int Columns>
 __device__ inline void finish_rows(const MatmulTask& task, const StreamBlock& mine, bool& last, int block) {
-  const int slabs = task.slabs, block_rows = task.row_warps * slab;
+  const int slabs = task.slabs, block_rows = task.row_warps * warp_tile;
   const StreamSplit split{task.row_blocks * slabs, task.grid};
   const int first_owner = split.owner(block * slabs), last_owner = split.owner((block + 1) * slabs - 1);
   if (first_owner != last_owner) {
@@ -378,7 +339,7 @@ __device__ inline void finish_rows(const MatmulTask& task, const StreamBlock& mi
   const float unit = mine.w.unit;
   for (int q = thread_index(); q < items; q += stream_threads) {
     const std::int64_t m = first_x + q / quads, row = std::int64_t{block} * block_rows + q % quads * 4;
-    if (row >= task.w.order.rows) continue;
+    if (row >= task.w.layout.rows) continue;
     const float4 first = __ldcg(reinterpret_cast<const float4*>(first_sums) + q);
     float v[4] = {first.x, first.y, first.z, first.w};
     const float4* next = reinterpret_cast<const float4*>(other_sums) + q;
@@ -391,7 +352,7 @@ __device__ inline void finish_rows(const MatmulTask& task, const StreamBlock& mi
     }
     HIGGS_UNROLL
     for (int i = 0; i < 4; ++i) v[i] *= unit;
-    const auto count = static_cast<int>(min(task.w.order.rows - row, std::int64_t{4}));
+    const auto count = static_cast<int>(min(task.w.layout.rows - row, std::int64_t{4}));
     if (task.y.type == OutputType::Float)
       store_outputs<float>(task.y, m, row, count, v);
     else if (task.y.type == OutputType::Half)
@@ -403,10 +364,10 @@ __device__ inline void finish_rows(const MatmulTask& task, const StreamBlock& mi
 
 /// Format is the bits of a weight, or e8_tiles. T is what the tensor cores take; X the type of up to 4 rows
 /// that the kernel rotates, their inputs a multiple of 8 and from multiples of 16 bytes, or void: x is rotated.
-template <int Format, class T, int ColumnTiles, class X = void>
+template <class Format, class T, int ColumnTiles, class X = void>
 __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTiles, !std::is_void_v<X>>)
     stream_kernel(__grid_constant__ const MatmulTask task) {
-  constexpr int Bits = loads_per_slab(Format);
+  constexpr int Bits = Format::loads;
   constexpr bool rotates = !std::is_void_v<X>;
   static_assert(!rotates || ColumnTiles == 1);
   constexpr int chunk = stream_chunk<ColumnTiles>, columns = 8 * ColumnTiles;
@@ -414,17 +375,18 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
   constexpr int ring = ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Bits == 8 ? 2 : 1);
   constexpr bool ahead = ColumnTiles < 8;
   constexpr std::uint32_t slab_bytes = 2048 * ColumnTiles;  // of activations, with the gaps
-  const PackedLayout& order = task.w.order;
+  const PackedLayout& layout = task.w.layout;
   const int row_warps = task.row_warps, k_warps = task.k_warps, slabs = task.slabs;
   const int me = static_cast<int>(blockIdx.x) / task.batch_tiles,
             tile = static_cast<int>(blockIdx.x) % task.batch_tiles;
   const StreamSplit split{task.row_blocks * slabs, task.grid};
 
   extern __shared__ std::byte stream_space[];
-  if (shared_address(stream_space) > table_begin)
+  if (shared_address(stream_space) > LookupTable::begin)
     __trap();  // CUDA keeps more for itself than any architecture did so far
 
-  auto& mine = *reinterpret_cast<StreamBlock*>(stream_space + (table_end - shared_address(stream_space)));
+  auto& mine =
+      *reinterpret_cast<StreamBlock*>(stream_space + (LookupTable::end - shared_address(stream_space)));
   BatchTile x_rows{tile * columns, columns, 0};
   if (task.experts != nullptr) x_rows = expert_tile(task.offsets, task.expert_count, tile, columns);
   x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
@@ -437,7 +399,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     mine.begin = split.begin(me);
     mine.end = split.begin(me + 1);
     mine.w = task.experts != nullptr ? task.experts[x_rows.expert]
-                                     : ExpertWeights{task.w.tiles, task.w.scales, task.unit};
+                                     : ExpertWeights{task.w.codes, task.w.scales, task.unit};
   }
   __syncthreads();
   const StreamBlock copy = mine;  // in registers where there are enough
@@ -449,19 +411,19 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     else
       return load_streaming_128(from);
   };
-  if (!ahead) fill_byte_table<Format, T>(task.w.table);
+  if (!ahead) Format::template fill_table<T>(task.w.table);
   for (int block = here.begin / slabs; block * slabs < here.end;) {
     const int s0 = max(here.begin - block * slabs, 0), s1 = min(here.end - block * slabs, slabs);
     // Found anew for each row block: registers hold nothing from one to the next.
     const int thread = thread_index(), warp = thread / 32, lane = thread % 32;
     const int row_warp = warp & (row_warps - 1), k_warp = (warp & row_warps) != 0;  // of 4 or 2, of 1 or 2
-    const std::uint32_t place = table_place<Format>(lane);
+    const std::uint32_t place = Format::table_offset(lane);
     // Columns of the last tile that do not exist repeat others or read zeros; for one tile, only a power of
     // two is kept.
     const int kept = ColumnTiles > 1 ? columns : 1 << (32 - __clz(here.batch - 1));
     int column = lane / 4 & (ColumnTiles > 1 ? 7 : kept - 1);
     if constexpr (rotates) column = min(column, here.batch - 1);
-    const std::uint32_t kept_place = activation_place<Format, ColumnTiles, rotates>(column, lane);
+    const std::uint32_t kept_place = Format::Activations::template offset<ColumnTiles, rotates>(column, lane);
     const int row_slab = block * row_warps + row_warp;
     // Step p of this warp is slab base + p * k_warps + k_warp of the row: a group of whole rounds begins with
     // one, and inputs that are rotated together are one chunk.
@@ -490,7 +452,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       const int k16 = piece / 16 / ColumnTiles, first = (of.z + c * chunk) * 4;  // in runs of 16 inputs
       constexpr int round = stream_threads / 16 / ColumnTiles;  // of which all threads copy so many at a time
       const int skip = max(of.x * 4 - first, 0), left = of.y * 4 - first - skip;
-      const int to = table_begin + 128 + c % 2 * 32768 + piece / 8 * 256 + piece % 8 * 16;
+      const int to = LookupTable::rest + c % 2 * 32768 + piece / 8 * 256 + piece % 8 * 16;
       const T* from = static_cast<const T*>(task.x) + (here.first_x + min(m, batch - 1)) * task.x_stride;
       from += (first + k16) * 16 + piece % 2 * 8;
       const auto copy = [&]<int... I>(std::integer_sequence<int, I...>, auto wanted) {
@@ -515,13 +477,13 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       if constexpr (rotates)
         if (m < here.batch && base + c * chunk < s1)
           rotate_into<T>(task.w.rotation, static_cast<const X*>(task.x) + m * task.x_stride,
-                         (base + c * chunk) * slab, task.rotation_scale, m,
-                         static_cast<std::uint32_t>(table_begin + 128 + c % 2 * 32768));
+                         (base + c * chunk) * warp_tile, task.rotation_scale, m,
+                         static_cast<std::uint32_t>(LookupTable::rest + c % 2 * 32768));
     };
 
     uint4 loads[ring][Bits];  // of the next steps, the first one's in front
     const uint4* fetch =
-        here.w.tiles + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
+        here.w.codes + (std::int64_t{row_slab} * slabs + base + first_step * k_warps + k_warp) * (Bits * 32) +
         lane;
     const int stride = k_warps * Bits * 32;
     HIGGS_UNROLL
@@ -531,7 +493,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     fetch += ring * stride;
 
     if constexpr (!rotates) copy_chunk(run, 0);
-    if (ahead && block * slabs <= here.begin) fill_byte_table<Format, T>(task.w.table);
+    if (ahead && block * slabs <= here.begin) Format::template fill_table<T>(task.w.table);
 
     // A change of group is seen one group ahead, so that its scales have arrived. Where registers are few,
     // scales are loaded when they are needed, old ones again. A lane has those of rows g, g + 8, g + 16, ...
@@ -541,7 +503,8 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
     const auto scales_of = [&](const int4& of, int step) {
       const int now = thread_now();
       const std::int64_t row = of.w * row_warps + (now / 32 & (row_warps - 1));
-      return load_128(here.w.scales + (row * order.groups + own_slab(of.z, step) / task.group_slabs) * slab +
+      return load_128(here.w.scales +
+                      (row * layout.groups + own_slab(of.z, step) / task.group_slabs) * warp_tile +
                       now % 32 / 4 * 8);
     };
     const auto look_ahead = [&](const int4& of, int from) {
@@ -573,15 +536,12 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       const bool more = step + ring < end_step;
       // Where only one step's loads are under way, each is asked for as soon as its registers are free.
       const auto refill = [&]<int S>(std::integral_constant<int, S>) {
-        if (more && (ring == 1 || S == 3)) HIGGS_UNROLL
+        constexpr bool last = S + 1 == Format::Activations::steps;
+        if (more && (ring == 1 || last)) HIGGS_UNROLL
         for (int i = 0; i < Bits; ++i)
-          if (ring > 1 || (Bits == 3 || Format == e8_tiles ? S == 3 : (4 * i + 3) / Bits == S))
-            slab_loads[i] = load_weights(fetch + 32 * i);
+          if (ring > 1 ? last : Format::last_step(i) == S) slab_loads[i] = load_weights(fetch + 32 * i);
       };
-      if constexpr (Format == e8_tiles)
-        multiply_e8_slab<T, ColumnTiles, rotates>(sums, slab_loads, x, place, refill);
-      else
-        multiply_slab<Bits, T, ColumnTiles, rotates>(sums, slab_loads, x, place, refill);
+      multiply_warp_tile<Format, T, ColumnTiles, rotates>(sums, slab_loads, x, place, refill);
       fetch += stride;
       ++step;
     };
@@ -604,7 +564,8 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks<Format, ColumnTi
       if constexpr (ahead)
         at += kept_place;
       else
-        at += activation_place<Format, ColumnTiles, rotates>(thread_index() / 4 % 8, thread_index() % 32);
+        at += Format::Activations::template offset<ColumnTiles, rotates>(thread_index() / 4 % 8,
+                                                                         thread_index() % 32);
       while (step < stop) {
         if (step == change) change_group(step);
         const int until = min(stop, change);

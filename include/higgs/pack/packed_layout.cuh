@@ -1,29 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order in which tensor cores want the codes, made on the device from interchange order. It depends on
-// the matrix alone, never on a GPU nor on tuning.
-//
-// A slab is 64 rows by 64 inputs: 4 x 4 tiles of 16 x 16. A slab of b bits is b runs of 512 bytes, 16 for
-// each lane of a warp, so that a warp reads it in b loads of 128 bits; slabs of the same rows follow each
-// other along the inputs. In tile (i, s) lane 4 g + t owns 8 weights: rows 16 i + g and 16 i + g + 8, inputs
-// 16 s + 4 t ... + 3. They are read as bytes, each of which names `width` neighbouring inputs of one row in a
-// table of 256 lines:
-//
-//     bits  width  bytes of a tile                  where byte j of tile (i, s) lies
-//      2      4    row g, row g + 8                 load s / 2, word i, byte s % 2 * 2 + j
-//      3      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  i < 3: load i, word s, byte j, low 6 bits; i = 3: its bits
-//                                                   2p, 2p + 1 are the bits 6, 7 of load p, word s, byte j
-//      4      2    (g, 0) (g+8, 0) (g, 2) (g+8, 2)  load s, word i, byte j
-//      8      1    row g: 0 ... 3, row g + 8: 0..3  load 2 s + i / 2, word i % 2 * 2 + j / 4, byte j % 4
-//
-// E8Codebook names 8 inputs at a time: lane 4 g + t owns inputs 32 u + 8 t ... + 7 of rows 16 i + 8 half + g,
-// that is 16 codes of a slab (i = 0 ... 3, u = 0, 1, half = 0, 1). Byte 2 u + half of word i of load 0 is the
-// code's pattern. The same word of load 1 holds its other 8 bits, at the bits 2 u + half + 4 j, j = 0 ... 7:
-// sign j is bit j differing from bit j - 1 (bit 0: from bit 7), so that a rotation by 4 finds the signs of
-// four codes at once, an even number of them for each; bit 0 is the side. Sign j is that of coordinate
-// 2 (j % 4) + j / 4; lanes with t >= 2 have coordinates 0 ... 3 and 4 ... 7 exchanged.
-//
-// Groups are padded to whole slabs; what pads rows, groups and slabs is code 0 and meets scales or inputs of
-// zero.
+// The packed order of a matrix on a GPU, made on the device from the canonical layout. It depends on the matrix
+// and its format alone, never on the GPU nor on tuning.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -39,227 +16,134 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-inline constexpr int slab = 64;  // rows and inputs of a slab
+/// The ways in which codes are packed for tensor cores. Each has a type with its facts and functions (concept
+/// FragmentDecoder in pack/fragment_decoder.cuh); codes/formats.cuh lists the types that kernels are compiled
+/// for.
+enum class PackedFormat : int {
+  None,
+  Table2,  // TableFormat<2>: 2 bits a weight
+  Table3,
+  Table4,
+  Table8,
+  E8,            // E8Format
+  Custom = 1000  // this value and larger ones are free for formats outside this library
+};
 
-/// Stands for the bits of a weight where E8Codebook's tiles are meant: 2 bits, but 8 weights to a code.
-inline constexpr int e8_tiles = 28;
+/// Rows and inputs of a warp tile: the part of W that one warp multiplies at a time.
+inline constexpr int warp_tile = 64;
 
-/// Loads of 128 bits that each lane of a warp needs for a slab.
-HIGGS_HOST_DEVICE constexpr int loads_per_slab(int bits) noexcept { return bits == e8_tiles ? 2 : bits; }
-
-/// Weights that one byte names in a matrix of `bits` bits a weight.
-HIGGS_HOST_DEVICE constexpr int weights_per_byte(int bits) noexcept {
-  return bits == e8_tiles ? 8 : bits == 2 ? 4 : bits == 8 ? 1 : 2;
-}
-
-/// Whether codes of `code_bits` bits for `dim` weights have a tile order; those of E8Codebook have one too.
-constexpr bool has_tile_order(int dim, int code_bits) noexcept {
-  if (dim < 1 || code_bits % dim != 0) return false;
-  const int bits = code_bits / dim;
-  return (bits == 2 || bits == 3 || bits == 4 || bits == 8) && weights_per_byte(bits) % dim == 0;
-}
-
-/// The shape of a matrix in tile order.
+/// The shape of a packed matrix. A matrix is warp_tile_rows() x warp_tile_cols() warp tiles, row by row. Groups
+/// are padded to whole warp tiles. Padding holds symbol 0, and meets scales or inputs of zero.
+///
+/// Each lane of a warp reads `loads` times 128 bits of a warp tile; load i of all lanes is 512 neighbouring
+/// bytes. Lane 4 g + t holds weights of rows g, g + 8, g + 16, ... of the warp tile.
 struct PackedLayout {
-  int bits = 0;  // a weight: 2, 3, 4, 8 or e8_tiles
-  int dim = 1;   // weights of a code
-  std::int64_t rows = 0;
-  std::int64_t groups = 0;  // of a row
-  std::int64_t group = 1;   // inputs of a group
+  PackedFormat format = PackedFormat::None;
+  int loads = 0;            // loads of 128 bits per lane and warp tile
+  int dim = 1;              // weights per symbol
+  int symbol_bits = 8;      // bits per symbol in the canonical layout, up to 16
+  std::int64_t rows = 0;    // outputs
+  std::int64_t groups = 0;  // groups per row
+  std::int64_t group = 1;   // inputs per group
 
   HIGGS_HOST_DEVICE constexpr std::int64_t padded_group() const noexcept {
-    return ceil_div(group, slab) * slab;
+    return ceil_div(group, warp_tile) * warp_tile;
   }
-  HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept {
-    return groups * padded_group();
-  }  // padded inputs
-  HIGGS_HOST_DEVICE constexpr std::int64_t slabs() const noexcept { return depth() / slab; }  // of a row
-  HIGGS_HOST_DEVICE constexpr std::int64_t row_slabs() const noexcept { return ceil_div(rows, slab); }
-  HIGGS_HOST_DEVICE constexpr std::int64_t code_loads() const noexcept {
-    return row_slabs() * slabs() * loads_per_slab(bits) * 32;
+  /// Inputs, those of padding included.
+  HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept { return groups * padded_group(); }
+  HIGGS_HOST_DEVICE constexpr std::int64_t warp_tile_rows() const noexcept {
+    return ceil_div(rows, warp_tile);
   }
+  HIGGS_HOST_DEVICE constexpr std::int64_t warp_tile_cols() const noexcept { return depth() / warp_tile; }
+  /// Loads of 128 bits in the whole matrix.
+  HIGGS_HOST_DEVICE constexpr std::int64_t load_count() const noexcept {
+    return warp_tile_rows() * warp_tile_cols() * loads * 32;
+  }
+  /// Scales in the whole matrix, those of padding included.
   HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept {
-    return row_slabs() * groups * slab;
+    return warp_tile_rows() * groups * warp_tile;
   }
-  HIGGS_HOST_DEVICE constexpr int code_bits() const noexcept { return loads_per_slab(bits) * dim; }
-  HIGGS_HOST_DEVICE constexpr std::int64_t codes_per_group() const noexcept { return ceil_div(group, dim); }
-  HIGGS_HOST_DEVICE constexpr std::int64_t row_bytes() const noexcept {  // in interchange order
-    return ceil_div(groups * codes_per_group() * code_bits(), 8);
+  HIGGS_HOST_DEVICE constexpr std::int64_t symbols_per_group() const noexcept { return ceil_div(group, dim); }
+  /// Bytes per row in the canonical layout.
+  HIGGS_HOST_DEVICE constexpr std::int64_t row_bytes() const noexcept {
+    return ceil_div(groups * symbols_per_group() * symbol_bits, 8);
   }
 };
 
-namespace detail {
-
-/// The byte that names the weights (row, k ...) of `codes` in interchange order, k counted in padded groups.
-__device__ inline std::uint32_t table_byte(const PackedLayout& order, const std::uint8_t* codes,
-                                           std::int64_t row, std::int64_t k) {
-  const std::int64_t padded = order.padded_group(), bytes = order.row_bytes();
-  const int code_bits = order.bits * order.dim;
-  std::uint32_t out = 0;
-  if (row >= order.rows) return out;
-  const std::uint8_t* from = codes + row * bytes;
-  for (int w = 0; w < weights_per_byte(order.bits); w += order.dim) {
-    const std::int64_t within = k % padded + w;
-    if (within >= order.group) continue;
-    const std::int64_t bit = (k / padded * order.codes_per_group() + within / order.dim) * code_bits;
-    std::uint32_t two = from[bit / 8];
-    if (bit / 8 + 1 < bytes) two |= static_cast<std::uint32_t>(from[bit / 8 + 1]) << 8;
-    out |= (two >> bit % 8 & ((1u << code_bits) - 1u)) << w * order.bits;
-  }
-  return out;
+/// The layout of a matrix in `Format` whose code has `dim` weights per symbol of `symbol_bits` bits.
+template <class Format>
+constexpr PackedLayout packed_layout(int dim, int symbol_bits, std::int64_t rows, std::int64_t groups,
+                                     std::int64_t group) noexcept {
+  return {Format::format, Format::loads, dim, symbol_bits, rows, groups, group};
 }
 
+/// The symbol that codes weight (row, k) of `codes` in canonical layout, k counted in padded groups; 0 for
+/// padding. For the repack() of formats.
+__device__ inline std::uint32_t symbol_at(const PackedLayout& layout, const std::uint8_t* codes,
+                                          std::int64_t row, std::int64_t k) {
+  const std::int64_t group = k / layout.padded_group(), within = k % layout.padded_group();
+  if (row >= layout.rows || within >= layout.group) return 0;
+  const std::int64_t bit = (group * layout.symbols_per_group() + within / layout.dim) * layout.symbol_bits;
+  const std::int64_t bytes = layout.row_bytes(), first = bit / 8;
+  std::uint32_t word = 0;  // a symbol of up to 16 bits touches three bytes
+  for (std::int64_t i = 0; i < 3 && first + i < bytes; ++i)
+    word |= static_cast<std::uint32_t>(codes[row * bytes + first + i]) << 8 * i;
+  return word >> bit % 8 & ((1u << layout.symbol_bits) - 1u);
+}
+
+/// Repacks `codes` (rows, row_bytes) and `scales` (rows, groups) from canonical layout, all on the device:
+/// `packed` (warp_tile_rows, warp_tile_cols, loads, 32) and `packed_scales` (warp_tile_rows, groups, 64).
+/// Throws InvalidArgument for a layout of another format.
+template <class Format, class Archs = BuiltFor>
+void repack_async(const PackedLayout& layout, const std::uint8_t* codes, const Half* scales, uint4* packed,
+                  Half* packed_scales, cudaStream_t stream);
+
+namespace detail {
+
+/// Word i of four.
 __device__ inline std::uint32_t word_of(uint4 v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-/// Byte j of tile (i, s) of a slab, from what one lane loaded.
-template <int Bits>
-__device__ inline std::uint32_t tile_byte(const uint4 (&loads)[Bits], int i, int s, int j) {
-  const auto byte = [&](int load, int word, int which) {
-    return word_of(loads[load], word) >> 8 * which & 255u;
-  };
-  if constexpr (Bits == 2) return byte(s / 2, i, s % 2 * 2 + j);
-  if constexpr (Bits == 4) return byte(s, i, j);
-  if constexpr (Bits == 8) return byte(2 * s + i / 2, i % 2 * 2 + j / 4, j % 4);
-  if constexpr (Bits == 3) {
-    if (i < 3) return byte(i, s, j) & 63u;
-    return byte(0, s, j) >> 6 | byte(1, s, j) >> 6 << 2 | byte(2, s, j) >> 6 << 4;
-  }
-}
-
-/// The code of weights (row, k ... k + 7), as E8Codebook has it.
-__device__ inline std::uint32_t e8_code(const PackedLayout& order, const std::uint8_t* codes, std::int64_t row,
-                                        std::int64_t k) {
-  const std::int64_t padded = order.padded_group(), within = k % padded;
-  if (row >= order.rows || within >= order.group) return 0;
-  const std::uint8_t* from =
-      codes + row * order.row_bytes() + 2 * (k / padded * order.codes_per_group() + within / 8);
-  return from[0] | static_cast<std::uint32_t>(from[1]) << 8;
-}
-
-/// Pattern `number` of a code, and its 8 bits of signs and side as a tile has them, at bits 4 j. Of patterns
-/// from 128 on the table negates the last magnitude, so that all signs are even.
-__device__ inline std::uint32_t e8_tile_signs(std::uint32_t code, bool exchanged) {
-  std::uint32_t signs = code & 127u;
-  signs |= (static_cast<std::uint32_t>(__popc(signs)) & 1u) << 7;
-  std::uint32_t bit = code >> 15, out = bit;
-  for (std::uint32_t j = 1; j < 8; ++j) {
-    const std::uint32_t coordinate = (2 * (j % 4) + j / 4) ^ (exchanged ? 4u : 0u);
-    bit ^= signs >> coordinate & 1u;
-    out |= bit << 4 * j;
-  }
-  return out;
-}
-
-/// What a lane has of a slab of E8's codes.
-__device__ inline void repack_e8(const PackedLayout& order, const std::uint8_t* codes, std::int64_t place,
-                                 int lane, uint4* out) {
-  const int g = lane / 4, t = lane % 4;
-  std::uint32_t patterns[4] = {}, signs[4] = {};
-  HIGGS_UNROLL
-  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
-  for (int z = 0; z < 4; ++z) {
-    const std::uint32_t code = e8_code(order, codes, place / order.slabs() * slab + 16 * i + z % 2 * 8 + g,
-                                       place % order.slabs() * slab + z / 2 * 32 + 8 * t);
-    patterns[i] |= (code >> 7 & 255u) << 8 * z;
-    signs[i] |= e8_tile_signs(code, t >= 2) << z;
-  }
-  out[place * 64 + lane] = uint4{patterns[0], patterns[1], patterns[2], patterns[3]};
-  out[place * 64 + 32 + lane] = uint4{signs[0], signs[1], signs[2], signs[3]};
-}
-
-/// What a lane has of a slab of a table's codes.
-template <int Bits>
-__device__ inline void repack_table(const PackedLayout& order, const std::uint8_t* codes, std::int64_t place,
-                                    int lane, uint4* out) {
-  constexpr int width = weights_per_byte(Bits), bytes = 8 / width;
-  const int g = lane / 4, t = lane % 4;
-  std::uint32_t words[4 * Bits] = {};  // (load, word)
-  HIGGS_UNROLL
-  for (int tile = 0; tile < 16; ++tile) {
-    const int i = tile / 4, s = tile % 4;
-    HIGGS_UNROLL
-    for (int j = 0; j < bytes; ++j) {
-      const int half = width == 1 ? j / 4 : j % 2;
-      const int input = width == 1 ? j % 4 : width == 2 ? j / 2 * 2 : 0;
-      const std::uint32_t byte =
-          table_byte(order, codes, place / order.slabs() * slab + 16 * i + 8 * half + g,
-                     place % order.slabs() * slab + 16 * s + 4 * t + input);
-      if constexpr (Bits == 2) words[s / 2 * 4 + i] |= byte << (s % 2 * 2 + j) * 8;
-      if constexpr (Bits == 4) words[s * 4 + i] |= byte << j * 8;
-      if constexpr (Bits == 8) words[(2 * s + i / 2) * 4 + i % 2 * 2 + j / 4] |= byte << j % 4 * 8;
-      if constexpr (Bits == 3) {
-        if (i < 3) {
-          words[i * 4 + s] |= byte << j * 8;
-        } else {
-          HIGGS_UNROLL
-          for (int p = 0; p < 3; ++p) words[p * 4 + s] |= (byte >> 2 * p & 3u) << (j * 8 + 6);
-        }
-      }
-    }
-  }
-  HIGGS_UNROLL
-  for (int load = 0; load < Bits; ++load)
-    out[(place * Bits + load) * 32 + lane] =
-        uint4{words[4 * load], words[4 * load + 1], words[4 * load + 2], words[4 * load + 3]};
-}
-
-/// One thread for each lane of each slab.
-template <int Bits>
-__global__ void repack_kernel(PackedLayout order, const std::uint8_t* codes, uint4* out) {
+/// One thread per lane of each warp tile.
+template <class Format>
+__global__ void repack_kernel(PackedLayout layout, const std::uint8_t* codes, uint4* packed) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t place = thread / 32;  // (row_slabs, slabs)
+  const std::int64_t tile = thread / 32, cols = layout.warp_tile_cols();
   const int lane = static_cast<int>(thread % 32);
-  if (place >= order.row_slabs() * order.slabs()) return;
-  if constexpr (Bits == e8_tiles)
-    repack_e8(order, codes, place, lane, out);
-  else
-    repack_table<Bits>(order, codes, place, lane, out);
+  if (tile >= layout.warp_tile_rows() * cols) return;
+  uint4 loads[Format::loads];
+  Format::repack(layout, codes, tile / cols * warp_tile, tile % cols * warp_tile, lane, loads);
+  HIGGS_UNROLL
+  for (int i = 0; i < Format::loads; ++i) packed[(tile * Format::loads + i) * 32 + lane] = loads[i];
 }
 
-/// Eight neighbours are what lane 4 g + t needs of a group: rows g, g + 8, g + 16, ... of the slab.
-static __global__ void repack_scales_kernel(PackedLayout order, const Half* scales, Half* out) {
+/// Lane 4 g + t needs the scales of rows g, g + 8, g + 16, ... of a warp tile; they become eight neighbours.
+static __global__ void repack_scales_kernel(PackedLayout layout, const Half* scales, Half* packed_scales) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (thread >= order.scale_count()) return;
-  const auto inside = static_cast<int>(thread % slab);
-  const std::int64_t row = thread / slab / order.groups * slab + inside % 8 * 8 + inside / 8;
-  out[thread] =
-      row < order.rows ? scales[row * order.groups + thread / slab % order.groups] : Half::from_bits(0);
+  if (thread >= layout.scale_count()) return;
+  const auto within = static_cast<int>(thread % warp_tile);
+  const std::int64_t row = thread / warp_tile / layout.groups * warp_tile + within % 8 * 8 + within / 8;
+  packed_scales[thread] = row < layout.rows ? scales[row * layout.groups + thread / warp_tile % layout.groups]
+                                            : Half::from_bits(0);
 }
 
 }  // namespace detail
 
-/// Writes `codes` (rows, row_bytes) and `scales` (rows, groups), in interchange order on the device, in tile
-/// order: `tiles` (row_slabs, slabs, loads_per_slab, 32) loads and `tile_scales` (row_slabs, groups, 64).
-template <class Archs = BuiltFor>
-void repack_async(const PackedLayout& order, const std::uint8_t* codes, const Half* scales, uint4* tiles,
-                  Half* tile_scales, cudaStream_t stream) {
-  expects(order.bits == e8_tiles ? order.dim == 8 : has_tile_order(order.dim, order.code_bits()),
-          "higgs::gpu::repack_async: such codes have no tile order");
+template <class Format, class Archs>
+void repack_async(const PackedLayout& layout, const std::uint8_t* codes, const Half* scales, uint4* packed,
+                  Half* packed_scales, cudaStream_t stream) {
+  expects(layout.format == Format::format && layout.loads == Format::loads,
+          "higgs::gpu::repack_async: the layout is of another format");
+  expects(layout.symbol_bits >= 1 && layout.symbol_bits <= 16,
+          "higgs::gpu::repack_async: a symbol has 1 to 16 bits");
   const auto blocks = [](std::int64_t threads) {
     return dim3(static_cast<unsigned>(ceil_div(threads, 128)));
   };
-  const std::int64_t lanes = order.row_slabs() * order.slabs() * 32;
-  switch (order.bits) {
-    case 2:
-      launch(detail::repack_kernel<2>, blocks(lanes), 128, 0, stream, order, codes, tiles);
-      break;
-    case 3:
-      launch(detail::repack_kernel<3>, blocks(lanes), 128, 0, stream, order, codes, tiles);
-      break;
-    case 4:
-      launch(detail::repack_kernel<4>, blocks(lanes), 128, 0, stream, order, codes, tiles);
-      break;
-    case e8_tiles:
-      launch(detail::repack_kernel<e8_tiles>, blocks(lanes), 128, 0, stream, order, codes, tiles);
-      break;
-    default:
-      launch(detail::repack_kernel<8>, blocks(lanes), 128, 0, stream, order, codes, tiles);
-      break;
-  }
-  launch(detail::repack_scales_kernel, blocks(order.scale_count()), 128, 0, stream, order, scales,
-         tile_scales);
+  const std::int64_t lanes = layout.warp_tile_rows() * layout.warp_tile_cols() * 32;
+  launch(detail::repack_kernel<Format>, blocks(lanes), 128, 0, stream, layout, codes, packed);
+  launch(detail::repack_scales_kernel, blocks(layout.scale_count()), 128, 0, stream, layout, scales,
+         packed_scales);
 }
 
 }  // namespace gpu

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// How packed codes become operands of tensor cores: what a format must offer, the lookup table in shared memory
+// and the two orders of activations that formats may ask for.
+#pragma once
+
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
+#include <higgs/pack/packed_layout.cuh>
+
+#include <cuda_runtime.h>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// Shared memory of a kernel that decodes: 256 lines of 256 bytes. The first half of a line holds an entry of
+/// the format's lookup table, in as many copies as fit, so that lanes do not share a bank. The second halves are
+/// the kernel's. Addresses are those of shared memory. They are constants, above what CUDA keeps for itself: a
+/// kernel that decodes has no static shared memory and asks for `end` bytes or more of dynamic.
+struct LookupTable {
+  static constexpr int begin = 1024, lines = 256, line_bytes = 256, entry_bytes = 128;
+  static constexpr int end = begin + lines * line_bytes;
+  /// The second half of the first line.
+  static constexpr int rest = begin + entry_bytes;
+
+  /// The offset of the line that byte `Byte` of `word` names, plus `lane_offset` (below 256); a load adds
+  /// `begin`. One instruction.
+  template <int Byte>
+  static __device__ std::uint32_t line_of(std::uint32_t word, std::uint32_t lane_offset) {
+    return select_bytes < 0x5504u | Byte << 4 > (word, lane_offset);
+  }
+};
+
+// Activations of a warp tile, in the second halves of lines: 16 inputs of 8 columns (rows of x) take 32 bytes
+// per column, four columns per line. For ColumnTiles times 8 columns, the next 8 columns follow, then the next
+// 16 inputs. Swizzled: inputs 16 S ... 16 S + 15 of column c are where column c ^ S would be.
+namespace detail {
+inline constexpr int activation_step_bytes = 2 * LookupTable::line_bytes;  // 16 inputs of 8 columns
+
+__device__ inline std::uint32_t activation_offset(int column, int within) {
+  return static_cast<std::uint32_t>(LookupTable::rest + column / 4 * LookupTable::line_bytes +
+                                    column % 4 * 32 + within);
+}
+}  // namespace detail
+
+/// A lane multiplies inputs 4 t ... 4 t + 3 of 16 (t = lane % 4), where mma_m16n8k16 has 2 t, 2 t + 1, 2 t + 8,
+/// 2 t + 9: 8 neighbouring bytes. decode() gives one A operand, for 16 inputs.
+struct FourInputsPerLane {
+  static constexpr int steps = 4;    // calls of decode() per row of tiles
+  static constexpr int k_tiles = 1;  // A operands per call
+
+  /// Where a lane reads activations of its column at step 0.
+  template <int ColumnTiles, bool Swizzled>
+  static __device__ std::uint32_t offset(int column, int lane) {
+    return detail::activation_offset(column, lane % 4 * 8);
+  }
+  /// The B operands of a step; `x` is offset() plus that of the warp tile.
+  template <int ColumnTiles, bool Swizzled, int Step>
+  static __device__ void load(uint2 (&b)[1][ColumnTiles], std::uint32_t x) {
+    const std::uint32_t at = Swizzled ? x ^ 32 * Step : x;
+    [&]<int... C>(std::integer_sequence<int, C...>) {
+      ((b[0][C] = load_shared_64<(Step * ColumnTiles + C) * detail::activation_step_bytes>(at)), ...);
+    }(std::make_integer_sequence<int, ColumnTiles>{});
+  }
+};
+
+/// A lane multiplies inputs 8 t ... 8 t + 7 of 32: decode() gives two A operands, the first with the lower four
+/// of them (for t >= 2: the upper four), the second with the others. The B operands are the halves of 16 bytes.
+struct EightInputsPerLane {
+  static constexpr int steps = 2;
+  static constexpr int k_tiles = 2;
+
+  template <int ColumnTiles, bool Swizzled>
+  static __device__ std::uint32_t offset(int column, int lane) {
+    const int t = lane % 4;
+    if (Swizzled) column ^= t / 2;
+    return detail::activation_offset(column,
+                                     t % 2 * 16 + t / 2 * (8 + detail::activation_step_bytes * ColumnTiles));
+  }
+  template <int ColumnTiles, bool Swizzled, int Step>
+  static __device__ void load(uint2 (&b)[2][ColumnTiles], std::uint32_t x) {
+    const std::uint32_t at = Swizzled ? x ^ 64 * Step : x;
+    [&]<int... C>(std::integer_sequence<int, C...>) {
+      ((b[0][C] = load_shared_64<(2 * Step * ColumnTiles + C) * detail::activation_step_bytes>(at)), ...);
+      ((b[1][C] = load_shared_64<(2 * Step * ColumnTiles + C) * detail::activation_step_bytes>(at ^ 8)), ...);
+    }(std::make_integer_sequence<int, ColumnTiles>{});
+  }
+};
+
+namespace detail {
+/// Stands for the function that for_each_weight() calls.
+struct AnyWeightUse {
+  __device__ void operator()(int row_of_eight, int input, int coordinate) const;
+};
+}  // namespace detail
+
+/// A format: all that kernels must know of how codes are packed. All functions but lookup_table() run on the
+/// device; `lane` is that of the warp.
+///
+/// - `format`, `loads`: see PackedLayout. `table_size`: entries of the lookup table in global memory.
+/// - `Activations`: the order in which the format's B operands are read.
+/// - last_step(i): after decode() of this step nobody needs load i.
+/// - repack(layout, codes, row, k, lane, loads): what a lane holds of the warp tile that begins at row `row` and
+///   padded input `k`, from codes in canonical layout (see symbol_at()).
+/// - fill_table<T>(table): all threads of a block write the lines of LookupTable from the table in global
+///   memory, as numbers of type T, Half or BFloat16; the caller needs a barrier before the first decode().
+/// - table_offset(lane): where a lane reads in a line.
+/// - decode<T, Row, Step>(a, loads, table_offset): the A operands (a[k][0 ... 3]) of mma_m16n8k16 for rows 16
+///   Row ... 16 Row + 15 of the warp tile: coordinates as T, exactly, in the order of Activations.
+/// - for_each_weight(loads, lane, table, use): calls use(r, k, coordinate) for each weight that the lane holds,
+///   in row 8 r + lane / 4 and input k of the warp tile; r is known when this is compiled.
+///
+/// A host function lookup_table(code) gives `table_size` values; see codes/formats.cuh.
+template <class F>
+concept FragmentDecoder = requires(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t index,
+                                   int lane, uint4 (&loads)[F::loads], const std::int16_t* table,
+                                   std::uint32_t offset, std::uint32_t (&a)[F::Activations::k_tiles][4]) {
+  requires std::same_as<std::remove_cv_t<decltype(F::format)>, PackedFormat>;
+  requires F::loads >= 1 && F::table_size >= 0;
+  { F::last_step(0) } -> std::same_as<int>;
+  F::repack(layout, codes, index, index, lane, loads);
+  F::template fill_table<Half>(table);
+  F::template fill_table<BFloat16>(table);
+  { F::table_offset(lane) } -> std::same_as<std::uint32_t>;
+  F::template decode<Half, 0, 0>(a, loads, offset);
+  F::template decode<BFloat16, 3, F::Activations::steps - 1>(a, loads, offset);
+  F::for_each_weight(loads, lane, table, detail::AnyWeightUse{});
+};
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs
