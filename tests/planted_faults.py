@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROTATE, FRAGMENTS, TILES = "rotate/hadamard_test.cu", "matmul/fragments_test.cu", "pack/packed_layout_test.cu"
+ROTATE, E8_TEST, PACK = "rotate/hadamard_test.cu", "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
+DECODE, FORMATS = "matmul/decode_test.cu", "codes/formats_test.cu"
 GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
 STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
+TABLES, E8 = "codes/grid/fragments.cuh", "codes/e8/fragments.cuh"
 FAULTS = [  # what it breaks, name, header under include/higgs, what stands there and what takes its place, the check
     ("result", "a butterfly's sign", HADAMARD,
      {"v[i + stride] = __fsub_rn(a, b);": "v[i + stride] = __fadd_rn(a, b);"}, ROTATE),
@@ -50,18 +52,22 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a search that takes the worse scale", "quantizer.cuh",
      {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
 
-    ("result", "repacking: bytes of a word swapped", "pack/packed_layout.cuh",
-     {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, TILES),
-    ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh", {"inside % 8 * 8 + inside / 8": "inside"}, TILES),
-    ("result", "repacking: E8's signs in another order", "pack/packed_layout.cuh", {"exchanged ? 4u : 0u": "0u"}, FRAGMENTS),
-    ("bank conflicts", "half of the copies of E8's table", "matmul/fragments.cuh",
-     {"e8_tiles ? lane % 8 * 16": "e8_tiles ? lane % 4 * 16"}, FRAGMENTS),
+    ("result", "repacking: bytes of a word swapped", TABLES,
+     {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, PACK),
+    ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh",
+     {"within % 8 * 8 + within / 8": "within"}, PACK),
+    ("result", "repacking: E8's signs in another order", E8, {"exchanged ? 4u : 0u": "0u"}, E8_TEST),
+    ("bank conflicts", "half of the copies of E8's table", E8,
+     {"static_cast<unsigned>(lane) % 8 * 16": "static_cast<unsigned>(lane) % 4 * 16"}, E8_TEST),
+    ("result", "decoding to weights: the scale of another row", "matmul/decode.cuh",
+     {"* scales[r]": "* scales[r ^ 1]"}, DECODE),
 
-    ("result", "product: a nibble swapped", "pack/packed_layout.cuh",
-     {"return byte(s, i, j);": "return byte(s, i, j) >> 4 | (byte(s, i, j) & 15u) << 4;",
-      "words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),
+    ("result", "product: a nibble swapped", TABLES,
+     {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),
+    ("result", "product: coordinates without their sign", "codes/formats.cuh",
+     {"static_cast<std::int8_t>(byte)": "static_cast<std::int16_t>(byte)"}, FORMATS),
     ("result", "product: the scale of another row", KERNEL,
-     {"order.groups * slab + lane / 4 * 8": "order.groups * slab + lane / 8 * 8"}, MATMUL),
+     {"now % 32 / 4 * 8": "now % 32 / 8 * 8"}, MATMUL),
     ("result", "product: the bias of another row", KERNEL, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, MATMUL),
     ("result", "product: a border of the split off by one", KERNEL,
      {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, STREAM),
@@ -75,17 +81,17 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("sectors", "product: weights are read twice", KERNEL,
      {"return load_streaming_128(from, policy);":
       "return load_streaming_128(from, policy), load_streaming_128(from, policy);"}, STREAM),
-    ("bank conflicts", "product: the table's copies share banks", "matmul/fragments.cuh",
-     {"lane % 16 * 8 : lane * 4": "lane % 16 * 8 : lane / 2 * 4"}, STREAM),
+    ("bank conflicts", "product: the table's copies share banks", TABLES,
+     {"number % 16 * 8 : number * 4": "number % 16 * 8 : number / 2 * 4"}, STREAM),
     ("instructions", "product: an mma too many", KERNEL,
-     {"mma_m16n8k16<T>(sums[Row][c], a, b[c]);": "{\n          float none[4] = {};\n"
-      "          mma_m16n8k16<T>(none, a, b[c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
-      "          mma_m16n8k16<T>(sums[Row][c], a, b[c]);\n        }"}, STREAM),
+     {"mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);": "{\n          float none[4] = {};\n"
+      "          mma_m16n8k16<T>(none, a[k], b[k][c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
+      "          mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);\n        }"}, STREAM),
 
     ("ptxas: mma", "product: an mma too many", KERNEL,
-     {"mma_m16n8k16<T>(sums[Row][c], a, b[c]);": "{\n          float none[4] = {};\n"
-      "          mma_m16n8k16<T>(none, a, b[c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
-      "          mma_m16n8k16<T>(sums[Row][c], a, b[c]);\n        }"}, STREAM_CODE),
+     {"mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);": "{\n          float none[4] = {};\n"
+      "          mma_m16n8k16<T>(none, a[k], b[k][c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
+      "          mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);\n        }"}, STREAM_CODE),
     ("ptxas: loads", "product: weights by 32 bits", KERNEL,
      {"return load_streaming_128(from, policy);":
       "return uint4{" + ", ".join(f"reinterpret_cast<const volatile unsigned*>(from)[{i}]" for i in range(4)) + "};"},
