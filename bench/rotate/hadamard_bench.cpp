@@ -139,7 +139,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 void radix2_avx2(std::span<float> x) {
   const std::size_t n = x.size();
   for (std::size_t i = 0; i < n; i += 8)
-    _mm256_storeu_ps(&x[i], higgs::detail::hadamard_avx2::inside(_mm256_loadu_ps(&x[i])));
+    _mm256_storeu_ps(&x[i], higgs::cpu::hadamard_avx2::inside(_mm256_loadu_ps(&x[i])));
   for (std::size_t h = 8; h < n; h *= 2) radix2_avx2_pass(x.data(), n, h);
   const float scale = 1.0f / std::sqrt(static_cast<float>(n));
   for (float& value : x) value *= scale;

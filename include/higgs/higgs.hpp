@@ -37,7 +37,6 @@
 #include <higgs/codes/radix/search.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
-#include <higgs/encode/byte_table.hpp>
 #include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/encoder.hpp>
 #include <higgs/encode/exhaustive_search.hpp>

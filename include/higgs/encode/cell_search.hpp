@@ -5,6 +5,7 @@
 #include <higgs/config.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/cpu/isas.hpp>
+#include <higgs/cpu/portable/cell_search.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <algorithm>
@@ -18,152 +19,8 @@
 #include <utility>
 #include <vector>
 
-#if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
-#endif
-
 namespace higgs {
 inline namespace v0 {
-
-namespace detail {
-
-/// 16 candidates of a cell, in pairs of coordinates; an odd last one stands beside 0.
-template <int Dim>
-struct CellBlock {
-  static constexpr int pairs = (Dim + 1) / 2, lanes = 16;
-  alignas(32) std::int8_t points[extent<pairs>][lanes][2];
-  std::uint16_t index[lanes];  // ascending; the last candidate is repeated
-};
-
-/// All space in bins^Dim boxes. The same bins on each axis: about as many points in each, and edges at integers.
-template <int Dim>
-struct CellTable {
-  std::uint32_t bins = 0;
-  std::array<std::uint8_t, 513> bin{};  // of the coordinates from i - 256 up to, not including, i - 255
-  std::vector<std::uint32_t> first;     // (cells + 1): cell c's blocks are first[c] ... first[c + 1] - 1
-  std::vector<CellBlock<Dim>> blocks;
-};
-
-/// Vectors on their way through the search, each with the blocks of its cell.
-template <int Dim>
-struct CellBatch {
-  static constexpr std::size_t size = 64;
-  std::int32_t y[size][2 * CellBlock<Dim>::pairs] = {};
-  std::span<const CellBlock<Dim>> blocks[size];
-};
-
-// Each search_cells() finds the nearest points of the first `count` vectors: the score of c, y c - 2^(bits - 1) c^2, is
-// taken as (y - 2^(bits - 1) c) c. Of equal scores the first wins, which has the lowest index.
-
-namespace portable {
-template <int Dim, int Bits>
-std::uint16_t search_cell(std::span<const CellBlock<Dim>> blocks, const std::int32_t* y) noexcept {
-  std::int32_t most = std::numeric_limits<std::int32_t>::min();
-  std::uint16_t nearest = 0;
-  for (const CellBlock<Dim>& block : blocks) {
-    std::int32_t scores[CellBlock<Dim>::lanes] = {};
-    for (int d = 0; d < Dim; ++d)
-      for (int lane = 0; lane < CellBlock<Dim>::lanes; ++lane) {
-        const std::int32_t c = block.points[d / 2][lane][d % 2];
-        scores[lane] += (y[d] - c * (1 << (Bits - 1))) * c;
-      }
-    for (int lane = 0; lane < CellBlock<Dim>::lanes; ++lane)
-      if (scores[lane] > most) most = scores[lane], nearest = block.index[lane];
-  }
-  return nearest;
-}
-template <int Dim, int Bits>
-void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t* found) noexcept {
-  for (std::size_t i = 0; i < count; ++i) found[i] = search_cell<Dim, Bits>(batch.blocks[i], batch.y[i]);
-}
-}  // namespace portable
-
-/// The int16 y[0], y[1] in one word.
-constexpr std::int32_t packed_pair(const std::int32_t* y) noexcept {
-  return static_cast<std::int32_t>((static_cast<std::uint32_t>(y[0]) & 0xffffu) |
-                                   static_cast<std::uint32_t>(y[1]) << 16);
-}
-
-#if defined(HIGGS_TARGET_BEGIN)
-HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
-namespace avx2 {
-template <int Dim, int Bits>
-inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t* found) noexcept {
-  constexpr int pairs = CellBlock<Dim>::pairs;
-  for (std::size_t i = 0; i < count; ++i) {
-    __m256i y[extent<pairs>];
-    HIGGS_UNROLL
-    for (int p = 0; p < pairs; ++p) y[p] = _mm256_set1_epi32(packed_pair(batch.y[i] + 2 * p));
-    __m256i most = _mm256_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm256_setzero_si256();
-    __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (const CellBlock<Dim>& block : batch.blocks[i]) {
-      HIGGS_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        __m256i score = _mm256_setzero_si256();
-        HIGGS_UNROLL
-        for (int p = 0; p < pairs; ++p) {
-          const __m256i c =
-              _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(block.points[p]) + half));
-          score = _mm256_add_epi32(
-              score, _mm256_madd_epi16(_mm256_sub_epi16(y[p], _mm256_slli_epi16(c, Bits - 1)), c));
-        }
-        at = _mm256_blendv_epi8(at, place, _mm256_cmpgt_epi32(score, most));
-        most = _mm256_max_epi32(most, score);
-        place = _mm256_add_epi32(place, _mm256_set1_epi32(8));
-      }
-    }
-    alignas(32) std::int32_t scores[8], places[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(scores), most);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(places), at);
-    std::int32_t top = scores[0], best = places[0];
-    for (int lane = 1; lane < 8; ++lane) {
-      const bool wins = scores[lane] > top || (scores[lane] == top && places[lane] < best);
-      best = wins ? places[lane] : best;
-      top = wins ? scores[lane] : top;
-    }
-    found[i] = batch.blocks[i][static_cast<std::size_t>(best / 16)].index[best % 16];
-  }
-}
-}  // namespace avx2
-HIGGS_TARGET_END
-
-HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
-namespace avx512 {
-template <int Dim, int Bits>
-inline void search_cells(const CellBatch<Dim>& batch, std::size_t count, std::uint16_t* found) noexcept {
-  constexpr int pairs = CellBlock<Dim>::pairs;
-  for (std::size_t i = 0; i < count; ++i) {
-    __m512i y[extent<pairs>];
-    HIGGS_UNROLL
-    for (int p = 0; p < pairs; ++p) y[p] = _mm512_set1_epi32(packed_pair(batch.y[i] + 2 * p));
-    __m512i most = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm512_setzero_si512();
-    __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (const CellBlock<Dim>& block : batch.blocks[i]) {
-      __m512i score = _mm512_setzero_si512();
-      HIGGS_UNROLL
-      for (int p = 0; p < pairs; ++p) {
-        const __m512i c =
-            _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(block.points[p])));
-        score = _mm512_dpwssd_epi32(score, _mm512_sub_epi16(y[p], _mm512_slli_epi16(c, Bits - 1)), c);
-      }
-      at = _mm512_mask_mov_epi32(at, _mm512_cmpgt_epi32_mask(score, most), place);
-      most = _mm512_max_epi32(most, score);
-      place = _mm512_add_epi32(place, _mm512_set1_epi32(16));
-    }
-    const unsigned best = _mm512_cmpeq_epi32_mask(most, _mm512_set1_epi32(_mm512_reduce_max_epi32(most)));
-    const __m512i first = _mm512_maskz_compress_epi32(static_cast<__mmask16>(best), at);
-    const std::uint32_t place_of_best =
-        (best & (best - 1)) == 0
-            ? static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(first)))
-            : _mm512_mask_reduce_min_epu32(static_cast<__mmask16>(best), at);
-    found[i] = batch.blocks[i][place_of_best / 16].index[place_of_best % 16];
-  }
-}
-}  // namespace avx512
-HIGGS_TARGET_END
-#endif
-
-}  // namespace detail
 
 /// nearest() among int8 points: the cell of a vector lists the few that any other one beats nowhere in it.
 template <Codebook Book>
@@ -175,48 +32,39 @@ class CellSearch {
   /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <= fixed_limit.
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
-    constexpr std::size_t size = detail::CellBatch<dim>::size;
-    isa = usable_isa(isa);
-    const Table& table = *table_;
-    detail::CellBatch<dim> batch;
-    std::array<std::uint16_t, size> found;
-    for (std::size_t begin = 0; begin < codes.size(); begin += size) {
-      const std::size_t count = std::min(size, codes.size() - begin);
-      const float* in = fixed.data() + begin * dim;
-      for (std::size_t i = 0; i < count; ++i) {
-        std::uint32_t cell = 0;
-        for (std::size_t d = 0; d < dim; ++d) {
-          const auto y = static_cast<std::int32_t>(in[i * dim + d]);
-          batch.y[i][d] = y;
-          cell = cell * table.bins + table.bin[static_cast<std::size_t>((y >> bits) + 256)];
-        }
-        batch.blocks[i] = {table.blocks.data() + table.first[cell],
-                           table.blocks.data() + table.first[cell + 1]};
+    cpu::dispatch(usable_isa(isa), [&](auto set) {
+      constexpr std::size_t size = Batch::size;
+      const Table& table = *table_;
+      Batch batch;
+      std::array<std::uint16_t, size> found;
+      for (std::size_t begin = 0; begin < codes.size(); begin += size) {
+        const std::size_t count = std::min(size, codes.size() - begin);
+        fill(table, fixed.data() + begin * dim, count, batch);
+        search_cells(set, batch, count, found.data());
+        for (std::size_t i = 0; i < count; ++i) codes[begin + i] = static_cast<Index>(found[i]);
       }
-      search(batch, count, found.data(), isa);
-      for (std::size_t i = 0; i < count; ++i) codes[begin + i] = static_cast<Index>(found[i]);
-    }
+    });
   }
 
  private:
   static constexpr int dim = Book::dim, bits = fraction_bits<Book>;
   using Index = typename Book::Index;
-  using Table = detail::CellTable<dim>;
-  using Block = detail::CellBlock<dim>;
+  using Table = cpu::CellTable<dim>;
+  using Block = cpu::CellBlock<dim>;
+  using Batch = cpu::CellBatch<dim, bits>;
 
-  static void search(const detail::CellBatch<dim>& batch, std::size_t count, std::uint16_t* found,
-                     Isa isa) noexcept {
-#if defined(HIGGS_TARGET_BEGIN)
-    // Vector lanes hold y - 2^(bits - 1) c as int16.
-    bool fits = true;
-    if constexpr (fixed_limit<Book> + (128 << (bits - 1)) > 32767)
-      for (std::size_t i = 0; i < count; ++i)
-        for (const std::int32_t y : batch.y[i]) fits &= y < 24000 && y > -24000;
-    if (isa_includes(isa, Isa::Avx512) && fits) return detail::avx512::search_cells<dim, bits>(batch, count, found);
-    if (isa_includes(isa, Isa::Avx2) && fits) return detail::avx2::search_cells<dim, bits>(batch, count, found);
-#endif
-    static_cast<void>(isa);
-    detail::portable::search_cells<dim, bits>(batch, count, found);
+  /// The first `count` vectors, each with the blocks of its cell.
+  static void fill(const Table& table, const float* fixed, std::size_t count, Batch& batch) noexcept {
+    for (std::size_t i = 0; i < count; ++i) {
+      std::uint32_t cell = 0;
+      for (std::size_t d = 0; d < dim; ++d) {
+        const auto y = static_cast<std::int32_t>(fixed[i * dim + d]);
+        batch.y[i][d] = y;
+        cell = cell * table.bins + table.bin[static_cast<std::size_t>((y >> bits) + 256)];
+      }
+      batch.blocks[i] = {table.blocks.data() + table.first[cell],
+                         table.blocks.data() + table.first[cell + 1]};
+    }
   }
 
   /// The table of these points, shared with the search made last: one model quantizes many matrices.

@@ -15,29 +15,20 @@
 #pragma once
 
 #include <higgs/config.hpp>
-#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/cpu/isas.hpp>
+#include <higgs/cpu/portable/hadamard.hpp>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
-
-#if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
-#elif defined(HIGGS_NEON)
-#  include <arm_neon.h>
-#endif
 
 namespace higgs {
 inline namespace v0 {
-
-inline constexpr int max_hadamard_order = 32768;
 
 /// Whether there is a transform of `n` values.
 constexpr bool is_hadamard_order(std::int64_t n) noexcept;
@@ -68,49 +59,7 @@ inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa = be
 
 namespace detail {
 
-/// Paley's Hadamard matrix over GF(q), q = p^k, k = 1 or 2: of order q + 1 if q = 3 mod 4, of 2 q + 2
-/// otherwise. Element a + b t is number a + p b, where t^2 is the smallest non-residue of p. Entries depend
-/// on the sum of the elements of row and column, not as usual on their difference, and so are symmetric.
-template <int P, int K>
-struct Paley {
-  static constexpr int q = K == 1 ? P : P * P;
-  static constexpr int width = q % 4 == 3 ? 1 : 2;  // rows for each element
-  static constexpr int order = width * (q + 1);
-
-  /// Four entries of a row in a byte, their code: bit 3 if the first is negative, bits 0, 1 and 2 if the
-  /// second, third and fourth differ from the first.  (order, order / 4)
-  std::uint8_t codes[extent<order * order / 4>] = {};
-
-  constexpr Paley() {
-    int residue[extent<P>] = {};  // 0 at zero, 1 at squares, -1 elsewhere
-    for (int i = 1; i < P; ++i) residue[i] = -1;
-    for (int i = 1; i < P; ++i) residue[i * i % P] = 1;
-    int t2 = 2;
-    while (residue[t2] == 1) ++t2;
-    int chi[extent<q>] =
-        {};  // the same in GF(q): a + b t is a square if its norm a^2 - t^2 b^2 is one in GF(p)
-    for (int a = 0; a < P; ++a)
-      for (int b = 0; b < q / P; ++b) chi[a + P * b] = residue[K == 1 ? a : (a * a + (P - t2) * b * b) % P];
-
-    // An element's columns in each of its rows, for chi = -1, 0, 1: bit 0 is the first column, 1 is negative.
-    constexpr unsigned bits[2][3][2] = {{{1}, {1}, {0}}, {{3, 1}, {2, 3}, {0, 2}}};
-    for (int i = -1; i < q; ++i)  // -1: the border
-      for (int j = -1; j < q; ++j) {
-        int sign = i < 0 && j < 0 ? 2 - width : 1;
-        if (i >= 0 && j >= 0) sign = chi[(i % P + j % P) % P + (K == 1 ? 0 : P * ((i / P + j / P) % P))];
-        for (int u = 0; u < width; ++u) {
-          unsigned group = bits[width - 1][sign + 1][u];
-          if (width == 2 && i < 0 && u == 1) group ^= 3;  // row 1 and column 1 are negated:
-          if (width == 2 && j < 0) group ^= 2;            // this makes the border positive
-          const int entry = ((i + 1) * width + u) * order + (j + 1) * width;
-          codes[entry / 4] = static_cast<std::uint8_t>(codes[entry / 4] | group << entry % 4);
-        }
-      }
-    for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(code & 1 ? 15 - code / 2 : code / 2);
-  }
-};
-template <int P, int K>
-inline constexpr Paley<P, K> paley;
+using cpu::HadamardShape, cpu::hadamard_shape, cpu::paley;
 
 inline constexpr auto hadamard_order_list = [] {
   std::array<int, 126> orders{};
@@ -120,207 +69,6 @@ inline constexpr auto hadamard_order_list = [] {
   std::sort(orders.begin(), next);
   return orders;
 }();
-
-/// The factors of an order: n = base * run.
-struct HadamardShape {
-  std::ptrdiff_t base = 0;  // m; 0: not a supported order
-  std::ptrdiff_t run = 0;   // 2^a
-  const std::uint8_t* codes = nullptr;
-};
-inline constexpr std::ptrdiff_t max_hadamard_quads = 100 / 4;
-
-template <int... P, int... K>
-constexpr HadamardShape find_hadamard(std::ptrdiff_t order, std::ptrdiff_t run,
-                                      const Paley<P, K>&... base) noexcept {
-  HadamardShape shape;
-  ((order == base.order ? void(shape = {order, run, base.codes}) : void()), ...);
-  return shape;
-}
-
-constexpr HadamardShape hadamard_shape(std::int64_t n) noexcept {
-  if (n < 1 || n > max_hadamard_order) return {};
-  const std::ptrdiff_t order = n, run = order & -order;
-  if (run == order) return {1, order, nullptr};
-  if (run < 4) return {};
-  return find_hadamard(order / run * 4, run / 4, paley<11, 1>, paley<19, 1>, paley<13, 1>, paley<17, 1>,
-                       paley<43, 1>, paley<5, 2>, paley<59, 1>, paley<67, 1>, paley<37, 1>, paley<83, 1>,
-                       paley<7, 2>);
-}
-
-// In all paths a product is with +-1, which is exact, or the last operation on a value: contraction into FMAs
-// changes no bit. For the same reason none may be inlined: the caller's sums must not swallow a product.
-namespace hadamard_portable {
-
-/// Loops of constant length, which compilers turn into vectors.
-template <int W>
-inline void butterflies(float* x, std::ptrdiff_t stride) {
-  for (int i = 0; i < W; ++i) {
-    const float u = x[i], v = x[i + stride];
-    x[i] = u + v;
-    x[i + stride] = u - v;
-  }
-}
-
-template <int N>
-inline void transform(float* x) {
-  if constexpr (N > 1) {
-    transform<N / 2>(x);
-    transform<N / 2>(x + N / 2);
-    butterflies<N / 2>(x, N / 2);
-  }
-}
-
-/// One block, W = min(run, 8) columns at a time.
-template <int W>
-[[gnu::noinline]] void transform_block(float* x, const HadamardShape& shape, float scale) {
-  const std::ptrdiff_t run = shape.run, n = shape.base * run;
-  for (std::ptrdiff_t i = 0; i < n; i += W) transform<W>(x + i);
-  for (std::ptrdiff_t stride = W; stride < run; stride *= 2)
-    for (std::ptrdiff_t i = 0; i < n; i += 2 * stride)
-      for (std::ptrdiff_t j = i; j < i + stride; j += W) butterflies<W>(x + j, stride);
-
-  const std::ptrdiff_t quads = shape.base / 4;
-  float sums[max_hadamard_quads][8][extent<W>];  // of the inputs of a quad, by bits 0 to 2 of the code
-  for (std::ptrdiff_t col = 0; quads != 0 && col < run; col += W) {
-    for (std::ptrdiff_t k = 0; k < quads; ++k)
-      for (int i = 0; i < W; ++i) {
-        const float* in = x + 4 * k * run + col + i;
-        const float a = in[0], b = in[run], c = in[2 * run], d = in[3 * run];
-        sums[k][0][i] = (a + b) + (c + d);
-        sums[k][1][i] = (a - b) + (c + d);
-        sums[k][2][i] = (a + b) - (c - d);
-        sums[k][3][i] = (a - b) - (c - d);
-        sums[k][4][i] = (a + b) + (c - d);
-        sums[k][5][i] = (a - b) + (c - d);
-        sums[k][6][i] = (a + b) - (c + d);
-        sums[k][7][i] = (a - b) - (c + d);
-      }
-    const std::uint8_t* code = shape.codes;
-    for (std::ptrdiff_t row = 0; row < shape.base; ++row) {
-      float y[extent<W>];
-      for (int i = 0; i < W; ++i) y[i] = sums[0][*code][i];  // the first column is positive
-      ++code;
-      for (std::ptrdiff_t k = 1; k < quads; ++k, ++code) {
-        const float sign = *code & 8 ? -1.0f : 1.0f;
-        for (int i = 0; i < W; ++i) y[i] += sign * sums[k][*code & 7][i];
-      }
-      for (int i = 0; i < W; ++i) x[row * run + col + i] = y[i];
-    }
-  }
-  for (std::ptrdiff_t i = 0; i < n; ++i) x[i] *= scale;
-}
-}  // namespace hadamard_portable
-
-/// The stride of the last pass: passes are as few and as equal as they can be.
-constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
-  std::ptrdiff_t passes = 1, reach = lanes * radix;
-  for (; reach < n; reach *= radix) ++passes;
-  if (passes == 1) return lanes;
-  const int bits = std::countr_zero(static_cast<std::size_t>(n / lanes));
-  return n >> (bits / static_cast<int>(passes));
-}
-
-#if defined(HIGGS_TARGET_BEGIN)
-
-HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
-namespace hadamard_avx2 {
-using Vector = __m256;
-inline constexpr int lanes = 8, radix = 8, base_rows = 6;
-inline constexpr bool fused = true;
-inline Vector load(const float* x) { return _mm256_loadu_ps(x); }
-inline void store(float* x, Vector v) { _mm256_storeu_ps(x, v); }
-inline Vector splat(float x) { return _mm256_set1_ps(x); }
-inline Vector opaque_one() {
-  Vector one = splat(1.0f);
-  asm("" : "+x"(one));  // or compilers turn FMAs with it into additions
-  return one;
-}
-inline Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
-[[gnu::always_inline]] inline Vector inside(Vector x) {
-  const Vector by1 = {1, -1, 1, -1, 1, -1, 1, -1}, by2 = {1, 1, -1, -1, 1, 1, -1, -1};
-  const Vector by4 = {1, 1, 1, 1, -1, -1, -1, -1};
-  x = _mm256_fmadd_ps(x, by1, _mm256_permute_ps(x, 0xb1));
-  x = _mm256_fmadd_ps(x, by2, _mm256_permute_ps(x, 0x4e));
-  return _mm256_fmadd_ps(x, by4, _mm256_permute2f128_ps(x, x, 1));
-}
-#  include <higgs/rotate/hadamard_passes.inc>
-}  // namespace hadamard_avx2
-HIGGS_TARGET_END
-
-HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
-namespace hadamard_avx512 {
-using Vector = __m512;
-inline constexpr int lanes = 16, radix = 16, base_rows = 20;
-inline constexpr bool fused = true;
-inline Vector load(const float* x) { return _mm512_loadu_ps(x); }
-inline void store(float* x, Vector v) { _mm512_storeu_ps(x, v); }
-inline Vector splat(float x) { return _mm512_set1_ps(x); }
-inline Vector opaque_one() {
-  Vector one = splat(1.0f);
-  asm("" : "+v"(one));
-  return one;
-}
-inline Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }
-[[gnu::always_inline]] inline Vector inside(Vector x) {
-  const Vector by1 = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
-  const Vector by2 = {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1};
-  const Vector by4 = {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1};
-  const Vector by8 = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};
-  x = _mm512_fmadd_ps(x, by1, _mm512_permute_ps(x, 0xb1));
-  x = _mm512_fmadd_ps(x, by2, _mm512_permute_ps(x, 0x4e));
-  x = _mm512_fmadd_ps(x, by4, _mm512_shuffle_f32x4(x, x, 0xb1));
-  return _mm512_fmadd_ps(x, by8, _mm512_shuffle_f32x4(x, x, 0x4e));
-}
-#  include <higgs/rotate/hadamard_passes.inc>
-}  // namespace hadamard_avx512
-HIGGS_TARGET_END
-
-#elif defined(HIGGS_NEON)
-
-namespace hadamard_neon {
-using Vector = float32x4_t;
-inline constexpr int lanes = 4, radix = 16, base_rows = 20;
-inline constexpr bool fused = false;
-inline Vector load(const float* x) { return vld1q_f32(x); }
-inline void store(float* x, Vector v) { vst1q_f32(x, v); }
-inline Vector splat(float x) { return vdupq_n_f32(x); }
-inline Vector opaque_one() { return splat(1.0f); }
-inline Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return vfmsq_f32(c, a, b); }
-[[gnu::always_inline]] inline Vector inside(Vector x) {
-  const Vector by1 = {1, -1, 1, -1}, by2 = {1, 1, -1, -1};
-  x = vfmaq_f32(vrev64q_f32(x), x, by1);
-  return vfmaq_f32(vextq_f32(x, x, 2), x, by2);
-}
-#  include <higgs/rotate/hadamard_passes.inc>
-}  // namespace hadamard_neon
-
-#endif
-
-/// `count` blocks, one after another, by the widest registers that runs fill.
-inline void transform_blocks(float* x, std::ptrdiff_t count, const HadamardShape& shape, float scale,
-                             [[maybe_unused]] Isa isa) {
-  const std::ptrdiff_t run = shape.run, n = shape.base * run;
-#if defined(HIGGS_TARGET_BEGIN)
-  if (isa_includes(isa, Isa::Avx512) && run >= hadamard_avx512::lanes)
-    return hadamard_avx512::transform_blocks(x, count, shape, scale);
-  if (isa_includes(isa, Isa::Avx2) && run >= hadamard_avx2::lanes)
-    return hadamard_avx2::transform_blocks(x, count, shape, scale);
-#elif defined(HIGGS_NEON)
-  if (isa_includes(isa, Isa::Neon) && run >= hadamard_neon::lanes)
-    return hadamard_neon::transform_blocks(x, count, shape, scale);
-#endif
-  const auto portable = run == 1   ? hadamard_portable::transform_block<1>
-                        : run == 2 ? hadamard_portable::transform_block<2>
-                        : run == 4 ? hadamard_portable::transform_block<4>
-                                   : hadamard_portable::transform_block<8>;
-  for (const float* end = x + count * n; x != end; x += n) portable(x, shape, scale);
-}
 
 }  // namespace detail
 
@@ -371,8 +119,8 @@ inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
   expects(shape.base != 0, "higgs::hadamard: the order must be one of hadamard_orders()");
   expects(size % block == 0, "higgs::hadamard_blocks: x.size() must be a multiple of block");
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
-  isa = usable_isa(isa);
-  detail::transform_blocks(x.data(), size / block, shape, scale, isa);
+  cpu::dispatch(usable_isa(isa),
+                [&](auto set) { transform_blocks(set, x.data(), size / block, shape, scale); });
 }
 
 inline void hadamard(std::span<float> x, Isa isa) {

@@ -2,5 +2,12 @@
 // The kernels in plain C++: the contract of each kernel, and its reference.
 #pragma once
 
+#include <higgs/cpu/portable/cell_search.hpp>
 #include <higgs/cpu/portable/convert.hpp>
+#include <higgs/cpu/portable/dot.hpp>
+#include <higgs/cpu/portable/exhaustive_search.hpp>
+#include <higgs/cpu/portable/hadamard.hpp>
 #include <higgs/cpu/portable/isa.hpp>
+#include <higgs/cpu/portable/line_search.hpp>
+#include <higgs/cpu/portable/plane_search.hpp>
+#include <higgs/cpu/portable/signs.hpp>

@@ -2,19 +2,16 @@
 // A table of bytes in vector registers, looked up for 64 bytes at a time, and one of words in memory.
 #pragma once
 
-#include <higgs/cpu/isas.hpp>
-
-#include <cstdint>
+#include <higgs/config.hpp>
+#include <higgs/cpu/avx512/isa.hpp>
+#include <higgs/cpu/targets.hpp>
 
 #if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
 
 namespace higgs {
 inline namespace v0 {
-namespace detail {
-
+namespace cpu {
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
-namespace avx512 {
 
 /// table[index[i]] for each of 16 indices.
 inline __m512i gather(__m512i index, const void* table) noexcept {
@@ -46,10 +43,8 @@ struct ByteTable {
   }
 };
 
-}  // namespace avx512
 HIGGS_TARGET_END
-
-}  // namespace detail
+}  // namespace cpu
 }  // namespace v0
 }  // namespace higgs
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/core/random.hpp>
-#include <higgs/encode/byte_table.hpp>
+#include <higgs/cpu/avx512/byte_table.hpp>
+#include <higgs/cpu/isas.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -13,7 +14,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace {
 template <int Size>
 void look_up(const std::uint8_t* bytes, const std::uint8_t* index, std::uint8_t* out) {
-  const higgs::detail::avx512::ByteTable<Size> table(bytes);
+  const higgs::cpu::ByteTable<Size> table(bytes);
   _mm512_storeu_si512(out, table[_mm512_loadu_si512(index)]);
 }
 }  // namespace
@@ -33,7 +34,7 @@ void every_entry_is_found() {
 }
 }  // namespace
 
-TEST_CASE("a table of bytes in registers gives each of its entries in each lane", "[encode][byte_table]") {
+TEST_CASE("a table of bytes in registers gives each of its entries in each lane", "[cpu][byte_table]") {
   if (higgs::best_isa() < higgs::Isa::Avx512) {
     WARN("this machine has no AVX-512 VBMI: nothing was looked up");
     return;

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Nearest of many points in 2 to 4 dimensions: cells list the points that can be nearest.
+#pragma once
+
+#include <higgs/config.hpp>
+#include <higgs/cpu/portable/isa.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+namespace higgs {
+inline namespace v0 {
+namespace cpu {
+
+/// 16 candidates of a cell, in pairs of coordinates; an odd last one stands beside 0.
+template <int Dim>
+struct CellBlock {
+  static constexpr int pairs = (Dim + 1) / 2, lanes = 16;
+  alignas(32) std::int8_t points[higgs::detail::extent<pairs>][lanes][2];
+  std::uint16_t index[lanes];  // ascending; the last candidate is repeated
+};
+
+/// All space in bins^Dim boxes. The same bins on each axis: about as many points in each, and edges at integers.
+template <int Dim>
+struct CellTable {
+  std::uint32_t bins = 0;
+  std::array<std::uint8_t, 513> bin{};  // of the coordinates from i - 256 up to, not including, i - 255
+  std::vector<std::uint32_t> first;     // (cells + 1): cell c's blocks are first[c] ... first[c + 1] - 1
+  std::vector<CellBlock<Dim>> blocks;
+};
+
+/// Vectors on their way through the search, each with the blocks of its cell, for points whose coordinates have `Bits`
+/// binary places in fixed point.
+template <int Dim, int Bits>
+struct CellBatch {
+  static constexpr std::size_t size = 64;
+  std::int32_t y[size][2 * CellBlock<Dim>::pairs] = {};
+  std::span<const CellBlock<Dim>> blocks[size];
+};
+
+/// The int16 y[0], y[1] in one word.
+constexpr std::int32_t packed_pair(const std::int32_t* y) noexcept {
+  return static_cast<std::int32_t>((static_cast<std::uint32_t>(y[0]) & 0xffffu) |
+                                   static_cast<std::uint32_t>(y[1]) << 16);
+}
+
+/// Whether y - 2^(Bits - 1) c fits an int16 for every vector and every int8 c: what the vector kernels need.
+template <int Dim, int Bits>
+[[gnu::noinline]] bool fits_int16(const CellBatch<Dim, Bits>& batch, std::size_t count) noexcept {
+  bool fits = true;
+  if constexpr ((256 << Bits) + (128 << (Bits - 1)) >
+                32767)  // (256 << Bits) is the limit of fixed-point values
+    for (std::size_t i = 0; i < count; ++i)
+      for (const std::int32_t y : batch.y[i]) fits &= y < 24000 && y > -24000;
+  return fits;
+}
+
+/// The index of the nearest point to `y` among the candidates of a cell.
+template <int Dim, int Bits>
+std::uint16_t search_cell(std::span<const CellBlock<Dim>> blocks, const std::int32_t* y) noexcept {
+  std::int32_t most = std::numeric_limits<std::int32_t>::min();
+  std::uint16_t nearest = 0;
+  for (const CellBlock<Dim>& block : blocks) {
+    std::int32_t scores[CellBlock<Dim>::lanes] = {};
+    for (int d = 0; d < Dim; ++d)
+      for (int lane = 0; lane < CellBlock<Dim>::lanes; ++lane) {
+        const std::int32_t c = block.points[d / 2][lane][d % 2];
+        scores[lane] += (y[d] - c * (1 << (Bits - 1))) * c;
+      }
+    for (int lane = 0; lane < CellBlock<Dim>::lanes; ++lane)
+      if (scores[lane] > most) most = scores[lane], nearest = block.index[lane];
+  }
+  return nearest;
+}
+/// Finds the nearest points of the first `count` vectors: the score of c, y c - 2^(bits - 1) c^2, is taken as
+/// (y - 2^(bits - 1) c) c. Of equal scores the first wins, which has the lowest index.
+template <int Dim, int Bits>
+void search_cells(Portable, const CellBatch<Dim, Bits>& batch, std::size_t count,
+                  std::uint16_t* found) noexcept {
+  for (std::size_t i = 0; i < count; ++i) found[i] = search_cell<Dim, Bits>(batch.blocks[i], batch.y[i]);
+}
+
+}  // namespace cpu
+}  // namespace v0
+}  // namespace higgs
