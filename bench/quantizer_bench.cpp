@@ -86,6 +86,6 @@ bool register_all(higgs::TypeList<Books...>) {
   register_one<higgs::BFloat16, higgs::GridCodebook<2, 256>>("bf16");
   return true;
 }
-const bool registered = register_all(higgs::ShippedCodebooks{});
+const bool registered = register_all(higgs::ShippedCodes{});
 
 }  // namespace

@@ -7,7 +7,7 @@ from pathlib import Path
 STAGES = {  # folder: the folders it may include, besides itself and config.hpp
     "core": set(),
     "gpu": {"core"},
-    "cpu": {"core"},
+    "cpu": {"core", "pack"},
     "rotate": {"core", "cpu", "gpu"},
     "scale": {"core", "cpu", "gpu"},
     "encode": {"core", "cpu", "gpu", "codes"},

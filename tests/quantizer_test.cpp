@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/fit/fit_grid.hpp>
-#include <higgs/codes/lattice/lattice.hpp>
-#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/lattice/code.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
@@ -59,7 +59,7 @@ void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
 
 TEST_CASE("t^2 of a Gaussian matrix is the codebook's MSE, for every shipped codebook", "[quantizer]") {
   const Normals w(256, 1024, 1);
-  for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [&](const auto& book) {
     // With input scales t^2 is that of the divided columns, and equal only on average.
     const auto quantized = higgs::quantize(w.view, book, {.input_scales = false});
     INFO(book.name());
@@ -153,7 +153,7 @@ TEST_CASE("every shape quantizes and comes back", "[quantizer]") {
     for (const std::int64_t cols :
          {1, 2, 3, 5, 8, 31, 33, 64, 65, 100, 127, 384, 576, 577, 896, 1023, 1025, 2880, 4864}) {
       const Normals w(rows, cols, static_cast<std::uint64_t>(cols));
-      for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
+      for_each_book(higgs::ShippedCodes{}, [&](const auto& book) {
         const auto quantized = higgs::quantize(w.view, book);
         INFO(book.name() << " " << rows << " x " << cols << ", block " << quantized.layout.block);
         REQUIRE(quantized.layout.padded_cols() % quantized.layout.block == 0);
@@ -204,7 +204,7 @@ TEST_CASE("rows far smaller than others keep their precision", "[quantizer]") {
 TEST_CASE("zero matrices and zero rows come back as zero", "[quantizer]") {
   std::vector<float> data(4 * 100, 0.0f);
   const MatrixView<float> w(data.data(), 4, 100);
-  for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [&](const auto& book) {
     const auto quantized = higgs::quantize(w, book);
     CHECK(quantized.t2 == 0);
     CHECK(measured_t2(quantized, w) == 0);
@@ -501,7 +501,7 @@ TEST_CASE("the formats of a shape are those that quantize() makes", "[quantizer]
     higgs::QuantizeOptions options;
     options.group = group;
     const std::vector<higgs::Format> formats = higgs::shipped_formats(rows, cols, options);
-    REQUIRE(formats.size() == higgs::shipped_codebook_names().size());
+    REQUIRE(formats.size() == higgs::shipped_code_names().size());
     for (const higgs::Format& format : formats) {
       const auto matrix =
           higgs::quantize(higgs::MatrixView<const float>(weights.data(), rows, cols), format.name, options);

@@ -63,7 +63,7 @@ constexpr auto log8 = higgs::ScaleFormat::Log8;
 }  // namespace
 
 TEST_CASE("codes and scales made on the device are the host's, bit for bit", "[front][quantizer][gpu]") {
-  for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [](const auto& book) {
     check_equals_host<float>(book, 3, 300, {.group = 1024});
     check_equals_host<float>(book, 2, 130, {.group = 24, .seed = {}, .scale_format = log8});
     check_equals_host<float>(book, 2, 192, {.group = 64, .scale_search = 2});
@@ -178,7 +178,7 @@ TEST_CASE(
     "a file of what the device quantized is the host's, byte for byte, and decodes and multiplies as that",
     "[front][quantizer][gpu]") {
   bool with_log8 = false;
-  for_each_book(higgs::ShippedCodebooks{}, [&](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [&](const auto& book) {
     with_log8 = !with_log8;
     check_pipeline(book, {.group = with_log8 ? 128 : 64,
                           .scale_format = with_log8 ? log8 : higgs::ScaleFormat::Fp16,
@@ -188,7 +188,7 @@ TEST_CASE(
 
 TEST_CASE("no schedule of repacking and dequantizing has a race or changes a bit",
           "[front][quantizer][gpu]") {
-  for_each_book(higgs::ShippedCodebooks{}, []<class Book>(const Book&) {
+  for_each_book(higgs::ShippedCodes{}, []<class Book>(const Book&) {
     INFO(Book::name());
     const auto w = random_matrix<Book>(66, 80, 40, 40, 5, true);
     const gpu::Device device = gpu::current_device();

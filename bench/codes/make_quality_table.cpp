@@ -8,8 +8,8 @@
 #include <higgs/codes/grid/tables/3x4096.hpp>
 #include <higgs/codes/grid/tables/4x4096.hpp>
 #include <higgs/codes/grid/tables/6x4096.hpp>
-#include <higgs/codes/lattice/lattice.hpp>
-#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/lattice/code.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/quantizer.hpp>
@@ -241,7 +241,7 @@ int main(int argc, char** argv) {
   std::vector<Point> points;
   using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::RadixCodebook, higgs::TypeList,
       higgs::UniformCodebook;
-  measure_books(higgs::ShippedCodebooks{}, w, points);
+  measure_books(higgs::ShippedCodes{}, w, points);
   measure_books(
       TypeList<GridCodebook<4, 16>, GridCodebook<8, 256>, GridCodebook<3, 64>, GridCodebook<3, 512>,
                GridCodebook<3, 4096>, GridCodebook<4, 4096>, GridCodebook<6, 4096>, GridCodebook<1, 32>,

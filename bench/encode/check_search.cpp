@@ -131,7 +131,7 @@ void fill_all(std::int64_t number, std::vector<float>& fixed) {
 template <higgs::Codebook Book>
 std::int64_t check() {
   const Book book;
-  const higgs::Encoder<Book> fast(book);
+  const higgs::PointSearch<Book> fast(book);
   const higgs::ExhaustiveSearch<Book> all(book);
   std::int64_t wrong = 0;
   const auto report = [&](const char* what, std::int64_t blocks, const std::vector<std::int64_t>& counts) {
@@ -180,7 +180,7 @@ std::int64_t check() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const higgs::ShippedCodebooks shipped;
+  const higgs::ShippedCodes shipped;
   const higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<2, 1024>,
                         higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>,
                         higgs::GridCodebook<4, 4096>, higgs::GridCodebook<6, 4096>>

@@ -52,12 +52,12 @@ void encode(benchmark::State& state, higgs::Isa isa) {
 
 template <higgs::Codebook Book>
 void construct(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(higgs::Encoder<Book>(Book{}));
+  for (auto _ : state) benchmark::DoNotOptimize(higgs::PointSearch<Book>(Book{}));
 }
 
 template <higgs::Codebook Book>
 void register_book() {
-  using Fast = higgs::Encoder<Book>;
+  using Fast = higgs::PointSearch<Book>;
   using All = higgs::ExhaustiveSearch<Book>;
   const std::string name = "encode/encoder/cpu/" + Book::name();
   struct Variant {
@@ -80,7 +80,7 @@ bool register_books(higgs::TypeList<Books...>) {
   (register_book<Books>(), ...);
   return true;
 }
-const bool registered = register_books(higgs::ShippedCodebooks{});
+const bool registered = register_books(higgs::ShippedCodes{});
 const bool large_registered = register_books(
     higgs::TypeList<higgs::GridCodebook<3, 512>, higgs::GridCodebook<8, 256>, higgs::GridCodebook<2, 1024>,
                     higgs::GridCodebook<2, 4096>, higgs::GridCodebook<3, 4096>, higgs::GridCodebook<4, 4096>,

@@ -84,7 +84,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
   __m512i sums[12] = {};
   __m512i x = _mm512_set1_epi8(3);
   for (int i = 0; i < 20000; ++i) HIGGS_UNROLL
-  for (int j = 0; j < 12; ++j) sums[j] = higgs::detail::avx512::add_dot(sums[j], x, x);
+  for (int j = 0; j < 12; ++j) sums[j] = higgs::cpu::avx512::add_dot(sums[j], x, x);
   benchmark::DoNotOptimize(sums);
   return 20000.0 * 12 * 128;
 }
@@ -177,7 +177,7 @@ void add_book() {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
     if (higgs::best_isa() > Isa::Avx2) {
       add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Coordinates});
-      if (higgs::detail::unit_kind<Book>() == higgs::detail::UnitKind::Byte2)
+      if (std::is_same_v<higgs::PackedFormatOf<Book>, higgs::cpu::Lut<8, 2>>)
         add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Codes});
     }
     if (higgs::best_isa() > Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
@@ -189,6 +189,6 @@ int add_books(higgs::TypeList<Books...>) {
   (add_book<Books>(), ...);
   return 0;
 }
-const int registered = add_books(higgs::ShippedCodebooks{});
+const int registered = add_books(higgs::ShippedCodes{});
 
 }  // namespace

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Repacking a matrix beyond the caches into tiles, beside copying its bytes.
+// Repacking a matrix larger than the caches into panels, beside copying its bytes.
+#include <higgs/codes/e8/packed.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/pack/packed_layout.hpp>
 
 #include <benchmark/benchmark.h>
@@ -11,26 +13,29 @@
 
 namespace {
 
-void repack(benchmark::State& state, int code_bits, int unit_bits) {
+template <class Format>
+void repack(benchmark::State& state, int symbol_bits, int per_index) {
   const higgs::PackedLayout layout{.rows = 4096,
-                                 .groups = 8,
-                                 .codes_per_group = 2048,
-                                 .code_bits = code_bits,
-                                 .unit_bits = unit_bits,
-                                 .codes_per_unit = unit_bits == code_bits ? 1 : 2};
-  const auto row_bytes = static_cast<std::int64_t>(
-      higgs::packed_bytes(static_cast<std::size_t>(8 * layout.codes_per_group), code_bits));
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(layout.rows * row_bytes), 0x5a),
-      tiles(static_cast<std::size_t>(layout.bytes()), 1);
+                                   .groups = 8,
+                                   .group = 2048 / per_index * Format::dim,
+                                   .step_bytes = Format::step_bytes,
+                                   .step_inputs = Format::step_inputs};
+  constexpr std::int64_t symbols = 2048;
+  std::vector<std::uint8_t> codes(
+      static_cast<std::size_t>(layout.rows) * higgs::packed_bytes(8 * symbols, symbol_bits), 0x5a),
+      packed(static_cast<std::size_t>(layout.bytes()), 1);
   const std::vector<higgs::Half> scales(static_cast<std::size_t>(layout.rows * layout.groups));
   higgs::SerialExecutor serial;
+  const auto pack_group = [per_index](const higgs::CodedGroup& group, auto... lane) {
+    Format::pack_group(group, per_index, lane...);
+  };
   double copied = 0;
   for (auto _ : state) {
-    higgs::pack_panels(layout, codes, row_bytes, scales, tiles, serial);
+    higgs::pack_panels(layout, codes, symbols, symbol_bits, scales, packed, pack_group, serial);
     benchmark::ClobberMemory();
     state.PauseTiming();
     const auto begin = std::chrono::steady_clock::now();
-    std::memcpy(tiles.data(), codes.data(), codes.size());
+    std::memcpy(packed.data(), codes.data(), codes.size());
     benchmark::ClobberMemory();
     copied += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     state.ResumeTiming();
@@ -39,17 +44,21 @@ void repack(benchmark::State& state, int code_bits, int unit_bits) {
   state.counters["copy_seconds"] = copied / static_cast<double>(state.iterations());
 }
 
+template <class Format>
+void add(int symbol_bits, int per_index = 1) {
+  benchmark::RegisterBenchmark(
+      ("pack/packed_layout/cpu/" + std::to_string(symbol_bits) + "_bits/4096x8x2048").c_str(),
+      [=](benchmark::State& state) { repack<Format>(state, symbol_bits, per_index); })
+      ->Unit(benchmark::kMicrosecond);
+}
+
 const int registered = [] {
-  const struct {
-    int code_bits, unit_bits;
-  } orders[] = {{2, 4}, {3, 6}, {4, 4}, {6, 6}, {8, 8}, {16, 16}};
-  for (const auto& [code_bits, unit_bits] : orders)
-    benchmark::RegisterBenchmark(
-        ("pack/packed_layout/cpu/" + std::to_string(code_bits) + "_bits/4096x8x2048").c_str(),
-        [code_bits = code_bits, unit_bits = unit_bits](benchmark::State& state) {
-          repack(state, code_bits, unit_bits);
-        })
-        ->Unit(benchmark::kMicrosecond);
+  add<higgs::cpu::Lut<4, 2>>(2, 2);
+  add<higgs::cpu::Lut<6, 2>>(3, 2);
+  add<higgs::cpu::Lut<4, 1>>(4);
+  add<higgs::cpu::Lut<6, 2>>(6);
+  add<higgs::cpu::Lut<8, 2>>(8);
+  add<higgs::cpu::E8Format>(16);
   return 0;
 }();
 

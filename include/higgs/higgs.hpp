@@ -6,6 +6,7 @@
 #include <higgs/config.hpp>
 
 // Types that every stage uses.
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
@@ -13,6 +14,7 @@
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
+#include <higgs/core/scratch.hpp>
 
 // cpu: kernels for each instruction set.
 #include <higgs/cpu/convert.hpp>
@@ -27,12 +29,16 @@
 #include <higgs/scale/input_scale.hpp>
 
 // encode: each group of weights becomes bits, by a code.
+#include <higgs/codes/e8/code.hpp>
 #include <higgs/codes/e8/e8.hpp>
+#include <higgs/codes/e8/packed.hpp>
 #include <higgs/codes/e8/search.hpp>
 #include <higgs/codes/grid/gaussian_grids.hpp>
 #include <higgs/codes/grid/grid.hpp>
+#include <higgs/codes/lattice/code.hpp>
 #include <higgs/codes/lattice/lattice.hpp>
 #include <higgs/codes/lattice/search.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/codes/radix/search.hpp>
 #include <higgs/codes/registry.hpp>
@@ -43,6 +49,7 @@
 #include <higgs/encode/line_search.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/encode/plane_search.hpp>
+#include <higgs/encode/point_search.hpp>
 
 // pack: symbols become bytes.
 #include <higgs/pack/bits.hpp>
@@ -62,14 +69,9 @@
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/matmul.hpp>
+#include <higgs/matmul/packed_format.hpp>
 #include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/matmul/reference.hpp>
-#include <higgs/matmul/strip.hpp>
-#include <higgs/matmul/strip_amx.hpp>
-#include <higgs/matmul/strip_avx2.hpp>
-#include <higgs/matmul/strip_avx512.hpp>
-#include <higgs/matmul/strip_neon.hpp>
-#include <higgs/matmul/strip_product.hpp>
 
 // allocate: which layer gets how many bits.
 #include <higgs/allocate/knapsack.hpp>

@@ -4,6 +4,7 @@
 
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/registry.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/cpu/convert.hpp>
 #include <higgs/cpu/isas.hpp>
@@ -249,7 +250,7 @@ inline void round_clamped(const float* x, std::int64_t count, float factor, floa
 /// writes depends on the row and the arguments alone: bit-identical on every machine, for any split and number of
 /// threads. Input scales and exponent come from a first pass (ColumnStatistics), or from the caller: layers that share
 /// their input, such as q, k and v, may share input scales.
-template <Codebook Book>
+template <Code C>
 class RowQuantizer {
  public:
   /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, W in units of 2^exponent. Their ratios are what
@@ -274,10 +275,10 @@ class RowQuantizer {
   };
 
   /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
-  RowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
+  RowQuantizer(const C& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
                std::span<const Half> input_scales = {}, int scale_search = 0)
       : book_(book),
-        search_(book),
+        encoder_(book),
         layout_(layout),
         seed_(seed),
         exponent_(exponent),
@@ -309,7 +310,7 @@ class RowQuantizer {
   Error quantize_scalars(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
                          Executor& executor) const {
     const auto groups = static_cast<std::size_t>(layout_.groups());
-    const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(Book::dim, code_bits<Book>));
+    const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(C::dim, code_bits<C>));
     const auto rows = static_cast<std::size_t>(w.rows);
     expects(w.cols == layout_.cols, [&] {
       return detail::sentence("higgs::RowQuantizer: w is ", detail::shape_text(w.rows, w.cols),
@@ -336,22 +337,22 @@ class RowQuantizer {
     return total;
   }
 
-  using Index = typename Book::Index;
+  using Symbol = SymbolOf<C>;
 
   struct Workspace {
     explicit Workspace(const CodeLayout& layout)
         : row(static_cast<std::size_t>(layout.padded_cols())),
-          fixed(static_cast<std::size_t>(layout.codes_per_row(Book::dim) * Book::dim)),
-          points(static_cast<std::size_t>(layout.codes_per_group(Book::dim) * Book::dim)),
-          codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim))),
-          trial(static_cast<std::size_t>(layout.codes_per_group(Book::dim))),
+          scaled(static_cast<std::size_t>(layout.codes_per_row(C::dim) * C::dim)),
+          points(static_cast<std::size_t>(layout.group)),
+          codes(static_cast<std::size_t>(layout.codes_per_row(C::dim))),
+          trial(static_cast<std::size_t>(layout.codes_per_group(C::dim))),
           norms(static_cast<std::size_t>(layout.groups())),
           errors(row.size()) {}
     std::vector<float> row;                      // (padded_cols)
-    std::vector<float> fixed;                    // (codes_per_row * dim): whole vectors
-    std::vector<typename Book::Element> points;  // one group, whole vectors
-    std::vector<Index> codes;                    // (codes_per_row)
-    std::vector<Index> trial;                    // (codes_per_group)
+    std::vector<float> scaled;                   // (codes_per_row * dim): fixed point, whole symbols
+    std::vector<typename C::Element> points;  // (group): coordinates
+    std::vector<Symbol> codes;                   // (codes_per_row)
+    std::vector<Symbol> trial;                   // (codes_per_group)
     std::vector<double> norms;                   // (groups): sums of squares
     std::vector<float> errors;                   // (padded_cols): what the codes leave of `row`
   };
@@ -369,30 +370,29 @@ class RowQuantizer {
     detail::multiply(space.row, factors_);
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
-    const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(Book::dim));
+    const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(C::dim));
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
       space.norms[g] = sum_of_squares(x);
-      to_fixed(x, std::sqrt(space.norms[g] / static_cast<double>(group)),
-               std::span(space.fixed).subspan(g * codes_each * Book::dim, codes_each * Book::dim));
+      to_fixed_point(x, std::sqrt(space.norms[g] / static_cast<double>(group)),
+               std::span(space.scaled).subspan(g * codes_each * C::dim, codes_each * C::dim));
     }
-    search_.encode(space.fixed, space.codes);
+    encoder_.encode(space.scaled, codes_each, space.codes);
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
-      const std::span<Index> chosen = std::span(space.codes).subspan(g * codes_each, codes_each);
-      decode(chosen, space.points.data());
-      GroupFit fit = fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), group),
-                                     space.norms[g], layout_.scale_format);
+      const std::span<Symbol> chosen = std::span(space.codes).subspan(g * codes_each, codes_each);
+      decode_group<C>(book_, chosen, space.points);
+      GroupFit fit = fit_group_scale(x, std::span<const typename C::Element>(space.points), space.norms[g], layout_.scale_format);
       if (scale_search_ > 0) search_scale(x, space.norms[g], chosen, fit, space);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
       error.squared_norm += space.norms[g];
       if (keeps_errors()) continue;
-      if (scale_search_ > 0) decode(chosen, space.points.data());
+      if (scale_search_ > 0) decode_group<C>(book_, chosen, space.points);
       detail::subtract_points(x, space.points.data(), static_cast<float>(fit.scale),
                               space.errors.data() + g * group);
     }
-    pack_bits(std::span<const Index>(space.codes), code_bits<Book>, codes);
+    pack_bits(std::span<const Symbol>(space.codes), code_bits<C>, codes);
     if (keeps_errors()) {
       error.weight_squared_error = error.squared_error;
       error.weight_squared_norm = error.squared_norm;
@@ -418,29 +418,22 @@ class RowQuantizer {
   }
 
   // Encodes a group anew with scales around its RMS; keeps the codes and the fit that err least.
-  void search_scale(std::span<const float> x, double norm, std::span<Index> codes, GroupFit& best,
+  void search_scale(std::span<const float> x, double norm, std::span<Symbol> codes, GroupFit& best,
                     Workspace& space) const noexcept {
     const double rms = std::sqrt(norm / static_cast<double>(x.size()));
-    const std::span<float> fixed =
-        std::span(space.fixed).first(codes.size() * Book::dim);  // free once the row is encoded
+    const std::span<float> scaled =
+        std::span(space.scaled).first(codes.size() * C::dim);  // free once the row is encoded
     for (int step = -scale_search_; step <= scale_search_; ++step) {
       if (step == 0) continue;
-      to_fixed(x, rms * detail::scale_ladder(step), fixed);
-      search_.encode(fixed, space.trial);
-      decode(space.trial, space.points.data());
+      to_fixed_point(x, rms * detail::scale_ladder(step), scaled);
+      encoder_.encode(scaled, codes.size(), space.trial);
+      decode_group<C>(book_, space.trial, space.points);
       const GroupFit fit =
-          fit_group_scale(x, std::span<const typename Book::Element>(space.points.data(), x.size()), norm,
+          fit_group_scale(x, std::span<const typename C::Element>(space.points.data(), x.size()), norm,
                           layout_.scale_format);
       if (!(fit.squared_error < best.squared_error)) continue;
       best = fit;
       std::copy(space.trial.begin(), space.trial.end(), codes.begin());
-    }
-  }
-
-  void decode(std::span<const Index> codes, typename Book::Element* points) const noexcept {
-    for (const Index code : codes) {
-      const typename Book::Point point = book_.decode(code);
-      points = std::copy(point.begin(), point.end(), points);
     }
   }
 
@@ -459,17 +452,17 @@ class RowQuantizer {
   }
 
   // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.
-  void to_fixed(std::span<const float> x, double rms, std::span<float> fixed) const noexcept {
-    constexpr auto limit = static_cast<float>(fixed_limit<Book>);
-    const double units = static_cast<double>(1 << fraction_bits<Book>) / (rms * book_.step());
+  void to_fixed_point(std::span<const float> x, double rms, std::span<float> scaled) const noexcept {
+    constexpr auto limit = static_cast<float>(fixed_limit<C>);
+    const double units = static_cast<double>(1 << fraction_bits<C>) / (rms * book_.step());
     // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
     const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
-    detail::round_clamped(x.data(), layout_.group, factor, limit, fixed.data(), best_isa());
-    std::fill(fixed.begin() + static_cast<std::ptrdiff_t>(x.size()), fixed.end(), 0.0f);
+    detail::round_clamped(x.data(), layout_.group, factor, limit, scaled.data(), best_isa());
+    std::fill(scaled.begin() + static_cast<std::ptrdiff_t>(x.size()), scaled.end(), 0.0f);
   }
 
-  Book book_;
-  Encoder<Book> search_;
+  C book_;
+  Encoder<C> encoder_;
   CodeLayout layout_;
   std::optional<std::uint64_t> seed_;
   int exponent_;
@@ -479,8 +472,8 @@ class RowQuantizer {
 };
 
 namespace detail {
-template <class T, Codebook Book>
-QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const QuantizeOptions& options,
+template <class T, Code C>
+QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
                                        Executor& executor) {
   struct Storage {
     std::vector<std::uint8_t> codes;
@@ -488,8 +481,8 @@ QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const 
     Normalization normalization;
   };
   expect_data("higgs::quantize", "w", w);
-  QuantizedMatrix<Book> out(book);
-  out.layout = make_layout(w.rows, w.cols, Book::dim, options);
+  QuantizedMatrix<C> out(book);
+  out.layout = make_layout(w.rows, w.cols, C::dim, options);
   out.seed = options.seed;
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
@@ -499,7 +492,7 @@ QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const 
   out.exponent = storage->normalization.exponent;
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
-  const RowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
+  const RowQuantizer<C> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
                                      options.scale_search);
   const auto error = quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
   out.t2 = error.t2();
@@ -514,8 +507,8 @@ QuantizedMatrix<Book> quantize_scalars(MatrixView<T> w, const Book& book, const 
 /// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see
 /// ScalarOf) with any codebook. Throws InvalidArgument for NaN and infinite weights, and for a null pointer
 /// with sizes.
-template <class T, Codebook Book>
-QuantizedMatrix<Book> quantize(MatrixView<T> w, const Book& book, const QuantizeOptions& options = {},
+template <class T, Code C>
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOptions& options = {},
                                Executor& executor = default_executor()) {
   if constexpr (!detail::is_scalar<T>) {
     return quantize(detail::as_scalars(w), book, options, executor);
@@ -530,8 +523,8 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
                             Executor& executor = default_executor()) {
   if constexpr (!detail::is_scalar<T>) return quantize(detail::as_scalars(w), codebook, options, executor);
   AnyQuantizedMatrix out;
-  with_shipped_codebook(
-      codebook, [&]<class Book>(std::type_identity<Book>) { out = quantize(w, Book{}, options, executor); });
+  with_shipped_code(
+      codebook, [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, options, executor); });
   return out;
 }
 
@@ -539,39 +532,39 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
 inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
                                            const QuantizeOptions& options = {}) {
   std::vector<Format> formats;
-  const auto add = [&]<class Book>(std::type_identity<Book>) {
-    const CodeLayout layout = make_layout(rows, cols, Book::dim, options);
+  const auto add = [&]<class C>(std::type_identity<C>) {
+    const CodeLayout layout = make_layout(rows, cols, C::dim, options);
     const std::int64_t row_bytes =
-        layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * layout.scale_bytes();
+        layout.row_bytes(C::dim, code_bits<C>) + layout.groups() * layout.scale_bytes();
     const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
-    formats.push_back({Book::name(), Book{}.mse(), rows * row_bytes + input_bytes});
+    formats.push_back({C::name(), C{}.mse(), rows * row_bytes + input_bytes});
   };
-  for (const std::string& name : shipped_codebook_names()) with_shipped_codebook(name, add);
+  for (const std::string& name : shipped_code_names()) with_shipped_code(name, add);
   return formats;
 }
 
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape for
 /// which no table ships takes one from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
-template <int Dim, int Size, int Group = 1024, Codebook Book = GridCodebook<Dim, Size>>
+template <int Dim, int Size, int Group = 1024, Codebook C = GridCodebook<Dim, Size>>
 class Quantizer {
   static_assert(Dim >= 1 && Dim <= 16,
                 "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
   static_assert(Size >= 2 && Size <= 65536, "Quantizer<Dim, Size>: Size must lie in [2, 65536]");
   static_assert(Group >= 1, "Quantizer<Dim, Size, Group>: Group must be positive; 1024 is the default");
-  static_assert(Book::dim == Dim && Book::size == Size,
-                "Quantizer<Dim, Size, Group, Book>: Book has another shape; pass its own dim and size");
+  static_assert(C::dim == Dim && C::size == Size,
+                "Quantizer<Dim, Size, Group, C>: the codebook C has another shape; pass its own dim and size");
 
  public:
   /// Bits of codes for a weight; a group's scale adds 16 / group.
-  static constexpr double bits_per_weight = static_cast<double>(code_bits<Book>) / Dim;
+  static constexpr double bits_per_weight = static_cast<double>(code_bits<C>) / Dim;
   /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper,
   /// eq. 3). That of a caller's own table is codebook().mse().
-  static constexpr double relative_error = Book{}.mse();
+  static constexpr double relative_error = C{}.mse();
 
   constexpr Quantizer() = default;
-  constexpr explicit Quantizer(const Book& book) : book_(book) {}
+  constexpr explicit Quantizer(const C& book) : book_(book) {}
   /// `options.group`, where it is not left at its default, must be Group; else InvalidArgument is thrown.
-  constexpr explicit Quantizer(const QuantizeOptions& options, const Book& book = {})
+  constexpr explicit Quantizer(const QuantizeOptions& options, const C& book = {})
       : book_(book), options_(options) {
     expects(options.group == Group || options.group == QuantizeOptions{}.group, [&] {
       return detail::sentence("higgs::Quantizer<", Dim, ", ", Size, ", ", Group, ">: options.group is ",
@@ -583,13 +576,13 @@ class Quantizer {
 
   /// As higgs::quantize.
   template <class T>
-  QuantizedMatrix<Book> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
+  QuantizedMatrix<C> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
     return higgs::quantize(w, book_, options_, executor);
   }
-  constexpr const Book& codebook() const noexcept { return book_; }
+  constexpr const C& codebook() const noexcept { return book_; }
 
  private:
-  Book book_{};
+  C book_{};
   QuantizeOptions options_{.group = Group};
 };
 

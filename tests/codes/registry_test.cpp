@@ -8,14 +8,14 @@
 #include <type_traits>
 
 TEST_CASE("every shipped codebook is found by its name, and names are unique", "[codes][registry]") {
-  const auto names = higgs::shipped_codebook_names();
+  const auto names = higgs::shipped_code_names();
   CHECK(std::set<std::string>(names.begin(), names.end()).size() == names.size());
   for (const std::string& name : names) {
     std::string found;
-    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) { found = Book::name(); });
+    higgs::with_shipped_code(name, [&]<class Book>(std::type_identity<Book>) { found = Book::name(); });
     CHECK(found == name);
   }
-  CHECK_THROWS_WITH(higgs::with_shipped_codebook("3x3", [](auto) {}),
+  CHECK_THROWS_WITH(higgs::with_shipped_code("3x3", [](auto) {}),
                     Catch::Contains("3x3") && Catch::Contains("2x256") && Catch::Contains("ch8"));
 }
 
@@ -27,5 +27,5 @@ bool all_are_codebooks(higgs::TypeList<Books...>) {
 }  // namespace
 
 TEST_CASE("every shipped type is a codebook with a step and an error", "[codes][registry]") {
-  CHECK(all_are_codebooks(higgs::ShippedCodebooks{}));
+  CHECK(all_are_codebooks(higgs::ShippedCodes{}));
 }

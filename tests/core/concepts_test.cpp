@@ -44,11 +44,6 @@ TEST_CASE("scalars are float, fp16 and bf16", "[core][concepts]") {
   STATIC_REQUIRE_FALSE(higgs::Scalar<const float>);
 }
 
-TEST_CASE("a code takes the whole bits its codebook needs", "[core][concepts]") {
-  STATIC_REQUIRE(higgs::code_bits<Signs> == 1);
-  STATIC_REQUIRE(higgs::code_bits<Odd> == 7);
-}
-
 TEST_CASE("what has the bits of a scalar is taken for it, and nothing else of its size", "[core][concepts]") {
   STATIC_REQUIRE(std::is_same_v<higgs::ScalarOf<float>::type, float>);
   STATIC_REQUIRE(std::is_same_v<higgs::ScalarOf<higgs::BFloat16>::type, higgs::BFloat16>);

@@ -43,7 +43,7 @@ struct Wide {
 }  // namespace
 
 TEST_CASE("comparing all points equals nearest for every shipped codebook", "[encode][exhaustive_search]") {
-  check_all(higgs::ShippedCodebooks{});
+  check_all(higgs::ShippedCodes{});
 }
 
 TEST_CASE("comparing all points equals nearest in every dimension", "[encode][exhaustive_search]") {

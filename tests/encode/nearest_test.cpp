@@ -71,6 +71,6 @@ bool scores_fit(higgs::TypeList<Books...>) {
 }  // namespace
 
 TEST_CASE("scores of int8 codebooks are exact in float", "[encode][nearest]") {
-  CHECK(scores_fit(higgs::ShippedCodebooks{}));
+  CHECK(scores_fit(higgs::ShippedCodes{}));
   CHECK(scores_fit(higgs::TypeList<higgs::GridCodebook<2, 16>>{}));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/lattice/code.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/nearest.cuh>
@@ -95,7 +95,7 @@ void check_all(higgs::TypeList<Books...>) {
 
 TEST_CASE("the device finds the nearest point of every codebook, the lowest of several",
           "[encode][nearest][gpu]") {
-  check_all(higgs::ShippedCodebooks{});
+  check_all(higgs::ShippedCodes{});
   check_equals_nearest(higgs::GridCodebook<3, 512>{}, 128);
   check_equals_nearest(higgs::GridCodebook<8, 256>{}, 128);
   check_equals_nearest(higgs::UniformCodebook<3>{}, 256);

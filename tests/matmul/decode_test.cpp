@@ -19,7 +19,7 @@ TEST_CASE("any run of groups decodes to scale * coordinate, rounded once", "[mat
   const auto quantized = higgs::quantize(w.view, Book{}, {.group = 30});
   const std::int64_t group = quantized.layout.group, groups = quantized.layout.groups();
   const auto each = static_cast<std::size_t>(quantized.layout.codes_per_group(Book::dim));
-  const higgs::PointTable<Book> points(quantized.book);
+  const higgs::GroupDecoder<Book> points(quantized.book);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(quantized.layout.codes_per_row(Book::dim))),
       scratch;
   for (std::int64_t row = 0; row < 3; ++row) {

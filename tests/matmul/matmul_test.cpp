@@ -71,7 +71,7 @@ struct Expected {
       : products(static_cast<std::size_t>(x.rows * w.rows())),
         weights(static_cast<std::size_t>(w.rows() * w.layout.padded_cols())) {
     higgs::matmul_reference(x, w, MatrixView<double>(products.data(), x.rows, w.rows()));
-    const higgs::PointTable<Book> points(w.book);
+    const higgs::GroupDecoder<Book> points(w.book);
     std::vector<typename Book::Index> codes;
     const auto padded = static_cast<std::size_t>(w.layout.padded_cols());
     for (std::int64_t n = 0; n < w.rows(); ++n)
@@ -98,7 +98,7 @@ void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
 
 TEST_CASE("the product equals the reference for every codebook, edge shape and instruction set",
           "[matmul][matmul]") {
-  for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [](const auto& book) {
     for (const std::int64_t cols : {1, 33, 577})
       for (const std::int64_t rows : {1, 129}) {  // the last with input scales
         const auto quantized = random_codes<std::remove_cvref_t<decltype(book)>>(rows, cols, 96);
@@ -176,7 +176,7 @@ void check_tiled(MatrixView<float> x, const Expected& expected, std::span<const 
 
 TEST_CASE("a tiled product is as near as its activations' steps, for every codebook and edge shape",
           "[matmul][matmul]") {
-  for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
+  for_each_book(higgs::ShippedCodes{}, [](const auto& book) {
     for (const auto& [cols, rows, group] :
          {std::array<std::int64_t, 3>{1, 1, 1}, {5, 3, 5}, {100, 129, 30}, {577, 19, 96}, {1030, 7, 1024}}) {
       const Normals x(9, cols, 2);
@@ -276,18 +276,14 @@ TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps
           "[matmul]") {
   for (const std::int64_t rows : {32, 576, 4096, 49152})
     for (const std::int64_t width : {1, 2, 3, 8, 96}) {
-      const higgs::PackedLayout tiles{.rows = rows,
-                                    .groups = 4,
-                                    .codes_per_group = 512,
-                                    .code_bits = 8,
-                                    .unit_bits = 8,
-                                    .codes_per_unit = 1};
-      const std::int64_t grain = higgs::detail::strip_grain(tiles, 1, width);
+      const higgs::PackedLayout tiles{
+          .rows = rows, .groups = 4, .group = 512, .step_bytes = 128, .step_inputs = 4};
+      const std::int64_t grain = higgs::detail::panel_grain(tiles, 1, width);
       CHECK(grain >= 1);
-      CHECK(grain <= (tiles.strips() + width - 1) / width);
+      CHECK(grain <= (tiles.panels() + width - 1) / width);
       const bool large = tiles.bytes() >= width << 20;
-      CHECK((!large || grain * tiles.strip_bytes() >= 1 << 20));
-      CHECK(higgs::detail::strip_grain(tiles, 16, width) == 1);
+      CHECK((!large || grain * tiles.panel_bytes() >= 1 << 20));
+      CHECK(higgs::detail::panel_grain(tiles, 16, width) == 1);
     }
 }
 

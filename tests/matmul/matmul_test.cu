@@ -141,7 +141,7 @@ higgs::QuantizedMatrix<GridCodebook<2, 256>> input_shard(
 
 TEST_CASE("the product on the device equals the reference for every codebook and edge shape",
           "[matmul][matmul][gpu]") {
-  check_books(higgs::ShippedCodebooks{});
+  check_books(higgs::ShippedCodes{});
 }
 
 TEST_CASE("the product on the device equals the reference for every batch from 1 to 64",

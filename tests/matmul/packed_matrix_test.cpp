@@ -11,54 +11,21 @@
 
 #include "matrices.hpp"
 
-namespace {
-
-template <class... Books>
-void for_each_book(higgs::TypeList<Books...>, auto&& visit) {
-  (visit(Books{}), ...);
-}
-
-}  // namespace
-
-TEST_CASE("the tables of a unit hold the coordinates of its codes", "[matmul][packed_matrix]") {
-  for_each_book(higgs::ShippedCodebooks{}, [](const auto& book) {
-    using Book = std::remove_cvref_t<decltype(book)>;
-    const higgs::detail::UnitTables tables = higgs::detail::make_unit_tables(book, higgs::PackedForm::Codes);
-    if (tables.kind == higgs::detail::UnitKind::Byte1) {
-      for (int unit = 0; unit < 256; ++unit) REQUIRE(tables.bytes[0][unit] == unit);
-      return;
-    }
-    if (tables.kind == higgs::detail::UnitKind::Signed8) return;  // see strip_test.cpp
-    const int width = tables.dim / Book::dim, bits = higgs::code_bits<Book>;
-    REQUIRE(width * bits == tables.unit_bits);
-    for (int unit = 0; unit < 1 << tables.unit_bits; ++unit)
-      for (int c = 0; c < tables.dim; ++c) {
-        const int code = unit >> c / Book::dim * bits & (Book::size - 1);
-        const int expected =
-            book.decode(static_cast<typename Book::Index>(code))[static_cast<std::size_t>(c % Book::dim)];
-        int bytes = 0;
-        for (int plane = 0, weight = 1; plane < tables.planes; ++plane, weight *= 256)
-          bytes += weight * (tables.bytes[plane + c][unit] - 128);
-        REQUIRE(bytes == expected);
-      }
-  });
-}
-
-TEST_CASE("a tiled matrix keeps its shape, its seed and its size, and copies share the bytes",
+TEST_CASE("a packed matrix keeps its shape, its seed and its size, and copies share the bytes",
           "[matmul][packed_matrix]") {
   const Normals w(70, 300, 1);
   const auto quantized = higgs::Quantizer<2, 64>{}.quantize(w.view);
-  const higgs::PackedMatrix tiled{higgs::AnyQuantizedMatrix(quantized)};
-  CHECK(tiled.rows() == 70);
-  CHECK(tiled.cols() == 300);
-  CHECK(tiled.seed() == quantized.seed);
-  CHECK(tiled.exponent() == quantized.exponent);
-  CHECK(tiled.bytes().size() == static_cast<std::size_t>(tiled.tiles().bytes()));
-  const higgs::PackedMatrix copy = tiled;
-  CHECK(copy.bytes().data() == tiled.bytes().data());
+  const higgs::PackedMatrix packed{higgs::AnyQuantizedMatrix(quantized)};
+  CHECK(packed.rows() == 70);
+  CHECK(packed.cols() == 300);
+  CHECK(packed.seed() == quantized.seed);
+  CHECK(packed.exponent() == quantized.exponent);
+  CHECK(packed.bytes().size() == static_cast<std::size_t>(packed.packed().bytes()));
+  const higgs::PackedMatrix copy = packed;
+  CHECK(copy.bytes().data() == packed.bytes().data());
 }
 
-TEST_CASE("a tiled matrix may be made empty, and is empty once it was moved from", "[matmul][packed_matrix]") {
+TEST_CASE("a packed matrix may be made empty, and is empty once it was moved from", "[matmul][packed_matrix]") {
   struct Layer {
     higgs::PackedMatrix q, k;
   };
@@ -90,15 +57,4 @@ TEST_CASE("a matrix whose spans are not those of its layout is refused", "[matmu
   w.codes = w.codes.first(5);
   CHECK_THROWS_WITH(higgs::PackedMatrix(w),
                     Catch::Contains("5 bytes") && Catch::Contains("96") && Catch::Contains("6 scales"));
-}
-
-TEST_CASE("coordinates too large for two bytes are refused", "[matmul][packed_matrix]") {
-  higgs::GridCodebook<1, 256>::Points points = higgs::GridCodebook<1, 256>{}.points();
-  points[255][0] = 32639;
-  CHECK_NOTHROW(higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0),
-                                                higgs::PackedForm::Codes));
-  points[255][0] = 32640;
-  CHECK_THROWS_AS(
-      higgs::detail::make_unit_tables(higgs::GridCodebook<1, 256>(points, 1.0, 0.0), higgs::PackedForm::Codes),
-      higgs::InvalidArgument);
 }

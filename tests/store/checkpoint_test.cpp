@@ -317,7 +317,7 @@ TEST_CASE("a layer of an unknown codebook hinders no other, and says what it is 
   CHECK(checkpoint.load("w").rows() == 3);
   REQUIRE(checkpoint.tensors().size() == 1);  // its parts are no tensors of their own
   CHECK_THROWS_WITH(checkpoint.load("v"), Catch::Contains("layer \"v\": unknown codebook \"q9z\"") &&
-                                              Catch::Contains("load<Book>") &&
+                                              Catch::Contains("load<Code>") &&
                                               Catch::Contains((folder / "a").string()));
   CHECK_THROWS_AS(checkpoint.load("v"), FormatError);
   CHECK_THROWS_WITH(checkpoint.load<Book>("v"), Catch::Contains("\"v\"") && Catch::Contains("q9z, not 2x16"));

@@ -3,8 +3,8 @@
 #include "temporary_folder.hpp"
 
 #include <higgs/codes/grid/tables/2x1024.hpp>
-#include <higgs/codes/lattice/lattice.hpp>
-#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/lattice/code.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/store/checkpoint.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
@@ -107,14 +107,14 @@ TEST_CASE("every codebook that ships survives writing and reading", "[store][che
   const TemporaryFolder folder;
   const CodeLayout odd{3, 37, 20, 10};
   CheckpointContents contents;
-  const auto names = higgs::shipped_codebook_names();
+  const auto names = higgs::shipped_code_names();
   for (const std::string& name : names)
-    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) {
+    higgs::with_shipped_code(name, [&]<class Book>(std::type_identity<Book>) {
       contents.add_layer<Book>(name, odd, std::nullopt, "F32");
     });
   CheckpointWriter writer(folder / "a", contents);
   for (const std::string& name : names)
-    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) {
+    higgs::with_shipped_code(name, [&]<class Book>(std::type_identity<Book>) {
       const higgs::AnyQuantizedMatrix any =
           example_matrix<Book>(odd, std::nullopt, 7, std::numeric_limits<double>::quiet_NaN());
       writer.write_layer(name, any);
@@ -124,7 +124,7 @@ TEST_CASE("every codebook that ships survives writing and reading", "[store][che
   CHECK(checkpoint.layers().size() == names.size());
   CHECK(checkpoint.tensors().empty());
   for (const std::string& name : names)
-    higgs::with_shipped_codebook(name, [&]<class Book>(std::type_identity<Book>) {
+    higgs::with_shipped_code(name, [&]<class Book>(std::type_identity<Book>) {
       const auto any = checkpoint.load(name);
       REQUIRE(std::holds_alternative<higgs::QuantizedMatrix<Book>>(any));
       CHECK(same(std::get<higgs::QuantizedMatrix<Book>>(any),
@@ -175,8 +175,8 @@ void check_round_trip(const Book& book) {
   CHECK(same(checkpoint.load<Book>("w"), matrix));
   CHECK(checkpoint.find_layer("w")->dtype == "F32");
   CHECK(checkpoint.find_layer("shipped")->dtype == "BF16");
-  CHECK(checkpoint.find_layer("w")->shipped == higgs::ShippedCodebook<Book>);
-  if constexpr (!higgs::ShippedCodebook<Book>) CHECK_THROWS_AS(checkpoint.load("w"), higgs::FormatError);
+  CHECK(checkpoint.find_layer("w")->shipped == higgs::ShippedCode<Book>);
+  if constexpr (!higgs::ShippedCode<Book>) CHECK_THROWS_AS(checkpoint.load("w"), higgs::FormatError);
   CHECK(same(checkpoint.load<Grid>("shipped"), example_matrix<Grid>(odd, 5)));
   CHECK_THROWS_AS((checkpoint.load<higgs::GridCodebook<5, 7>>("w")), InvalidArgument);
 }

@@ -136,7 +136,7 @@ void add_allocate(CLI::App& app) {
   command->add_option("--codebooks", options->request.codebooks, "to choose from")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::IsMember(shipped_codebook_names()));
+      ->check(CLI::IsMember(shipped_code_names()));
   command->add_option("--metric", options->metric, "kl, nll or ppl")
       ->capture_default_str()
       ->check(CLI::IsMember({"kl", "nll", "ppl"}));

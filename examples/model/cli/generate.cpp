@@ -109,7 +109,7 @@ void add_generate(CLI::App& app) {
       ->add_option(
           "--output-codebook", options->output_codebook,
           "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
-      ->check(CLI::IsMember(shipped_codebook_names()));
+      ->check(CLI::IsMember(shipped_code_names()));
   command->add_flag("--chat", options->chat,
                     "the prompt is a question to a chat model, written as its template says");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");

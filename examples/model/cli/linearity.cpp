@@ -25,7 +25,7 @@ namespace {
 
 struct Options : CommonOptions {
   std::string model, text_file, report;
-  std::vector<std::string> alphas, uniform = shipped_codebook_names();
+  std::vector<std::string> alphas, uniform = shipped_code_names();
   PlanRequest request;
   std::vector<double> bits{2.5, 3, 3.25, 3.5, 4, 4.25, 5};
   std::int64_t window = 256, tokens = 2048;
@@ -135,7 +135,7 @@ std::string linearity_page(const std::string& title, const Options& options, con
 std::string check_format(const std::string& format) {
   const std::size_t slash = format.find('/');
   const std::string codebook = format.substr(0, slash);
-  const std::vector<std::string> names = shipped_codebook_names();
+  const std::vector<std::string> names = shipped_code_names();
   if (std::find(names.begin(), names.end(), codebook) == names.end()) {
     std::string known;
     for (const std::string& each : names) known += " " + each;
@@ -281,7 +281,7 @@ void add_linearity(CLI::App& app) {
   command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::IsMember(shipped_codebook_names()));
+      ->check(CLI::IsMember(shipped_code_names()));
   command->add_option("--bits", options->bits, "budgets of the optimal plans")
       ->delimiter(',')
       ->capture_default_str();

@@ -193,8 +193,8 @@ void add_quantize(CLI::App& app) {
                        ->add_option("--codebook", options->request.codebook,
                                     "of the linear layers: DIMxSIZE points, e8, ch8")
                        ->capture_default_str()
-                       ->check(CLI::IsMember(shipped_codebook_names()));
-  std::vector<std::string> or_none = shipped_codebook_names();
+                       ->check(CLI::IsMember(shipped_code_names()));
+  std::vector<std::string> or_none = shipped_code_names();
   or_none.emplace_back(keep_codebook);
   options->embedding_option =
       command

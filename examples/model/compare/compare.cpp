@@ -45,7 +45,7 @@ struct Converted {
 };
 
 bool ships(std::string_view codebook) {
-  const std::vector<std::string> names = shipped_codebook_names();
+  const std::vector<std::string> names = shipped_code_names();
   return std::find(names.begin(), names.end(), codebook) != names.end();
 }
 
@@ -140,7 +140,7 @@ Method parse_method(std::string_view name) {
       out.baseline = &each;
       return out;
     }
-  std::vector<std::string> codebooks = shipped_codebook_names();
+  std::vector<std::string> codebooks = shipped_code_names();
   for (const std::string& each : further_codebook_names()) codebooks.push_back(each);
   if (name.starts_with(higgs_prefix)) {
     out.codebook = name.substr(higgs_prefix.size());

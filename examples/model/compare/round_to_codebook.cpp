@@ -6,8 +6,8 @@
 #include <higgs/codes/grid/tables/3x4096.hpp>
 #include <higgs/codes/grid/tables/4x4096.hpp>
 #include <higgs/codes/grid/tables/6x4096.hpp>
-#include <higgs/codes/lattice/lattice.hpp>
-#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/lattice/code.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>

@@ -99,7 +99,7 @@ void require_all_layers(const ModelSource& source, const std::string& path, Cont
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request) {
   source.require_sound();
-  for (const std::string& codebook : request.codebooks) with_shipped_codebook(codebook, [](auto) {});
+  for (const std::string& codebook : request.codebooks) with_shipped_code(codebook, [](auto) {});
   std::vector<PlanLayer> layers;
   std::set<std::string_view> names;
   for (const LayerProbe& probed : file.layers) {
@@ -128,7 +128,7 @@ namespace {
 // What a checkpoint keeps of a codebook for each layer.
 std::int64_t point_bytes(const std::string& codebook) {
   std::int64_t bytes = 0;
-  with_shipped_codebook(codebook, [&]<class Book>(std::type_identity<Book>) {
+  with_shipped_code(codebook, [&]<class Book>(std::type_identity<Book>) {
     if (Book::size <= 256) bytes = Book::size * Book::dim * std::int64_t{sizeof(typename Book::Element)};
   });
   return bytes;
@@ -243,7 +243,7 @@ StoredPlan read_plan(std::string_view text, const std::string& source) {
     const nlohmann::json* layers = fields.array("layers");
     if (!layers) fields.fail("layers is missing");
     fields.refuse_other_keys();
-    const std::vector<std::string> known = shipped_codebook_names();
+    const std::vector<std::string> known = shipped_code_names();
     for (std::size_t i = 0; i < layers->size(); ++i) {
       const Fields layer((*layers)[i], source, "layers[" + std::to_string(i) + "]");
       const std::string name = layer.text("name"), codebook = layer.text("codebook");

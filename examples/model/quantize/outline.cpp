@@ -147,7 +147,7 @@ class Outliner {
     tensor.stored->require_readable();
     const QuantizeOptions options = options_for(source_, role, request_.options, request_.calibrated);
     Outline::Matrix matrix{&tensor, role, codebook, {}, 0};
-    with_shipped_codebook(codebook, [&]<class Book>(std::type_identity<Book>) {
+    with_shipped_code(codebook, [&]<class Book>(std::type_identity<Book>) {
       try {
         matrix.layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
       } catch (const InvalidArgument& error) {
@@ -286,7 +286,7 @@ Outline outline_of(const ModelSource& source, const QuantizeRequest& request) {
 CheckpointContents contents_of(const Outline& outline, const QuantizeRequest& request) {
   CheckpointContents contents;
   for (const Outline::Matrix& matrix : outline.matrices)
-    with_shipped_codebook(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
+    with_shipped_code(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
       contents.add_layer<Book>(matrix.tensor->name, matrix.layout, request.options.seed,
                                matrix.tensor->stored->dtype);
     });

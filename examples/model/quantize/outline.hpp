@@ -45,7 +45,7 @@ std::int64_t code_bytes(const CodeLayout& layout) noexcept {
 inline constexpr std::string_view keep_codebook = "none";
 
 struct QuantizeRequest {
-  std::string codebook = "2x256";   ///< of the linear layers; one of shipped_codebook_names()
+  std::string codebook = "2x256";   ///< of the linear layers; one of shipped_code_names()
   std::string embedding = "1x256";  ///< of the embedding, or keep_codebook
   std::string output = "1x256";     ///< of an output layer that is a matrix of its own, or keep_codebook
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of these

@@ -180,7 +180,7 @@ void quantize_model(const ModelSource& source, const Outline& outline, const std
       advance(matrix.weights());
       continue;
     }
-    with_shipped_codebook(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
+    with_shipped_code(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
       quantize_tensor<Book>(matrix, source.path().string(), request.options,
                             squares_of(source, matrix, request), writer, executor, advance);
     });

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The closed list of codebooks that files may name and kernels are made for.
+// The list of codes that files name and run-time choices know. One line adds a code.
 #pragma once
 
-#include <higgs/codes/e8/e8.hpp>
+#include <higgs/codes/e8/code.hpp>
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/error.hpp>
 
 #include <string>
@@ -15,39 +16,39 @@
 namespace higgs {
 inline namespace v0 {
 
-/// Every codebook that ships, cheapest first.
-using ShippedCodebooks = TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, E8Codebook,
-                                  GridCodebook<1, 8>, GridCodebook<2, 64>, GridCodebook<1, 16>,
-                                  GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
+/// Every code that ships, cheapest first.
+using ShippedCodes = TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, E8Codebook,
+                              GridCodebook<1, 8>, GridCodebook<2, 64>, GridCodebook<1, 16>,
+                              GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
 
 namespace detail {
-template <class Book, class... Books>
-constexpr bool is_listed(TypeList<Books...>) noexcept {
-  return (std::is_same_v<Book, Books> || ...);
+template <class C, class... Codes>
+constexpr bool is_listed(TypeList<Codes...>) noexcept {
+  return (std::is_same_v<C, Codes> || ...);
 }
-template <class Visitor, class... Books>
-bool visit_codebook_named(std::string_view name, Visitor& visitor, TypeList<Books...>) {
-  return ((Books::name() == name ? (visitor(std::type_identity<Books>{}), true) : false) || ...);
+template <class Visitor, class... Codes>
+bool visit_code_named(std::string_view name, Visitor& visitor, TypeList<Codes...>) {
+  return ((Codes::name() == name ? (visitor(std::type_identity<Codes>{}), true) : false) || ...);
 }
-template <class... Books>
-std::vector<std::string> names_of(TypeList<Books...>) {
-  return {Books::name()...};
+template <class... Codes>
+std::vector<std::string> names_of(TypeList<Codes...>) {
+  return {Codes::name()...};
 }
 }  // namespace detail
 
-/// One of the codebooks that ship.
-template <class Book>
-concept ShippedCodebook = detail::is_listed<Book>(ShippedCodebooks{});
+/// One of the codes that ship.
+template <class C>
+concept ShippedCode = detail::is_listed<C>(ShippedCodes{});
 
-/// The names of all shipped codebooks.
-inline std::vector<std::string> shipped_codebook_names() { return detail::names_of(ShippedCodebooks{}); }
+/// The names of all shipped codes.
+inline std::vector<std::string> shipped_code_names() { return detail::names_of(ShippedCodes{}); }
 
-/// Calls visitor(std::type_identity<Book>) for the shipped codebook of that name; throws InvalidArgument if none has it.
+/// Calls visitor(std::type_identity<C>) for the shipped code of that name. Throws InvalidArgument if none has it.
 template <class Visitor>
-void with_shipped_codebook(std::string_view name, Visitor&& visitor) {
-  if (detail::visit_codebook_named(name, visitor, ShippedCodebooks{})) return;
+void with_shipped_code(std::string_view name, Visitor&& visitor) {
+  if (detail::visit_code_named(name, visitor, ShippedCodes{})) return;
   std::string known;
-  for (const std::string& each : shipped_codebook_names()) known.append(" ").append(each);
+  for (const std::string& each : shipped_code_names()) known.append(" ").append(each);
   throw InvalidArgument("higgs: no codebook is named \"" + std::string(name) + "\"; there are:" + known);
 }
 

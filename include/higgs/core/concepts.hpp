@@ -127,9 +127,5 @@ struct Format {
   std::int64_t second = 0;  // what it takes of a second resource, in any unit: time, fast memory
 };
 
-/// Whole bits that hold one code of `B`.
-template <class B>
-inline constexpr int code_bits = std::bit_width(static_cast<std::uint64_t>(B::size) - 1u);
-
 }  // namespace v0
 }  // namespace higgs

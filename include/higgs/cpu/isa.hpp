@@ -27,5 +27,17 @@ inline Isa best_isa() noexcept;
 /// `isa` where this machine has it, else the nearest set below it that the machine has.
 inline Isa usable_isa(Isa isa) noexcept;
 
+namespace cpu {
+
+/// The order of a panel of activations for one kernel. A quad is four inputs that one lane of a dot product multiplies
+/// with the four bytes of a lane of decoded weights (quad_position()). Planes are the high bytes of 16-bit integers, then
+/// the low bytes.
+enum class ActivationOrder {
+  Bytes,     // (quads, rows, planes, 4) int8
+  Words,     // (quads, rows, 4) int16; inputs 0, 2, 1, 3 of a quad: those of even bytes, then those of odd bytes
+  AmxTiles,  // (quads / 16, planes, 16 rows, 16 quads, 4) int8
+};
+
+}  // namespace cpu
 }  // namespace v0
 }  // namespace higgs

@@ -1,75 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fast nearest points: equals nearest() for every input.
+// Scaled weights to symbols, for any code.
 #pragma once
 
-#include <higgs/core/concepts.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/cpu/isas.hpp>
-#include <higgs/encode/cell_search.hpp>
-#include <higgs/codes/e8/search.hpp>
-#include <higgs/encode/exhaustive_search.hpp>
-#include <higgs/codes/lattice/search.hpp>
-#include <higgs/encode/line_search.hpp>
-#include <higgs/encode/nearest.hpp>
-#include <higgs/encode/plane_search.hpp>
-#include <higgs/codes/radix/search.hpp>
+#include <higgs/encode/point_search.hpp>
 
+#include <cstddef>
 #include <span>
 
 namespace higgs {
 inline namespace v0 {
 
-namespace detail {
-template <Codebook Book>
-struct SearchOf {
-  using type = ExhaustiveSearch<Book>;
-};
-template <Codebook Book>
-  requires(Book::dim == 1)
-struct SearchOf<Book> {
-  using type = LineSearch<Book>;
-};
-// Up to 16 points fit registers: comparing all of them is as fast as looking for a few.
-template <Codebook Book>
-  requires(Book::dim == 2 && Book::size > 16 && Book::size <= 256 && sizeof(typename Book::Element) == 1)
-struct SearchOf<Book> {
-  using type = PlaneSearch<Book>;
-};
-// Beyond four dimensions a cell lists so many points that comparing all of them, many vectors at a time, is faster.
-template <Codebook Book>
-  requires(Book::dim >= 2 && Book::dim <= 4 && Book::size > 256 && Book::size <= 65536 &&
-           sizeof(typename Book::Element) == 1)
-struct SearchOf<Book> {
-  using type = CellSearch<Book>;
-};
-template <>
-struct SearchOf<E8Codebook> {
-  using type = E8Search;
-};
-template <int Bits>
-struct SearchOf<NestedE8Codebook<Bits>> {
-  using type = LatticeSearch<Bits>;
-};
-template <Codebook Book, int Count>
-struct SearchOf<RadixCodebook<Book, Count>> {
-  using type = RadixSearch<RadixCodebook<Book, Count>, typename SearchOf<Book>::type>;
-};
-}  // namespace detail
-
-/// A search over the points of one codebook, prepared once: the fastest that there is for its shape.
-template <Codebook Book>
+/// The encoder of one code, prepared once: for a Codebook the fastest search that equals nearest(), for a ChainCode its
+/// own Encoder.
+template <Code C>
 class Encoder {
  public:
-  explicit Encoder(const Book& book) : search_(book) {}
+  explicit Encoder(const C& code) : encoder_(code) {}
 
-  /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <=
-  /// fixed_limit. The codes are the same for every `isa`.
-  void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
+  /// Encodes whole groups of `group_symbols` symbols: symbols.size() is a multiple of it, scaled.size() is symbols.size()
+  /// * C::dim. `scaled` holds integers in fixed point (fraction_bits), |scaled| <= fixed_limit; a group's last span is
+  /// filled up with zeros. The symbols are the same for every `isa`.
+  void encode(std::span<const float> scaled, std::size_t group_symbols, std::span<SymbolOf<C>> symbols,
               Isa isa = best_isa()) const noexcept {
-    search_.encode(fixed, codes, isa);
+    if constexpr (ChainCode<C>) {
+      for (std::size_t i = 0; i < symbols.size(); i += group_symbols)
+        encoder_.encode(scaled.subspan(i * C::dim, group_symbols * C::dim), symbols.subspan(i, group_symbols), isa);
+    } else {
+      encoder_.encode(scaled, symbols, isa);
+    }
   }
 
  private:
-  typename detail::SearchOf<Book>::type search_;
+  template <class T>
+  struct Chosen {
+    using type = typename T::Encoder;
+  };
+  template <Codebook T>
+  struct Chosen<T> {
+    using type = PointSearch<T>;
+  };
+  typename Chosen<C>::type encoder_;
 };
 
 }  // namespace v0

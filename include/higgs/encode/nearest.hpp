@@ -2,7 +2,7 @@
 // The definition of encoding: the exhaustive nearest point, in exact integer arithmetic. Every fast search equals it.
 #pragma once
 
-#include <higgs/core/concepts.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/error.hpp>
 
 #include <cstddef>
@@ -16,14 +16,14 @@ inline namespace v0 {
 /// moves borders by at most 2^-6 of a step (no measurable MSE) and makes every distance an integer: codes are the
 /// same bits on every machine, and exact ties go to the lower index. Chosen so that nearest_score() stays below
 /// 2^24 for int8 points: float lanes, int lanes and tensor cores all compute it without rounding.
-template <Codebook Book>
+template <Code Book>
 inline constexpr int fraction_bits = sizeof(typename Book::Element) > 1 ? 4
                                      : Book::dim <= 2                   ? 7
                                      : Book::dim <= 4                   ? 6
                                                                         : 5;
 
 /// The largest magnitude of a fixed-point coordinate: twice the range of the points.
-template <Codebook Book>
+template <Code Book>
 inline constexpr std::int32_t fixed_limit =
     (sizeof(typename Book::Element) > 1 ? 1 << 16 : 1 << 8) << fraction_bits<Book>;
 

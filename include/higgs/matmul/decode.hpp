@@ -19,67 +19,79 @@
 namespace higgs {
 inline namespace v0 {
 
-/// The points of a codebook as floats: a table made once for many decodes, or, where it would not fit a cache, each point
-/// when it is asked for.
-template <Codebook Book>
-class PointTable {
+/// Symbols of one group to floats: for a Codebook by a table of its points, made once for many decodes, or point by
+/// point where the table would not fit a cache; for a ChainCode by decode_group().
+template <Code C>
+class GroupDecoder {
  public:
-  explicit PointTable(const Book& book) : book_(book) {
-    if constexpr (tabulated)
-      for (std::int64_t i = 0; i < Book::size; ++i)
-        points_.push_back(decode(static_cast<typename Book::Index>(i)));
+  explicit GroupDecoder(const C& code) : code_(code) {
+    if constexpr (tabulated())
+      for (std::int64_t i = 0; i < C::size; ++i) points_.push_back(to_floats(code.decode(static_cast<SymbolOf<C>>(i))));
   }
-  std::array<float, Book::dim> operator[](typename Book::Index index) const noexcept {
-    if constexpr (tabulated) return points_[index];
-    return decode(index);
+
+  /// out[i] = scale * coordinate i, rounded once; ceil(out.size() / C::dim) symbols.
+  void decode(std::span<const SymbolOf<C>> symbols, float scale, std::span<float> out) const {
+    if constexpr (ChainCode<C>) {
+      std::vector<typename C::Element> values(out.size());
+      decode_group(code_, symbols, std::span<typename C::Element>(values));
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(values[i]) * scale;
+    } else {
+      constexpr std::size_t dim = C::dim;
+      const SymbolOf<C>* symbol = symbols.data();
+      std::size_t i = 0;
+      for (; i + dim <= out.size(); i += dim, ++symbol) {
+        const auto point = floats_of(*symbol);
+        for (std::size_t d = 0; d < dim; ++d) out[i + d] = point[d] * scale;
+      }
+      for (std::size_t d = 0; i + d < out.size(); ++d) out[i + d] = floats_of(*symbol)[d] * scale;
+    }
   }
 
  private:
-  static constexpr bool tabulated = Book::size <= 4096;
+  static constexpr bool tabulated() noexcept {
+    if constexpr (Codebook<C>) return C::size <= 4096;
+    return false;
+  }
+  using Floats = std::array<float, C::dim>;
 
-  std::array<float, Book::dim> decode(typename Book::Index index) const noexcept {
-    const typename Book::Point point = book_.decode(index);
-    std::array<float, Book::dim> floats;
+  template <class Point>
+  static Floats to_floats(const Point& point) noexcept {
+    Floats floats;
     std::copy(point.begin(), point.end(), floats.begin());
     return floats;
   }
+  Floats floats_of(SymbolOf<C> symbol) const noexcept {
+    if constexpr (tabulated()) return points_[symbol];
+    else return to_floats(code_.decode(symbol));
+  }
 
-  Book book_;
-  std::vector<std::array<float, Book::dim>> points_;  // (size, dim)
+  C code_;
+  std::vector<Floats> points_;  // (size), empty where points are decoded one by one
 };
 
 /// Decodes groups [first, first + count) of one row into `out` (count * group floats, rotated basis):
-/// scale * 2^exponent * coordinate, each product rounded once. `codes` is scratch that the call resizes.
-template <Codebook Book>
-void decode_groups(const QuantizedMatrix<Book>& w, const PointTable<Book>& points, std::int64_t row,
+/// scale * 2^exponent * coordinate, each product rounded once. `symbols` is scratch that the call resizes.
+template <Code C>
+void decode_groups(const QuantizedMatrix<C>& w, const GroupDecoder<C>& decoder, std::int64_t row,
                    std::int64_t first, std::int64_t count, std::span<float> out,
-                   std::vector<typename Book::Index>& codes) {
+                   std::vector<SymbolOf<C>>& symbols) {
   const auto group = static_cast<std::size_t>(w.layout.group);
-  const auto codes_each = static_cast<std::size_t>(w.layout.codes_per_group(Book::dim));
-  codes.resize(static_cast<std::size_t>(count) * codes_each);
-  unpack_bits(w.row_codes(row), code_bits<Book>, static_cast<std::size_t>(first) * codes_each,
-              std::span<typename Book::Index>(codes));
+  const auto each = static_cast<std::size_t>(w.layout.codes_per_group(C::dim));
+  symbols.resize(static_cast<std::size_t>(count) * each);
+  unpack_bits(w.row_codes(row), code_bits<C>, static_cast<std::size_t>(first) * each,
+              std::span<SymbolOf<C>>(symbols));
   const std::span<const Half> scales = w.row_scales(row);
-  const float unit = std::ldexp(1.0f, w.exponent);
-  constexpr auto dim = static_cast<std::size_t>(Book::dim);
-  for (std::size_t g = 0; g < static_cast<std::size_t>(count); ++g) {
-    const float scale = static_cast<float>(scales[static_cast<std::size_t>(first) + g]) * unit;
-    const typename Book::Index* code = codes.data() + g * codes_each;
-    float* to = out.data() + g * group;
-    std::size_t i = 0;
-    for (; i + dim <= group; i += dim, ++code) {
-      const auto point = points[*code];
-      for (std::size_t d = 0; d < dim; ++d) to[i + d] = point[d] * scale;
-    }
-    for (std::size_t d = 0; i + d < group; ++d)
-      to[i + d] = points[*code][d] * scale;  // last vector, cut short
-  }
+  const float output_scale = std::ldexp(1.0f, w.exponent);
+  for (std::size_t g = 0; g < static_cast<std::size_t>(count); ++g)
+    decoder.decode(std::span<const SymbolOf<C>>(symbols).subspan(g * each, each),
+                   static_cast<float>(scales[static_cast<std::size_t>(first) + g]) * output_scale,
+                   out.subspan(g * group, group));
 }
 
 /// Decodes the whole matrix into `out` (rows, cols), in the basis it was quantized from. For tests, for tools and for
 /// batches so large that a dense product is cheaper; matmul() does not need it.
-template <Codebook Book>
-void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out,
+template <Code C>
+void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out,
                 Executor& executor = default_executor()) {
   detail::expect_whole("higgs::dequantize", w);
   expects(out.rows == w.rows() && out.cols == w.cols(), [&] {
@@ -87,12 +99,12 @@ void dequantize(const QuantizedMatrix<Book>& w, MatrixView<float> out,
            detail::shape_text(w.rows(), w.cols());
   });
   detail::expect_data("higgs::dequantize", "out", out);
-  const PointTable<Book> points(w.book);
+  const GroupDecoder<C> decoder(w.book);
   parallel_for(executor, w.rows(), 16, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> row(static_cast<std::size_t>(w.layout.padded_cols()));
-    std::vector<typename Book::Index> codes;
+    std::vector<SymbolOf<C>> codes;
     for (std::int64_t r = begin; r < end; ++r) {
-      decode_groups(w, points, r, 0, w.layout.groups(), row, codes);
+      decode_groups(w, decoder, r, 0, w.layout.groups(), row, codes);
       unrotate_row(row, w.layout.block, w.seed);
       for (std::size_t c = 0; c < w.input_scales.size(); ++c) row[c] *= static_cast<float>(w.input_scales[c]);
       for (std::int64_t c = 0; c < out.cols; ++c) out(r, c) = row[static_cast<std::size_t>(c)];

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x * W^T from packed codes on the CPU; W never becomes a matrix of floats.
 //
-// - From a PackedMatrix: integer kernels, for engines. Every instruction set gives the same bits (strip_product.hpp).
+// - From a PackedMatrix: integer kernels, for engines. Every instruction set gives the same bits (cpu/portable/panel_product.hpp).
 // - From a QuantizedMatrix as it is, without preparation and for any codebook: a tile of floats at a time.
 #pragma once
 
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/cpu/convert.hpp>
 #include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
-#include <higgs/matmul/activations.hpp>
+#include <higgs/core/scratch.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
-#include <higgs/matmul/strip_product.hpp>
+#include <higgs/matmul/packed_format.hpp>
 #include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
 #include <higgs/store/quantized_matrix.hpp>
@@ -42,29 +43,28 @@ struct MatmulOptions {
 
 namespace detail {
 
-/// Rows of x that are multiplied with a strip at once: their activations stay in a core's second cache.
+/// Rows of x that are multiplied with a weight panel at once: their integers fit a core's second cache.
 inline constexpr std::int64_t batch_block = 192;
 
-/// Strips of one task. Of few rows of x memory is the limit, and a thread reads fastest what lies together: 1 MiB or
-/// more, in parts as equal as they can be.
-inline std::int64_t strip_grain(const PackedLayout& tiles, std::int64_t batch, std::int64_t width) noexcept {
-  constexpr std::int64_t together = 1 << 20;  // bytes
+/// Weight panels of one task. For few rows of x memory is the limit, and a thread reads contiguous bytes fastest: 1 MiB
+/// or more, in tasks of nearly equal size.
+inline std::int64_t panel_grain(const PackedLayout& packed, std::int64_t batch, std::int64_t width) noexcept {
+  constexpr std::int64_t contiguous = 1 << 20;  // bytes
   if (batch >= min_panel_rows) return 1;
-  const std::int64_t rounds =
-      tiles.strips() * tiles.strip_bytes() / (together * width);  // of a task for each thread
+  const std::int64_t rounds = packed.panels() * packed.panel_bytes() / (contiguous * width);  // tasks of each thread
   const std::int64_t tasks = std::max<std::int64_t>(1, rounds) * width;
-  return std::max<std::int64_t>(1, (tiles.strips() + tasks - 1) / tasks);
+  return std::max<std::int64_t>(1, (packed.panels() + tasks - 1) / tasks);
 }
 
-/// y[n * stride] = sums[n] * unit + bias[n], the product with a power of two being exact; `bias` may be null.
+/// y[n * stride] = sums[n] * output_scale + bias[n]; output_scale is a power of two, `bias` may be null.
 template <Scalar Y>
-void write_outputs(const float* sums, float unit, const float* bias, std::int64_t count, Y* y,
+void write_outputs(const float* sums, float output_scale, const float* bias, std::int64_t count, Y* y,
                    std::int64_t stride) noexcept {
   if (bias == nullptr && stride == 1) {
-    for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<Y>(sums[n] * unit);
+    for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<Y>(sums[n] * output_scale);
   } else {
     for (std::int64_t n = 0; n < count; ++n)
-      y[n * stride] = static_cast<Y>(bias != nullptr ? sums[n] * unit + bias[n] : sums[n] * unit);
+      y[n * stride] = static_cast<Y>(bias != nullptr ? sums[n] * output_scale + bias[n] : sums[n] * output_scale);
   }
 }
 
@@ -77,6 +77,14 @@ inline constexpr float huge_factor = 0x1p-96f, huge_input = 0x1p55f;
 /// x * 2^exponent, rounded once.
 inline float scaled(float x, int exponent) noexcept {
   return static_cast<float>(std::ldexp(static_cast<double>(x), exponent));
+}
+
+/// Whether all activation scales of row `at` are numbers up to `most`.
+inline bool scales_are_at_most(const cpu::ActivationPanel& panel, const cpu::ActivationShape& shape, int at,
+                               float most) noexcept {
+  bool all = true;
+  for (std::int64_t i = 0; i < shape.x_groups(); ++i) all &= panel.scales[i * panel.rows + at] <= most;
+  return all;
 }
 
 /// Whether all magnitudes are numbers up to `most`.
@@ -102,83 +110,101 @@ void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<c
   rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, first_col, isa);
 }
 
+/// Rows of x as integers for one kernel: panels of at most `most` rows, in memory that the thread reuses.
+class ActivationPanels {
+ public:
+  ActivationPanels(const cpu::ActivationShape& shape, const PanelKernel& kernel, int batch, std::int64_t row_floats,
+                   std::int64_t tasks)
+      : most_(kernel.max_rows[shape.planes - 1]),
+        count_((batch + most_ - 1) / most_),
+        bytes_(cpu::ActivationPanel::bytes(shape, kernel.order, most_)),
+        floats_((static_cast<std::size_t>(row_floats) * sizeof(float) + 63) / 64 * 64),
+        scratch_(static_cast<std::size_t>(count_) * bytes_ + static_cast<std::size_t>(tasks) * floats_) {
+    for (int i = 0; i < count_; ++i)
+      new (panels() + i) cpu::ActivationPanel(shape, kernel.order, std::min(most_, batch - i * most_),
+                                              scratch_.data() + static_cast<std::size_t>(i) * bytes_);
+  }
+  const cpu::ActivationPanel* panels() const noexcept {
+    return reinterpret_cast<const cpu::ActivationPanel*>(memory_);
+  }
+  int count() const noexcept { return count_; }
+  /// The panel of row m, and the row's number in it.
+  const cpu::ActivationPanel& panel_of(std::int64_t m) const noexcept { return panels()[m / most_]; }
+  int row_of(std::int64_t m) const noexcept { return static_cast<int>(m % most_); }
+  /// Room for one rotated row (row_floats), for each task.
+  float* floats_of_task(std::int64_t task) const noexcept {
+    return reinterpret_cast<float*>(scratch_.data() + static_cast<std::size_t>(count_) * bytes_ +
+                                    static_cast<std::size_t>(task) * floats_);
+  }
+
+ private:
+  static constexpr std::size_t most_panels = batch_block / min_panel_rows;
+  cpu::ActivationPanel* panels() noexcept { return reinterpret_cast<cpu::ActivationPanel*>(memory_); }
+
+  alignas(cpu::ActivationPanel) std::byte memory_[most_panels * sizeof(cpu::ActivationPanel)];
+  int most_, count_;
+  std::size_t bytes_, floats_;
+  Scratch scratch_;
+};
+
 /// The product of up to batch_block rows.
 template <class X, Scalar Y>
 void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
                   Executor& executor, const MatmulOptions& options) {
   const CodeLayout& layout = w.layout();
-  const PackedLayout& tiles = w.tiles();
-  const StripKernel kernel = strip_kernel(options.isa, x.rows);
-  const RunShape shape{.groups = layout.groups(),
-                       .group = layout.group,
-                       .padded_group = padded_group(kernel, tiles, w.tables()),
-                       .run = run_inputs(options.activations),
-                       .dim = w.tables().dim,
-                       .planes = options.activations == Activations::Int16 ? 2 : 1};
-  const QuadOrder order = quad_order(kernel);
-  const int most = panel_rows(kernel, shape.planes), batch = static_cast<int>(x.rows);
-  const int panel_count = (batch + most - 1) / most;
-  const std::size_t panel_bytes = Panel::bytes(shape, order, most);
+  const PackedLayout& packed = w.packed();
+  const PanelKernel& kernel = w.format().kernel(options.isa, x.rows);
+  const cpu::ActivationShape shape = kernel.shape(packed, w.format(), options.activations);
+  const int batch = static_cast<int>(x.rows);
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
-  const std::size_t floats = (padded * sizeof(float) + 63) / 64 * 64;  // of a row
   // Rows that one task prepares, one after the other in the same floats.
-  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32),
-                     tasks = (batch + grain - 1) / grain;
-  const Scratch scratch(static_cast<std::size_t>(panel_count) * panel_bytes +
-                        static_cast<std::size_t>(tasks) * floats);
-  constexpr std::size_t most_panels = batch_block / min_panel_rows;
-  alignas(Panel) std::byte panel_memory[most_panels * sizeof(Panel)];
-  auto* panels = reinterpret_cast<Panel*>(panel_memory);
-  for (int i = 0; i < panel_count; ++i)
-    new (panels + i) Panel(shape, order, std::min(most, batch - i * most),
-                           scratch.data() + static_cast<std::size_t>(i) * panel_bytes);
-  std::uint8_t* rotated = scratch.data() + static_cast<std::size_t>(panel_count) * panel_bytes;
+  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32), tasks = (batch + grain - 1) / grain;
+  const ActivationPanels panels(shape, kernel, batch, layout.padded_cols(), tasks);
 
-  std::uint8_t huge[batch_block];  // whether a row is 2^-huge_shift of itself
+  std::uint8_t huge[batch_block];  // whether a row was multiplied by 2^-huge_shift
   parallel_for(executor, batch, grain, [&](std::int64_t begin, std::int64_t end) {
-    auto* row = reinterpret_cast<float*>(rotated + static_cast<std::size_t>(begin / grain) * floats);
+    float* const row = panels.floats_of_task(begin / grain);
     for (std::int64_t m = begin; m < end; ++m) {
-      const Panel& panel = panels[m / most];
-      const int at = static_cast<int>(m % most);
+      const cpu::ActivationPanel& panel = panels.panel_of(m);
+      const int at = panels.row_of(m);
       const auto prepare = [&](float factor) {
         rotate_activations(x, m, factor, w.input_scales(), layout, w.seed(), w.first_col(), {row, padded},
                            options.isa);
-        quantize_row(row, shape, options.activations, order, panel, at, options.isa);
+        kernel.quantize_row(row, shape, options.activations, kernel.order, panel, at);
       };
       prepare(1);
-      huge[m] = !steps_are_at_most(panel, shape, at, huge_input / quantizer_limit(options.activations));
+      huge[m] = !scales_are_at_most(panel, shape, at, huge_input / cpu::activation_limit(options.activations));
       if (huge[m] != 0) [[unlikely]]
         prepare(huge_factor);
     }
   });
 
-  const float unit = std::ldexp(1.0f, w.exponent());
-  const std::int64_t strips = strip_grain(tiles, batch, executor.width());
-  parallel_for(executor, tiles.strips(), strips, [&](std::int64_t begin, std::int64_t end) {
-    alignas(64) float sums[batch_block * strip_rows];
-    for (std::int64_t strip = begin; strip < end; ++strip) {
-      std::fill(sums, sums + batch * strip_rows, 0.0f);
-      const StripProduct product{&tiles, &w.tables(), &shape, w.bytes().data() + strip * tiles.strip_bytes()};
-      strip_product(product, panels, panel_count, sums, kernel);
-      const std::int64_t first = strip * strip_rows, count = std::min(strip_rows, w.rows() - first);
+  const float output_scale = std::ldexp(1.0f, w.exponent());
+  const std::int64_t panel_count = panel_grain(packed, batch, executor.width());
+  parallel_for(executor, packed.panels(), panel_count, [&](std::int64_t begin, std::int64_t end) {
+    alignas(64) float sums[batch_block * panel_rows];
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::fill(sums, sums + batch * panel_rows, 0.0f);
+      kernel.product(packed, w.tables(), shape, w.bytes().data() + i * packed.panel_bytes(), panels.panels(),
+                     panels.count(), sums);
+      const std::int64_t first = i * panel_rows, count = std::min(panel_rows, w.rows() - first);
       const float* added = bias.empty() ? nullptr : bias.data() + first;
       for (std::int64_t m = 0; m < batch; ++m) {
+        float* const row = sums + m * panel_rows;
+        float factor = output_scale;
         if (huge[m] != 0) [[unlikely]] {
-          float* const row = sums + m * strip_rows;
           for (std::int64_t n = 0; n < count; ++n) row[n] = scaled(row[n], w.exponent() + huge_shift);
-          write_outputs(row, 1, added, count, y.row(m) + first * y.col_stride, y.col_stride);
-          continue;
+          factor = 1;
         }
-        write_outputs(sums + m * strip_rows, unit, added, count, y.row(m) + first * y.col_stride,
-                      y.col_stride);
+        write_outputs(row, factor, added, count, y.row(m) + first * y.col_stride, y.col_stride);
       }
     }
   });
 }
 
 /// The product from a matrix as it is.
-template <class X, Codebook Book, Scalar Y>
-void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
+template <class X, Code C, Scalar Y>
+void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
                          std::span<const float> bias, Executor& executor, Isa isa) {
   const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
 
@@ -197,19 +223,19 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<Book>& w, Matrix
     }
   });
 
-  const PointTable<Book> points(w.book);
+  const GroupDecoder<C> decoder(w.book);
   const std::int64_t tile_rows = batch > 8 ? 64 : 16;
   const std::int64_t tile_groups = std::max<std::int64_t>(1, tile_depth / group);
   parallel_for(executor, w.rows(), tile_rows, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t rows = end - begin;
     std::vector<float> tile(static_cast<std::size_t>(rows * tile_groups * group));  // (rows, depth)
     std::vector<float> sums(static_cast<std::size_t>(batch * rows));                // (M, rows)
-    std::vector<typename Book::Index> codes;
+    std::vector<SymbolOf<C>> symbols;
     for (std::int64_t first = 0; first < w.layout.groups(); first += tile_groups) {
       const std::int64_t count = std::min(tile_groups, w.layout.groups() - first), depth = count * group;
       for (std::int64_t n = 0; n < rows; ++n)
-        decode_groups(w, points, begin + n, first, count,
-                      std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), codes);
+        decode_groups(w, decoder, begin + n, first, count,
+                      std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), symbols);
       for (std::int64_t m = 0; m < batch; m += tile_batch)
         tile_product<float>(
             {rotated.data() + m * padded + first * group, padded, tile.data(), depth, sums.data() + m * rows,
@@ -258,8 +284,8 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
 
 /// y = x * W^T + bias as above. Sums are float; the result does not depend on the number of threads, nor a
 /// row of it on the other rows of x.
-template <class X, Codebook Book, class Y>
-void matmul(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<Y> y,
+template <class X, Code C, class Y>
+void matmul(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
             std::span<const float> bias = {}, Executor& executor = default_executor(), Isa isa = best_isa()) {
   static_assert(!std::is_const_v<Y>, "higgs::matmul: y is written, so it cannot be const");
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>) {

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// A quantized matrix made ready for many products: what an engine keeps.
+// A quantized matrix in packed order, ready for many products: what an engine keeps of a linear layer.
 #pragma once
 
-#include <higgs/codes/e8/e8.hpp>
-#include <higgs/core/concepts.hpp>
-#include <higgs/cpu/convert.hpp>
-#include <higgs/cpu/isas.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
+#include <higgs/matmul/packed_format.hpp>
+#include <higgs/pack/bits.hpp>
 #include <higgs/pack/packed_layout.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/shard.hpp>
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,155 +37,14 @@ enum class PackedForm {
   Codes,        ///< 4 bits a weight, as in files
   Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
 };
+
+/// The faster form on this machine.
 inline PackedForm best_packed_form() noexcept {
   return isa_includes(best_isa(), Isa::Avx512) ? PackedForm::Codes : PackedForm::Coordinates;
 }
 
-namespace detail {
-
-/// Which kernel reads the tiles: how units are stored, and what one stands for.
-enum class UnitKind {
-  Nibble1,  // 16 points in one dimension
-  Nibble2,  // 16 in two: also two codes of 2 bits
-  Six2,     // 64 in two: also two codes of 3 bits
-  Byte1,    // the coordinate itself, 128 added; so for all codebooks that have no kind of their own
-  Byte2,    // 256 in two dimensions
-  Byte4,    // 256 in four
-  Wide1,    // 256 of 16-bit coordinates in one
-  Signed8,  // patterns of eight magnitudes, their signs and a side: E8Codebook
-};
-
-/// What units decode to.
-struct UnitTables {
-  UnitKind kind = UnitKind::Byte1;
-  int unit_bits = 8;
-  int dim = 1;
-  int planes = 1;
-  // Coordinates with 128 added, (planes * dim, 256) bytes; tables of 4 and 6 bits are repeated up to 64 entries and
-  // 256 apart.
-  alignas(64) std::uint8_t bytes[4][256] = {};
-  // Of Byte4 and Signed8, bytes[0 ... 3][unit] side by side.
-  alignas(64) std::uint32_t words[256] = {};
-  // Of Signed8, bytes[i] are two levels of 4 bits, of magnitudes 2i and 2i + 1 of each pattern, and a
-  // coordinate is values[level | sign << 4 | side << 5].
-  alignas(64) std::uint8_t values[64] = {};
-};
-
-inline void fill_words(UnitTables& tables) noexcept {
-  for (int i = 0; i < 4; ++i)
-    for (int unit = 0; unit < 256; ++unit)
-      tables.words[unit] |= std::uint32_t{tables.bytes[i][unit]} << 8 * i;
-}
-
-/// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
-inline std::shared_ptr<std::uint8_t[]> allocate_tiles(std::size_t bytes) {
-  constexpr std::size_t huge = std::size_t{1} << 21;
-  const auto alignment = std::align_val_t{bytes >= huge ? huge : std::size_t{64}};
-  std::shared_ptr<std::uint8_t[]> out(static_cast<std::uint8_t*>(::operator new(bytes, alignment)),
-                                      [alignment](std::uint8_t* p) { ::operator delete(p, alignment); });
-#if defined(__linux__)
-  if (bytes >= huge) ::madvise(out.get(), bytes, MADV_HUGEPAGE);  // a hint: its failure costs speed only
-#endif
-  return out;
-}
-
-/// Two codes of 2 or 3 bits make a unit.
-template <Codebook Book>
-inline constexpr bool pairs_codes = Book::dim == 1 && code_bits<Book> <= 3;
-
-/// Codebooks without units of their own are kept as coordinates, 8 bits a weight.
-template <Codebook Book>
-constexpr UnitKind unit_kind() {
-  constexpr int width = pairs_codes<Book> ? 2 : 1, bits = code_bits<Book> * width, dim = Book::dim * width;
-  constexpr bool wide = sizeof(typename Book::Element) > 1;
-  static_assert(
-      !wide || (sizeof(typename Book::Element) == 2 && dim == 1 && bits <= 8),
-      "PackedMatrix takes coordinates of 16 bits in one dimension only; matmul(x, QuantizedMatrix) takes all");
-  if constexpr (wide) return UnitKind::Wide1;
-  if constexpr (std::is_same_v<Book, E8Codebook>) return UnitKind::Signed8;
-  if constexpr (bits <= 4 && dim <= 2) return dim == 1 ? UnitKind::Nibble1 : UnitKind::Nibble2;
-  if constexpr (bits <= 6 && dim == 2) return UnitKind::Six2;
-  if constexpr (bits <= 8 && dim == 2) return UnitKind::Byte2;
-  if constexpr (bits <= 8 && dim == 4) return UnitKind::Byte4;
-  return UnitKind::Byte1;
-}
-
-inline UnitTables make_e8_tables() noexcept {
-  UnitTables out{.kind = UnitKind::Signed8, .unit_bits = 16, .dim = E8Codebook::dim};
-  for (std::size_t pattern = 0; pattern < 256; ++pattern)
-    for (int i = 0; i < 4; ++i)
-      out.bytes[i][pattern] = static_cast<std::uint8_t>(e8_patterns[pattern] >> 8 * i);
-  for (std::size_t i = 0; i < 64; ++i) {
-    const int level = e8_levels[i & 15u], shift = (i & 32u) != 0 ? -e8_shift : e8_shift;
-    out.values[i] = static_cast<std::uint8_t>(128 + shift + ((i & 16u) != 0 ? -level : level));
-  }
-  fill_words(out);
-  return out;
-}
-
-template <Codebook Book>
-UnitTables make_unit_tables(const Book& book, PackedForm order) {
-  constexpr int width = pairs_codes<Book> ? 2 : 1;  // codes of a unit
-  UnitTables out;
-  out.kind = unit_kind<Book>();
-  if (out.kind == UnitKind::Signed8) return make_e8_tables();
-  if (order == PackedForm::Coordinates && out.kind == UnitKind::Byte2) out.kind = UnitKind::Byte1;
-  out.unit_bits = out.kind <= UnitKind::Nibble2 ? 4 : out.kind == UnitKind::Six2 ? 6 : 8;
-  out.dim = out.kind == UnitKind::Byte1 ? 1 : Book::dim * width;
-  out.planes = out.kind == UnitKind::Wide1 ? 2 : 1;
-  if (out.kind == UnitKind::Byte1) {
-    for (int unit = 0; unit < 256; ++unit) out.bytes[0][unit] = static_cast<std::uint8_t>(unit);
-    return out;
-  }
-  for (int unit = 0; unit < 1 << out.unit_bits; ++unit) {
-    int code = unit;
-    for (int i = 0; i < width; ++i, code >>= code_bits<Book>) {
-      const auto index =
-          static_cast<typename Book::Index>(std::min(code % (1 << (width == 1 ? 8 : code_bits<Book>)),
-                                                     Book::size - 1));  // codes beyond the last do not occur
-      const typename Book::Point point = book.decode(index);
-      for (int d = 0; d < Book::dim; ++d) {
-        const int value = point[static_cast<std::size_t>(d)], c = i * Book::dim + d;
-        expects(value <= 127 * 256 + 127, "higgs::PackedMatrix: coordinates must not exceed 32639");
-        const int high = out.planes == 2 ? (value + 128) >> 8 : 0, low = value - 256 * high;
-        const int parts[2] = {low, high};
-        for (int plane = 0; plane < out.planes; ++plane)
-          for (int copy = unit; copy < (out.unit_bits == 8 ? 256 : 64); copy += 1 << out.unit_bits)
-            out.bytes[plane + c][copy] = static_cast<std::uint8_t>(parts[plane] + 128);
-      }
-    }
-  }
-  if (out.kind == UnitKind::Byte4) fill_words(out);
-  return out;
-}
-
-/// Every coordinate of a matrix with 128 added: (rows, groups * group).
-template <Codebook Book>
-std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<Book>& w, Executor& executor) {
-  const auto group = static_cast<std::size_t>(w.layout.group),
-             groups = static_cast<std::size_t>(w.layout.groups());
-  std::vector<std::uint8_t> out(static_cast<std::size_t>(w.rows()) * groups * group);
-  parallel_for(executor, w.rows(), strip_rows, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<typename Book::Index> codes(static_cast<std::size_t>(w.layout.codes_per_row(Book::dim)));
-    for (std::int64_t row = begin; row < end; ++row) {
-      unpack_bits(w.row_codes(row), code_bits<Book>, 0, std::span<typename Book::Index>(codes));
-      std::uint8_t* to = out.data() + static_cast<std::size_t>(row) * groups * group;
-      const typename Book::Index* code = codes.data();
-      for (std::size_t g = 0; g < groups; ++g, to += group)
-        for (std::size_t i = 0; i < group; i += Book::dim, ++code) {
-          const typename Book::Point point = w.book.decode(*code);
-          for (std::size_t d = 0; d < Book::dim && i + d < group; ++d)
-            to[i + d] = static_cast<std::uint8_t>(point[d] + 128);
-        }
-    }
-  });
-  return out;
-}
-
-}  // namespace detail
-
-/// The weights of one linear layer in tile order. A value: copies share the bytes. It needs the matrix that it was made
-/// from no longer. One that was made from nothing, or moved from, is empty: 0 x 0.
+/// The weights of one linear layer in packed order. A value: copies share the bytes, and the quantized matrix is no
+/// longer needed. A default-constructed or moved-from PackedMatrix is empty: 0 x 0.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -197,69 +57,44 @@ class PackedMatrix {
   }
   ~PackedMatrix() = default;
 
-  /// Repacks `w`, about as fast as memory copies.
-  template <Codebook Book>
-  explicit PackedMatrix(const QuantizedMatrix<Book>& w, Executor& executor = default_executor(),
-                       PackedForm order = best_packed_form()) {
-    if (w.cols() == 0) return;
-    detail::expect_whole("higgs::PackedMatrix", w);
-    parts_.layout = w.layout;
-    parts_.seed = w.seed;
-    parts_.exponent = w.exponent;
-    parts_.tables = std::make_shared<const detail::UnitTables>(detail::make_unit_tables(w.book, order));
-    const bool coordinates = tables().kind == detail::UnitKind::Byte1;
-    parts_.tiles = {.rows = w.rows(),
-                    .groups = w.layout.groups(),
-                    .codes_per_group = coordinates ? w.layout.group : w.layout.codes_per_group(Book::dim),
-                    .code_bits = coordinates ? 8 : code_bits<Book>,
-                    .unit_bits = tables().unit_bits,
-                    .codes_per_unit = detail::pairs_codes<Book> ? 2 : 1};
-    const auto bytes = static_cast<std::size_t>(tiles().bytes());
-    const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_tiles(bytes);
-    if (coordinates)
-      pack_panels(tiles(), detail::unpack_coordinates(w, executor), w.layout.padded_cols(), w.scales,
-                 {memory.get(), bytes}, executor);
-    else
-      pack_panels(tiles(), w.codes, w.row_bytes(), w.scales, {memory.get(), bytes}, executor);
-    parts_.data = memory;
-    std::vector<float> input_scales(w.input_scales.size());
-    to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
-    parts_.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
-  }
+  /// Repacks `w`, about as fast as memory copies. Throws InvalidArgument if spans of `w` do not fit its layout.
+  template <Code C>
+  explicit PackedMatrix(const QuantizedMatrix<C>& w, Executor& executor = default_executor(),
+                        PackedForm form = best_packed_form());
   /// The same for a part of `w`: its x has the part's columns, its y the part's rows.
-  template <Codebook Book>
-  PackedMatrix(const QuantizedMatrix<Book>& w, const Shard& part, Executor& executor = default_executor(),
-              PackedForm order = best_packed_form())
-      : PackedMatrix(ShardedMatrix<Book>(w, part).matrix, executor, order) {
+  template <Code C>
+  PackedMatrix(const QuantizedMatrix<C>& w, const Shard& part, Executor& executor = default_executor(),
+              PackedForm form = best_packed_form())
+      : PackedMatrix(ShardedMatrix<C>(w, part).matrix, executor, form) {
     parts_.first_col = part.first_col;
   }
   explicit PackedMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
-                       PackedForm order = best_packed_form())
-      : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, executor, order); })) {}
+                       PackedForm form = best_packed_form())
+      : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, executor, form); })) {}
   PackedMatrix(const AnyQuantizedMatrix& w, const Shard& part, Executor& executor = default_executor(),
-              PackedForm order = best_packed_form())
-      : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, part, executor, order); })) {
+              PackedForm form = best_packed_form())
+      : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, part, executor, form); })) {
   }
 
   std::int64_t rows() const noexcept { return parts_.layout.rows; }
   std::int64_t cols() const noexcept { return parts_.layout.cols; }
   const CodeLayout& layout() const noexcept { return parts_.layout; }
   std::optional<std::uint64_t> seed() const noexcept { return parts_.seed; }
-  /// The column of the whole matrix that the first one of a shard is: signs count from there.
+  /// The first column's number in the whole matrix; nonzero for shards. Random signs depend on it.
   std::int64_t first_col() const noexcept { return parts_.first_col; }
   int exponent() const noexcept { return parts_.exponent; }
   /// Factors of the activations, (cols) or empty.
   std::span<const float> input_scales() const noexcept {
     return parts_.input_scales ? std::span<const float>(*parts_.input_scales) : std::span<const float>();
   }
-  /// Codes and scales as a product reads them.
+  /// Codes and scales in packed order, (packed().bytes()).
   std::span<const std::uint8_t> bytes() const noexcept {
-    return {parts_.data.get(), static_cast<std::size_t>(tiles().bytes())};
+    return {parts_.data.get(), static_cast<std::size_t>(packed().bytes())};
   }
-
-  const PackedLayout& tiles() const noexcept { return parts_.tiles; }
-  /// Not of an empty matrix.
-  const detail::UnitTables& tables() const noexcept { return *parts_.tables; }
+  const PackedLayout& packed() const noexcept { return parts_.packed; }
+  /// The format and its tables; undefined for an empty matrix.
+  const detail::PackedFormat& format() const noexcept { return *parts_.format; }
+  const void* tables() const noexcept { return parts_.tables.get(); }
 
  private:
   struct Parts {
@@ -267,13 +102,121 @@ class PackedMatrix {
     std::int64_t first_col = 0;
     std::optional<std::uint64_t> seed;
     int exponent = 0;
-    PackedLayout tiles;
-    std::shared_ptr<const detail::UnitTables> tables;
+    PackedLayout packed;
+    const detail::PackedFormat* format = nullptr;
+    std::shared_ptr<const void> tables;
     std::shared_ptr<const std::vector<float>> input_scales;
     std::shared_ptr<const std::uint8_t[]> data;
   };
+  template <class Format, Code C>
+  void pack(const QuantizedMatrix<C>& w, Executor& executor);
   Parts parts_;
 };
+
+namespace detail {
+
+/// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
+inline std::shared_ptr<std::uint8_t[]> allocate_packed(std::size_t bytes) {
+  constexpr std::size_t huge = std::size_t{1} << 21;
+  const auto alignment = std::align_val_t{bytes >= huge ? huge : std::size_t{64}};
+  std::shared_ptr<std::uint8_t[]> out(static_cast<std::uint8_t*>(::operator new(bytes, alignment)),
+                                      [alignment](std::uint8_t* p) { ::operator delete(p, alignment); });
+#if defined(__linux__)
+  if (bytes >= huge) ::madvise(out.get(), bytes, MADV_HUGEPAGE);  // a hint: its failure costs speed only
+#endif
+  return out;
+}
+
+/// The tables of a code in its packed format.
+template <class Format, Code C>
+typename Format::Tables make_tables(const C& code) {
+  if constexpr (std::is_same_v<Format, cpu::CoordinateBytes>) {
+    return {};
+  } else if constexpr (requires { Format::make_tables(code); }) {
+    return Format::make_tables(code);
+  } else {
+    constexpr int width = Format::dim / C::dim, bits = code_bits<C>;
+    return Format::make_tables([&code](int index) {
+      std::array<typename C::Element, extent<Format::dim>> out{};
+      for (int i = 0; i < width; ++i, index >>= bits) {
+        const int symbol = width == 1 ? index : index % (1 << bits);
+        const auto point = code.decode(static_cast<SymbolOf<C>>(std::min<std::int64_t>(symbol, C::size - 1)));
+        std::copy(point.begin(), point.end(), out.begin() + i * C::dim);
+      }
+      return out;
+    });
+  }
+}
+
+/// Every coordinate of a matrix with 128 added: (rows, groups * group).
+template <Code C>
+std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<C>& w, Executor& executor) {
+  static_assert(sizeof(typename C::Element) == 1, "coordinates of 16 bits do not fit a byte");
+  const auto group = static_cast<std::size_t>(w.layout.group),
+             groups = static_cast<std::size_t>(w.layout.groups()),
+             each = static_cast<std::size_t>(w.layout.codes_per_group(C::dim));
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(w.rows()) * groups * group);
+  parallel_for(executor, w.rows(), panel_rows, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<SymbolOf<C>> symbols(groups * each);
+    std::vector<typename C::Element> values(group);
+    for (std::int64_t row = begin; row < end; ++row) {
+      unpack_bits(w.row_codes(row), code_bits<C>, 0, std::span<SymbolOf<C>>(symbols));
+      std::uint8_t* to = out.data() + static_cast<std::size_t>(row) * groups * group;
+      for (std::size_t g = 0; g < groups; ++g) {
+        decode_group(w.book, std::span<const SymbolOf<C>>(symbols).subspan(g * each, each),
+                     std::span<typename C::Element>(values));
+        for (const auto value : values) *to++ = static_cast<std::uint8_t>(value + 128);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace detail
+
+template <Code C>
+PackedMatrix::PackedMatrix(const QuantizedMatrix<C>& w, Executor& executor, PackedForm form) {
+  if (w.cols() == 0) return;
+  detail::expect_whole("higgs::PackedMatrix", w);
+  parts_.layout = w.layout;
+  parts_.seed = w.seed;
+  parts_.exponent = w.exponent;
+  std::vector<float> input_scales(w.input_scales.size());
+  to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
+  parts_.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
+  if constexpr (std::is_same_v<PackedFormatOf<C>, cpu::Lut<8, 2>>) {
+    if (form == PackedForm::Coordinates) {
+      pack<cpu::CoordinateBytes>(w, executor);
+      return;
+    }
+  }
+  pack<PackedFormatOf<C>>(w, executor);
+}
+
+template <class Format, Code C>
+void PackedMatrix::pack(const QuantizedMatrix<C>& w, Executor& executor) {
+  parts_.format = &detail::PanelKernels<Format>::format;
+  parts_.tables = std::make_shared<const typename Format::Tables>(detail::make_tables<Format>(w.book));
+  parts_.packed = {.rows = w.rows(),
+                   .groups = w.layout.groups(),
+                   .group = w.layout.group,
+                   .step_bytes = Format::step_bytes,
+                   .step_inputs = Format::step_inputs};
+  const auto bytes = static_cast<std::size_t>(packed().bytes());
+  const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_packed(bytes);
+  const auto repack = [&](std::span<const std::uint8_t> codes, std::int64_t symbols, int bits, int per_index) {
+    const auto pack_group = [per_index](const CodedGroup& group, std::int64_t steps, std::int64_t step_bytes,
+                                        std::uint8_t* lane) {
+      Format::pack_group(group, per_index, steps, step_bytes, lane);
+    };
+    pack_panels(packed(), codes, symbols, bits, w.scales, {memory.get(), bytes}, pack_group, executor);
+  };
+  if constexpr (std::is_same_v<Format, cpu::CoordinateBytes>)
+    repack(detail::unpack_coordinates(w, executor), w.layout.group, 8, 1);
+  else
+    repack(w.codes, w.layout.codes_per_group(C::dim), code_bits<C>, Format::dim / C::dim);
+  parts_.data = memory;
+}
 
 }  // namespace v0
 }  // namespace higgs

@@ -20,9 +20,9 @@ namespace higgs {
 inline namespace v0 {
 
 /// y = x * W^T for x (M, cols), y (M, rows), in double throughout: slow, obvious, right.
-template <class X, Codebook Book>
+template <class X, Code C>
   requires Scalar<std::remove_const_t<X>>
-void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixView<double> y) {
+void matmul_reference(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<double> y) {
   detail::expect_whole("higgs::matmul_reference", w);
   detail::expect_product("higgs::matmul_reference", x, w.rows(), w.cols(), y);
   const CodeLayout& layout = w.layout;
@@ -49,16 +49,18 @@ void matmul_reference(MatrixView<X> x, const QuantizedMatrix<Book>& w, MatrixVie
       rotated[static_cast<std::size_t>(m) * padded + i] = sum / std::sqrt(static_cast<double>(block));
     }
 
-  std::vector<typename Book::Index> codes(static_cast<std::size_t>(layout.codes_per_row(Book::dim)));
+  std::vector<SymbolOf<C>> codes(static_cast<std::size_t>(layout.codes_per_row(C::dim)));
   std::vector<double> weights(padded);
-  const auto codes_each = static_cast<std::size_t>(layout.codes_per_group(Book::dim));
+  std::vector<typename C::Element> coordinates(group);
+  const auto codes_each = static_cast<std::size_t>(layout.codes_per_group(C::dim));
   for (std::int64_t n = 0; n < w.rows(); ++n) {
-    unpack_bits(w.row_codes(n), code_bits<Book>, 0, std::span<typename Book::Index>(codes));
-    for (std::size_t i = 0; i < padded; ++i) {
-      const std::size_t within = i % group;
-      const typename Book::Point point = w.book.decode(codes[i / group * codes_each + within / Book::dim]);
+    unpack_bits(w.row_codes(n), code_bits<C>, 0, std::span<SymbolOf<C>>(codes));
+    for (std::size_t i = 0; i < padded; i += group) {
+      decode_group(w.book, std::span<const SymbolOf<C>>(codes).subspan(i / group * codes_each, codes_each),
+                   std::span<typename C::Element>(coordinates));
       const double scale = static_cast<double>(static_cast<float>(w.row_scales(n)[i / group]));
-      weights[i] = std::ldexp(scale * static_cast<double>(point[within % Book::dim]), w.exponent);
+      for (std::size_t k = 0; k < group; ++k)
+        weights[i + k] = std::ldexp(scale * static_cast<double>(coordinates[k]), w.exponent);
     }
     for (std::int64_t m = 0; m < x.rows; ++m) {
       double sum = 0;

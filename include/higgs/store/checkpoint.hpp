@@ -68,7 +68,7 @@ struct CheckpointLayer {
   double weight_error = std::numeric_limits<double>::quiet_NaN();
   double step = 0;  // of the codebook
   double mse = 0;
-  /// Whether the codebook is one of shipped_codebook_names(). If not, Checkpoint::load<Book>(name) alone can
+  /// Whether the codebook is one of shipped_code_names(). If not, Checkpoint::load<C>(name) alone can
   /// read the layer.
   bool shipped = true;
 };
@@ -155,43 +155,49 @@ inline CheckpointLayer parse_layer(std::string name, std::string_view text, cons
   return layer;
 }
 
-/// The codebook whose points a file repeats: of a RadixCodebook that of its digits.
-template <Codebook Book>
-constexpr const auto& stored_book(const Book& book) noexcept {
-  if constexpr (requires { typename Book::Digit; })
-    return book.digit();
+/// The code whose points a file repeats: the digits of a RadixCodebook, else the code itself.
+template <Code C>
+constexpr const auto& stored_code(const C& code) noexcept {
+  if constexpr (requires { typename C::Digit; })
+    return code.digit();
   else
-    return book;
+    return code;
 }
-template <Codebook Book>
-using StoredBook = std::remove_cvref_t<decltype(stored_book(std::declval<const Book&>()))>;
+template <Code C>
+using StoredCode = std::remove_cvref_t<decltype(stored_code(std::declval<const C&>()))>;
 
-/// How many points a file repeats: those of a large codebook that has no table of its own are known by its name.
-template <Codebook Book>
-inline constexpr std::int64_t stored_points =
-    Book::size <= 256 || requires { typename Book::Points; } ? Book::size : 0;
+/// How many points a file repeats. The name says all of a ChainCode and of a large codebook without a table.
+template <Code C>
+constexpr std::int64_t count_stored_points() noexcept {
+  if constexpr (ChainCode<C>)
+    return 0;
+  else
+    return C::size <= 256 || requires { typename C::Points; } ? C::size : 0;
+}
+template <Code C>
+inline constexpr std::int64_t stored_points = count_stored_points<C>();
 
-template <Codebook Book>
-std::vector<typename Book::Element> points_of(const Book& book) {
-  std::vector<typename Book::Element> out;
-  const auto& stored = stored_book(book);
-  using Stored = StoredBook<Book>;
-  for (std::int64_t i = 0; i < stored_points<Stored>; ++i)
-    for (const auto coordinate : stored.decode(static_cast<typename Stored::Index>(i)))
-      out.push_back(coordinate);
+template <Code C>
+std::vector<typename C::Element> points_of(const C& code) {
+  std::vector<typename C::Element> out;
+  using Stored = StoredCode<C>;
+  if constexpr (stored_points<Stored> > 0)
+    for (std::int64_t i = 0; i < stored_points<Stored>; ++i)
+      for (const auto coordinate : stored_code(code).decode(static_cast<SymbolOf<Stored>>(i)))
+        out.push_back(coordinate);
   return out;
 }
 
 // The tensors of a layer: codes, scales, codebook, and input scales if there are any.
-template <Codebook Book>
+template <Code C>
 std::vector<TensorShape> shapes_of(const std::string& name, const CodeLayout& layout) {
-  const DType element = sizeof(typename Book::Element) == 1 ? DType::I8 : DType::I16;
+  const DType element = sizeof(typename C::Element) == 1 ? DType::I8 : DType::I16;
   std::vector<TensorShape> out{
-      {name + ".codes", DType::U8, {layout.rows, layout.row_bytes(Book::dim, code_bits<Book>)}},
+      {name + ".codes", DType::U8, {layout.rows, layout.row_bytes(C::dim, code_bits<C>)}},
       {name + ".scales",
        layout.scale_format == ScaleFormat::Log8 ? DType::U8 : DType::F16,
        {layout.rows, layout.groups()}},
-      {name + ".codebook", element, {stored_points<StoredBook<Book>>, StoredBook<Book>::dim}}};
+      {name + ".codebook", element, {stored_points<StoredCode<C>>, StoredCode<C>::dim}}};
   if (layout.input_scales) out.push_back({name + ".input_scales", DType::F16, {layout.cols}});
   return out;
 }
@@ -257,25 +263,25 @@ class Checkpoint {
   AnyQuantizedMatrix load(std::string_view name) const {
     const CheckpointLayer& layer = layer_named(name);
     AnyQuantizedMatrix out;
-    const auto read = [&]<class Book>(std::type_identity<Book>) { out = load_as<Book>(layer); };
-    if (!detail::visit_codebook_named(layer.codebook, read, ShippedCodebooks{}))
+    const auto read = [&]<class C>(std::type_identity<C>) { out = load_as<C>(layer); };
+    if (!detail::visit_code_named(layer.codebook, read, ShippedCodes{}))
       fail(name,
            "unknown codebook \"" + layer.codebook +
-               "\": it does not ship; load<Book>(name) reads the layer where the program has that type");
+               "\": it does not ship; load<Code>(name) reads the layer where the program has that type");
     return out;
   }
   /// The same for a codebook that the program knows, of any shape: the points are those of the file. Reads
   /// and checks the codes too where some stand for no point. Throws InvalidArgument if the layer has a
   /// codebook of another name.
-  template <Codebook Book>
-  QuantizedMatrix<Book> load(std::string_view name) const {
+  template <Code C>
+  QuantizedMatrix<C> load(std::string_view name) const {
     const CheckpointLayer& layer = layer_named(name);
-    expects(layer.codebook == Book::name(), [&] {
+    expects(layer.codebook == C::name(), [&] {
       return "higgs::Checkpoint::load: layer \"" + layer.name + "\" of " + source_ + " has the codebook " +
-             layer.codebook + ", not " + Book::name();
+             layer.codebook + ", not " + C::name();
     });
-    if (!layer.shipped) check_tensors<Book>(layer);
-    return load_as<Book>(layer);
+    if (!layer.shipped) check_tensors<C>(layer);
+    return load_as<C>(layer);
   }
 
  private:
@@ -291,16 +297,16 @@ class Checkpoint {
 
   void add_layer(std::string name, std::string_view text, std::set<std::string, std::less<>>& parts) {
     CheckpointLayer layer = detail::parse_layer(name, text, source_ + ": layer \"" + name + "\"");
-    const auto check = [&]<class Book>(std::type_identity<Book>) { check_tensors<Book>(layer); };
-    layer.shipped = detail::visit_codebook_named(layer.codebook, check, ShippedCodebooks{});
+    const auto check = [&]<class C>(std::type_identity<C>) { check_tensors<C>(layer); };
+    layer.shipped = detail::visit_code_named(layer.codebook, check, ShippedCodes{});
     for (const char* part : {".codes", ".scales", ".codebook"}) parts.insert(name + part);
     if (layer.layout.input_scales) parts.insert(name + ".input_scales");
     layers_.push_back(std::move(layer));
   }
 
-  template <Codebook Book>
+  template <Code C>
   void check_tensors(const CheckpointLayer& layer) const {
-    for (const TensorShape& shape : detail::shapes_of<Book>(layer.name, layer.layout)) {
+    for (const TensorShape& shape : detail::shapes_of<C>(layer.name, layer.layout)) {
       const StoredTensor* tensor = file_.find(shape.name);
       if (!tensor) fail(layer.name, "tensor \"" + shape.name + "\" is missing");
       if (tensor->dtype != shape.dtype || tensor->shape != shape.shape)
@@ -309,23 +315,23 @@ class Checkpoint {
     }
   }
 
-  // Codes from Book::size on stand for nothing.
-  template <Codebook Book>
-  void check_codes(const CheckpointLayer& layer, const QuantizedMatrix<Book>& w) const {
-    std::vector<typename Book::Index> row(static_cast<std::size_t>(w.layout.codes_per_row(Book::dim)));
+  // Codes from C::size on stand for nothing.
+  template <Code C>
+  void check_codes(const CheckpointLayer& layer, const QuantizedMatrix<C>& w) const {
+    std::vector<SymbolOf<C>> row(static_cast<std::size_t>(w.layout.codes_per_row(C::dim)));
     for (std::int64_t r = 0; r < w.rows(); ++r) {
-      unpack_bits(w.row_codes(r), code_bits<Book>, 0, std::span<typename Book::Index>(row));
+      unpack_bits(w.row_codes(r), code_bits<C>, 0, std::span<SymbolOf<C>>(row));
       const auto most = row.empty() ? row.end() : std::max_element(row.begin(), row.end());
-      if (most != row.end() && *most >= Book::size)
-        fail(layer.name, detail::sentence("row ", r, " has the code ", *most, ", but ", Book::name(), " has ",
-                                          Book::size, " points"));
+      if (most != row.end() && *most >= C::size)
+        fail(layer.name, detail::sentence("row ", r, " has the code ", *most, ", but ", C::name(), " has ",
+                                          C::size, " points"));
     }
   }
 
-  template <Codebook Book>
-  QuantizedMatrix<Book> load_as(const CheckpointLayer& layer) const {
+  template <Code C>
+  QuantizedMatrix<C> load_as(const CheckpointLayer& layer) const {
     const StoredTensor& codes = *file_.find(layer.name + ".codes");
-    QuantizedMatrix<Book> out(load_book<Book>(layer));
+    QuantizedMatrix<C> out(load_code<C>(layer));
     out.layout = layer.layout;
     out.seed = layer.seed;
     out.exponent = layer.exponent;
@@ -336,7 +342,8 @@ class Checkpoint {
     out.scales = layer.layout.scale_format == ScaleFormat::Log8 ? expand_scales(layer, out.owner)
                                                                 : load_scales(layer, "scales", out.owner);
     if (layer.layout.input_scales) out.input_scales = load_scales(layer, "input_scales", out.owner);
-    if constexpr (Book::size != std::int64_t{1} << code_bits<Book>) check_codes(layer, out);
+    if constexpr (Codebook<C>)
+      if constexpr (C::size != std::int64_t{1} << code_bits<C>) check_codes(layer, out);
     return out;
   }
 
@@ -378,29 +385,29 @@ class Checkpoint {
     return both->scales;
   }
 
-  template <Codebook Book>
-  Book load_book(const CheckpointLayer& layer) const {
-    if constexpr (requires { typename Book::Digit; }) {
-      return Book(load_book<typename Book::Digit>(layer));
+  template <Code C>
+  C load_code(const CheckpointLayer& layer) const {
+    if constexpr (requires { typename C::Digit; }) {
+      return C(load_code<typename C::Digit>(layer));
     } else {
-      std::vector<typename Book::Element> points(static_cast<std::size_t>(detail::stored_points<Book>) *
-                                                 Book::dim);
+      std::vector<typename C::Element> points(static_cast<std::size_t>(detail::stored_points<C>) *
+                                                 C::dim);
       const StoredTensor& table = *file_.find(layer.name + ".codebook");
       if (!points.empty()) std::memcpy(points.data(), table.data.data(), table.data.size());
-      if constexpr (requires { typename Book::Points; }) {
+      if constexpr (requires { typename C::Points; }) {
         // Kernels hold points that have a negative.
-        constexpr auto lowest = std::numeric_limits<typename Book::Element>::min();
+        constexpr auto lowest = std::numeric_limits<typename C::Element>::min();
         if (std::count(points.begin(), points.end(), lowest) != 0)
           fail(layer.name, detail::sentence("a point has a coordinate of ", lowest));
-        typename Book::Points shaped;
+        typename C::Points shaped;
         for (std::size_t i = 0; i < shaped.size(); ++i)
-          std::copy_n(points.begin() + static_cast<std::ptrdiff_t>(i * Book::dim), Book::dim,
+          std::copy_n(points.begin() + static_cast<std::ptrdiff_t>(i * C::dim), C::dim,
                       shaped[i].begin());
-        return Book(shaped, layer.step, layer.mse);
+        return C(shaped, layer.step, layer.mse);
       } else {
-        if (points != detail::points_of(Book{}))
-          fail(layer.name, "the points are not those of " + Book::name());
-        return Book{};
+        if (points != detail::points_of(C{}))
+          fail(layer.name, "the points are not those of " + C::name());
+        return C{};
       }
     }
   }

@@ -47,9 +47,9 @@ class CheckpointContents {
  public:
   /// Declares a layer that stands for the tensor `name` of type `dtype`. Throws InvalidArgument for a bad
   /// layout.
-  template <Codebook Book>
+  template <Code C>
   void add_layer(const std::string& name, const CodeLayout& layout, std::optional<std::uint64_t> seed,
-                 std::string dtype, const Book& book = Book{}) {
+                 std::string dtype, const C& book = C{}) {
     constexpr std::int64_t most = detail::max_extent;
     using detail::sentence;
     const char* const place = "higgs::CheckpointContents::add_layer: layer \"";
@@ -62,17 +62,17 @@ class CheckpointContents {
               return sentence(place, name, "\" has block ", layout.block, " and group ", layout.group,
                               ", but the group must divide the block");
             });
-    const auto shapes = detail::shapes_of<Book>(name, layout);
-    const std::vector<typename Book::Element> points = detail::points_of(book);
-    const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
-    CheckpointLayer layer{name, Book::name(), layout, seed, std::move(dtype)};
+    const auto shapes = detail::shapes_of<C>(name, layout);
+    const std::vector<typename C::Element> points = detail::points_of(book);
+    const auto table = detail::bytes_of(std::span<const typename C::Element>(points));
+    CheckpointLayer layer{name, C::name(), layout, seed, std::move(dtype)};
     layer.step = book.step();
     layer.mse = book.mse();
     items_.push_back({std::move(layer), {shapes.begin(), shapes.end()}, {table.begin(), table.end()}});
   }
   /// The same for a matrix that is there already; `dtype` is that of the weights it was made from.
-  template <Codebook Book>
-  void add_layer(const std::string& name, const QuantizedMatrix<Book>& matrix, std::string dtype = "F32") {
+  template <Code C>
+  void add_layer(const std::string& name, const QuantizedMatrix<C>& matrix, std::string dtype = "F32") {
     add_layer(name, matrix.layout, matrix.seed, std::move(dtype), matrix.book);
   }
   void add_layer(const std::string& name, const AnyQuantizedMatrix& matrix, std::string dtype = "F32") {
@@ -238,8 +238,8 @@ class CheckpointWriter {
                      ",\"weight_error\":" + detail::json_number(weight_error));
   }
   /// Writes a whole layer at once and finishes it; it must be cut as declared.
-  template <Codebook Book>
-  void write_layer(std::string_view name, const QuantizedMatrix<Book>& matrix) {
+  template <Code C>
+  void write_layer(std::string_view name, const QuantizedMatrix<C>& matrix) {
     const CheckpointContents::Item& item = layer_item(unfinished(name), name);
     const auto same = [&](bool ok, const char* what) {
       expects(ok, [&] {
@@ -247,11 +247,11 @@ class CheckpointWriter {
                " than the layer was declared with";
       });
     };
-    same(item.layer->codebook == Book::name(), "codebook");
+    same(item.layer->codebook == C::name(), "codebook");
     same(item.layer->layout == matrix.layout, "layout");
     same(item.layer->seed == matrix.seed, "seed");
-    const std::vector<typename Book::Element> points = detail::points_of(matrix.book);
-    const auto table = detail::bytes_of(std::span<const typename Book::Element>(points));
+    const std::vector<typename C::Element> points = detail::points_of(matrix.book);
+    const auto table = detail::bytes_of(std::span<const typename C::Element>(points));
     same(std::equal(table.begin(), table.end(), item.table.begin(), item.table.end()), "table of points");
     write_rows(name, 0, matrix.codes, matrix.scales);
     if (matrix.layout.input_scales) write_input_scales(name, matrix.input_scales);

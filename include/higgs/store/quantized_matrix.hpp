@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/codes/registry.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/scale_format.hpp>
@@ -50,9 +51,9 @@ struct CodeLayout {
 /// depends on a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column
 /// c is multiplied by input_scales[c], or, the same, the activation by it before it is rotated. A value:
 /// copies share the bytes. One that was made from nothing, or moved from, is empty: 0 x 0.
-template <Codebook Book>
+template <Code C>
 struct QuantizedMatrix {
-  using CodebookType = Book;
+  using CodeType = C;
 
   CodeLayout layout;
   std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
@@ -65,17 +66,17 @@ struct QuantizedMatrix {
   /// of large scales, so that the plain sum grows.
   double t2 = std::numeric_limits<double>::quiet_NaN();
   double weight_error = std::numeric_limits<double>::quiet_NaN();  ///< see t2
-  Book book{};                          // a table that does not ship comes through the constructor
+  C book{};                          // a table that does not ship comes through the constructor
   std::span<const std::uint8_t> codes;  // (rows, row_bytes)
   std::span<const Half> scales;         // (rows, groups)
   std::span<const Half> input_scales;   // (cols), or empty
   std::shared_ptr<const void> owner;    // keeps the spans alive: a buffer or a mapped file
 
   QuantizedMatrix()
-    requires std::default_initializable<Book>
+    requires std::default_initializable<C>
   = default;
   /// An empty one, to be filled.
-  explicit QuantizedMatrix(const Book& codebook) : book(codebook) {}
+  explicit QuantizedMatrix(const C& codebook) : book(codebook) {}
   QuantizedMatrix(const QuantizedMatrix&) = default;
   QuantizedMatrix& operator=(const QuantizedMatrix&) = default;
   QuantizedMatrix(QuantizedMatrix&& other) noexcept : QuantizedMatrix(other, Moved{}) {}
@@ -87,7 +88,7 @@ struct QuantizedMatrix {
 
   std::int64_t rows() const noexcept { return layout.rows; }
   std::int64_t cols() const noexcept { return layout.cols; }
-  std::int64_t row_bytes() const noexcept { return layout.row_bytes(Book::dim, code_bits<Book>); }
+  std::int64_t row_bytes() const noexcept { return layout.row_bytes(C::dim, code_bits<C>); }
   std::span<const std::uint8_t> row_codes(std::int64_t row) const noexcept {
     return codes.subspan(static_cast<std::size_t>(row * row_bytes()), static_cast<std::size_t>(row_bytes()));
   }
@@ -132,8 +133,8 @@ void expect_filled(const char* function, const Matrix& w) {
 }
 
 /// Throws InvalidArgument unless codes and scales are as many as the layout says.
-template <Codebook Book>
-void expect_whole(const char* function, const QuantizedMatrix<Book>& w) {
+template <Code C>
+void expect_whole(const char* function, const QuantizedMatrix<C>& w) {
   expect_filled(function, w);
   const std::int64_t codes = w.rows() * w.row_bytes(), scales = w.rows() * w.layout.groups(),
                      input_scales = w.layout.input_scales ? w.cols() : 0;
@@ -148,21 +149,21 @@ void expect_whole(const char* function, const QuantizedMatrix<Book>& w) {
 
 template <class List>
 struct AnyOf;
-template <class... Books>
-struct AnyOf<TypeList<Books...>> {
-  using type = std::variant<QuantizedMatrix<Books>...>;
+template <class... Codes>
+struct AnyOf<TypeList<Codes...>> {
+  using type = std::variant<QuantizedMatrix<Codes>...>;
 };
 }  // namespace detail
 
 /// A matrix whose codebook is known only at run time, one of those that ship: a std::variant of
-/// QuantizedMatrix<Book>, for std::get and std::visit too, that answers for whichever it holds.
-class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodebooks>::type {
+/// QuantizedMatrix<C>, for std::get and std::visit too, that answers for whichever it holds.
+class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodes>::type {
  public:
   AnyQuantizedMatrix() = default;
-  template <ShippedCodebook Book>
-  AnyQuantizedMatrix(QuantizedMatrix<Book> matrix) noexcept : variant(std::move(matrix)) {}
+  template <ShippedCode C>
+  AnyQuantizedMatrix(QuantizedMatrix<C> matrix) noexcept : variant(std::move(matrix)) {}
 
-  /// function(const QuantizedMatrix<Book>&) of the matrix that it holds.
+  /// function(const QuantizedMatrix<C>&) of the matrix that it holds.
   template <class Function>
   decltype(auto) visit(Function&& function) const {
     return std::visit(std::forward<Function>(function), static_cast<const variant&>(*this));
@@ -181,7 +182,7 @@ class AnyQuantizedMatrix : public detail::AnyOf<ShippedCodebooks>::type {
   }
   /// The codebook's name, "2x256".
   std::string codebook() const {
-    return visit([]<class Book>(const QuantizedMatrix<Book>&) { return Book::name(); });
+    return visit([]<class C>(const QuantizedMatrix<C>&) { return C::name(); });
   }
   /// Both errors as in QuantizedMatrix.
   double t2() const {

@@ -2,6 +2,7 @@
 // Parts of a quantized matrix, for several devices or processes that share a layer.
 #pragma once
 
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
@@ -27,21 +28,21 @@ struct Shard {
 
 /// The codes and scales of a shard as a matrix of its own, but for its signs: they are those of the columns
 /// of the whole.
-template <Codebook Book>
+template <Code C>
 struct ShardedMatrix {
-  QuantizedMatrix<Book> matrix;
+  QuantizedMatrix<C> matrix;
   std::vector<std::uint8_t> codes;
   std::vector<Half> scales;
 
   /// Throws InvalidArgument unless the shard lies within `w` and is of whole blocks.
-  ShardedMatrix(const QuantizedMatrix<Book>& w, const Shard& part) : matrix(w) {
+  ShardedMatrix(const QuantizedMatrix<C>& w, const Shard& part) : matrix(w) {
     const CodeLayout& layout = w.layout;
     check(layout, part);
     matrix.t2 = matrix.weight_error = std::numeric_limits<double>::quiet_NaN();  // those were of the whole
     matrix.layout.rows = part.rows;
     matrix.layout.cols = part.cols;
     const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
-    const std::int64_t bits = layout.codes_per_group(Book::dim) * code_bits<Book>;  // of a group
+    const std::int64_t bits = layout.codes_per_group(C::dim) * code_bits<C>;  // of a group
     slice_bits(w, part, first_group * bits, groups * bits);
     for (std::int64_t r = 0; r < part.rows; ++r) {
       const std::span<const Half> row = w.row_scales(part.first_row + r);
@@ -79,7 +80,7 @@ struct ShardedMatrix {
   }
 
   /// The bits [first, first + count) of each row, from a byte on.
-  void slice_bits(const QuantizedMatrix<Book>& w, const Shard& part, std::int64_t first, std::int64_t count) {
+  void slice_bits(const QuantizedMatrix<C>& w, const Shard& part, std::int64_t first, std::int64_t count) {
     const std::int64_t each = (count + 7) / 8;
     codes.reserve(static_cast<std::size_t>(part.rows * each));
     for (std::int64_t r = 0; r < part.rows; ++r) {

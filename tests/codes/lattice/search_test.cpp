@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/codes/lattice/lattice.hpp>
+#include <higgs/codes/lattice/code.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/codes/lattice/search.hpp>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/radix/radix.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/random.hpp>
 

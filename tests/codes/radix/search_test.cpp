@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/grid/grid.hpp>
-#include <higgs/codes/radix/radix.hpp>
+#include <higgs/codes/radix/code.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/encoder.hpp>
 #include <higgs/codes/radix/search.hpp>
@@ -21,7 +21,7 @@ TEST_CASE("the number of the nearest digits is the nearest number, ties included
   using Book = higgs::RadixCodebook<Digit, 3>;
   const Digit digit;
   const Book book(digit);
-  const higgs::RadixSearch<Book, higgs::Encoder<Digit>> search(book);
+  const higgs::RadixSearch<Book> search(book);
   constexpr std::size_t count = 300;
   std::vector<float> fixed(6 * count);
   for (std::size_t i = 0; i < fixed.size(); ++i) {
@@ -58,7 +58,7 @@ TEST_CASE("84 points five times are searched by cells", "[codes][radix]") {
     finer[i] = 4 * fixed[i];
   }
   std::vector<std::uint32_t> codes(count);
-  higgs::Encoder<Book>(Book{}).encode(fixed, codes);
+  higgs::PointSearch<Book>(Book{}).encode(fixed, codes);
   for (std::size_t v = 0; v < count; ++v) {
     std::uint32_t expected = 0;
     for (std::size_t k = 0; k < 5; ++k) {

@@ -17,7 +17,7 @@
 
 using namespace higgs::model;
 using Catch::Contains;
-using higgs::shipped_codebook_names;
+using higgs::shipped_code_names;
 
 namespace {
 
@@ -71,7 +71,7 @@ TEST_CASE("an unknown method is refused with all that there are", "[model][compa
     INFO(name);
     CHECK_THAT(message, Contains(std::string("\"") + name + "\""));
     for (const Baseline& each : baselines()) CHECK_THAT(message, Contains(std::string(each.name)));
-    for (const std::string& each : shipped_codebook_names()) CHECK_THAT(message, Contains(" " + each));
+    for (const std::string& each : shipped_code_names()) CHECK_THAT(message, Contains(" " + each));
     for (const std::string& each : further_codebook_names()) CHECK_THAT(message, Contains(" " + each));
   }
 }

@@ -145,7 +145,7 @@ TEST_CASE("a quantized embedding and output layer run as their dequantized weigh
     const TemporaryFolder folder;
     write_folder(folder / "model", config);
     const ModelSource source(folder / "model");
-    for (const std::string& codebook : higgs::shipped_codebook_names())
+    for (const std::string& codebook : higgs::shipped_code_names())
       for (const bool calibrated : {false, true}) {
         INFO(codebook << " tied " << config.tied_embeddings << " calibrated " << calibrated);
         QuantizeRequest request{.embedding = codebook, .output = codebook, .calibrated = calibrated};

@@ -14,6 +14,11 @@
 namespace higgs {
 inline namespace v0 {
 
+class E8Search;
+namespace cpu {
+struct E8Format;
+}
+
 /// 65,536 points near those of E8 + 1/4 of least norm, fitted to N(0, I). A point is a pattern of eight
 /// magnitudes with signs, moved along (1, ..., 1):
 ///
@@ -28,6 +33,8 @@ struct E8Codebook {
   using Element = std::int8_t;
   using Index = std::uint16_t;
   using Point = std::array<std::int8_t, 8>;
+  using Search = E8Search;              // codes/e8/search.hpp
+  using PackedFormat = cpu::E8Format;  // codes/e8/packed.hpp
 
   constexpr Point decode(Index index) const noexcept {
     const unsigned number = index >> 7 & 255u, signs = index & 127u;

@@ -60,6 +60,9 @@ constexpr std::array<std::int32_t, 8> nearest_e8(std::span<const std::int32_t, 8
   return lead >= 0 ? whole : half;
 }
 
+template <int Bits>
+class LatticeSearch;
+
 /// The Voronoi code of E8 at `Bits` bits a weight (Conway and Sloane 1983): the 2^(8 Bits) points of E8 +
 /// offset in the Voronoi cell of 2^Bits E8. Neither decoding nor encoding needs a table. Digit d of an index,
 /// `Bits` bits from Bits * d on, counts basis vector d.
@@ -73,6 +76,7 @@ class NestedE8Codebook {
   using Element = std::int8_t;
   using Index = std::uint32_t;
   using Point = std::array<std::int8_t, 8>;
+  using Search = LatticeSearch<Bits>;  // codes/lattice/search.hpp
 
   static constexpr std::int32_t unit = 4;             ///< integers in 1 of E8
   static constexpr std::int32_t offset = 1;           ///< of each coordinate, in integers

@@ -13,6 +13,9 @@
 namespace higgs {
 inline namespace v0 {
 
+template <class Book>
+class RadixSearch;
+
 /// `Count` points of `Book` as one point of so many times its dimensions, in a code of 32 bits: digit i of
 /// the code in base Book::size is the code of point i, the last one first. Five codes of 84 points in the
 /// plane make 3.2 bits a weight. Codes that no number of digits reaches decode too (their first digit is
@@ -35,6 +38,7 @@ class RadixCodebook {
   static constexpr std::int64_t size = std::int64_t{1} << 32;
   static constexpr int digits = Count;
   using Digit = Book;
+  using Search = RadixSearch<RadixCodebook>;  // codes/radix/search.hpp
   using Element = typename Book::Element;
   using Index = std::uint32_t;
   using Point = std::array<Element, static_cast<std::size_t>(dim)>;

@@ -4,6 +4,7 @@
 
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/core/concepts.hpp>
+#include <higgs/encode/point_search.hpp>
 #include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
@@ -16,9 +17,9 @@
 namespace higgs {
 inline namespace v0 {
 
-/// nearest() for RadixCodebook by `Search`, a search for its digits: distances add up, and the lowest digits
+/// nearest() for RadixCodebook by the search for its digits: distances add up, and the lowest digits
 /// make the lowest number.
-template <class Book, class Search>
+template <class Book>
 class RadixSearch {
   using Digit = typename Book::Digit;
 
@@ -49,7 +50,7 @@ class RadixSearch {
   }
 
  private:
-  Search search_;
+  PointSearch<Digit> search_;
 };
 
 }  // namespace v0

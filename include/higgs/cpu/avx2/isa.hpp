@@ -26,6 +26,8 @@ struct Avx2 : Portable {
 struct AvxVnni : Avx2 {
   using Base = Avx2;
   static constexpr Isa isa = Isa::AvxVnni;
+  static constexpr ActivationOrder activation_order = ActivationOrder::Bytes;
+  static constexpr int panel_rows(int planes) noexcept { return planes == 2 ? 3 : 6; }
   static bool runs() noexcept {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return Avx2::runs() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
@@ -36,6 +38,8 @@ struct AvxVnni : Avx2 {
 struct AvxVnniEvex : Avx2 {
   using Base = Avx2;
   static constexpr Isa isa = Isa::AvxVnniEvex;
+  static constexpr ActivationOrder activation_order = ActivationOrder::Bytes;
+  static constexpr int panel_rows(int planes) noexcept { return planes == 2 ? 3 : 6; }
   static bool runs() noexcept {
     return Avx2::runs() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   }

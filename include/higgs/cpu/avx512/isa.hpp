@@ -20,6 +20,8 @@ namespace cpu {
 struct Avx512 : Avx2 {
   using Base = Avx2;
   static constexpr Isa isa = Isa::Avx512;
+  static constexpr ActivationOrder activation_order = ActivationOrder::Bytes;
+  static constexpr int panel_rows(int /*planes*/) noexcept { return 6; }
   static bool runs() noexcept {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -34,6 +36,9 @@ struct Avx512 : Avx2 {
 struct Amx : Avx512 {
   using Base = Avx512;
   static constexpr Isa isa = Isa::Amx;
+  static constexpr ActivationOrder activation_order = ActivationOrder::AmxTiles;
+  static constexpr int panel_rows(int /*planes*/) noexcept { return 16; }
+  static constexpr std::int64_t min_rows = 8, group_multiple = 64;
 #  if !defined(HIGGS_AMX)
   static constexpr bool by_default = false;
 #  endif

@@ -24,6 +24,7 @@ struct Neon : Portable {
 struct NeonDot : Neon {
   using Base = Neon;
   static constexpr Isa isa = Isa::NeonDot;
+  static constexpr ActivationOrder activation_order = ActivationOrder::Bytes;
   static bool runs() noexcept {
 #  if defined(__ARM_FEATURE_DOTPROD) || (defined(HIGGS_NEON_DOT) && defined(__APPLE__))
     return true;
@@ -39,6 +40,7 @@ struct NeonDot : Neon {
 struct NeonI8mm : NeonDot {
   using Base = NeonDot;
   static constexpr Isa isa = Isa::NeonI8mm;
+  static constexpr std::int64_t min_rows = 2;
   static bool runs() noexcept {
 #  if defined(__ARM_FEATURE_MATMUL_INT8)
     return true;

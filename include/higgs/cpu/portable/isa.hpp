@@ -3,6 +3,8 @@
 
 #include <higgs/cpu/isa.hpp>
 
+#include <cstdint>
+
 namespace higgs {
 inline namespace v0 {
 namespace cpu {
@@ -14,6 +16,15 @@ struct Portable {
   static constexpr bool by_default = true;
   /// Whether this machine has the set.
   static bool runs() noexcept { return true; }
+
+  // The product of packed weights, see cpu/portable/panel_product.hpp.
+  static constexpr ActivationOrder activation_order = ActivationOrder::Words;
+  /// Rows of an activation panel whose integers have so many planes, at most.
+  static constexpr int panel_rows(int /*planes*/) noexcept { return 4; }
+  /// The product of fewer rows of x goes to the set below.
+  static constexpr std::int64_t min_rows = 1;
+  /// Inputs of a padded group are a multiple of this.
+  static constexpr std::int64_t group_multiple = 1;
 };
 
 }  // namespace cpu

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strips times many rows of x by the int8 tiles of AMX (Sapphire Rapids and newer).
+// Products of weight panels with many rows of x by the int8 tiles of AMX (Sapphire Rapids and newer).
 //
-// A tile of activations (16 rows of x, 16 quads) times one of decoded weights (16 quads, 16 rows of the
-// strip) is one instruction; QuadOrder::Tiles and decoded chunks are those tiles as they are.
+// A tile of activations (16 rows of x, 16 quads) times a tile of decoded weights (16 quads, 16 rows of the panel) is one
+// instruction; ActivationOrder::AmxTiles and decoded chunks are those tiles as they are.
 #pragma once
 
-#include <higgs/cpu/isas.hpp>
-#include <higgs/matmul/activations.hpp>
-#include <higgs/matmul/strip.hpp>
-#include <higgs/matmul/strip_avx512.hpp>
+#include <higgs/cpu/avx512/isa.hpp>
+#include <higgs/cpu/avx512/lut.hpp>
+#include <higgs/cpu/avx512/panel_product.hpp>
+#include <higgs/cpu/portable/panel_product.hpp>
+#include <higgs/cpu/targets.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -16,11 +17,10 @@
 #include <cstring>
 
 #if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
 
 namespace higgs {
 inline namespace v0 {
-namespace detail {
+namespace cpu {
 
 /// LDTILECFG's operand: eight tiles of 16 rows of 64 bytes.
 struct AmxConfig {
@@ -65,15 +65,15 @@ struct AmxTiles {
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace amx {
 
-/// As portable::dot_chunk, for a panel in QuadOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of
-/// the strip), 4 and 5 planes of x, 6 and 7 halves of the strip.
+/// As portable::dot_chunk, for a panel in ActivationOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of
+/// the weight panel), 4 and 5 planes of x, 6 and 7 halves of the strip.
 template <int Planes, class Tiles>
-inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, float* sums) noexcept {
-  alignas(64) float parts[tile_panel_rows * strip_rows] = {};
-  alignas(64) std::int32_t totals[4][tile_panel_rows][16];
-  std::int64_t run = chunk.first_run * panel.rows;
-  for (std::int64_t first = 0; first < chunk.quads; first += chunk.run_quads, run += panel.rows) {
-    const std::int64_t end = std::min(first + chunk.run_quads, chunk.quads);
+inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
+  alignas(64) float parts[amx_tile_rows * panel_rows] = {};
+  alignas(64) std::int32_t totals[4][amx_tile_rows][16];
+  std::int64_t x_group = chunk.first_x_group * panel.rows;
+  for (std::int64_t first = 0; first < chunk.quads; first += chunk.x_group_quads, x_group += panel.rows) {
+    const std::int64_t end = std::min(first + chunk.x_group_quads, chunk.quads);
     float factor = 1.0f;
     for (int plane = 0; plane < chunk.planes; ++plane, factor *= 256.0f) {
       tiles.template zero<0>();
@@ -83,7 +83,7 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, floa
         tiles.template zero<3>();
       }
       for (std::int64_t quad = first; quad < end; quad += 16) {  // beyond the last quad, x is zero
-        const std::uint8_t* x = panel.quads + (chunk.first_quad + quad) / 16 * Planes * tile_panel_rows * 64;
+        const std::uint8_t* x = panel.quads + (chunk.first_quad + quad) / 16 * Planes * amx_tile_rows * 64;
         const std::uint8_t* w = chunk.weights + plane * chunk_bytes + quad * 128;
         tiles.template load<6>(w, 128);
         tiles.template load<7>(w + 64, 128);
@@ -91,7 +91,7 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, floa
         tiles.template add_dot<0, 4, 6>();
         tiles.template add_dot<1, 4, 7>();
         if constexpr (Planes == 2) {
-          tiles.template load<5>(x + tile_panel_rows * 64, 64);
+          tiles.template load<5>(x + amx_tile_rows * 64, 64);
           tiles.template add_dot<2, 5, 6>();
           tiles.template add_dot<3, 5, 7>();
         }
@@ -106,11 +106,11 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, floa
         for (int half = 0; half < 2; ++half) {
           const __m512i high = _mm512_load_si512(totals[half][m]),
                         low = _mm512_load_si512(totals[half + 2 * Planes - 2][m]);
-          float* part = parts + m * strip_rows + half * 16;
+          float* part = parts + m * panel_rows + half * 16;
           _mm512_store_ps(part,
-                          avx512::add_run<Planes>(
-                              high, _mm512_add_epi32(low, _mm512_set1_epi32(panel.corrections[run + m])),
-                              panel.steps[run + m] * factor, _mm512_load_ps(part)));
+                          avx512::add_x_group<Planes>(
+                              high, _mm512_add_epi32(low, _mm512_set1_epi32(panel.compensation[x_group + m])),
+                              panel.scales[x_group + m] * factor, _mm512_load_ps(part)));
         }
     }
   }
@@ -119,30 +119,39 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const Panel& panel, floa
     avx512::add_part(_mm512_load_ps(parts + 16 * i), scale[i % 2], sums + 16 * i);
 }
 
-template <class Tiles>
-inline void strip_product(Tiles& tiles, const StripProduct& p, const Panel* panels, std::int64_t panel_count,
-                          float* sums) noexcept {
-  const auto decode = [&p](const std::uint8_t* codes, std::int64_t steps, std::uint8_t* out) {
-    // Tiles are read whole: bytes that come as codes are copied, so that none behind the matrix is touched.
-    if (avx512::decode_chunk(p, codes, steps, out) == codes)
-      std::memcpy(out, codes, static_cast<std::size_t>(steps * p.layout->step_bytes()));
+template <class Tiles, class Format>
+inline void multiply_panel(Tiles& tiles, Format format, const PanelProduct<Format>& p,
+                           const ActivationPanel* panels, std::int64_t panel_count, float* sums) noexcept {
+  const auto decoder = chunk_decoder(Avx512{}, format, *p.tables);
+  const auto decode = [&](const std::uint8_t* codes, std::int64_t steps, std::int64_t first,
+                          std::uint8_t* out) {
+    // Tiles are read whole: codes that are bytes are copied, so that no byte beyond the matrix is read.
+    if (decoder(codes, steps, first, out) == codes)
+      std::memcpy(out, codes, static_cast<std::size_t>(steps * Format::step_bytes));
     return static_cast<const std::uint8_t*>(out);
   };
-  const auto dot = [&](const Chunk& chunk, const Panel& panel, float* y) {
-    if (p.runs->planes == 2)
+  const auto dot = [&](const Chunk& chunk, const ActivationPanel& panel, float* y) {
+    if (p.shape->planes == 2)
       dot_chunk<2>(tiles, chunk, panel, y);
     else
       dot_chunk<1>(tiles, chunk, panel, y);
   };
   tiles.configure(AmxConfig{});
-  for_each_chunk(p, panels, panel_count, sums, Isa::Avx512, decode, dot);
+  for_each_chunk(Avx512{}, p, panels, panel_count, sums, decode, dot);
   tiles.release();
 }
 
 }  // namespace amx
-HIGGS_TARGET_END
 
-}  // namespace detail
+template <class Format>
+void panel_product(Amx, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
+                   std::int64_t panel_count, float* sums) noexcept {
+  AmxTiles tiles;
+  amx::multiply_panel(tiles, format, p, panels, panel_count, sums);
+}
+
+HIGGS_TARGET_END
+}  // namespace cpu
 }  // namespace v0
 }  // namespace higgs
 #endif
