@@ -23,9 +23,6 @@ struct Signs {  // the smallest codebook
 struct FloatPoints : Signs {
   using Element = float;
 };
-struct Odd {
-  static constexpr int size = 84;
-};
 struct MayThrow : Signs {
   Point decode(Index) const { return {}; }
 };

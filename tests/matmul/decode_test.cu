@@ -31,7 +31,7 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
                         gpu::Basis::Original, here, nullptr, std::span(workspace.data(), workspace.size()));
   gpu::check(cudaDeviceSynchronize(), "dequantize_async");
 
-  const higgs::PointTable<Book> points(w.book);
+  const higgs::GroupDecoder<Book> points(w.book);
   const std::vector<Out> in_rotated = rotated.to_host(), in_original = original.to_host();
   std::vector<float> row(static_cast<std::size_t>(padded)), all(static_cast<std::size_t>(rows * cols));
   std::vector<typename Book::Index> codes;

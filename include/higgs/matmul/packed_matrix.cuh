@@ -101,16 +101,19 @@ class PackedMatrix {
   /// All coordinates of a matrix, in two's complement. (rows, padded_cols)
   template <class Code>
   static std::vector<std::uint8_t> coordinates_of(const QuantizedMatrix<Code>& w, const Code& code) {
-    const auto group = static_cast<std::size_t>(w.layout.group), dim = static_cast<std::size_t>(Code::dim);
+    using Symbol = SymbolOf<Code>;
     const auto each = static_cast<std::size_t>(w.layout.codes_per_group(Code::dim));
-    std::vector<typename Code::Index> symbols(static_cast<std::size_t>(w.layout.codes_per_row(Code::dim)));
+    std::vector<Symbol> symbols(static_cast<std::size_t>(w.layout.codes_per_row(Code::dim)));
+    std::vector<typename Code::Element> values(static_cast<std::size_t>(w.layout.group));
     std::vector<std::uint8_t> out;
     out.reserve(static_cast<std::size_t>(w.rows() * w.layout.padded_cols()));
     for (std::int64_t r = 0; r < w.rows(); ++r) {
-      unpack_bits(w.row_codes(r), code_bits<Code>, 0, std::span<typename Code::Index>(symbols));
-      for (std::size_t first = 0; first < symbols.size(); first += each)
-        for (std::size_t i = 0; i < group; ++i)
-          out.push_back(static_cast<std::uint8_t>(code.decode(symbols[first + i / dim])[i % dim]));
+      unpack_bits(w.row_codes(r), code_bits<Code>, 0, std::span<Symbol>(symbols));
+      for (std::size_t first = 0; first < symbols.size(); first += each) {
+        decode_group(code, std::span<const Symbol>(symbols).subspan(first, each),
+                     std::span<typename Code::Element>(values));
+        for (const auto value : values) out.push_back(static_cast<std::uint8_t>(value));
+      }
     }
     return out;
   }
