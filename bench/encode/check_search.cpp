@@ -193,8 +193,8 @@ int main(int count, char** arguments) {
   std::int64_t wrong = 0;
   const auto run = [&]<class Book>(std::type_identity<Book>) { wrong += check<Book>(); };
   for (const std::string& name : names) {
-    if (higgs::detail::visit_codebook_named(name, run, shipped) ||
-        higgs::detail::visit_codebook_named(name, run, large))
+    if (higgs::detail::visit_code_named(name, run, shipped) ||
+        higgs::detail::visit_code_named(name, run, large))
       continue;
     std::fprintf(stderr, "check_search: there is no codebook %s\n", name.c_str());
     return 2;

@@ -66,8 +66,8 @@ void register_book() {
   };
   for (const Variant& each :
        {Variant{"", higgs::best_isa()}, {"_avx2", higgs::Isa::Avx2}, {"_portable", higgs::Isa::Portable}}) {
-    if (each.isa > higgs::best_isa()) continue;
-    if (!std::is_same_v<typename higgs::detail::SearchOf<Book>::type, All>)
+    if (higgs::usable_isa(each.isa) != each.isa) continue;
+    if (!std::is_same_v<Fast, All>)
       benchmark::RegisterBenchmark((name + "/search" + each.name).c_str(), encode<Fast, Book>, each.isa);
     if (sizeof(typename Book::Element) == 1 && Book::size <= 4096)
       benchmark::RegisterBenchmark((name + "/exhaustive" + each.name).c_str(), encode<All, Book>, each.isa);

@@ -175,12 +175,12 @@ void add_book() {
   }
   for (const std::int64_t batch : {1, 256}) {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
-    if (higgs::best_isa() > Isa::Avx2) {
+    if (higgs::best_isa() != Isa::Avx2 && higgs::isa_includes(higgs::best_isa(), Isa::Avx2)) {
       add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Coordinates});
       if (std::is_same_v<higgs::PackedFormatOf<Book>, higgs::cpu::Lut<8, 2>>)
         add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Codes});
     }
-    if (higgs::best_isa() > Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
+    if (higgs::best_isa() != Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});
   }
 }
 

@@ -228,14 +228,14 @@ const int registered = [] {
     Isa isa;
   } paths[] = {{"cpu", higgs::best_isa()}, {"cpu_avx2", Isa::Avx2}, {"cpu_portable", Isa::Portable}};
   for (const auto& [where, isa] : paths)
-    if (isa <= higgs::best_isa())
+    if (higgs::usable_isa(isa) == isa)
       for (const std::int64_t n : {64, 256, 512, 576, 768, 896, 1024, 1536, 2048, 4096, 32768})
         add("rotate/hadamard/" + std::string(where) + "/f32", n,
             [isa = isa](std::span<float> x) { higgs::hadamard(x, isa); });
   for (const std::int64_t n : {64, 256, 1024, 4096, 32768}) {
     add("rotate/hadamard/radix2_loop/f32", n, radix2);
 #if defined(HIGGS_TARGET_BEGIN)
-    if (higgs::best_isa() >= Isa::Avx2) add("rotate/hadamard/radix2_avx2/f32", n, radix2_avx2);
+    if (higgs::isa_includes(higgs::best_isa(), Isa::Avx2)) add("rotate/hadamard/radix2_avx2/f32", n, radix2_avx2);
 #endif
   }
   return 0;

@@ -10,6 +10,7 @@
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
+#include <higgs/core/function_ref.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/random.hpp>

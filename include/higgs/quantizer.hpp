@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rotate, scale, encode and pack in one call.
+//
+//     const higgs::Quantizer<2, 256> quantizer;              // 4 bits a weight
+//     const auto w = quantizer.quantize(weights);            // (rows, cols) of float or a 16-bit float
+//     const auto v = higgs::quantize(weights, "e8");         // the code by name
 #pragma once
 
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/cpu/convert.hpp>
-#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/scale_format.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/encoder.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/pack/bits.hpp>
@@ -27,7 +31,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -36,232 +39,125 @@
 #include <utility>
 #include <vector>
 
-#if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
-#endif
-
 namespace higgs {
 inline namespace v0 {
 
-/// What a caller may choose beside the codebook.
+/// Choices beside the code.
 struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
-  std::int64_t group = 1024;  ///< at most so many inputs share a scale; make_layout() says how many do
+  std::int64_t group = 1024;  ///< inputs that share a scale, at most; make_layout() gives the number
   std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
   ScaleFormat scale_format = ScaleFormat::Fp16;      ///< of the groups' scales in files
-  /// Each group is encoded with so many more scales to either side of its RMS, 2^(1/16) apart; the best is kept.
+  /// Further scales to try on either side of a group's RMS, 2^(1/16) apart, 0 to 16; the best is kept.
   int scale_search = 0;
-  bool input_scales = true;  ///< give each input a factor (scale/input_scale.hpp), where that costs few bits
-  /// Mean square of each input on some text, if known: better input scales. A matrix of so few rows that it
-  /// has no input scales takes no notice.
+  bool input_scales = true;  ///< whether each input may have a scale of its own (scale/input_scale.hpp)
+  /// (cols): mean square of each input on some text, for better input scales; empty: unknown. A matrix of fewer than
+  /// min_rows_for_input_scales rows ignores it.
   std::span<const double> input_squares{};
-  /// The columns shall come apart in so many equal parts of whole blocks (see Shard), so the block divides
-  /// cols / shards.
+  /// Equal column shards of whole blocks that the matrix can be cut into (see Shard): the block divides cols / shards.
   std::int64_t shards = 1;
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
 inline constexpr std::int64_t min_rows_for_input_scales = 128;
 
-namespace detail {
+/// Quantizes a matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see ScalarOf) with any
+/// code. The result depends on the arguments alone: the same bits on every machine, for any number of threads. Throws
+/// InvalidArgument for NaN and infinite weights, for a null pointer with sizes, and as make_layout() does.
+template <class T, Code C>
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& code, const QuantizeOptions& options = {},
+                            Executor& executor = default_executor());
 
-/// The largest order of 16 to 1024 that divides `cols`, 0 if none does. Rotations of less make rows hardly
-/// Gaussian.
-inline std::int64_t dividing_block(std::int64_t cols) noexcept {
-  std::int64_t block = 0;
-  for (const int order : hadamard_orders())
-    if (order >= 16 && order <= 1024 && cols % order == 0) block = order;
-  return block;
-}
+/// The same with a shipped code named at run time ("2x256"). Throws InvalidArgument for an unknown name too.
+template <class T>
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view code, const QuantizeOptions& options = {},
+                            Executor& executor = default_executor());
 
-/// The block for rows that come apart in `shards` parts, whole blocks each.
-inline std::int64_t block_of(std::int64_t cols, const QuantizeOptions& options) {
-  if (options.block != 0)
-    expects(is_hadamard_order(options.block), [&] {
-      const auto orders = hadamard_orders();
-      const auto above = std::upper_bound(orders.begin(), orders.end(), options.block);
-      std::string near;
-      if (above != orders.begin()) near = std::to_string(above[-1]);
-      if (above != orders.end()) near.append(near.empty() ? "" : " and ").append(std::to_string(*above));
-      return sentence("higgs::make_layout: block ", options.block,
-                      " is no Hadamard order (see hadamard_orders); the nearest are ", near);
+/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape without a shipped
+/// table takes a table from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
+template <int Dim, int Size, int Group = 1024, Codebook C = GridCodebook<Dim, Size>>
+class Quantizer {
+  static_assert(Dim >= 1 && Dim <= 16,
+                "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
+  static_assert(Size >= 2 && Size <= 65536, "Quantizer<Dim, Size>: Size must lie in [2, 65536]");
+  static_assert(Group >= 1, "Quantizer<Dim, Size, Group>: Group must be positive; 1024 is the default");
+  static_assert(
+      C::dim == Dim && C::size == Size,
+      "Quantizer<Dim, Size, Group, C>: the codebook C has another shape; pass its own dim and size");
+
+ public:
+  /// Bits of codes for a weight; a group's scale adds 16 / group.
+  static constexpr double bits_per_weight = static_cast<double>(code_bits<C>) / Dim;
+  /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper,
+  /// eq. 3). That of a caller's own table is codebook().mse().
+  static constexpr double relative_error = C{}.mse();
+
+  constexpr Quantizer() = default;
+  constexpr explicit Quantizer(const C& book) : book_(book) {}
+  /// `options.group`, where it is not left at its default, must be Group; else InvalidArgument is thrown.
+  constexpr explicit Quantizer(const QuantizeOptions& options, const C& book = {})
+      : book_(book), options_(options) {
+    expects(options.group == Group || options.group == QuantizeOptions{}.group, [&] {
+      return detail::sentence("higgs::Quantizer<", Dim, ", ", Size, ", ", Group, ">: options.group is ",
+                              options.group, ", but Group is ", Group, "; write Quantizer<", Dim, ", ", Size,
+                              ", ", options.group, ">, or call higgs::quantize(w, codebook, options)");
     });
-  expects(options.shards >= 1 && cols % options.shards == 0, [&] {
-    return sentence("higgs::make_layout: ", cols, " columns cannot be cut into ", options.shards,
-                    " equal shards");
-  });
-  if (options.shards == 1) return options.block != 0 ? options.block : choose_block(cols);
-  const std::int64_t part = cols / options.shards;
-  const std::int64_t block = options.block != 0 ? options.block : dividing_block(part);
-  expects(block != 0 && part % block == 0, [&] {
-    const std::string each = sentence("higgs::make_layout: each of ", options.shards, " shards of ", cols,
-                                      " columns has ", part, ", ");
-    if (block == 0)
-      return each + "which no Hadamard order from 16 to 1024 divides; take fewer shards, or pad the columns";
-    return sentence(each, "which is no multiple of the block ", block,
-                    "; leave the block to the library, or take one that divides ", part);
-  });
-  return block;
-}
-
-}  // namespace detail
-
-/// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is no
-/// larger than asked, and a multiple of `dim` where there is one. Throws InvalidArgument for a block that is no
-/// Hadamard order, and for shards that cannot be whole blocks.
-inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim,
-                              const QuantizeOptions& options = {}) {
-  expects(rows >= 0 && cols >= 1, [&] {
-    return "higgs::make_layout: a matrix has at least one column, and no negative size, but this is " +
-           detail::shape_text(rows, cols);
-  });
-  expects(options.group >= 1, [&] {
-    return detail::sentence("higgs::make_layout: group must be positive, but is ", options.group);
-  });
-  expects(options.scale_search >= 0 && options.scale_search <= 16, [&] {
-    return detail::sentence("higgs::make_layout: scale_search must lie in [0, 16], but is ",
-                            options.scale_search);
-  });
-  CodeLayout layout{rows,
-                    cols,
-                    detail::block_of(cols, options),
-                    1,
-                    options.input_scales && rows >= min_rows_for_input_scales,
-                    options.scale_format};
-  bool whole = false;
-  for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
-    if (layout.block % group != 0 || (whole && group % dim != 0)) continue;
-    layout.group = group;
-    whole = group % dim == 0;
+    options_.group = Group;
   }
-  return layout;
-}
 
-/// The exponent that brings the scales of a matrix with this largest magnitude (after division by input scales) into
-/// fp16's range: no group's RMS passes 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times
-/// smaller keep full precision. 8-bit scales reach down to 2^-16 of the largest, so the room that the codebook's `step`
-/// leaves above them is used.
-inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double step) noexcept {
-  if (!(max_magnitude > 0)) return 0;
-  const auto ratio = static_cast<std::uint64_t>(layout.block / layout.group);
-  const int room = layout.scale_format == ScaleFormat::Log8 ? std::max(0, -std::ilogb(step) - 1) : 0;
-  return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2 - room;
-}
+  /// As higgs::quantize.
+  template <class T>
+  QuantizedMatrix<C> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
+    return higgs::quantize(w, book_, options_, executor);
+  }
+  constexpr const C& codebook() const noexcept { return book_; }
 
-/// What a first pass over a matrix decides before its rows are quantized.
-struct Normalization {
-  std::vector<Half> input_scales;  ///< (cols), or none where the layout has none
-  int exponent = 0;                ///< of two, for all weights
+ private:
+  C book_{};
+  QuantizeOptions options_{.group = Group};
 };
 
-/// For a matrix of these statistics and a codebook of that `step`. `input_squares` as in QuantizeOptions.
+/// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is at most
+/// options.group, and a multiple of `dim` where such a divisor exists. Throws InvalidArgument for a block that is no
+/// Hadamard order, for shards that cannot be whole blocks, and for options out of range.
+inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim,
+                              const QuantizeOptions& options = {});
+
+/// Name, expected t^2 and bytes of a rows x cols matrix in each shipped code: the choices of allocate().
+inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
+                                           const QuantizeOptions& options = {});
+
+/// Per-channel input scales and the exponent of a matrix: the result of a first pass over it.
+struct Normalization {
+  std::vector<Half> input_scales;  ///< (cols), or empty where the layout has none
+  int exponent = 0;                ///< all weights are divided by 2^exponent
+};
+
+/// The normalization for a matrix of these statistics and a code of that `step`. `input_squares` as in QuantizeOptions.
 inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout,
-                                        double step, std::span<const double> input_squares = {}) {
-  Normalization out;
-  auto most = static_cast<double>(columns.max_magnitude());
-  if (layout.input_scales) {
-    out.input_scales = columns.input_scales(input_squares);
-    most = columns.max_magnitude(out.input_scales);
-  }
-  out.exponent = scale_exponent(most, layout, step);
-  return out;
-}
+                                        double step, std::span<const double> input_squares = {});
 
-namespace detail {
+/// The exponent for a matrix of this largest magnitude, after division by input scales. It brings scales into fp16's
+/// range: no group's RMS passes 2^15 even if rotation gathers a whole block in one group, and groups 2^20 times smaller
+/// keep full precision. 8-bit scales reach down to 2^-16 of the largest, so they use the range that the code's `step`
+/// leaves above them.
+inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double step) noexcept;
 
-/// out[i] = x[i] * factor, clamped to +-limit, rounded to an integer, ties to even.
-inline void round_clamped_portable(const float* x, std::int64_t count, float factor, float limit,
-                                   float* out) noexcept {
-  constexpr float magic = 0x1.8p23f;  // adding and subtracting it rounds
-  for (std::int64_t i = 0; i < count; ++i)
-    out[i] = (std::clamp(x[i] * factor, -limit, limit) + magic) - magic;
-}
-
-#if defined(HIGGS_TARGET_BEGIN)
-HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
-inline void round_clamped_avx2(const float* x, std::int64_t count, float factor, float limit,
-                               float* out) noexcept {
-  const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
-  std::int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor));
-    const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
-    _mm256_storeu_ps(out + i, _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-  round_clamped_portable(x + i, count - i, factor, limit, out + i);
-}
-
-/// The first steps of subtract_points() and multiply(); how many values they did.
-inline std::size_t subtract_points_avx2(const float* x, const std::int8_t* q, std::size_t count, float scale,
-                                        float* out) noexcept {
-  std::size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + i));
-    const __m256 points = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-    _mm256_storeu_ps(out + i,
-                     _mm256_sub_ps(_mm256_loadu_ps(x + i), _mm256_mul_ps(points, _mm256_set1_ps(scale))));
-  }
-  return i;
-}
-inline std::size_t multiply_avx2(float* x, const float* factors, std::size_t count) noexcept {
-  std::size_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factors + i)));
-  return i;
-}
-HIGGS_TARGET_END
-#endif
-
-/// out = x - scale * q, rounded once: the products are exact, of 11 bits and 8, or in double.
-template <class Element>
-void subtract_points(std::span<const float> x, const Element* q, float scale, float* out) noexcept {
-  using Exact = std::conditional_t<sizeof(Element) == 1, float, double>;
-  std::size_t i = 0;
-#if defined(HIGGS_TARGET_BEGIN)
-  if constexpr (sizeof(Element) == 1)
-    if (isa_includes(best_isa(), Isa::Avx2)) i = subtract_points_avx2(x.data(), q, x.size(), scale, out);
-#endif
-  for (; i < x.size(); ++i)
-    out[i] =
-        static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
-}
-
-/// x[i] *= factors[i] for as many as there are factors.
-inline void multiply(std::span<float> x, std::span<const float> factors) noexcept {
-  std::size_t i = 0;
-#if defined(HIGGS_TARGET_BEGIN)
-  if (isa_includes(best_isa(), Isa::Avx2)) i = multiply_avx2(x.data(), factors.data(), factors.size());
-#endif
-  for (; i < factors.size(); ++i) x[i] *= factors[i];
-}
-
-inline void round_clamped(const float* x, std::int64_t count, float factor, float limit, float* out,
-                          Isa isa) noexcept {
-#if defined(HIGGS_TARGET_BEGIN)
-  if (isa_includes(isa, Isa::Avx2)) return round_clamped_avx2(x, count, factor, limit, out);
-#endif
-  static_cast<void>(isa);
-  round_clamped_portable(x, count, factor, limit, out);
-}
-
-}  // namespace detail
-
-/// Quantizes rows of one matrix, a few or all at a time, so that a matrix may stream through bounded memory. What it
-/// writes depends on the row and the arguments alone: bit-identical on every machine, for any split and number of
-/// threads. Input scales and exponent come from a first pass (ColumnStatistics), or from the caller: layers that share
-/// their input, such as q, k and v, may share input scales.
+/// Quantizes rows of one matrix, a few or all at a time, so that a matrix may stream through bounded memory. The bytes
+/// depend on the row and the arguments alone: the same bits on every machine, for any split and number of threads.
+/// Input scales and exponent come from make_normalization(), or from the caller: layers that share their input, such as
+/// q, k and v, may share input scales.
 template <Code C>
 class RowQuantizer {
  public:
-  /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, W in units of 2^exponent. Their ratios are what
-  /// QuantizedMatrix calls by these names; the first two are of the rows as they are encoded, the others of
-  /// the weights.
+  /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, in units of 4^exponent: for the rows as they are encoded,
+  /// then for the weights. QuantizedMatrix defines t2 and weight_error.
   struct Error {
     double squared_error = 0, squared_norm = 0;
     double weight_squared_error = 0, weight_squared_norm = 0;
     double t2() const noexcept { return ratio(squared_error, squared_norm); }
     double weight_error() const noexcept { return ratio(weight_squared_error, weight_squared_norm); }
-    /// Takes in the next rows.
+    /// Adds the next rows.
     Error& operator+=(const Error& next) noexcept {
       squared_error += next.squared_error;
       squared_norm += next.squared_norm;
@@ -274,36 +170,14 @@ class RowQuantizer {
     static double ratio(double error, double norm) noexcept { return norm > 0 ? error / norm : 0; }
   };
 
-  /// `input_scales` holds cols finite values where the layout has input scales, and none where not.
-  RowQuantizer(const C& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
-               std::span<const Half> input_scales = {}, int scale_search = 0)
-      : book_(book),
-        encoder_(book),
-        layout_(layout),
-        seed_(seed),
-        exponent_(exponent),
-        scale_search_(scale_search) {
-    const std::int64_t factors = layout.input_scales ? layout.cols : 0;
-    expects(std::ssize(input_scales) == factors, [&] {
-      return detail::sentence("higgs::RowQuantizer: input_scales holds ", input_scales.size(),
-                              " values, but the layout needs ", factors);
-    });
-    for (const Half scale : input_scales) {
-      input_scales_.push_back(static_cast<float>(scale));
-      factors_.push_back(input_factor(scale));
-      if (factors_.back() == 0) lost_.push_back(factors_.size() - 1);
-    }
-  }
+  /// `input_scales`: (cols) finite values where the layout has input scales, else empty.
+  RowQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
+               std::span<const Half> input_scales = {}, int scale_search = 0);
 
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
   template <class T>
   Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
-                      Executor& executor = default_executor()) const {
-    if constexpr (!detail::is_scalar<T>)
-      return quantize_rows(detail::as_scalars(w), codes, scales, executor);
-    else
-      return quantize_scalars(w, codes, scales, executor);
-  }
+                      Executor& executor = default_executor()) const;
 
  private:
   template <class T>
@@ -348,13 +222,13 @@ class RowQuantizer {
           trial(static_cast<std::size_t>(layout.codes_per_group(C::dim))),
           norms(static_cast<std::size_t>(layout.groups())),
           errors(row.size()) {}
-    std::vector<float> row;                      // (padded_cols)
-    std::vector<float> scaled;                   // (codes_per_row * dim): fixed point, whole symbols
+    std::vector<float> row;                   // (padded_cols)
+    std::vector<float> scaled;                // (codes_per_row * dim): fixed point, whole symbols
     std::vector<typename C::Element> points;  // (group): coordinates
-    std::vector<Symbol> codes;                   // (codes_per_row)
-    std::vector<Symbol> trial;                   // (codes_per_group)
-    std::vector<double> norms;                   // (groups): sums of squares
-    std::vector<float> errors;                   // (padded_cols): what the codes leave of `row`
+    std::vector<Symbol> codes;                // (codes_per_row)
+    std::vector<Symbol> trial;                // (codes_per_group)
+    std::vector<double> norms;                // (groups): sums of squares
+    std::vector<float> errors;                // (padded_cols): what the codes leave of `row`
   };
 
   template <class T>
@@ -367,7 +241,7 @@ class RowQuantizer {
       for (const std::size_t c : lost_)
         error.weight_squared_error += static_cast<double>(space.row[c]) * static_cast<double>(space.row[c]);
     }
-    detail::multiply(space.row, factors_);
+    multiply(space.row, factors_);
     rotate_row(space.row, layout_.block, seed_);
     const auto group = static_cast<std::size_t>(layout_.group);
     const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(C::dim));
@@ -375,22 +249,25 @@ class RowQuantizer {
       const std::span<const float> x(space.row.data() + g * group, group);
       space.norms[g] = sum_of_squares(x);
       to_fixed_point(x, std::sqrt(space.norms[g] / static_cast<double>(group)),
-               std::span(space.scaled).subspan(g * codes_each * C::dim, codes_each * C::dim));
+                     std::span(space.scaled).subspan(g * codes_each * C::dim, codes_each * C::dim));
     }
     encoder_.encode(space.scaled, codes_each, space.codes);
     for (std::size_t g = 0; g < scales.size(); ++g) {
       const std::span<const float> x(space.row.data() + g * group, group);
       const std::span<Symbol> chosen = std::span(space.codes).subspan(g * codes_each, codes_each);
       decode_group<C>(book_, chosen, space.points);
-      GroupFit fit = fit_group_scale(x, std::span<const typename C::Element>(space.points), space.norms[g], layout_.scale_format);
+      GroupFit fit = fit_group_scale(x, std::span<const typename C::Element>(space.points), space.norms[g],
+                                     layout_.scale_format);
       if (scale_search_ > 0) search_scale(x, space.norms[g], chosen, fit, space);
       scales[g] = fit.scale;
       error.squared_error += fit.squared_error;
       error.squared_norm += space.norms[g];
       if (keeps_errors()) continue;
       if (scale_search_ > 0) decode_group<C>(book_, chosen, space.points);
-      detail::subtract_points(x, space.points.data(), static_cast<float>(fit.scale),
-                              space.errors.data() + g * group);
+      cpu::dispatch(best_isa(), [&](auto set) {
+        subtract_scaled(set, x.data(), space.points.data(), x.size(), static_cast<float>(fit.scale),
+                        space.errors.data() + g * group);
+      });
     }
     pack_bits(std::span<const Symbol>(space.codes), code_bits<C>, codes);
     if (keeps_errors()) {
@@ -408,8 +285,13 @@ class RowQuantizer {
   // Of the weights, from the error of a rotated row; `row` is spent.
   double weight_squared_error(std::span<float> row) const {
     unrotate_row(row, layout_.block, seed_);
-    detail::multiply(row, input_scales_);
+    multiply(row, input_scales_);
     return sum_of_squares(weights_of(row));
+  }
+
+  // The first values of `x` times `factors`.
+  static void multiply(std::span<float> x, std::span<const float> factors) noexcept {
+    cpu::dispatch(best_isa(), [&](auto set) { multiply_by(set, x.data(), factors.data(), factors.size()); });
   }
 
   // A row without its padding.
@@ -428,9 +310,8 @@ class RowQuantizer {
       to_fixed_point(x, rms * detail::scale_ladder(step), scaled);
       encoder_.encode(scaled, codes.size(), space.trial);
       decode_group<C>(book_, space.trial, space.points);
-      const GroupFit fit =
-          fit_group_scale(x, std::span<const typename C::Element>(space.points.data(), x.size()), norm,
-                          layout_.scale_format);
+      const GroupFit fit = fit_group_scale(
+          x, std::span<const typename C::Element>(space.points.data(), x.size()), norm, layout_.scale_format);
       if (!(fit.squared_error < best.squared_error)) continue;
       best = fit;
       std::copy(space.trial.begin(), space.trial.end(), codes.begin());
@@ -457,7 +338,8 @@ class RowQuantizer {
     const double units = static_cast<double>(1 << fraction_bits<C>) / (rms * book_.step());
     // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
     const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
-    detail::round_clamped(x.data(), layout_.group, factor, limit, scaled.data(), best_isa());
+    cpu::dispatch(best_isa(),
+                  [&](auto set) { round_clamped(set, x.data(), x.size(), factor, limit, scaled.data()); });
     std::fill(scaled.begin() + static_cast<std::ptrdiff_t>(x.size()), scaled.end(), 0.0f);
   }
 
@@ -471,10 +353,133 @@ class RowQuantizer {
   std::vector<std::size_t> lost_;              // columns of factor 0
 };
 
+// Implementation.
+
+namespace detail {
+
+/// The largest order of 16 to 1024 that divides `cols`, 0 if none does. Rotations of less make rows hardly
+/// Gaussian.
+inline std::int64_t dividing_block(std::int64_t cols) noexcept {
+  std::int64_t block = 0;
+  for (const int order : hadamard_orders())
+    if (order >= 16 && order <= 1024 && cols % order == 0) block = order;
+  return block;
+}
+
+/// The block for rows that come apart in `shards` parts, whole blocks each.
+inline std::int64_t block_of(std::int64_t cols, const QuantizeOptions& options) {
+  if (options.block != 0)
+    expects(is_hadamard_order(options.block), [&] {
+      const auto orders = hadamard_orders();
+      const auto above = std::upper_bound(orders.begin(), orders.end(), options.block);
+      std::string near;
+      if (above != orders.begin()) near = std::to_string(above[-1]);
+      if (above != orders.end()) near.append(near.empty() ? "" : " and ").append(std::to_string(*above));
+      return sentence("higgs::make_layout: block ", options.block,
+                      " is no Hadamard order (see hadamard_orders); the nearest are ", near);
+    });
+  expects(options.shards >= 1 && cols % options.shards == 0, [&] {
+    return sentence("higgs::make_layout: ", cols, " columns cannot be cut into ", options.shards,
+                    " equal shards");
+  });
+  if (options.shards == 1) return options.block != 0 ? options.block : choose_block(cols);
+  const std::int64_t part = cols / options.shards;
+  const std::int64_t block = options.block != 0 ? options.block : dividing_block(part);
+  expects(block != 0 && part % block == 0, [&] {
+    const std::string each = sentence("higgs::make_layout: each of ", options.shards, " shards of ", cols,
+                                      " columns has ", part, ", ");
+    if (block == 0)
+      return each + "which no Hadamard order from 16 to 1024 divides; take fewer shards, or pad the columns";
+    return sentence(each, "which is no multiple of the block ", block,
+                    "; leave the block to the library, or take one that divides ", part);
+  });
+  return block;
+}
+
+}  // namespace detail
+
+inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, const QuantizeOptions& options) {
+  expects(rows >= 0 && cols >= 1, [&] {
+    return "higgs::make_layout: a matrix has at least one column, and no negative size, but this is " +
+           detail::shape_text(rows, cols);
+  });
+  expects(options.group >= 1, [&] {
+    return detail::sentence("higgs::make_layout: group must be positive, but is ", options.group);
+  });
+  expects(options.scale_search >= 0 && options.scale_search <= 16, [&] {
+    return detail::sentence("higgs::make_layout: scale_search must lie in [0, 16], but is ",
+                            options.scale_search);
+  });
+  CodeLayout layout{rows,
+                    cols,
+                    detail::block_of(cols, options),
+                    1,
+                    options.input_scales && rows >= min_rows_for_input_scales,
+                    options.scale_format};
+  bool whole = false;
+  for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
+    if (layout.block % group != 0 || (whole && group % dim != 0)) continue;
+    layout.group = group;
+    whole = group % dim == 0;
+  }
+  return layout;
+}
+
+inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double step) noexcept {
+  if (!(max_magnitude > 0)) return 0;
+  const auto ratio = static_cast<std::uint64_t>(layout.block / layout.group);
+  const int room = layout.scale_format == ScaleFormat::Log8 ? std::max(0, -std::ilogb(step) - 1) : 0;
+  return std::ilogb(max_magnitude) - 14 + static_cast<int>(std::bit_width(ratio)) / 2 - room;
+}
+
+inline Normalization make_normalization(const ColumnStatistics& columns, const CodeLayout& layout,
+                                        double step, std::span<const double> input_squares) {
+  Normalization out;
+  auto most = static_cast<double>(columns.max_magnitude());
+  if (layout.input_scales) {
+    out.input_scales = columns.input_scales(input_squares);
+    most = columns.max_magnitude(out.input_scales);
+  }
+  out.exponent = scale_exponent(most, layout, step);
+  return out;
+}
+
+template <Code C>
+RowQuantizer<C>::RowQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed,
+                              int exponent, std::span<const Half> input_scales, int scale_search)
+    : book_(code),
+      encoder_(code),
+      layout_(layout),
+      seed_(seed),
+      exponent_(exponent),
+      scale_search_(scale_search) {
+  const std::int64_t factors = layout.input_scales ? layout.cols : 0;
+  expects(std::ssize(input_scales) == factors, [&] {
+    return detail::sentence("higgs::RowQuantizer: input_scales holds ", input_scales.size(),
+                            " values, but the layout needs ", factors);
+  });
+  for (const Half scale : input_scales) {
+    input_scales_.push_back(static_cast<float>(scale));
+    factors_.push_back(input_factor(scale));
+    if (factors_.back() == 0) lost_.push_back(factors_.size() - 1);
+  }
+}
+
+template <Code C>
+template <class T>
+typename RowQuantizer<C>::Error RowQuantizer<C>::quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes,
+                                                               std::span<Half> scales,
+                                                               Executor& executor) const {
+  if constexpr (!detail::is_scalar<T>)
+    return quantize_rows(detail::as_scalars(w), codes, scales, executor);
+  else
+    return quantize_scalars(w, codes, scales, executor);
+}
+
 namespace detail {
 template <class T, Code C>
 QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
-                                       Executor& executor) {
+                                    Executor& executor) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
@@ -493,7 +498,7 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
   const RowQuantizer<C> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
-                                     options.scale_search);
+                                  options.scale_search);
   const auto error = quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
   out.t2 = error.t2();
   out.weight_error = error.weight_error();
@@ -504,12 +509,9 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
 }
 }  // namespace detail
 
-/// Quantizes a whole matrix (rows = outputs, cols = inputs, any strides) of float or a 16-bit float (see
-/// ScalarOf) with any codebook. Throws InvalidArgument for NaN and infinite weights, and for a null pointer
-/// with sizes.
 template <class T, Code C>
-QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOptions& options = {},
-                               Executor& executor = default_executor()) {
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOptions& options,
+                            Executor& executor) {
   if constexpr (!detail::is_scalar<T>) {
     return quantize(detail::as_scalars(w), book, options, executor);
   } else {
@@ -517,20 +519,18 @@ QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOption
   }
 }
 
-/// The same with a shipped codebook named at run time ("2x256").
 template <class T>
-AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options = {},
-                            Executor& executor = default_executor()) {
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options,
+                            Executor& executor) {
   if constexpr (!detail::is_scalar<T>) return quantize(detail::as_scalars(w), codebook, options, executor);
   AnyQuantizedMatrix out;
-  with_shipped_code(
-      codebook, [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, options, executor); });
+  with_shipped_code(codebook,
+                    [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, options, executor); });
   return out;
 }
 
-/// What each shipped codebook makes of a matrix of that shape: what allocate() chooses from.
 inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
-                                           const QuantizeOptions& options = {}) {
+                                           const QuantizeOptions& options) {
   std::vector<Format> formats;
   const auto add = [&]<class C>(std::type_identity<C>) {
     const CodeLayout layout = make_layout(rows, cols, C::dim, options);
@@ -542,49 +542,6 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
   for (const std::string& name : shipped_code_names()) with_shipped_code(name, add);
   return formats;
 }
-
-/// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape for
-/// which no table ships takes one from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
-template <int Dim, int Size, int Group = 1024, Codebook C = GridCodebook<Dim, Size>>
-class Quantizer {
-  static_assert(Dim >= 1 && Dim <= 16,
-                "Quantizer<Dim, Size>: Dim must lie in [1, 16]; is the order Dim, Size?");
-  static_assert(Size >= 2 && Size <= 65536, "Quantizer<Dim, Size>: Size must lie in [2, 65536]");
-  static_assert(Group >= 1, "Quantizer<Dim, Size, Group>: Group must be positive; 1024 is the default");
-  static_assert(C::dim == Dim && C::size == Size,
-                "Quantizer<Dim, Size, Group, C>: the codebook C has another shape; pass its own dim and size");
-
- public:
-  /// Bits of codes for a weight; a group's scale adds 16 / group.
-  static constexpr double bits_per_weight = static_cast<double>(code_bits<C>) / Dim;
-  /// The mean squared error on N(0, 1) of the codebook that ships: the t^2 that every layer will show (paper,
-  /// eq. 3). That of a caller's own table is codebook().mse().
-  static constexpr double relative_error = C{}.mse();
-
-  constexpr Quantizer() = default;
-  constexpr explicit Quantizer(const C& book) : book_(book) {}
-  /// `options.group`, where it is not left at its default, must be Group; else InvalidArgument is thrown.
-  constexpr explicit Quantizer(const QuantizeOptions& options, const C& book = {})
-      : book_(book), options_(options) {
-    expects(options.group == Group || options.group == QuantizeOptions{}.group, [&] {
-      return detail::sentence("higgs::Quantizer<", Dim, ", ", Size, ", ", Group, ">: options.group is ",
-                              options.group, ", but Group is ", Group, "; write Quantizer<", Dim, ", ", Size,
-                              ", ", options.group, ">, or call higgs::quantize(w, codebook, options)");
-    });
-    options_.group = Group;
-  }
-
-  /// As higgs::quantize.
-  template <class T>
-  QuantizedMatrix<C> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
-    return higgs::quantize(w, book_, options_, executor);
-  }
-  constexpr const C& codebook() const noexcept { return book_; }
-
- private:
-  C book_{};
-  QuantizeOptions options_{.group = Group};
-};
 
 }  // namespace v0
 }  // namespace higgs

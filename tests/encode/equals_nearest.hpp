@@ -19,7 +19,7 @@
 inline std::vector<higgs::Isa> all_isas() {
   std::vector<higgs::Isa> isas;
   for (const higgs::Isa isa : {higgs::Isa::Portable, higgs::Isa::Avx2, higgs::Isa::Avx512})
-    if (isa <= higgs::best_isa()) isas.push_back(isa);
+    if (higgs::usable_isa(isa) == isa) isas.push_back(isa);
   return isas;
 }
 

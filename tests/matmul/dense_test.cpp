@@ -22,7 +22,7 @@ std::vector<float> normals(std::int64_t count, std::uint64_t seed) {
 std::vector<Isa> isas() {
   std::vector<Isa> out;
   for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512})
-    if (isa <= higgs::best_isa()) out.push_back(isa);
+    if (higgs::usable_isa(isa) == isa) out.push_back(isa);
   return out;
 }
 

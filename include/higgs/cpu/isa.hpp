@@ -21,6 +21,12 @@ enum class Isa {
   NeonI8mm,     ///< NeonDot and FEAT_I8MM (Armv8.6)
 };
 
+// The order of the enumerators means nothing: isa_includes() says which set builds on which.
+bool operator<(Isa, Isa) = delete;
+bool operator>(Isa, Isa) = delete;
+bool operator<=(Isa, Isa) = delete;
+bool operator>=(Isa, Isa) = delete;
+
 /// The best instruction set of this machine.
 inline Isa best_isa() noexcept;
 

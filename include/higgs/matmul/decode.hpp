@@ -19,6 +19,14 @@
 namespace higgs {
 inline namespace v0 {
 
+/// Decodes the whole matrix into `out` (rows, cols), in the basis that it was quantized from. For tests, for tools and for
+/// batches so large that a dense product is cheaper; matmul() does not need it. Throws InvalidArgument unless out has
+/// the shape of w.
+template <Code C>
+void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out, Executor& executor = default_executor());
+inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out,
+                       Executor& executor = default_executor());
+
 /// Symbols of one group to floats: for a Codebook by a table of its points, made once for many decodes, or point by
 /// point where the table would not fit a cache; for a ChainCode by decode_group().
 template <Code C>
@@ -26,7 +34,8 @@ class GroupDecoder {
  public:
   explicit GroupDecoder(const C& code) : code_(code) {
     if constexpr (tabulated())
-      for (std::int64_t i = 0; i < C::size; ++i) points_.push_back(to_floats(code.decode(static_cast<SymbolOf<C>>(i))));
+      for (std::int64_t i = 0; i < C::size; ++i)
+        points_.push_back(to_floats(code.decode(static_cast<SymbolOf<C>>(i))));
   }
 
   /// out[i] = scale * coordinate i, rounded once; ceil(out.size() / C::dim) symbols.
@@ -61,8 +70,10 @@ class GroupDecoder {
     return floats;
   }
   Floats floats_of(SymbolOf<C> symbol) const noexcept {
-    if constexpr (tabulated()) return points_[symbol];
-    else return to_floats(code_.decode(symbol));
+    if constexpr (tabulated())
+      return points_[symbol];
+    else
+      return to_floats(code_.decode(symbol));
   }
 
   C code_;
@@ -88,11 +99,8 @@ void decode_groups(const QuantizedMatrix<C>& w, const GroupDecoder<C>& decoder, 
                    out.subspan(g * group, group));
 }
 
-/// Decodes the whole matrix into `out` (rows, cols), in the basis it was quantized from. For tests, for tools and for
-/// batches so large that a dense product is cheaper; matmul() does not need it.
 template <Code C>
-void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out,
-                Executor& executor = default_executor()) {
+void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out, Executor& executor) {
   detail::expect_whole("higgs::dequantize", w);
   expects(out.rows == w.rows() && out.cols == w.cols(), [&] {
     return "higgs::dequantize: out is " + detail::shape_text(out.rows, out.cols) + ", but w is " +
@@ -111,8 +119,7 @@ void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out,
     }
   });
 }
-inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out,
-                       Executor& executor = default_executor()) {
+inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out, Executor& executor) {
   w.visit([&](const auto& matrix) { dequantize(matrix, out, executor); });
 }
 

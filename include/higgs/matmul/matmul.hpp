@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x * W^T from packed codes on the CPU; W never becomes a matrix of floats.
+// y = x * W^T from codes on the CPU; W never becomes a matrix of floats.
+//
+//     const higgs::PackedMatrix packed(quantized);           // once, at load
+//     higgs::matmul(x, packed, y);                           // MatrixViews of float or a 16-bit float
 //
 // - From a PackedMatrix: integer kernels, for engines. Every instruction set gives the same bits (cpu/portable/panel_product.hpp).
-// - From a QuantizedMatrix as it is, without preparation and for any codebook: a tile of floats at a time.
+// - From a QuantizedMatrix as it is, without preparation and for any code: a block of floats at a time.
 #pragma once
 
 #include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/cpu/convert.hpp>
-#include <higgs/cpu/isas.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/core/scratch.hpp>
+#include <higgs/cpu/convert.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/dense.hpp>
 #include <higgs/matmul/packed_format.hpp>
@@ -35,11 +38,36 @@
 namespace higgs {
 inline namespace v0 {
 
-/// How a product from a PackedMatrix is computed; the defaults are right for most.
+/// Choices of a product from a PackedMatrix; the defaults are right for most.
 struct MatmulOptions {
   Activations activations = Activations::Int16;
   Isa isa = best_isa();  ///< for tests; the result does not depend on it
 };
+
+/// y = x * W^T + bias: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf) with any strides, bias
+/// (rows) of float, or empty. The weights are exact and the activations rounded (see Activations). The result is the
+/// same bit for bit on every machine and for every number of threads, and a row of y depends on its row of x alone.
+///
+/// A row of x that holds NaN or infinity gives NaN in all of its outputs. Finite inputs of any magnitude give finite
+/// outputs where the exact outputs fit the type of y, and infinity where they do not. Activation groups of rotated
+/// inputs below 2^-100 count as zero, and below 2^-4 in a row with an input above 2^55. Throws InvalidArgument for
+/// shapes that do not fit.
+template <class X, class Y>
+void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
+            Executor& executor = default_executor(), MatmulOptions options = {});
+
+/// y = x * W^T + bias as above, with float sums. The result does not depend on the number of threads, and a row of y
+/// depends on its row of x alone.
+template <class X, Code C, class Y>
+void matmul(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y, std::span<const float> bias = {},
+            Executor& executor = default_executor(), Isa isa = best_isa());
+
+/// The same for a matrix whose code is known only at run time.
+template <class X, class Y>
+void matmul(MatrixView<X> x, const AnyQuantizedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
+            Executor& executor = default_executor(), Isa isa = best_isa());
+
+// Implementation.
 
 namespace detail {
 
@@ -51,7 +79,8 @@ inline constexpr std::int64_t batch_block = 192;
 inline std::int64_t panel_grain(const PackedLayout& packed, std::int64_t batch, std::int64_t width) noexcept {
   constexpr std::int64_t contiguous = 1 << 20;  // bytes
   if (batch >= min_panel_rows) return 1;
-  const std::int64_t rounds = packed.panels() * packed.panel_bytes() / (contiguous * width);  // tasks of each thread
+  const std::int64_t rounds =
+      packed.panels() * packed.panel_bytes() / (contiguous * width);  // tasks of each thread
   const std::int64_t tasks = std::max<std::int64_t>(1, rounds) * width;
   return std::max<std::int64_t>(1, (packed.panels() + tasks - 1) / tasks);
 }
@@ -64,7 +93,8 @@ void write_outputs(const float* sums, float output_scale, const float* bias, std
     for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<Y>(sums[n] * output_scale);
   } else {
     for (std::int64_t n = 0; n < count; ++n)
-      y[n * stride] = static_cast<Y>(bias != nullptr ? sums[n] * output_scale + bias[n] : sums[n] * output_scale);
+      y[n * stride] =
+          static_cast<Y>(bias != nullptr ? sums[n] * output_scale + bias[n] : sums[n] * output_scale);
   }
 }
 
@@ -113,8 +143,8 @@ void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<c
 /// Rows of x as integers for one kernel: panels of at most `most` rows, in memory that the thread reuses.
 class ActivationPanels {
  public:
-  ActivationPanels(const cpu::ActivationShape& shape, const PanelKernel& kernel, int batch, std::int64_t row_floats,
-                   std::int64_t tasks)
+  ActivationPanels(const cpu::ActivationShape& shape, const PanelKernel& kernel, int batch,
+                   std::int64_t row_floats, std::int64_t tasks)
       : most_(kernel.max_rows[shape.planes - 1]),
         count_((batch + most_ - 1) / most_),
         bytes_(cpu::ActivationPanel::bytes(shape, kernel.order, most_)),
@@ -158,7 +188,8 @@ void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::
   const int batch = static_cast<int>(x.rows);
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
   // Rows that one task prepares, one after the other in the same floats.
-  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32), tasks = (batch + grain - 1) / grain;
+  const std::int64_t grain = std::max<std::int64_t>(2, (batch + 31) / 32),
+                     tasks = (batch + grain - 1) / grain;
   const ActivationPanels panels(shape, kernel, batch, layout.padded_cols(), tasks);
 
   std::uint8_t huge[batch_block];  // whether a row was multiplied by 2^-huge_shift
@@ -173,7 +204,8 @@ void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::
         kernel.quantize_row(row, shape, options.activations, kernel.order, panel, at);
       };
       prepare(1);
-      huge[m] = !scales_are_at_most(panel, shape, at, huge_input / cpu::activation_limit(options.activations));
+      huge[m] =
+          !scales_are_at_most(panel, shape, at, huge_input / cpu::activation_limit(options.activations));
       if (huge[m] != 0) [[unlikely]]
         prepare(huge_factor);
     }
@@ -225,7 +257,7 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixVie
 
   const GroupDecoder<C> decoder(w.book);
   const std::int64_t tile_rows = batch > 8 ? 64 : 16;
-  const std::int64_t tile_groups = std::max<std::int64_t>(1, tile_depth / group);
+  const std::int64_t tile_groups = std::max<std::int64_t>(1, dense_depth / group);
   parallel_for(executor, w.rows(), tile_rows, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t rows = end - begin;
     std::vector<float> tile(static_cast<std::size_t>(rows * tile_groups * group));  // (rows, depth)
@@ -236,11 +268,13 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixVie
       for (std::int64_t n = 0; n < rows; ++n)
         decode_groups(w, decoder, begin + n, first, count,
                       std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), symbols);
-      for (std::int64_t m = 0; m < batch; m += tile_batch)
-        tile_product<float>(
-            {rotated.data() + m * padded + first * group, padded, tile.data(), depth, sums.data() + m * rows,
-             rows, std::min(tile_batch, batch - m), rows, depth, first > 0},
-            isa);
+      for (std::int64_t m = 0; m < batch; m += dense_batch)
+        cpu::dispatch(isa, [&](auto set) {
+          dense_product(
+              set, cpu::DenseProduct<float>{rotated.data() + m * padded + first * group, padded, tile.data(),
+                                            depth, sums.data() + m * rows, rows,
+                                            std::min(dense_batch, batch - m), rows, depth, first > 0});
+        });
     }
     for (std::int64_t m = 0; m < batch; ++m) {
       const bool shifted = huge[static_cast<std::size_t>(m)] != 0;
@@ -256,18 +290,9 @@ void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixVie
 
 }  // namespace detail
 
-/// y = x * W^T + bias: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf) with any
-/// strides, bias (rows) of float, or empty. The weights are exact and the activations rounded (see
-/// Activations). The result is the same bit for bit on every machine and for every number of threads, and a
-/// row of it does not depend on the other rows of x.
-///
-/// A row of x that holds NaN or infinity gives NaN in all of its outputs. Finite ones of any magnitude give
-/// finite outputs where the exact ones fit the type of y, infinity where they do not. Runs of rotated inputs
-/// below 2^-100 count as zero, and below 2^-4 in a row that passes 2^55. Throws InvalidArgument for shapes
-/// that do not meet.
 template <class X, class Y>
-void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
-            Executor& executor = default_executor(), MatmulOptions options = {}) {
+void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+            Executor& executor, MatmulOptions options) {
   static_assert(!std::is_const_v<Y>, "higgs::matmul: y is written, so it cannot be const");
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>) {
     matmul(detail::as_scalars(x), w, detail::as_scalars(y), bias, executor, options);
@@ -282,11 +307,9 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
   }
 }
 
-/// y = x * W^T + bias as above. Sums are float; the result does not depend on the number of threads, nor a
-/// row of it on the other rows of x.
 template <class X, Code C, class Y>
-void matmul(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
-            std::span<const float> bias = {}, Executor& executor = default_executor(), Isa isa = best_isa()) {
+void matmul(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y, std::span<const float> bias,
+            Executor& executor, Isa isa) {
   static_assert(!std::is_const_v<Y>, "higgs::matmul: y is written, so it cannot be const");
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>) {
     matmul(detail::as_scalars(x), w, detail::as_scalars(y), bias, executor, isa);
@@ -297,10 +320,9 @@ void matmul(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
   }
 }
 
-/// The same for a matrix whose codebook is known only at run time.
 template <class X, class Y>
-void matmul(MatrixView<X> x, const AnyQuantizedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
-            Executor& executor = default_executor(), Isa isa = best_isa()) {
+void matmul(MatrixView<X> x, const AnyQuantizedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+            Executor& executor, Isa isa) {
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>)
     matmul(detail::as_scalars(x), w, detail::as_scalars(y), bias, executor, isa);
   else

@@ -62,10 +62,8 @@ struct PanelKernels {
   static void multiply(const PackedLayout& layout, const void* tables, const cpu::ActivationShape& shape,
                        const std::uint8_t* weights, const cpu::ActivationPanel* panels, std::int64_t panel_count,
                        float* sums) noexcept {
-    panel_product(Set{}, Format{},
-                  cpu::PanelProduct<Format>{&layout, static_cast<const typename Format::Tables*>(tables), &shape,
-                                            weights},
-                  panels, panel_count, sums);
+    cpu::multiply_panel(Set{}, Format{}, layout, *static_cast<const typename Format::Tables*>(tables), shape, weights,
+                        panels, panel_count, sums);
   }
   template <class Set>
   static constexpr PanelKernel of{.order = Set::activation_order,

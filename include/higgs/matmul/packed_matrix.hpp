@@ -40,7 +40,8 @@ enum class PackedForm {
 
 /// The faster form on this machine.
 inline PackedForm best_packed_form() noexcept {
-  return isa_includes(best_isa(), Isa::Avx512) ? PackedForm::Codes : PackedForm::Coordinates;
+  const bool fast = cpu::dispatch(best_isa(), []<class Set>(Set) { return Set::has_lookup_256; });
+  return fast ? PackedForm::Codes : PackedForm::Coordinates;
 }
 
 /// The weights of one linear layer in packed order. A value: copies share the bytes, and the quantized matrix is no

@@ -66,22 +66,24 @@ TEST_CASE("tiles as Intel's manual defines them give the bits of the portable ke
     for_each_panel(indices, []<class Code>(RandomPanel<Code> panel, const Code& code) {
       using Format = higgs::PackedFormatOf<Code>;
       panel.make_scales_finite();
-      const auto product = [&](const cpu::ActivationShape& shape) {
-        return cpu::PanelProduct<Format>{&panel.layout, &panel.tables, &shape, panel.bytes.data()};
-      };
       for (const auto kind : {Activations::Int16, Activations::Int8})
         for (const int rows : {3, 16, 21}) {
           INFO(code.name() << ", rows " << rows);
-          REQUIRE(panel_sums(panel, ActivationOrder::AmxTiles, 64, kind, rows, cpu::amx_tile_rows,
-                             [&](const auto& shape, const auto* panels, int count, float* sums) {
-                               SoftwareTiles tiles;
-                               cpu::amx::multiply_panel(tiles, Format{}, product(shape), panels, count, sums);
-                               REQUIRE(tiles.configured == 0);
-                             }) == panel_sums(panel, ActivationOrder::Words, 1, kind, rows, 4,
-                                              [&](const auto& shape, const auto* panels, int count, float* sums) {
-                                                panel_product(cpu::Portable{}, Format{}, product(shape), panels,
-                                                              count, sums);
-                                              }));
+          const auto by_tiles = [&](const auto& shape, const auto* panels, int count, float* sums) {
+            SoftwareTiles tiles;
+            const auto decoder = chunk_decoder(cpu::Avx512{}, Format{}, panel.tables);
+            cpu::amx::multiply(tiles,
+                               cpu::PanelProduct{&panel.layout, &shape, panel.bytes.data(), Format::planes,
+                                                 &panel.tables, decoder},
+                               panels, count, sums);
+            REQUIRE(tiles.configured == 0);
+          };
+          const auto portable = [&](const auto& shape, const auto* panels, int count, float* sums) {
+            multiply_panel(cpu::Portable{}, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(), panels,
+                           count, sums);
+          };
+          REQUIRE(panel_sums(panel, ActivationOrder::AmxTiles, 64, kind, rows, cpu::amx_tile_rows, by_tiles) ==
+                  panel_sums(panel, ActivationOrder::Words, 1, kind, rows, 4, portable));
         }
     });
 }

@@ -21,9 +21,8 @@ std::vector<float> product(Set set, const RandomPanel<Code>& panel, Activations 
   const int planes = kind == Activations::Int16 ? 2 : 1;
   return panel_sums(panel, Set::activation_order, Set::group_multiple, kind, rows, Set::panel_rows(planes),
                     [&](const cpu::ActivationShape& shape, const auto* panels, int count, float* sums) {
-                      panel_product(set, Format{},
-                                    cpu::PanelProduct<Format>{&panel.layout, &panel.tables, &shape, panel.bytes.data()},
-                                    panels, count, sums);
+                      multiply_panel(set, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(), panels,
+                                     count, sums);
                     });
 }
 
@@ -83,11 +82,9 @@ TEST_CASE("no sum overflows: extreme weights times extreme activations are exact
         for (int m = 0; m < rows; ++m)
           quantize_row(cpu::Portable{}, row.data(), shape, Activations::Int16, Set::activation_order, panel, m);
         std::vector<float> sums(static_cast<std::size_t>(rows * 32));
-        panel_product(set, Format{},
-                      cpu::PanelProduct<Format>{&packed.packed(),
-                                                static_cast<const typename Format::Tables*>(packed.tables()), &shape,
-                                                packed.bytes().data()},
-                      &panel, 1, sums.data());
+        multiply_panel(set, Format{}, packed.packed(),
+                       *static_cast<const typename Format::Tables*>(packed.tables()), shape, packed.bytes().data(),
+                       &panel, 1, sums.data());
         const double exact = -32639.0 * lowest * static_cast<double>(cols / Code::dim);
         for (int m = 0; m < rows; ++m)
           // Two activation groups of two planes at most, each converted, scaled and added with one rounding.

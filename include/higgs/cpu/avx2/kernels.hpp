@@ -4,6 +4,7 @@
 #include <higgs/cpu/avx2/activations.hpp>
 #include <higgs/cpu/avx2/cell_search.hpp>
 #include <higgs/cpu/avx2/convert.hpp>
+#include <higgs/cpu/avx2/dense.hpp>
 #include <higgs/cpu/avx2/exhaustive_search.hpp>
 #include <higgs/cpu/avx2/hadamard.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
@@ -11,4 +12,5 @@
 #include <higgs/cpu/avx2/lut.hpp>
 #include <higgs/cpu/avx2/panel_product.hpp>
 #include <higgs/cpu/avx2/plane_search.hpp>
+#include <higgs/cpu/avx2/rows.hpp>
 #include <higgs/cpu/avx2/signs.hpp>

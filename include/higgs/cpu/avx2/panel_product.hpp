@@ -189,30 +189,27 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
   }
 }
 
-template <class Dot, class Format>
-inline void multiply_panel(Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                           std::int64_t panel_count, float* sums) noexcept {
-  const auto decode = chunk_decoder(Avx2{}, format, *p.tables);
+template <class Dot>
+inline void multiply(const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                     float* sums) noexcept {
   const bool two = Dot::Set::activation_order == ActivationOrder::Bytes && p.shape->planes == 2;
-  for_each_chunk(Avx2{}, p, panels, panel_count, sums, decode, two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>);
+  const auto dot = two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>;
+  for_each_chunk(p, panels, panel_count, sums, scales_to_floats<Avx2>, dot);
 }
 
 }  // namespace avx2
 
-template <class Format>
-void panel_product(Avx2, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  avx2::multiply_panel<avx2::WordDot>(format, p, panels, panel_count, sums);
+inline void panel_product(Avx2, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  avx2::multiply<avx2::WordDot>(p, panels, panel_count, sums);
 }
-template <class Format>
-void panel_product(AvxVnni, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  avx2::multiply_panel<avx2::ByteDot<avx2::VexDot>>(format, p, panels, panel_count, sums);
+inline void panel_product(AvxVnni, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  avx2::multiply<avx2::ByteDot<avx2::VexDot>>(p, panels, panel_count, sums);
 }
-template <class Format>
-void panel_product(AvxVnniEvex, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  avx2::multiply_panel<avx2::ByteDot<avx2::EvexDot>>(format, p, panels, panel_count, sums);
+inline void panel_product(AvxVnniEvex, const PanelProduct& p, const ActivationPanel* panels,
+                          std::int64_t panel_count, float* sums) noexcept {
+  avx2::multiply<avx2::ByteDot<avx2::EvexDot>>(p, panels, panel_count, sums);
 }
 
 HIGGS_TARGET_END

@@ -119,15 +119,13 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const ActivationPanel& p
     avx512::add_part(_mm512_load_ps(parts + 16 * i), scale[i % 2], sums + 16 * i);
 }
 
-template <class Tiles, class Format>
-inline void multiply_panel(Tiles& tiles, Format format, const PanelProduct<Format>& p,
-                           const ActivationPanel* panels, std::int64_t panel_count, float* sums) noexcept {
-  const auto decoder = chunk_decoder(Avx512{}, format, *p.tables);
-  const auto decode = [&](const std::uint8_t* codes, std::int64_t steps, std::int64_t first,
-                          std::uint8_t* out) {
-    // Tiles are read whole: codes that are bytes are copied, so that no byte beyond the matrix is read.
-    if (decoder(codes, steps, first, out) == codes)
-      std::memcpy(out, codes, static_cast<std::size_t>(steps * Format::step_bytes));
+template <class Tiles>
+inline void multiply(Tiles& tiles, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                     float* sums) noexcept {
+  // Tiles are read whole: codes that are bytes are copied, so that no byte beyond the matrix is read.
+  const auto decode = [&p](const std::uint8_t* codes, std::int64_t steps, std::int64_t first, std::uint8_t* out) {
+    if (p.decode(codes, steps, first, out) == codes)
+      std::memcpy(out, codes, static_cast<std::size_t>(steps * p.layout->step_bytes));
     return static_cast<const std::uint8_t*>(out);
   };
   const auto dot = [&](const Chunk& chunk, const ActivationPanel& panel, float* y) {
@@ -136,18 +134,19 @@ inline void multiply_panel(Tiles& tiles, Format format, const PanelProduct<Forma
     else
       dot_chunk<1>(tiles, chunk, panel, y);
   };
+  PanelProduct copied = p;
+  copied.decode = decode;
   tiles.configure(AmxConfig{});
-  for_each_chunk(Avx512{}, p, panels, panel_count, sums, decode, dot);
+  for_each_chunk(copied, panels, panel_count, sums, scales_to_floats<Avx512>, dot);
   tiles.release();
 }
 
 }  // namespace amx
 
-template <class Format>
-void panel_product(Amx, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
+inline void panel_product(Amx, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
   AmxTiles tiles;
-  amx::multiply_panel(tiles, format, p, panels, panel_count, sums);
+  amx::multiply(tiles, p, panels, panel_count, sums);
 }
 
 HIGGS_TARGET_END

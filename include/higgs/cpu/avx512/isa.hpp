@@ -20,6 +20,7 @@ namespace cpu {
 struct Avx512 : Avx2 {
   using Base = Avx2;
   static constexpr Isa isa = Isa::Avx512;
+  static constexpr bool has_lookup_256 = true;
   static constexpr ActivationOrder activation_order = ActivationOrder::Bytes;
   static constexpr int panel_rows(int /*planes*/) noexcept { return 6; }
   static bool runs() noexcept {

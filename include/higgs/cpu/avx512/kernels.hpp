@@ -6,6 +6,7 @@
 #include <higgs/cpu/avx512/byte_table.hpp>
 #include <higgs/cpu/avx512/cell_search.hpp>
 #include <higgs/cpu/avx512/convert.hpp>
+#include <higgs/cpu/avx512/dense.hpp>
 #include <higgs/cpu/avx512/dot.hpp>
 #include <higgs/cpu/avx512/exhaustive_search.hpp>
 #include <higgs/cpu/avx512/hadamard.hpp>

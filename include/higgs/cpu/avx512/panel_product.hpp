@@ -57,14 +57,14 @@ template <int Planes>
 
 /// Few rows of x: codes go from memory to registers to the dot product. sums (Rows, 32) +=.
 template <class Format, int Rows, int Planes>
-inline void stream_panel(const PanelProduct<Format>& p, const ActivationPanel& panel, float* sums) noexcept {
+inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, float* sums) noexcept {
   using U = Decoder<Format>;
   constexpr int columns = Rows * Planes;
   constexpr std::int64_t step_bytes = Format::step_bytes, act_bytes = 4 * columns * U::quads;
-  const auto tables = U::load_tables(*p.tables);
-  const std::int64_t steps = p.layout->steps_per_group(), chunk_steps = PanelProduct<Format>::steps_per_chunk,
-                     x_group_steps = p.steps_per_x_group();
-  const std::uint8_t* codes = p.panel;
+  const auto tables = U::load_tables(*static_cast<const typename Format::Tables*>(p.tables));
+  const std::int64_t steps = p.layout->steps_per_group(), chunk_steps = chunk_inputs / Format::step_inputs,
+                     x_group_steps = p.shape->x_group / Format::step_inputs;
+  const std::uint8_t* codes = p.weights;
   const std::uint8_t* quads = panel.quads;
   const float* scale = panel.scales;
   const std::int32_t* compensation = panel.compensation;
@@ -182,34 +182,35 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
 
 inline constexpr int max_rows = Avx512::panel_rows(1);  // of an activation panel
 
-using DotChunk = void (*)(const Chunk&, const ActivationPanel&, float*) noexcept;
+using DotRows = void (*)(const Chunk&, const ActivationPanel&, float*) noexcept;
 /// By rows of a panel, less one.
 template <int Planes>
-inline constexpr std::array<DotChunk, extent<max_rows>> dot_chunks =
+inline constexpr std::array<DotRows, extent<max_rows>> dot_chunks =
     []<int... I>(std::integer_sequence<int, I...>) {
-      return std::array<DotChunk, extent<max_rows>>{dot_chunk<I + 1, Planes>...};
+      return std::array<DotRows, extent<max_rows>>{dot_chunk<I + 1, Planes>...};
     }(std::make_integer_sequence<int, max_rows>{});
+
+template <class Format>
+inline constexpr StreamPanel streams[2][2] = {{stream_panel<Format, 1, 1>, stream_panel<Format, 1, 2>},
+                                              {stream_panel<Format, 2, 1>, stream_panel<Format, 2, 2>}};
 
 }  // namespace avx512
 
-template <class Format>
-void panel_product(Avx512 set, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  const bool two = p.shape->planes == 2;
-  if constexpr (avx512::DecodesInRegisters<Format>) {
-    if (panel_count == 1 && panels->rows == 1)
-      return two ? avx512::stream_panel<Format, 1, 2>(p, *panels, sums)
-                 : avx512::stream_panel<Format, 1, 1>(p, *panels, sums);
-    if (panel_count == 1 && panels->rows == 2)
-      return two ? avx512::stream_panel<Format, 2, 2>(p, *panels, sums)
-                 : avx512::stream_panel<Format, 2, 1>(p, *panels, sums);
-  }
-  const auto decode = chunk_decoder(set, format, *p.tables);
-  const avx512::DotChunk* const dots = two ? avx512::dot_chunks<2>.data() : avx512::dot_chunks<1>.data();
+template <avx512::DecodesInRegisters Format>
+constexpr const StreamPanel (*stream_panels(Avx512, Format) noexcept)[2] {
+  return avx512::streams<Format>;
+}
+
+inline void panel_product(Avx512, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  if (p.stream != nullptr && panel_count == 1 && panels->rows <= 2)
+    return p.stream[panels->rows - 1][p.shape->planes - 1](p, *panels, sums);
+  const avx512::DotRows* const dots =
+      p.shape->planes == 2 ? avx512::dot_chunks<2>.data() : avx512::dot_chunks<1>.data();
   const auto dot = [dots](const Chunk& chunk, const ActivationPanel& panel, float* y) {
     dots[panel.rows - 1](chunk, panel, y);
   };
-  for_each_chunk(set, p, panels, panel_count, sums, decode, dot);
+  for_each_chunk(p, panels, panel_count, sums, scales_to_floats<Avx512>, dot);
 }
 
 HIGGS_TARGET_END

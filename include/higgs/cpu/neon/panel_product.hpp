@@ -230,33 +230,30 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
   }
 }
 
-template <class Dot, class Format>
-inline void multiply_panel(Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                           std::int64_t panel_count, float* sums) noexcept {
-  const auto decode = chunk_decoder(Neon{}, format, *p.tables);
+template <class Dot>
+inline void multiply(const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                     float* sums) noexcept {
   const bool two = Dot::Set::activation_order == ActivationOrder::Bytes && p.shape->planes == 2;
-  for_each_chunk(Neon{}, p, panels, panel_count, sums, decode, two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>);
+  const auto dot = two ? dot_chunk<Dot, 2> : dot_chunk<Dot, 1>;
+  for_each_chunk(p, panels, panel_count, sums, scales_to_floats<Neon>, dot);
 }
 
 }  // namespace neon
 
-template <class Format>
-void panel_product(Neon, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  neon::multiply_panel<neon::WordDot>(format, p, panels, panel_count, sums);
+inline void panel_product(Neon, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  neon::multiply<neon::WordDot>(p, panels, panel_count, sums);
 }
 #  if defined(HIGGS_NEON_DOT)
-template <class Format>
-void panel_product(NeonDot, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  neon::multiply_panel<neon::ByteDot>(format, p, panels, panel_count, sums);
+inline void panel_product(NeonDot, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  neon::multiply<neon::ByteDot>(p, panels, panel_count, sums);
 }
 #  endif
 #  if defined(HIGGS_NEON_I8MM)
-template <class Format>
-void panel_product(NeonI8mm, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  neon::multiply_panel<neon::MatrixDot>(format, p, panels, panel_count, sums);
+inline void panel_product(NeonI8mm, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  neon::multiply<neon::MatrixDot>(p, panels, panel_count, sums);
 }
 #  endif
 

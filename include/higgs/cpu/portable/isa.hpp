@@ -17,6 +17,9 @@ struct Portable {
   /// Whether this machine has the set.
   static bool runs() noexcept { return true; }
 
+  /// Whether an instruction looks up a table of 256 bytes.
+  static constexpr bool has_lookup_256 = false;
+
   // The product of packed weights, see cpu/portable/panel_product.hpp.
   static constexpr ActivationOrder activation_order = ActivationOrder::Words;
   /// Rows of an activation panel whose integers have so many planes, at most.

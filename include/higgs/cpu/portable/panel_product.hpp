@@ -11,10 +11,12 @@
 // Kernels for many rows of x decode a chunk once, into bytes (quads, 32 rows, 4) with 128 added for each plane, and
 // multiply it with all panels while it is in the first cache.
 //
-// A kernel is panel_product(set, format, product, panels, panel_count, sums): sums (all rows of the panels, 32) +=
-// activations times the weights of the panel, without 2^exponent.
+// A kernel is panel_product(set, product, panels, panel_count, sums): sums (all rows of the panels, 32) += activations
+// times the weights of the panel, without 2^exponent. It knows no packed format, only the format's decoder. For few rows
+// of x a set may have kernels that decode in registers, which are made for each format: stream_panels(set, format).
 #pragma once
 
+#include <higgs/core/function_ref.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/cpu/portable/activations.hpp>
 #include <higgs/cpu/portable/convert.hpp>
@@ -32,16 +34,31 @@ namespace higgs {
 inline namespace v0 {
 namespace cpu {
 
-/// A weight panel and its sizes.
+/// Decodes steps of a weight panel: (codes, steps, first, out), see chunk_decoder().
+using DecodeChunk = higgs::detail::FunctionRef<const std::uint8_t*(const std::uint8_t*, std::int64_t, std::int64_t,
+                                                                   std::uint8_t*)>;
+
+struct PanelProduct;
+/// A product with one activation panel that decodes in registers.
+using StreamPanel = void (*)(const PanelProduct& product, const ActivationPanel& panel, float* sums) noexcept;
+
+/// The kernels of a set that decode in registers, [rows - 1][planes - 1] for 1 and 2 rows of x; null if there are none.
 template <class Format>
+constexpr const StreamPanel (*stream_panels(Portable, Format) noexcept)[2] {
+  return nullptr;
+}
+
+/// A weight panel and how to read it.
 struct PanelProduct {
   const PackedLayout* layout;
-  const typename Format::Tables* tables;
   const ActivationShape* shape;
-  const std::uint8_t* panel;  // (panel_bytes)
+  const std::uint8_t* weights;  // (panel_bytes)
+  int planes;                   // bytes of a coordinate
+  const void* tables;           // Format::Tables
+  DecodeChunk decode;
+  const StreamPanel (*stream)[2] = nullptr;
 
-  static constexpr std::int64_t steps_per_chunk = chunk_inputs / Format::step_inputs;
-  std::int64_t steps_per_x_group() const noexcept { return shape->x_group / Format::step_inputs; }
+  std::int64_t steps_per_chunk() const noexcept { return chunk_inputs / layout->step_inputs; }
 };
 
 /// A decoded chunk of a weight panel.
@@ -57,25 +74,27 @@ struct Chunk {
   const ActivationPanel* next;             // the panel that is read after this one
 };
 
-/// Calls decode(codes, steps, first, out) for every chunk of a weight panel, then dot(chunk, panel, sums of the panel's
-/// rows) for each activation panel.
-template <class Set, class Format, class Decode, class Dot>
-void for_each_chunk(Set set, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                    std::int64_t panel_count, float* sums, const Decode& decode, const Dot& dot) {
-  alignas(64) std::uint8_t weights[Format::planes * chunk_bytes];
+/// Multiplies a decoded chunk with an activation panel: (chunk, panel, sums of the panel's rows).
+using DotChunk = higgs::detail::FunctionRef<void(const Chunk&, const ActivationPanel&, float*)>;
+
+/// Decodes every chunk of a weight panel, then calls dot() for each activation panel.
+inline void for_each_chunk(const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count, float* sums,
+                           void (*scales_to_floats)(const Half*, std::int64_t, float*) noexcept, DotChunk dot) noexcept {
+  alignas(64) std::uint8_t weights[2 * chunk_bytes];
   alignas(64) float scales[panel_rows];
-  constexpr std::int64_t chunk_steps = PanelProduct<Format>::steps_per_chunk, step_bytes = Format::step_bytes;
+  const std::int64_t step_bytes = p.layout->step_bytes, step_inputs = p.layout->step_inputs,
+                     chunk_steps = p.steps_per_chunk();
   const std::int64_t steps = p.layout->steps_per_group(), x_groups = p.shape->x_groups_per_group();
   for (std::int64_t g = 0; g < p.layout->groups; ++g) {
-    const std::uint8_t* group = p.panel + g * p.layout->group_bytes();
-    to_floats(set, reinterpret_cast<const Half*>(group), panel_rows, scales);
+    const std::uint8_t* group = p.weights + g * p.layout->group_bytes();
+    scales_to_floats(reinterpret_cast<const Half*>(group), panel_rows, scales);
     const std::uint8_t* codes = group + p.layout->scale_bytes();
     for (std::int64_t first = 0; first < steps; first += chunk_steps) {
-      const std::int64_t count = std::min(chunk_steps, steps - first), inputs = first * Format::step_inputs;
+      const std::int64_t count = std::min(chunk_steps, steps - first), inputs = first * step_inputs;
       const std::uint8_t* const from = codes + first * step_bytes;
-      const std::int64_t bytes = count * step_bytes, quads = count * Format::step_inputs / 4;
-      Chunk chunk{.weights = decode(from, count, first, weights),
-                  .planes = Format::planes,
+      const std::int64_t bytes = count * step_bytes, quads = count * step_inputs / 4;
+      Chunk chunk{.weights = p.decode(from, count, first, weights),
+                  .planes = p.planes,
                   .quads = quads,
                   .first_quad = (g * p.shape->padded_group + inputs) / 4,
                   .first_x_group = g * x_groups + inputs / p.shape->x_group,
@@ -93,6 +112,12 @@ void for_each_chunk(Set set, const PanelProduct<Format>& p, const ActivationPane
       }
     }
   }
+}
+
+/// to_floats() of a set for the scales of a weight panel.
+template <class Set>
+void scales_to_floats(const Half* scales, std::int64_t count, float* out) noexcept {
+  to_floats(Set{}, scales, count, out);
 }
 
 namespace portable {
@@ -126,11 +151,20 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
 
 }  // namespace portable
 
-template <class Format>
-void panel_product(Portable set, Format format, const PanelProduct<Format>& p, const ActivationPanel* panels,
-                   std::int64_t panel_count, float* sums) noexcept {
-  const auto decode = chunk_decoder(set, format, *p.tables);
-  for_each_chunk(set, p, panels, panel_count, sums, decode, portable::dot_chunk);
+inline void panel_product(Portable, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                          float* sums) noexcept {
+  const auto dot = &portable::dot_chunk;
+  for_each_chunk(p, panels, panel_count, sums, scales_to_floats<Portable>, dot);
+}
+
+/// The product of a weight panel in packed format `format` by the kernels of `set`.
+template <class Set, class Format>
+void multiply_panel(Set set, Format format, const PackedLayout& layout, const typename Format::Tables& tables,
+                    const ActivationShape& shape, const std::uint8_t* weights, const ActivationPanel* panels,
+                    std::int64_t panel_count, float* sums) noexcept {
+  const auto decoder = chunk_decoder(set, format, tables);
+  panel_product(set, PanelProduct{&layout, &shape, weights, Format::planes, &tables, decoder, stream_panels(set, format)},
+                panels, panel_count, sums);
 }
 
 }  // namespace cpu
