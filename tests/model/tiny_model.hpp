@@ -4,7 +4,8 @@
 // transformers.
 #pragma once
 
-#include "architecture/config.hpp"
+#include "architecture/families.hpp"
+#include "architecture/parts.hpp"
 #include "source/source.hpp"
 #include "store/gguf_builder.hpp"
 #include "store/temporary_folder.hpp"
@@ -47,21 +48,21 @@ inline TinyTensor tiny_tensor(const std::string& name, std::vector<std::int64_t>
 }
 
 /// 40 tokens, width 24, 2 blocks, 4 heads that share 2 of keys and values.
-inline higgs::model::ModelConfig tiny_config(higgs::model::ModelConfig::Architecture architecture) {
-  using Architecture = higgs::model::ModelConfig::Architecture;
+inline higgs::model::ModelConfig tiny_config(const std::string& family) {
   higgs::model::ModelConfig config;
-  config.architecture = architecture;
+  config.family = family;
   config.layers = 2;
   config.width = 24;
   config.ffn_width = 36;
   config.heads = 4;
   config.kv_heads = 2;
-  config.head_width = architecture == Architecture::Qwen3 ? 10 : 6;
+  config.head_width = family == "qwen3" ? 10 : 6;
   config.vocabulary = 40;
   config.context = 64;
   config.rms_epsilon = 1e-5;
-  config.tied_embeddings = architecture != Architecture::Qwen3;
-  config.attention_bias = architecture == Architecture::Qwen2;
+  config.tied_embeddings = family != "qwen3";
+  config.head_norms = family == "qwen3";
+  config.qkv_bias = family == "qwen2";
   return config;
 }
 
@@ -79,14 +80,14 @@ inline std::vector<TinyTensor> tiny_tensors(const higgs::model::ModelConfig& con
     const std::string block = "model.layers." + std::to_string(i) + ".";
     add(block + "input_layernorm.weight", {config.width});
     add(block + "post_attention_layernorm.weight", {config.width});
-    if (config.head_norms()) {
+    if (config.head_norms) {
       add(block + "self_attn.q_norm.weight", {config.head_width});
       add(block + "self_attn.k_norm.weight", {config.head_width});
     }
-    linear(block + "self_attn.q_proj", config.query_width(), config.width, config.attention_bias);
-    linear(block + "self_attn.k_proj", config.kv_width(), config.width, config.attention_bias);
-    linear(block + "self_attn.v_proj", config.kv_width(), config.width, config.attention_bias);
-    linear(block + "self_attn.o_proj", config.width, config.query_width(), config.o_bias());
+    linear(block + "self_attn.q_proj", config.query_width(), config.width, config.qkv_bias);
+    linear(block + "self_attn.k_proj", config.kv_width(), config.width, config.qkv_bias);
+    linear(block + "self_attn.v_proj", config.kv_width(), config.width, config.qkv_bias);
+    linear(block + "self_attn.o_proj", config.width, config.query_width(), config.o_bias);
     linear(block + "mlp.gate_proj", config.ffn_width, config.width, config.mlp_bias);
     linear(block + "mlp.up_proj", config.ffn_width, config.width, config.mlp_bias);
     linear(block + "mlp.down_proj", config.width, config.ffn_width, config.mlp_bias);
@@ -130,10 +131,9 @@ inline void write_folder(const std::filesystem::path& folder, const higgs::model
 
 /// The GGUF file of a tiny model, with rows of q and k interleaved as converters write them for Llama.
 inline GgufBuilder tiny_gguf(const higgs::model::ModelConfig& config) {
-  using Architecture = higgs::model::ModelConfig::Architecture;
   constexpr std::uint32_t u32 = 4, i32 = 5, f32 = 6, text = 8, array = 9;
-  const bool llama = config.architecture == Architecture::Llama;
-  const std::string name = llama ? "llama" : config.architecture == Architecture::Qwen2 ? "qwen2" : "qwen3";
+  const std::string& name = config.family;
+  const bool interleaved = higgs::model::find_family(&higgs::model::Family::gguf, name)->interleaved;
   GgufBuilder out;
   out.add_value("general.architecture", text, gguf_text(name));
   const auto number = [&](const std::string& key, std::int64_t value) {
@@ -181,8 +181,8 @@ inline GgufBuilder tiny_gguf(const higgs::model::ModelConfig& config) {
     for (const std::string& each : names)
       if (higgs::model::hugging_face_name(each) == tensor.name) stored_name = each;
     TinyTensor stored = tensor;
-    if (llama && (tensor.name.find(".q_proj.") != tensor.name.npos ||
-                  tensor.name.find(".k_proj.") != tensor.name.npos)) {
+    if (interleaved && (tensor.name.find(".q_proj.") != tensor.name.npos ||
+                        tensor.name.find(".k_proj.") != tensor.name.npos)) {
       // Row s * half + j of a head becomes row 2 j + s.
       const std::int64_t cols = tensor.shape.size() == 2 ? tensor.shape[1] : 1, half = config.head_width / 2;
       for (std::int64_t row = 0; row < tensor.shape[0]; ++row) {

@@ -2,6 +2,8 @@
 // The shape of a decoder model, from the metadata of a GGUF file or from Hugging Face's config.json.
 #pragma once
 
+#include "architecture/rope.hpp"
+
 #include <higgs/core/error.hpp>
 #include <higgs/store/gguf.hpp>
 #include <higgs/store/tensor_source.hpp>
@@ -14,33 +16,10 @@
 
 namespace higgs::model {
 
-/// How the angles of the rotary embedding are stretched beyond the context of pre-training.
-struct RopeScaling {
-  enum class Kind { None, Linear, Llama3, Yarn, LongRope };
-  Kind kind = Kind::None;
-  double factor = 1;  // Linear, Llama3, Yarn: the frequencies that are stretched are divided by it
-  // Llama 3: wavelengths above original_context / low_freq_factor are stretched, those below
-  // original_context / high_freq_factor are not, those between in part.
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
-  double original_context = 8192;  // Llama3, Yarn, LongRope: positions of pre-training
-  // Yarn: frequencies that turn less than beta_slow times in the original context are stretched, those that turn
-  // more than beta_fast times are not. `truncate` rounds the border to whole pairs.
-  double beta_fast = 32;
-  double beta_slow = 1;
-  bool truncate = true;
-  // LongRope: divisors of the frequencies, (head_width / 2): for texts within the original context, and beyond.
-  std::vector<double> short_factor{}, long_factor{};
-  double attention_factor = 1;  // Yarn, LongRope: cosines and sines are multiplied by it
-
-  bool operator==(const RopeScaling&) const = default;
-};
-
-/// A decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU. Llama is the plain form,
-/// Qwen2 has biases on q, k and v, Qwen3 normalizes the heads of q and k.
+/// A decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU: numbers, and what its blocks have of what
+/// block_parts() lists.
 struct ModelConfig {
-  enum class Architecture { Llama, Qwen2, Qwen3 };
-  Architecture architecture = Architecture::Llama;
+  std::string family = "llama";  // Family::name: what config.json is written as
   std::int64_t layers = 0;
   std::int64_t width = 0;      // of the residual stream, d_model
   std::int64_t ffn_width = 0;  // between gate, up and down
@@ -53,14 +32,14 @@ struct ModelConfig {
   double rope_theta = 10000;
   RopeScaling rope_scaling;
   bool tied_embeddings = false;  // the output layer is the embedding
-  bool attention_bias = false;   // q, k and v have biases; so has o, except in Qwen2
+  bool head_norms = false;       // each head of q and k is normalized
+  bool qkv_bias = false;         // q, k and v have biases
+  bool o_bias = false;           // so has the output of attention
   bool mlp_bias = false;         // gate, up and down have biases
   std::optional<std::int32_t> begin_token;
   std::vector<std::int32_t> end_tokens;  // each ends a text
   std::string quantization;              // "fp8": how config.json says that the weights are stored; or empty
 
-  bool head_norms() const noexcept { return architecture == Architecture::Qwen3; }
-  bool o_bias() const noexcept { return attention_bias && architecture != Architecture::Qwen2; }
   std::int64_t query_width() const noexcept { return heads * head_width; }
   std::int64_t kv_width() const noexcept { return kv_heads * head_width; }
 };
@@ -85,12 +64,5 @@ std::string write_config(const ModelConfig& config);
 /// config.json for a higgs checkpoint of the model that it came with: without quantization_config, and with the
 /// truth about tied embeddings; everything else as it is.
 std::string config_for_checkpoint(std::string_view text, const std::string& source, bool tied_embeddings);
-
-/// Angle per position of each pair of a head, in texts of up to `positions` tokens: head_width / 2 of them, rounded
-/// to float as in training.
-std::vector<float> rope_frequencies(const ModelConfig& config, std::int64_t positions = 1);
-/// Divides the frequencies by what a tensor (head_width / 2) holds, on top of the scaling that there is. Throws
-/// FormatError, which names the tensor, for another shape and for numbers that are not above 0.
-void divide_frequencies(ModelConfig& config, const SourceTensor& divisors);
 
 }  // namespace higgs::model

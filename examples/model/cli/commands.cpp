@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/commands.hpp"
 
-#include "network/weights.hpp"
 #include "quantize/sizes.hpp"
+#include "source/load.hpp"
 
 #include <higgs/config.hpp>
 #include <higgs/core/error.hpp>

@@ -43,8 +43,10 @@ void generate_text(const Options& options) {
   if (options.chat) chat.emplace(tokenizer.vocabulary(), options.model);
   Transformer model = Transformer::load(source, *executor);
   Linear& output = model.weights.output;
-  if (const auto* dense = std::get_if<DenseMatrix>(&output.weight); dense && !options.output_codebook.empty())
-    output.weight = PackedMatrix(quantize(dense->view(), options.output_codebook, {}, *executor), *executor);
+  if (const auto* dense = std::get_if<SharedMatrix>(&output.weight);
+      dense && !options.output_codebook.empty())
+    output.weight =
+        PackedMatrix(quantize((*dense)->view(), options.output_codebook, {}, *executor), *executor);
   const std::string prompt = chat ? chat->prompt(options.prompt, options.system) : options.prompt;
   // A chat template says by itself what stands before the text.
   std::vector<TokenId> ids = chat ? tokenizer.encode_bare(prompt) : tokenizer.encode(prompt);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model linearity: what plans were predicted to lose beside what they lose.
+#include "architecture/parts.hpp"
 #include "cli/commands.hpp"
 #include "measure/evaluate.hpp"
-#include "network/weights.hpp"
 #include "pages/page.hpp"
 #include "plan/plan.hpp"
 #include "source/source.hpp"

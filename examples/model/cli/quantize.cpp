@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model quantize: writes a folder that runs on its own, from packed weights.
 #include "quantize/quantize.hpp"
+#include "architecture/parts.hpp"
 #include "cli/commands.hpp"
-#include "network/weights.hpp"
 #include "plan/plan.hpp"
 #include "quantize/sizes.hpp"
 

@@ -15,6 +15,7 @@
 #include <utility>
 #include <variant>
 
+#include "architecture/parts.hpp"
 #include "compare/round_to_codebook.hpp"
 #include "pages/page.hpp"
 #include "quantize/quantize.hpp"
@@ -38,7 +39,7 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
 
 // One layer's weights in the format, its bits a weight and its errors.
 struct Converted {
-  std::variant<DenseMatrix, PackedMatrix> weight;
+  std::variant<SharedMatrix, PackedMatrix> weight;
   double bits = 0;
   double t2 = 0;
   double weight_error = 0;
@@ -49,21 +50,19 @@ bool ships(std::string_view codebook) {
   return std::find(names.begin(), names.end(), codebook) != names.end();
 }
 
-Converted convert(const DenseMatrix& dense, const Method& method, std::span<const double> input_squares,
+Converted convert(const Matrix& dense, const Method& method, std::span<const double> input_squares,
                   Executor& executor) {
   if (method.baseline) {
-    std::vector<float> values(*dense.values);
-    const MatrixView<float> rounded(values.data(), dense.rows, dense.cols);
-    const double bits = round_to(*method.baseline, rounded, executor);
-    const double error = relative_error(rounded, dense.view());
-    return {DenseMatrix(dense.rows, dense.cols, std::move(values)), bits, error, error};
+    Matrix rounded = dense;
+    const double bits = round_to(*method.baseline, rounded.view(), executor);
+    const double error = relative_error(rounded.view(), dense.view());
+    return {share(std::move(rounded)), bits, error, error};
   }
   QuantizeOptions options = method.options;
   if (method.calibrated) options.input_squares = input_squares;
   if (!ships(method.codebook)) {
     RoundedMatrix rounded = round_to_codebook(dense.view(), method.codebook, options, executor);
-    return {DenseMatrix(dense.rows, dense.cols, std::move(rounded.values)), rounded.bits, rounded.t2,
-            rounded.weight_error};
+    return {share(std::move(rounded.weight)), rounded.bits, rounded.t2, rounded.weight_error};
   }
   const AnyQuantizedMatrix quantized = quantize(dense.view(), method.codebook, options, executor);
   return {PackedMatrix(quantized, executor), quantized.bits_per_weight(), quantized.t2(),
@@ -165,27 +164,25 @@ Transformer with_method(const Transformer& model, const Method& method, const In
   Transformer out = model;
   row = {.method = method.name, .choices = choices_of(method)};
   std::int64_t weights = 0, done = 0;
-  for (const Block& block : out.weights.blocks)
-    for (const Part part : all_parts) weights += block[part].rows() * block[part].cols();
-  for (std::size_t index = 0; index < out.weights.blocks.size(); ++index)
-    for (const Part part : all_parts) {
-      Linear& linear = out.weights.blocks[index][part];
-      const auto squares = input_squares.find(weight_name(static_cast<std::int64_t>(index), part));
-      expects(!method.calibrated || squares != input_squares.end(),
-              "higgs::model::with_method: the method wants input squares of every layer");
-      const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
-      expects(dense != nullptr, "higgs::model::with_method: the model is quantized; it must be dense");
-      Converted converted = convert(
-          *dense, method,
-          squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
-      const std::int64_t count = linear.rows() * linear.cols();
-      const double share = static_cast<double>(count) / static_cast<double>(weights);
-      row.bits += converted.bits * share;
-      row.t2 += converted.t2 * share;
-      row.weight_error += converted.weight_error * share;
-      linear.weight = std::move(converted.weight);
-      if (progress) progress(done += count, weights);
-    }
+  const std::vector<BlockLinear> layers = block_linears(model.config());
+  for (const BlockLinear& layer : layers)
+    weights += layer.in(out.weights).rows() * layer.in(out.weights).cols();
+  for (const BlockLinear& layer : layers) {
+    Linear& linear = layer.in(out.weights);
+    const auto squares = input_squares.find(layer.name);
+    expects(!method.calibrated || squares != input_squares.end(),
+            "higgs::model::with_method: the method wants input squares of every layer");
+    Converted converted = convert(
+        *require_dense(linear, "higgs::model::with_method"), method,
+        squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
+    const std::int64_t count = linear.rows() * linear.cols();
+    const double part = static_cast<double>(count) / static_cast<double>(weights);
+    row.bits += converted.bits * part;
+    row.t2 += converted.t2 * part;
+    row.weight_error += converted.weight_error * part;
+    linear.weight = std::move(converted.weight);
+    if (progress) progress(done += count, weights);
+  }
   return out;
 }
 

@@ -34,10 +34,10 @@ std::vector<std::string> further_codebook_names() { return detail::names_of(Furt
 
 RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view codebook,
                                 const QuantizeOptions& options, Executor& executor) {
-  RoundedMatrix out{.values = std::vector<float>(static_cast<std::size_t>(w.rows * w.cols))};
+  RoundedMatrix out{.weight = Matrix(w.rows, w.cols)};
   const auto round = [&]<class Book>(std::type_identity<Book>) {
     const QuantizedMatrix<Book> quantized = quantize(w, Book{}, options, executor);
-    dequantize(quantized, MatrixView<float>(out.values.data(), w.rows, w.cols), executor);
+    dequantize(quantized, out.weight.view(), executor);
     out.bits = quantized.bits_per_weight();
     out.t2 = quantized.t2;
     out.weight_error = quantized.weight_error;

@@ -2,6 +2,8 @@
 // Every codebook of the library on a matrix, those too that files may not name and no kernel is made for.
 #pragma once
 
+#include "math/matrix.hpp"
+
 #include <higgs/core/executor.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/quantizer.hpp>
@@ -14,9 +16,9 @@ namespace higgs::model {
 
 /// A matrix that was quantized and dequantized again.
 struct RoundedMatrix {
-  std::vector<float> values;  // (rows, cols)
-  double bits = 0;            // a weight
-  double t2 = 0;              // as in QuantizedMatrix
+  Matrix weight;    // (rows, cols)
+  double bits = 0;  // a weight
+  double t2 = 0;    // as in QuantizedMatrix
   double weight_error = 0;
 };
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/calibrate.hpp"
 
+#include "architecture/parts.hpp"
 #include "measure/evaluate.hpp"
 #include "measure/probe.hpp"
 #include "network/transformer.hpp"
-#include "network/weights.hpp"
+#include "source/load.hpp"
 
 #include <higgs/core/error.hpp>
 
@@ -57,14 +58,15 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
   frame.blocks.resize(static_cast<std::size_t>(config.layers));
   Transformer model(config, std::move(frame), source.path().string());
   InputSquares out;
-  std::int64_t block = 0;
-  model.observer = [&](std::span<const Part> parts, MatrixView<const float> x) {
-    std::vector<double>& squares = out[weight_name(block, parts.front())];
+  std::map<const Linear*, std::string> names;
+  for (const BlockLinear& each : block_linears(config)) names.emplace(&each.in(model.weights), each.name);
+  model.observer = [&](std::span<const Linear* const> layers, MatrixView<const float> x) {
+    std::vector<double>& squares = out[names.at(layers.front())];
     add_squares(x, count, squares);
-    for (const Part part : parts.subspan(1)) out[weight_name(block, part)] = squares;
+    for (const Linear* layer : layers.subspan(1)) out[names.at(layer)] = squares;
   };
   KvCache cache(config, std::min(window, count));  // one window at a time: a block leaves no tokens in it
-  for (; block < config.layers; ++block) {
+  for (std::int64_t block = 0; block < config.layers; ++block) {
     const auto index = static_cast<std::size_t>(block);
     model.weights.blocks[index] = load_block(source, block, executor);
     for (std::int64_t first = 0; first < count; first += window)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/evaluate.hpp"
 
-#include "network/math.hpp"
+#include "math/math.hpp"
 
 #include <higgs/core/error.hpp>
 

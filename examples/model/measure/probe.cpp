@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/probe.hpp"
 
-#include "network/math.hpp"
+#include "math/math.hpp"
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 namespace higgs::model {
@@ -15,18 +16,13 @@ namespace {
 // Positions whose logits are in memory at once.
 constexpr std::int64_t logit_rows = 64;
 
-template <class Layer>
-const DenseMatrix& dense(const Layer& layer) {
-  const auto* held = std::get_if<DenseMatrix>(&layer.weight);
-  expects(held != nullptr, "higgs::model::NoiseProbe: the model is quantized; it must be dense");
-  return *held;
-}
+constexpr const char* function = "higgs::model::NoiseProbe";
 
 // A matrix with noise; `t2` becomes that of the noise.
-DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, std::span<const float> scales,
-                       double& t2, Executor& executor) {
-  std::vector<float> values(w.values->size());
-  const MatrixView<float> out(values.data(), w.rows, w.cols);
+SharedMatrix with_noise(const Matrix& w, double level, std::uint64_t seed, std::span<const float> scales,
+                        double& t2, Executor& executor) {
+  Matrix noisy(w.rows, w.cols);
+  const MatrixView<float> out = noisy.view();
   const auto multiply = [&](MatrixView<const float> from, auto&& factor) {
     parallel_for(executor, w.rows, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r)
@@ -42,7 +38,7 @@ DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, s
     t2 = insert_noise(out, level, seed, out, NoiseShape::Even, executor);
     multiply(out, [](float scale) { return scale; });
   }
-  return {w.rows, w.cols, std::move(values)};
+  return share(std::move(noisy));
 }
 
 }  // namespace
@@ -50,6 +46,7 @@ DenseMatrix with_noise(const DenseMatrix& w, double level, std::uint64_t seed, s
 NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
                        Executor& executor)
     : model_(model),
+      layers_(block_linears(model.config())),
       tokens_(std::move(tokens)),
       window_(window),
       windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
@@ -89,17 +86,26 @@ void NoiseProbe::go_to(std::size_t block) {
   block_ = block;
 }
 
-std::vector<ProbeResult> NoiseProbe::measure(std::size_t block, Part part, std::span<const double> levels,
+std::vector<ProbeResult> NoiseProbe::measure(std::string_view name, std::span<const double> levels,
                                              std::uint64_t seed, std::span<const float> scales) {
-  go_to(block);
+  if (name == embedding_name) return measure_embedding(levels, seed, scales);
+  if (name == output_name && !model_.config().tied_embeddings) return measure_output(levels, seed, scales);
+  for (const BlockLinear& layer : layers_)
+    if (layer.name == name) return measure_linear(layer, levels, seed, scales);
+  throw InvalidArgument("higgs::model::NoiseProbe: the model has no matrix \"" + std::string(name) + "\"");
+}
+
+std::vector<ProbeResult> NoiseProbe::measure_linear(const BlockLinear& layer, std::span<const double> levels,
+                                                    std::uint64_t seed, std::span<const float> scales) {
+  go_to(layer.block);
   Transformer noisy = model_;
-  Linear& linear = noisy.weights.blocks[block][part];
-  const DenseMatrix weight = dense(linear);
+  Linear& linear = layer.in(noisy.weights);
+  const SharedMatrix weight = require_dense(linear, function);
   std::vector<ProbeResult> results(levels.size());
   std::vector<std::vector<float>> hidden;  // by level: what the output layer sees
   for (std::size_t i = 0; i < levels.size(); ++i) {
-    linear.weight = with_noise(weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
-    hidden.push_back(finish(noisy, block, states_));
+    linear.weight = with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
+    hidden.push_back(finish(noisy, layer.block, states_));
   }
   compare(hidden, model_.weights.output, results);
   return results;
@@ -111,8 +117,8 @@ std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> l
   Transformer noisy = model_;
   std::vector<ProbeResult> results(levels.size());
   for (std::size_t i = 0; i < levels.size(); ++i) {  // one at a time: embeddings are large
-    const DenseMatrix weight = with_noise(dense(model_.weights.embedding), levels[i], random_bits(seed, i),
-                                          scales, results[i].t2, executor_);
+    const SharedMatrix weight = with_noise(*require_dense(model_.weights.embedding, function), levels[i],
+                                           random_bits(seed, i), scales, results[i].t2, executor_);
     noisy.weights.embedding.weight = weight;
     if (config.tied_embeddings) noisy.weights.output.weight = weight;
     std::vector<float> states(states_.size());
@@ -127,8 +133,8 @@ std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> leve
   std::vector<ProbeResult> results(levels.size());
   for (std::size_t i = 0; i < levels.size(); ++i) {
     Linear noisy = model_.weights.output;
-    noisy.weight = with_noise(dense(model_.weights.output), levels[i], random_bits(seed, i), scales,
-                              results[i].t2, executor_);
+    noisy.weight = with_noise(*require_dense(model_.weights.output, function), levels[i],
+                              random_bits(seed, i), scales, results[i].t2, executor_);
     compare({reference_}, noisy, {&results[i], 1});
   }
   return results;

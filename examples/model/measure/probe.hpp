@@ -2,6 +2,7 @@
 // What noise in a single layer does to a model.
 #pragma once
 
+#include "architecture/parts.hpp"
 #include "network/transformer.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -10,6 +11,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace higgs::model {
@@ -34,24 +36,27 @@ class NoiseProbe {
   /// The model's own cross entropy, in nats a token.
   double cross_entropy() const noexcept { return cross_entropy_; }
 
-  /// The model with noise of each level in that layer. Blocks in rising order are fastest. The noise is even once columns
-  /// are divided by `scales` (cols), as a quantizer's error is; none: even as they are.
-  std::vector<ProbeResult> measure(std::size_t block, Part part, std::span<const double> levels,
-                                   std::uint64_t seed, std::span<const float> scales = {});
-  /// The same for the embedding, which in a tied model is the output layer too.
-  std::vector<ProbeResult> measure_embedding(std::span<const double> levels, std::uint64_t seed,
-                                             std::span<const float> scales = {});
-  /// The same for the output layer of a model that is not tied.
-  std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
-                                          std::span<const float> scales = {});
+  /// The model with noise of each level in the matrix of that name: a linear layer of a block (in rising order they are
+  /// fastest), the embedding, which in a tied model is the output layer too, or the output layer of a model that is not
+  /// tied. The noise is even once columns are divided by `scales` (cols), as a quantizer's error is; none: even as they
+  /// are. Throws InvalidArgument if the model has no such matrix, or has it quantized.
+  std::vector<ProbeResult> measure(std::string_view name, std::span<const double> levels, std::uint64_t seed,
+                                   std::span<const float> scales = {});
 
  private:
+  std::vector<ProbeResult> measure_linear(const BlockLinear& layer, std::span<const double> levels,
+                                          std::uint64_t seed, std::span<const float> scales);
+  std::vector<ProbeResult> measure_embedding(std::span<const double> levels, std::uint64_t seed,
+                                             std::span<const float> scales);
+  std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
+                                          std::span<const float> scales);
   void go_to(std::size_t block);
   std::vector<float> finish(const Transformer& model, std::size_t block, std::vector<float> states);
   void compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
                std::span<ProbeResult> results);
 
   const Transformer& model_;
+  std::vector<BlockLinear> layers_;
   std::vector<TokenId> tokens_;
   std::int64_t window_, windows_;
   Executor& executor_;

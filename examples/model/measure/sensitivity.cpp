@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/sensitivity.hpp"
 
+#include "architecture/parts.hpp"
 #include "json/parse_json.hpp"
-#include "network/weights.hpp"
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
@@ -207,14 +207,13 @@ SensitivityFile read_sensitivities(std::string_view text, const std::string& sou
 
 std::vector<std::string> probed_layers(const ModelConfig& config) {
   std::vector<std::string> out;
-  for (std::int64_t block = 0; block < config.layers; ++block)
-    for (const Part part : all_parts) out.push_back(weight_name(block, part));
+  for (BlockLinear& each : block_linears(config)) out.push_back(std::move(each.name));
   out.emplace_back(embedding_name);
   if (!config.tied_embeddings) out.emplace_back(output_name);
   return out;
 }
 
-std::vector<float> error_scales(const DenseMatrix& weight, const std::string& name, const ModelConfig& config,
+std::vector<float> error_scales(const Matrix& weight, const std::string& name, const ModelConfig& config,
                                 const ProbeProtocol& protocol, const InputSquares& input_squares,
                                 Executor& executor) {
   if (!protocol.input_scales || weight.rows < min_rows_for_input_scales) return {};
@@ -262,29 +261,22 @@ SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tok
                         "\" is not where the model has it");
     layers[i].points = points_of(file.layers[i], metric, protocol);
   }
-  const std::size_t parts = std::size(all_parts), blocks = model.weights.blocks.size();
-  const auto weight_of = [&](std::size_t i) {
-    const auto* dense =
-        i < parts * blocks
-            ? std::get_if<DenseMatrix>(&model.weights.blocks[i / parts].linear[i % parts].weight)
-        : i == parts * blocks ? std::get_if<DenseMatrix>(&model.weights.embedding.weight)
-                              : std::get_if<DenseMatrix>(&model.weights.output.weight);
-    expects(dense != nullptr, "higgs::model::measure_model: the model is quantized; it must be dense");
-    return *dense;
-  };
+  std::vector<SharedMatrix> weights;
+  for (const BlockLinear& each : block_linears(model.config()))
+    weights.push_back(require_dense(each.in(model.weights), "higgs::model::measure_model"));
+  weights.push_back(require_dense(model.weights.embedding, "higgs::model::measure_model"));
+  if (!model.config().tied_embeddings)
+    weights.push_back(require_dense(model.weights.output, "higgs::model::measure_model"));
   measure_sensitivities(
       layers, protocol.levels,
       [&](std::size_t i, std::span<const double> levels) {
         if (progress) progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(layers.size()));
-        const DenseMatrix weight = weight_of(i);
+        const Matrix& weight = *weights[i];
         const std::uint64_t seed = random_bits(protocol.seed, i);
         const std::vector<float> scales =
             error_scales(weight, layers[i].name, model.config(), protocol, input_squares, executor);
         LayerProbe layer{layers[i].name, {}, weight.rows, weight.cols};
-        layer.results = i < parts * blocks
-                            ? probe.measure(i / parts, all_parts[i % parts], levels, seed, scales)
-                        : i == parts * blocks ? probe.measure_embedding(levels, seed, scales)
-                                              : probe.measure_output(levels, seed, scales);
+        layer.results = probe.measure(layer.name, levels, seed, scales);
         file.layers.push_back(std::move(layer));
         return points_of(file.layers.back(), metric, protocol);
       },

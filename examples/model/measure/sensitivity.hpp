@@ -85,7 +85,7 @@ std::vector<std::string> probed_layers(const ModelConfig& config);
 /// How the error of a quantizer spreads over the columns of layer `name`: even once they are divided by these input scales
 /// (cols). Empty: even as they are. `input_squares` are asked where the protocol is calibrated; throws InvalidArgument if
 /// they lack the layer.
-std::vector<float> error_scales(const DenseMatrix& weight, const std::string& name, const ModelConfig& config,
+std::vector<float> error_scales(const Matrix& weight, const std::string& name, const ModelConfig& config,
                                 const ProbeProtocol& protocol, const InputSquares& input_squares,
                                 Executor& executor = default_executor());
 

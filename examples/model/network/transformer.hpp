@@ -1,49 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward pass of a decoder on the CPU, in float.
+// The forward pass of a decoder on the CPU, in float: run_block() in transformer.cpp is the one place that says what a
+// decoder computes.
 #pragma once
 
 #include "architecture/config.hpp"
-#include "network/weights.hpp"
+#include "architecture/weights.hpp"
+#include "network/kv_cache.hpp"
+#include "network/ops.hpp"
+#include "source/source.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/executor.hpp>
-#include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 
+#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
-#include <variant>
-#include <vector>
 
 namespace higgs::model {
-
-/// How keys and values are kept.
-enum class KvType { Float, Half };
-
-/// Keys and values of the tokens that a model has read. One text at a time.
-class KvCache {
- public:
-  /// Room for `capacity` tokens.
-  KvCache(const ModelConfig& config, std::int64_t capacity, KvType type = KvType::Float);
-
-  std::int64_t capacity() const noexcept { return capacity_; }
-  std::int64_t size() const noexcept { return size_; }
-  /// Forgets all tokens from `size` on.
-  void truncate(std::int64_t size);
-
- private:
-  friend class Transformer;
-  template <class T>
-  struct Layer {
-    std::vector<T> keys;    // (kv_heads, capacity, head_width)
-    std::vector<T> values;  // transposed, as products read rows: (kv_width, capacity)
-  };
-  std::int64_t capacity_;
-  std::int64_t size_ = 0;
-  std::vector<std::variant<Layer<float>, Layer<Half>>> layers_;
-};
 
 /// Throws InvalidArgument, which names both numbers, unless `token` is one of the `rows` of the embedding of `model`.
 void check_token(TokenId token, std::int64_t rows, const std::string& model);
@@ -73,6 +48,10 @@ class Transformer {
   void finish(MatrixView<const float> x, MatrixView<float> hidden,
               Executor& executor = default_executor()) const;
 
+  /// One block and the last norm in operations, which may be on a tape: x (tokens, width).
+  Value run_block(std::size_t index, Value x, Ops& ops) const;
+  Value last_norm(const Value& x, Ops& ops) const;
+
   /// The logits that follow each row: hidden (M, width), logits (M, vocabulary). Callers with many rows pass
   /// a few at a time, so that memory stays bounded. Throws FormatError if one is NaN or infinite.
   void logits(MatrixView<const float> hidden, MatrixView<float> logits,
@@ -81,28 +60,16 @@ class Transformer {
   const ModelConfig& config() const noexcept { return config_; }
   /// What messages call it: the path that it was loaded from.
   const std::string& name() const noexcept { return name_; }
-  /// Cosines and sines of the angles by which the heads at positions [first, first + rows of either) of a text of at
-  /// most `capacity` tokens are turned: (positions, head_width / 2) each.
-  void rotations(std::int64_t first, std::int64_t capacity, MatrixView<float> cosines,
-                 MatrixView<float> sines) const;
 
   Weights weights;
-  /// Called with what linear layers read, where set: once for Q, K and V, which read the same, and once for Gate and Up.
-  std::function<void(std::span<const Part> parts, MatrixView<const float> x)> observer;
+  /// Where set, it sees what the linear layers of the blocks read. The layers are those of `weights`.
+  Ops::Observer observer;
 
  private:
-  struct Scratch;
-  void attend(const Block& block, KvCache& cache, std::size_t layer, MatrixView<float> x, Scratch& scratch,
-              Executor& executor) const;
-  template <class T>
-  void mix_values(const Block& block, KvCache::Layer<T>& layer, std::int64_t past, std::int64_t capacity,
-                  Scratch& scratch, Executor& executor) const;
-  void observe(std::span<const Part> parts, MatrixView<const float> x) const {
-    if (observer) observer(parts, x);
-  }
+  Value attend(std::size_t index, const Value& x, Ops& ops) const;
+  Value feed_forward(const Block& block, const Value& x, Ops& ops) const;
   // Throws FormatError unless all numbers are finite; row 0 is token `past` of the text.
   void check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const;
-  void feed_forward(const Block& block, MatrixView<float> x, Scratch& scratch, Executor& executor) const;
 
   ModelConfig config_;
   std::string name_;

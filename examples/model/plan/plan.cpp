@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/plan.hpp"
 
+#include "architecture/parts.hpp"
 #include "json/fields.hpp"
 #include "json/parse_json.hpp"
-#include "network/weights.hpp"
 #include "pages/page.hpp"
 #include "quantize/quantize.hpp"
 
@@ -26,23 +26,13 @@ using nlohmann::ordered_json;
 
 constexpr std::string_view format_name = "higgs plan 1";
 
-// "model.layers.3.mlp.up_proj.weight" is block 3 and "mlp.up_proj".
-std::pair<std::int64_t, std::string> split_name(std::string_view name) {
-  constexpr std::string_view prefix = "model.layers.", suffix = ".weight";
-  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return {-1, std::string(name)};
-  name = name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
-  std::int64_t block = -1;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), block);
-  if (error != std::errc{} || *end != '.') return {-1, std::string(name)};
-  return {block, std::string(end + 1, name.data() + name.size())};
-}
-
-std::string tie_of(std::string_view name) {
-  const auto [block, part] = split_name(name);
-  if (part == "self_attn.q_proj" || part == "self_attn.k_proj" || part == "self_attn.v_proj")
-    return "qkv " + std::to_string(block);
-  if (part == "mlp.gate_proj" || part == "mlp.up_proj") return "ffn " + std::to_string(block);
-  return "";
+// What ties the formats of fused layers: the block and what they read. Empty for a layer that is alone.
+std::string tie_of(const std::string& name) {
+  const auto [block, part_name] = split_name(name);
+  const auto found = std::ranges::find(block_parts(), part_name, &Part::name);
+  if (block < 0 || found == block_parts().end()) return "";
+  const auto readers = std::ranges::count(block_parts(), found->input, &Part::input);
+  return readers > 1 && found->is_linear() ? std::string(found->input) + " " + std::to_string(block) : "";
 }
 
 std::string short_part(const std::string& part) {
@@ -272,7 +262,7 @@ void check_plan(const StoredPlan& plan, const ModelSource& source, const std::st
 PlanRunner::PlanRunner(const Transformer& model, const QuantizeOptions& options, Executor& executor)
     : model_(model), options_(options), executor_(executor) {}
 
-const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const DenseMatrix& dense,
+const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const Matrix& dense,
                                                const std::string& format) {
   const auto [at, added] = kept_.try_emplace({layer, format});
   if (!added) return at->second;
@@ -280,10 +270,10 @@ const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const DenseMat
   const std::size_t slash = format.find('/');
   if (slash != format.npos) options.group = std::stoi(format.substr(slash + 1));
   const AnyQuantizedMatrix matrix = quantize(dense.view(), format.substr(0, slash), options, executor_);
-  std::vector<float> values(dense.values->size());
-  dequantize(matrix, {values.data(), dense.rows, dense.cols}, executor_);
+  Matrix weight(dense.rows, dense.cols);
+  dequantize(matrix, weight.view(), executor_);
   Rounded& out = at->second;
-  out.weight = DenseMatrix(dense.rows, dense.cols, std::move(values));
+  out.weight = share(std::move(weight));
   std::visit(
       [&](const auto& m) {
         out.t2 = m.t2;
@@ -297,16 +287,13 @@ const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const DenseMat
 Transformer PlanRunner::with(const std::vector<std::string>& formats, std::vector<double>& t2,
                              std::vector<std::int64_t>& bytes) {
   Transformer out = model_;
-  const std::size_t parts = std::size(all_parts);
-  expects(formats.size() == parts * out.weights.blocks.size(),
-          "higgs::model::PlanRunner: a format for every layer is needed");
+  const std::vector<BlockLinear> layers = block_linears(model_.config());
+  expects(formats.size() == layers.size(), "higgs::model::PlanRunner: a format for every layer is needed");
   t2.clear();
   bytes.clear();
   for (std::size_t i = 0; i < formats.size(); ++i) {
-    Linear& linear = out.weights.blocks[i / parts][all_parts[i % parts]];
-    const auto* dense = std::get_if<DenseMatrix>(&linear.weight);
-    expects(dense != nullptr, "higgs::model::PlanRunner: the model is quantized; it must be dense");
-    const Rounded& each = rounded(i, *dense, formats[i]);
+    Linear& linear = layers[i].in(out.weights);
+    const Rounded& each = rounded(i, *require_dense(linear, "higgs::model::PlanRunner"), formats[i]);
     t2.push_back(each.t2);
     bytes.push_back(each.bytes);
     linear.weight = each.weight;

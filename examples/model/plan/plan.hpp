@@ -79,11 +79,11 @@ class PlanRunner {
 
  private:
   struct Rounded {
-    DenseMatrix weight;
+    SharedMatrix weight;
     double t2 = 0;
     std::int64_t bytes = 0;
   };
-  const Rounded& rounded(std::size_t layer, const DenseMatrix& dense, const std::string& format);
+  const Rounded& rounded(std::size_t layer, const Matrix& dense, const std::string& format);
 
   const Transformer& model_;
   QuantizeOptions options_;

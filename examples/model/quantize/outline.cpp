@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quantize/outline.hpp"
 
-#include "network/weights.hpp"
+#include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
+#include "source/load.hpp"
 #include "source/pieces.hpp"
 #include "terminal/output.hpp"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quantize/quantize.hpp"
 
-#include "network/weights.hpp"
+#include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
 #include "source/pieces.hpp"
 

@@ -1,34 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "source/source.hpp"
 
-#include "network/weights.hpp"
+#include "architecture/families.hpp"
+#include "architecture/parts.hpp"
+#include "source/load.hpp"
 
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 namespace higgs::model {
 namespace {
 
-// The parts of names, GGUF's and Hugging Face's.
-constexpr std::pair<std::string_view, std::string_view> outer_names[] = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"}};
-constexpr std::pair<std::string_view, std::string_view> inner_names[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"}};
-
 std::string text_of(const GgufFile& file, std::string_view key) {
   const GgufValue* value = file.value(key);
   const auto* text = value ? std::get_if<std::string_view>(value) : nullptr;
   return text ? std::string(*text) : std::string();
+}
+
+// Whether the rows of a tensor, or the numbers of a bias, belong to heads that rotary positions turn.
+bool is_rotary(std::string_view name) {
+  return std::ranges::any_of(block_parts(), [&](const Part& part) {
+    return part.rotary && name.find("." + std::string(part.name) + ".") != name.npos;
+  });
 }
 
 // Whether two tensors hold the same numbers.
@@ -47,34 +42,6 @@ bool equal(const SourceTensor& a, const SourceTensor& b) {
 }
 
 }  // namespace
-
-std::string hugging_face_name(std::string_view name) {
-  for (const auto& [gguf, other] : outer_names)
-    if (name == gguf) return std::string(other);
-  // blk.LAYER.PART.KIND
-  if (!name.starts_with("blk.")) return std::string(name);
-  const std::size_t part = name.find('.', 4), kind = name.rfind('.');
-  if (part == name.npos || kind <= part) return std::string(name);
-  for (const auto& [gguf, other] : inner_names)
-    if (name.substr(part + 1, kind - part - 1) == gguf)
-      return "model.layers." + std::string(name.substr(4, part - 4)) + "." + std::string(other) +
-             std::string(name.substr(kind));
-  return std::string(name);
-}
-
-std::string gguf_name(std::string_view name) {
-  for (const auto& [gguf, other] : outer_names)
-    if (name == other) return std::string(gguf);
-  constexpr std::string_view begin = "model.layers.";
-  if (!name.starts_with(begin)) return std::string(name);
-  const std::size_t part = name.find('.', begin.size()), kind = name.rfind('.');
-  if (part == name.npos || kind <= part) return std::string(name);
-  for (const auto& [gguf, other] : inner_names)
-    if (name.substr(part + 1, kind - part - 1) == other)
-      return "blk." + std::string(name.substr(begin.size(), part - begin.size())) + "." + std::string(gguf) +
-             std::string(name.substr(kind));
-  return std::string(name);
-}
 
 std::string read_text(const std::filesystem::path& path) {
   const auto file = MappedFile::open(path);
@@ -125,15 +92,15 @@ void ModelSource::open_gguf(std::shared_ptr<const MappedFile> file) {
   } catch (const UnsupportedArchitecture& error) {
     problem_ = error.what();
   }
-  const bool llama = text_of(gguf_.front(), "general.architecture") == "llama";
+  const Family* family = find_family(&Family::gguf, text_of(gguf_.front(), "general.architecture"));
+  const bool interleaves = config_ && family && family->interleaved;
   for (const SourceTensor& each : source_->tensors()) {
     const bool in_config = each.name == "rope_freqs.weight" || each.name == "rope_factors_short.weight" ||
                            each.name == "rope_factors_long.weight";
     if (config_ && in_config) continue;
     const std::string name = hugging_face_name(each.name);
-    const bool rotated = name.find(".q_proj.") != name.npos || name.find(".k_proj.") != name.npos;
     const std::int64_t length = each.shape.size() == 1 ? each.cols() : each.rows();
-    const bool interleaved = config_ && llama && rotated && length % config_->head_width == 0;
+    const bool interleaved = interleaves && is_rotary(name) && length % config_->head_width == 0;
     add(name, each, interleaved ? config_->head_width : 0);
   }
 }

@@ -87,11 +87,6 @@ class ModelSource {
   std::map<std::string, std::size_t, std::less<>> index_;
 };
 
-/// Hugging Face's name of a GGUF tensor: "blk.0.attn_q.weight" is "model.layers.0.self_attn.q_proj.weight".
-/// Names that have no counterpart are kept.
-std::string hugging_face_name(std::string_view gguf_name);
-/// The name that hugging_face_name() turns into `name`, or `name`.
-std::string gguf_name(std::string_view name);
 /// The whole of a file. Throws IoError if it cannot be read.
 std::string read_text(const std::filesystem::path& path);
 /// Replaces a file, as a whole or not at all. Throws IoError if it cannot be written.

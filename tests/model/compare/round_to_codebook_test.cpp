@@ -26,7 +26,7 @@ TEST_CASE("codebooks that no file names round with the error that the rate-disto
     const RoundedMatrix rounded = round_to_codebook(view, name, {});
     double error = 0;
     for (std::size_t i = 0; i < w.size(); ++i)
-      error += std::pow(static_cast<double>(rounded.values[i]) - w[i], 2);
+      error += std::pow(static_cast<double>(rounded.weight.values[i]) - w[i], 2);
     const double decibels = 10 * std::log10(error / static_cast<double>(w.size())) +
                             20 * (rounded.bits - 16.0 / cols) * std::log10(2.0);
     INFO(name << ", " << rounded.bits << " bits");
@@ -38,7 +38,7 @@ TEST_CASE("codebooks that no file names round with the error that the rate-disto
 
 TEST_CASE("a method may ask for groups of 128 and for codebooks that do not ship", "[model][compare]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(ModelConfig::Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const Transformer model = Transformer::load(ModelSource(folder.path()));
   ComparisonRow fp16, log8;
   CHECK_NOTHROW(with_method(model, parse_method("higgs 3x64"), {}, fp16));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/calibrate.hpp"
 
+#include "architecture/parts.hpp"
 #include "compare/compare.hpp"
 #include "network/transformer.hpp"
 
@@ -8,15 +9,17 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstdint>
+#include <set>
+#include <string_view>
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 TEST_CASE("mean squares are those of what the layers of the whole model read", "[model][calibrate]") {
-  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3}) {
-    const ModelConfig config = tiny_config(architecture);
+  for (const std::string family : {"llama", "qwen3"}) {
+    const ModelConfig config = tiny_config(family);
     const TemporaryFolder folder;
     write_folder(folder.path(), config);
     const ModelSource source(folder.path());
@@ -24,17 +27,20 @@ TEST_CASE("mean squares are those of what the layers of the whole model read", "
 
     Transformer model = Transformer::load(source);
     InputSquares expected;
-    std::int64_t calls = 0;
-    model.observer = [&](std::span<const Part> parts, higgs::MatrixView<const float> x) {
-      const std::int64_t block = calls++ / 4 % config.layers;  // four kinds of inputs in a block
-      for (const Part part : parts) {
-        auto& squares = expected[weight_name(block, part)];
+    model.observer = [&](std::span<const Linear* const> layers, higgs::MatrixView<const float> x) {
+      std::set<std::string_view> inputs;
+      for (const BlockLinear& each : block_linears(config)) {
+        if (std::find(layers.begin(), layers.end(), &each.in(model.weights)) == layers.end()) continue;
+        inputs.insert(each.part->input);
+        auto& squares = expected[each.name];
         squares.resize(static_cast<std::size_t>(x.cols));
         for (std::int64_t r = 0; r < x.rows; ++r)
           for (std::int64_t c = 0; c < x.cols; ++c)
             squares[static_cast<std::size_t>(c)] +=
                 static_cast<double>(x(r, c)) * static_cast<double>(x(r, c)) / 24;
       }
+      CHECK(inputs.size() == 1);  // who reads the same says so in the list of parts
+      CHECK(std::ranges::count(block_parts(), *inputs.begin(), &Part::input) == std::ssize(layers));
     };
     for (const std::size_t first : {0u, 10u, 20u}) {  // windows of 10, 10 and 4 tokens
       const auto window = std::span(text).subspan(first, std::min<std::size_t>(10, 24 - first));
@@ -62,7 +68,7 @@ TEST_CASE("mean squares are those of what the layers of the whole model read", "
 
 TEST_CASE("nothing to run, or tokens that the model does not have, are refused", "[model][calibrate]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const ModelSource source(folder.path());
   CHECK_THROWS_AS(measure_inputs(source, {}, 10), higgs::InvalidArgument);
   CHECK_THROWS_AS(measure_inputs(source, std::vector<TokenId>{1, 40}, 10), higgs::InvalidArgument);
@@ -75,7 +81,7 @@ TEST_CASE("nothing to run, or tokens that the model does not have, are refused",
 
 TEST_CASE("a method that is calibrated needs the inputs of every layer", "[model][compare]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const ModelSource source(folder.path());
   const Transformer model = Transformer::load(source);
   ComparisonRow row;

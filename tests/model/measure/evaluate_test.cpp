@@ -16,7 +16,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 using Catch::Contains;
 
 namespace {
@@ -64,9 +63,9 @@ std::pair<double, double> slow_evaluation(const Transformer& p, const Transforme
 }  // namespace
 
 TEST_CASE("perplexity and KL are what their definitions say", "[model][evaluate]") {
-  const Transformer reference = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer reference = load_tiny(tiny_config("llama"));
   Transformer other = reference;  // the same but for one layer
-  other.weights.blocks[1][Part::Up] = other.weights.blocks[0][Part::Up];
+  other.weights.blocks[1].up = other.weights.blocks[0].up;
   const std::vector<TokenId> text = tiny_text(150);
   for (const std::size_t window : {2u, 20u, 50u}) {
     Evaluator evaluator(text, static_cast<std::int64_t>(window));
@@ -92,7 +91,7 @@ TEST_CASE("perplexity and KL are what their definitions say", "[model][evaluate]
 }
 
 TEST_CASE("a window of many tokens is evaluated in pieces", "[model][evaluate]") {
-  ModelConfig config = tiny_config(Architecture::Qwen3);
+  ModelConfig config = tiny_config("qwen3");
   config.context = 200;
   const Transformer model = load_tiny(config);
   const std::vector<TokenId> text = tiny_text(200);
@@ -106,7 +105,7 @@ TEST_CASE("a window of many tokens is evaluated in pieces", "[model][evaluate]")
 }
 
 TEST_CASE("the number of threads changes no bit of an evaluation", "[model][evaluate]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Qwen2));
+  const Transformer model = load_tiny(tiny_config("qwen2"));
   higgs::SerialExecutor one;
   higgs::ThreadPool four(4);
   CHECK(Evaluator(tiny_text(120), 60, one).evaluate(model).cross_entropy.mean ==
@@ -117,7 +116,7 @@ TEST_CASE("texts and windows that do not fit are refused", "[model][evaluate]") 
   CHECK_THAT(message_of<higgs::InvalidArgument>([] { Evaluator(tiny_text(9), 10); }),
              Contains("9 tokens") && Contains("10"));
   CHECK_THROWS_AS(Evaluator(tiny_text(9), 1), higgs::InvalidArgument);
-  ModelConfig small = tiny_config(Architecture::Llama), large = small;
+  ModelConfig small = tiny_config("llama"), large = small;
   const Transformer model = load_tiny(small);
   CHECK_THAT(message_of<higgs::InvalidArgument>([&] { Evaluator(tiny_text(100), 65).evaluate(model); }),
              Contains("context"));
@@ -175,9 +174,9 @@ TEST_CASE("a standard error is that of the mean of windows, or of tokens where t
 }
 
 TEST_CASE("a divergence tells its tail and how often the likeliest token is the same", "[model][evaluate]") {
-  const Transformer reference = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer reference = load_tiny(tiny_config("llama"));
   Transformer other = reference;
-  other.weights.blocks[1][Part::Up] = other.weights.blocks[0][Part::Up];
+  other.weights.blocks[1].up = other.weights.blocks[0].up;
   for (const int length : {150, 60, 10}) {
     const std::vector<TokenId> text = tiny_text(length);
     constexpr std::size_t window = 10;
@@ -214,13 +213,12 @@ TEST_CASE("a divergence tells its tail and how often the likeliest token is the 
 }
 
 TEST_CASE("logits that are no numbers are an error", "[model][evaluate]") {
-  const Transformer good = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer good = load_tiny(tiny_config("llama"));
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Transformer damaged = good;
-    const DenseMatrix& output = std::get<DenseMatrix>(good.weights.output.weight);
-    std::vector<float> values(*output.values);
-    values[7 * 24 + 3] = bad;
-    damaged.weights.output.weight = DenseMatrix(40, 24, std::move(values));
+    Matrix output = *require_dense(good.weights.output, "");
+    output.row(7)[3] = bad;
+    damaged.weights.output.weight = share(std::move(output));
     Evaluator evaluator(tiny_text(40), 20);
     CHECK_THROWS_AS(evaluator.evaluate(damaged), higgs::FormatError);
     CHECK_THROWS_AS(evaluator.set_reference(damaged), higgs::FormatError);
@@ -230,7 +228,7 @@ TEST_CASE("logits that are no numbers are an error", "[model][evaluate]") {
 }
 
 TEST_CASE("every token of a text is accounted for, and means are told as they come", "[model][evaluate]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   CHECK(Evaluator(tiny_text(600), 512).coverage() ==
         "511 of 600 tokens predicted; the last 88 do not fill a window");
   CHECK(Evaluator(tiny_text(21), 10).coverage() ==

@@ -11,12 +11,11 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fisher]") {
-  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
     const TemporaryFolder folder;
-    write_folder(folder.path(), tiny_config(architecture));
+    write_folder(folder.path(), tiny_config(family));
     const Transformer model = Transformer::load(ModelSource(folder.path()));
     const std::vector<TokenId> text = tiny_text(24);
     const SensitivityFile file = measure_fisher(
@@ -29,13 +28,11 @@ TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fi
     for (std::size_t i = 0; i < file.layers.size(); ++i) {
       std::vector<higgs::NoisePoint> points;
       const std::vector<double> levels(40, t2);
-      for (const ProbeResult& each : i < 14    ? probe.measure(i / 7, all_parts[i % 7], levels, 1000 + i)
-                                     : i == 14 ? probe.measure_embedding(levels, 1000 + i)
-                                               : probe.measure_output(levels, 1000 + i))
+      for (const ProbeResult& each : probe.measure(file.layers[i].name, levels, 1000 + i))
         points.push_back({1, each.kl / t2});
       const higgs::Sensitivity noise = higgs::fit_sensitivity(points),
                                gradients = fit_layer(file.layers[i], Metric::Kl, file.protocol);
-      CAPTURE(static_cast<int>(architecture), i, noise.alpha, gradients.alpha);
+      CAPTURE(family, i, noise.alpha, gradients.alpha);
       // Five standard errors of both, and 3 % for what is not quadratic at this t^2.
       CHECK(std::fabs(noise.alpha - gradients.alpha) <
             5 * std::hypot(noise.standard_error, gradients.standard_error) + 0.03 * noise.alpha);
@@ -45,7 +42,7 @@ TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fi
 
 TEST_CASE("gradients find what noise finds that spreads as a calibrated quantizer's error",
           "[model][fisher]") {
-  ModelConfig config = tiny_config(Architecture::Llama);
+  ModelConfig config = tiny_config("llama");
   config.ffn_width = 130;  // enough rows for input scales in gate and up
   std::vector<TinyTensor> tensors = tiny_tensors(config);
   for (TinyTensor& tensor : tensors)  // columns of very different size
@@ -65,13 +62,14 @@ TEST_CASE("gradients find what noise finds that spreads as a calibrated quantize
         measure_fisher(model, text, protocol, 300, {}, higgs::default_executor(), squares);
     NoiseProbe probe(model, text, 12);
     for (const std::size_t i : {4u, 5u, 11u, 12u}) {
-      const auto& weight = std::get<DenseMatrix>(model.weights.blocks[i / 7][all_parts[i % 7]].weight);
+      const BlockLinear layer = block_linears(config)[i];
+      const Matrix& weight = *require_dense(layer.in(model.weights), "");
       const std::vector<float> scales = error_scales(weight, file.layers[i].name, config, protocol, squares);
       REQUIRE(scales.size() == 24);
       std::vector<higgs::NoisePoint> points;
       constexpr double t2 = 1e-4;
       const std::vector<double> levels(40, t2);
-      for (const ProbeResult& each : probe.measure(i / 7, all_parts[i % 7], levels, 1000 + i, scales))
+      for (const ProbeResult& each : probe.measure(layer.name, levels, 1000 + i, scales))
         points.push_back({1, each.kl / t2});
       const higgs::Sensitivity noise = higgs::fit_sensitivity(points),
                                gradients = fit_layer(file.layers[i], Metric::Kl, protocol);
@@ -86,7 +84,7 @@ TEST_CASE("gradients find what noise finds that spreads as a calibrated quantize
 
 TEST_CASE("gradients of nothing are refused", "[model][fisher]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const Transformer model = Transformer::load(ModelSource(folder.path()));
   CHECK_THROWS_AS(measure_fisher(model, tiny_text(11), {.window = 12, .levels = {}}, 1),
                   higgs::InvalidArgument);

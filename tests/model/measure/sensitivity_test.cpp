@@ -13,7 +13,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 namespace {
 
@@ -81,7 +80,7 @@ TEST_CASE("damaged sensitivities are refused with the file's name", "[model][sen
 TEST_CASE("a model's measurement that was killed goes on, and ends as if it had not been",
           "[model][sensitivity]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const Transformer model = Transformer::load(ModelSource(folder.path()));
   const auto measure = [&](const char* name, std::int64_t fails_at, const ProbeProtocol& how) {
     return measure_model(model, tiny_text(24), how, Metric::Kl, folder / name,

@@ -14,7 +14,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 namespace {
 
@@ -35,7 +34,7 @@ std::vector<double> frequencies(const Sampling& sampling, const std::vector<floa
 }  // namespace
 
 TEST_CASE("greedy generation appends the likeliest token again and again", "[model][generate]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   const std::vector<TokenId> prompt = tiny_text(10);
   std::vector<TokenId> seen;
   const Generation result = generate(model, prompt, 20, {}, [&](TokenId id) { seen.push_back(id); });
@@ -57,7 +56,7 @@ TEST_CASE("greedy generation appends the likeliest token again and again", "[mod
 }
 
 TEST_CASE("generation ends with an end token and with the context", "[model][generate]") {
-  ModelConfig config = tiny_config(Architecture::Llama);
+  ModelConfig config = tiny_config("llama");
   const Transformer model = load_tiny(config);
   const auto ignore = [](TokenId) {};
   const Generation free = generate(model, tiny_text(10), 1000, {}, ignore);
@@ -76,7 +75,7 @@ TEST_CASE("generation ends with an end token and with the context", "[model][gen
 }
 
 TEST_CASE("the same seed gives the same text", "[model][generate]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Qwen2));
+  const Transformer model = load_tiny(tiny_config("qwen2"));
   const auto text = [&](std::uint64_t seed) {
     return generate(model, tiny_text(5), 40, {.temperature = 1, .seed = seed}, [](TokenId) {}).tokens;
   };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "network/transformer.hpp"
 
+#include "architecture/parts.hpp"
 #include "model/tiny_model.hpp"
 
 #include <higgs/matmul/decode.hpp>
@@ -15,7 +16,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 namespace {
 
@@ -48,16 +48,16 @@ struct Golden {
 };
 
 std::vector<Golden> golden_models() {
-  ModelConfig llama3 = tiny_config(Architecture::Llama), linear = llama3;
+  ModelConfig llama3 = tiny_config("llama"), linear = llama3;
   llama3.rope_theta = linear.rope_theta = 100;
   llama3.tied_embeddings = linear.tied_embeddings = false;
   llama3.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
   linear.rope_scaling = {.kind = RopeScaling::Kind::Linear, .factor = 4};
-  linear.attention_bias = true;
-  ModelConfig yarn = tiny_config(Architecture::Llama), longrope = tiny_config(Architecture::Qwen3);
+  linear.qkv_bias = linear.o_bias = true;
+  ModelConfig yarn = tiny_config("llama"), longrope = tiny_config("qwen3");
   yarn.rope_theta = longrope.rope_theta = 100;
   yarn.tied_embeddings = false;
-  yarn.attention_bias = yarn.mlp_bias = true;
+  yarn.qkv_bias = yarn.o_bias = yarn.mlp_bias = true;
   yarn.rope_scaling = {.kind = RopeScaling::Kind::Yarn,
                        .factor = 4,
                        .original_context = 16,
@@ -79,7 +79,7 @@ std::vector<Golden> golden_models() {
            {-0.8110752, 0.7726241, 2.4254638, 0.0888473, 1.0770695, 0.1249308},
            {1.1842482, -1.4661821}},
           {"llama",
-           tiny_config(Architecture::Llama),
+           tiny_config("llama"),
            {-1.5916091, 8.0819611, 13.4847933, -5.2399250, -3.8382426, -4.6685971},
            {1.5711034, -10.3273311}},
           {"llama, scaled rope",
@@ -91,11 +91,11 @@ std::vector<Golden> golden_models() {
            {0.3942286, 0.1898754, -0.2081796, 2.4038087, 0.6791527, -0.5550597},
            {0.0816912, -1.7880979}},
           {"qwen2",
-           tiny_config(Architecture::Qwen2),
+           tiny_config("qwen2"),
            {-2.6036841, -1.8873496, 25.9690638, -7.2339415, 1.4401921, 3.0263087},
            {4.7869422, -7.5388143}},
           {"qwen3",
-           tiny_config(Architecture::Qwen3),
+           tiny_config("qwen3"),
            {0.0774537, 0.5948705, 2.5935822, 0.6123734, 0.5511311, 0.8030795},
            {1.5021326, -0.8728750}}};
 }
@@ -125,10 +125,9 @@ TEST_CASE("logits are those of an independent implementation", "[model][transfor
 }
 
 TEST_CASE("a GGUF file gives the same bits as the folder it was made from", "[model][transformer]") {
-  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3}) {
-    ModelConfig config = tiny_config(architecture);
-    if (architecture == Architecture::Llama)
-      config.attention_bias = true;  // biases of q and k are interleaved too
+  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+    ModelConfig config = tiny_config(family);
+    if (family == "llama") config.qkv_bias = config.o_bias = true;  // biases of q and k are interleaved too
     const TemporaryFolder folder;
     write_file(folder / "model.gguf", tiny_gguf(config).build());
     const ModelSource source(folder / "model.gguf");
@@ -138,7 +137,7 @@ TEST_CASE("a GGUF file gives the same bits as the folder it was made from", "[mo
 
 TEST_CASE("divisors of rotary frequencies in a GGUF file are what the scaling of the configuration is",
           "[model][transformer]") {
-  ModelConfig scaled = tiny_config(Architecture::Llama);
+  ModelConfig scaled = tiny_config("llama");
   scaled.rope_theta = 100;
   const ModelConfig plain = scaled;
   scaled.rope_scaling = {RopeScaling::Kind::Llama3, 8, 1, 4, 16};
@@ -158,7 +157,7 @@ TEST_CASE("divisors of rotary frequencies in a GGUF file are what the scaling of
 }
 
 TEST_CASE("reading token by token gives the bits of reading all at once", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Qwen3));
+  const Transformer model = load_tiny(tiny_config("qwen3"));
   const std::vector<TokenId> text = tiny_text(64);  // crosses a block of queries
   std::vector<float> whole(64 * 24), single(64 * 24), pieces(64 * 24);
   KvCache cache(model.config(), 64, GENERATE(KvType::Float, KvType::Half));
@@ -190,7 +189,7 @@ TEST_CASE("keys and values of 16 bits move logits by their rounding", "[model][t
 }
 
 TEST_CASE("the number of threads changes no bit", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   higgs::SerialExecutor one;
   higgs::ThreadPool five(5);
   CHECK(logits_of(model, tiny_text(64), one) == logits_of(model, tiny_text(64), five));
@@ -198,7 +197,7 @@ TEST_CASE("the number of threads changes no bit", "[model][transformer]") {
 
 TEST_CASE("LongRoPE takes the factors of the longest text that the cache has room for",
           "[model][transformer]") {
-  ModelConfig config = tiny_config(Architecture::Llama);
+  ModelConfig config = tiny_config("llama");
   config.rope_scaling = {.kind = RopeScaling::Kind::LongRope,
                          .original_context = 16,
                          .short_factor = {1, 1.5, 2},
@@ -216,7 +215,7 @@ TEST_CASE("LongRoPE takes the factors of the longest text that the cache has roo
 }
 
 TEST_CASE("no token sees a later one", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Qwen2));
+  const Transformer model = load_tiny(tiny_config("qwen2"));
   std::vector<TokenId> text = tiny_text(60);
   const std::vector<float> before = logits_of(model, text);
   text[40] = (text[40] + 1) % 40;
@@ -229,17 +228,15 @@ TEST_CASE("no token sees a later one", "[model][transformer]") {
 }
 
 TEST_CASE("a layer may be replaced by a quantized one", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   Transformer packed = model, dense = model;
-  for (std::size_t block = 0; block < 2; ++block)
-    for (const Part part : all_parts) {
-      const auto& matrix = std::get<DenseMatrix>(model.weights.blocks[block][part].weight);
-      const auto quantized = higgs::quantize(matrix.view(), "2x256");
-      std::vector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
-      higgs::dequantize(quantized, higgs::MatrixView<float>(values.data(), matrix.rows, matrix.cols));
-      packed.weights.blocks[block][part].weight = higgs::PackedMatrix(quantized);
-      dense.weights.blocks[block][part].weight = DenseMatrix(matrix.rows, matrix.cols, std::move(values));
-    }
+  for (const BlockLinear& layer : block_linears(model.config())) {
+    const auto quantized = higgs::quantize(require_dense(layer.in(model.weights), "")->view(), "2x256");
+    Matrix values(layer.in(model.weights).rows(), layer.in(model.weights).cols());
+    higgs::dequantize(quantized, values.view());
+    layer.in(packed.weights).weight = higgs::PackedMatrix(quantized);
+    layer.in(dense.weights).weight = share(std::move(values));
+  }
   const std::vector<float> expected = logits_of(dense, tiny_text(24)),
                            logits = logits_of(packed, tiny_text(24));
   CHECK(expected != logits_of(model, tiny_text(24)));  // the original kept its weights
@@ -250,7 +247,7 @@ TEST_CASE("a layer may be replaced by a quantized one", "[model][transformer]") 
 }
 
 TEST_CASE("misuse is refused", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   KvCache cache(model.config(), 2);
   std::vector<float> hidden(3 * 24);
   const std::vector<TokenId> outside{40}, negative{-1}, three{1, 2, 3};
@@ -262,7 +259,7 @@ TEST_CASE("misuse is refused", "[model][transformer]") {
 }
 
 TEST_CASE("a missing tensor and a wrong shape are named", "[model][transformer]") {
-  const ModelConfig config = tiny_config(Architecture::Qwen2);
+  const ModelConfig config = tiny_config("qwen2");
   const auto message_without = [&](const std::string& name) {
     std::vector<TinyTensor> tensors = tiny_tensors(config);
     std::erase_if(tensors, [&](const TinyTensor& tensor) { return tensor.name == name; });
@@ -286,7 +283,7 @@ TEST_CASE("a missing tensor and a wrong shape are named", "[model][transformer]"
 }
 
 TEST_CASE("a token without a row in the embedding is named with both numbers", "[model][transformer]") {
-  const Transformer model = load_tiny(tiny_config(Architecture::Llama));
+  const Transformer model = load_tiny(tiny_config("llama"));
   std::vector<float> x(24);
   for (const TokenId token : {40, -1, 1000000}) {
     const std::vector<TokenId> text{token};
@@ -297,7 +294,7 @@ TEST_CASE("a token without a row in the embedding is named with both numbers", "
 }
 
 TEST_CASE("activations that are not finite stop the model, whatever they come from", "[model][transformer]") {
-  const Transformer sound = load_tiny(tiny_config(Architecture::Qwen3));
+  const Transformer sound = load_tiny(tiny_config("qwen3"));
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<TokenId> text = tiny_text(12);
   const auto message = [&](const Transformer& model) {
@@ -312,21 +309,20 @@ TEST_CASE("activations that are not finite stop the model, whatever they come fr
       (model.weights.blocks[layer].*norm)[3] = nan;
       CHECK_THAT(message(model), Catch::Contains(place));
     }
-    for (const Part part : all_parts)
+    for (const BlockLinear& each : block_linears(sound.config()))
       for (const float wrong : {nan, std::numeric_limits<float>::infinity()}) {
+        if (each.block != layer) continue;
         Transformer model = sound;
-        const auto& matrix = std::get<DenseMatrix>(model.weights.blocks[layer][part].weight);
-        std::vector<float> values = *matrix.values;
-        values[values.size() / 2] = wrong;
-        model.weights.blocks[layer][part].weight = DenseMatrix(matrix.rows, matrix.cols, std::move(values));
+        Matrix matrix = *require_dense(each.in(model.weights), "");
+        matrix.values[matrix.values.size() / 2] = wrong;
+        each.in(model.weights).weight = share(std::move(matrix));
         CHECK_THAT(message(model), Catch::Contains("of the text") && Catch::Contains(in_layer));
       }
   }
   Transformer model = sound;
-  const auto& embedding = std::get<DenseMatrix>(model.weights.embedding.weight);
-  std::vector<float> values = *embedding.values;
-  values[static_cast<std::size_t>(text[7] * 24 + 1)] = nan;
-  model.weights.embedding.weight = DenseMatrix(40, 24, std::move(values));
+  Matrix embedding = *require_dense(model.weights.embedding, "");
+  embedding.row(text[7])[1] = nan;
+  model.weights.embedding.weight = share(std::move(embedding));
   const auto first = std::find(text.begin(), text.end(), text[7]) - text.begin();
   CHECK_THAT(message(model), Catch::Contains(": token " + std::to_string(first) + " of the text") &&
                                  Catch::Contains(" in layer 0:"));

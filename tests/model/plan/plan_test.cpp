@@ -19,7 +19,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 namespace {
 
@@ -27,12 +26,11 @@ namespace {
 SensitivityFile some_sensitivities(const Transformer& model) {
   SensitivityFile file;
   file.protocol = {.model = "tiny", .text = "none", .levels = {0.01}};
-  for (std::size_t block = 0; block < model.weights.blocks.size(); ++block)
-    for (const Part part : all_parts) {
-      const double alpha = 1.0 / static_cast<double>(1 + (5 * file.layers.size()) % 14);
-      file.layers.push_back({weight_name(static_cast<std::int64_t>(block), part),
-                             {{0.01, 0.01 * alpha, 0.01 * alpha}, {0.02, 0.02 * alpha, 0.02 * alpha}}});
-    }
+  for (const BlockLinear& each : block_linears(model.config())) {
+    const double alpha = 1.0 / static_cast<double>(1 + (5 * file.layers.size()) % 14);
+    file.layers.push_back(
+        {each.name, {{0.01, 0.01 * alpha, 0.01 * alpha}, {0.02, 0.02 * alpha, 0.02 * alpha}}});
+  }
   return file;
 }
 
@@ -40,7 +38,7 @@ SensitivityFile some_sensitivities(const Transformer& model) {
 
 TEST_CASE("a plan becomes a checkpoint of mixed widths that loads, runs and has its bytes", "[model][plan]") {
   const TemporaryFolder folder;
-  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  write_folder(folder / "model", tiny_config("llama"));
   const ModelSource source(folder / "model");
   const Transformer model = Transformer::load(source);
   const SensitivityFile file = some_sensitivities(model);
@@ -96,10 +94,10 @@ TEST_CASE("a plan becomes a checkpoint of mixed widths that loads, runs and has 
 
 TEST_CASE("a budget of bytes is kept by the whole file, and what it leaves is less than the next step",
           "[model][plan]") {
-  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3})
+  for (const std::string family : {"llama", "qwen3"})
     for (const bool with_outer : {false, true}) {
       const TemporaryFolder folder;
-      const ModelConfig config = tiny_config(architecture);
+      const ModelConfig config = tiny_config(family);
       write_folder(folder / "model", config);
       const ModelSource source(folder / "model");
       SensitivityFile file = some_sensitivities(Transformer::load(source));
@@ -139,7 +137,7 @@ TEST_CASE("a budget of bytes is kept by the whole file, and what it leaves is le
 TEST_CASE("sensitivities and plans of another model are refused with the numbers, or doubted",
           "[model][plan]") {
   const TemporaryFolder folder;
-  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  write_folder(folder / "model", tiny_config("llama"));
   const ModelSource source(folder / "model");
   SensitivityFile good = some_sensitivities(Transformer::load(source));
   good.path = "alpha.json";
@@ -200,7 +198,7 @@ TEST_CASE("sensitivities and plans of another model are refused with the numbers
 
 TEST_CASE("fused layers share their format", "[model][plan]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Qwen3));
+  write_folder(folder.path(), tiny_config("qwen3"));
   const ModelSource source(folder.path());
   PlanRequest request;
   request.fused = true;
@@ -218,7 +216,7 @@ TEST_CASE("fused layers share their format", "[model][plan]") {
 
 TEST_CASE("plans that do not fit the model or the format are refused", "[model][plan]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const ModelSource source(folder.path());
   const Transformer model = Transformer::load(source);
   SensitivityFile file = some_sensitivities(model);
@@ -257,7 +255,7 @@ TEST_CASE("plans that do not fit the model or the format are refused", "[model][
 
 TEST_CASE("the page of a plan shows every layer", "[model][plan]") {
   const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(Architecture::Llama));
+  write_folder(folder.path(), tiny_config("llama"));
   const ModelSource source(folder.path());
   const SensitivityFile file = some_sensitivities(Transformer::load(source));
   const auto layers = plan_layers(source, file, {});

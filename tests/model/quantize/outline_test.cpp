@@ -15,7 +15,6 @@
 #include <vector>
 
 using namespace higgs::model;
-using Architecture = ModelConfig::Architecture;
 
 namespace {
 
@@ -35,8 +34,8 @@ TinyTensor zeros(const std::string& name, std::vector<std::int64_t> shape) {
 }  // namespace
 
 TEST_CASE("the role of a tensor is what the model uses it for", "[model][outline]") {
-  for (const Architecture architecture : {Architecture::Llama, Architecture::Qwen3}) {
-    const ModelConfig config = tiny_config(architecture);
+  for (const std::string family : {"llama", "qwen3"}) {
+    const ModelConfig config = tiny_config(family);
     const TemporaryFolder folder;
     write_folder(folder.path(), config);
     const ModelSource source(folder.path());
@@ -134,7 +133,7 @@ TEST_CASE("a group or block that becomes another one, or pads, is said with the 
 
 TEST_CASE("shards give every rank whole blocks of every linear layer, or are refused by name",
           "[model][outline]") {
-  const ModelConfig config = tiny_config(Architecture::Llama);  // 24 and 36 columns
+  const ModelConfig config = tiny_config("llama");  // 24 and 36 columns
   const TemporaryFolder folder;
   write_folder(folder.path(), config);
   const ModelSource source(folder.path());
@@ -155,7 +154,7 @@ TEST_CASE("shards give every rank whole blocks of every linear layer, or are ref
 }
 
 TEST_CASE("tensors that the model has no use for are kept and told", "[model][outline]") {
-  const ModelConfig config = tiny_config(Architecture::Llama);
+  const ModelConfig config = tiny_config("llama");
   std::vector<TinyTensor> tensors = tiny_tensors(config);
   tensors.push_back(tiny_tensor("model.layers.0.self_attn.q_proj.lora_A.weight", {2, 24}));
   tensors.push_back(tiny_tensor("model.layers.1.self_attn.q_norm.weight", {6}));
@@ -180,7 +179,7 @@ TEST_CASE("tensors that the model has no use for are kept and told", "[model][ou
 }
 
 TEST_CASE("weights that were rounded before are pointed out by their type", "[model][outline]") {
-  const ModelConfig config = tiny_config(Architecture::Qwen2);
+  const ModelConfig config = tiny_config("qwen2");
   const TemporaryFolder folder;
   GgufBuilder gguf = tiny_gguf(config);
   write_file(folder / "plain.gguf", gguf.build());
@@ -210,7 +209,7 @@ TEST_CASE("weights that were rounded before are pointed out by their type", "[mo
 TEST_CASE("what a plan, a tied model or a folder does not allow is refused before any work",
           "[model][outline]") {
   const TemporaryFolder folder;
-  write_folder(folder / "model", tiny_config(Architecture::Llama));
+  write_folder(folder / "model", tiny_config("llama"));
   const ModelSource source(folder / "model");
   CHECK_THROWS_AS(outline_of(source, {.codebook = "3x7"}), higgs::InvalidArgument);
   CHECK_THROWS_AS(outline_of(source, {.embedding = "3x7"}), higgs::InvalidArgument);
@@ -226,7 +225,7 @@ TEST_CASE("what a plan, a tied model or a folder does not allow is refused befor
 }
 
 TEST_CASE("a weight that is no number is found in every tensor and named", "[model][outline]") {
-  const ModelConfig config = tiny_config(Architecture::Qwen2);
+  const ModelConfig config = tiny_config("qwen2");
   const std::vector<TinyTensor> good = tiny_tensors(config);
   const TemporaryFolder folder;
   write_folder(folder / "model", config, good);

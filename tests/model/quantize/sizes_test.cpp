@@ -29,7 +29,7 @@ TEST_CASE("shares add up to the file but for its header, and nothing divides by 
   CHECK(Sizes{}.bits() == 0);
   CHECK(Share{}.bits() == 0);
   CHECK(Sizes{}.lines().empty());
-  const ModelConfig config = tiny_config(ModelConfig::Architecture::Qwen3);
+  const ModelConfig config = tiny_config("qwen3");
   const TemporaryFolder folder;
   write_folder(folder.path(), config);
   const Sizes sizes = sizes_of(ModelSource(folder.path()));

@@ -278,7 +278,7 @@ TEST_CASE("GGUF's names of rules are known", "[model][tokenizer]") {
 TEST_CASE("a GGUF vocabulary that is damaged or of another kind is refused", "[model][tokenizer]") {
   using Catch::Contains;
   constexpr std::uint32_t text = 8, array = 9, u32 = 4;
-  const ModelConfig config = tiny_config(ModelConfig::Architecture::Llama);
+  const ModelConfig config = tiny_config("llama");
   const auto key_at = [](const GgufBuilder& gguf, const std::string& key) {
     std::size_t at = 0;
     while (gguf.values.at(at).find(key) == std::string::npos) ++at;

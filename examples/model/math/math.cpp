@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "network/math.hpp"
+#include "math/math.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -89,8 +89,8 @@ void softmax(float* x, std::int64_t n) noexcept {
 }
 
 HIGGS_MODEL_CLONES
-void swiglu(float* gate, const float* up, std::int64_t n) noexcept {
-  for (std::int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+void swiglu(const float* gate, const float* up, std::int64_t n, float* out) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
 }
 
 HIGGS_MODEL_CLONES

@@ -12,8 +12,8 @@ void rms_norm(const float* x, const float* gain, std::int64_t n, double epsilon,
 /// x = exp(x) / sum(exp(x)) over n values.
 void softmax(float* x, std::int64_t n) noexcept;
 
-/// gate = gate / (1 + exp(-gate)) * up over n values.
-void swiglu(float* gate, const float* up, std::int64_t n) noexcept;
+/// out = gate / (1 + exp(-gate)) * up over n values; `out` may be `gate`.
+void swiglu(const float* gate, const float* up, std::int64_t n, float* out) noexcept;
 
 /// log(sum(exp(x))) over n values.
 double log_sum_exp(const float* x, std::int64_t n) noexcept;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "network/math.hpp"
+#include "math/math.hpp"
 
 #include <higgs/core/random.hpp>
 
@@ -55,7 +55,7 @@ TEST_CASE("swiglu is x / (1 + exp(-x)) * up at any magnitude", "[model][math]") 
   std::vector<float> gate = normals(2, 1000, 8), up = normals(3, 1000, 1);
   gate[0] = 200, gate[1] = -200, gate[2] = 0, gate[3] = 1e30f, gate[4] = -1e30f;
   std::vector<float> out = gate;
-  swiglu(out.data(), up.data(), 1000);
+  swiglu(out.data(), up.data(), 1000, out.data());
   for (std::size_t i = 0; i < out.size(); ++i) {
     const auto x = static_cast<double>(gate[i]);
     const double expected = x / (1 + std::exp(-x)) * static_cast<double>(up[i]);

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "architecture/families.hpp"
+
+#include "architecture/config.hpp"
+
+namespace higgs::model {
+namespace {
+
+constexpr Number rms_epsilon{"rms_norm_eps", "attention.layer_norm_rms_epsilon", &ModelConfig::rms_epsilon,
+                             1e-6, 1e-6};
+constexpr Number usual_numbers[] = {rms_epsilon};
+
+constexpr Family known[] = {
+    {.name = "llama",
+     .hugging_face = "LlamaForCausalLM",
+     .base = "LlamaModel",
+     .gguf = "llama",
+     .numbers = usual_numbers,
+     .context = 2048,
+     .attention_bias = Bias::AsConfigured,
+     .o_bias = true,
+     .mlp_bias = Bias::AsConfigured,
+     .interleaved = true},
+    {.name = "qwen2",
+     .hugging_face = "Qwen2ForCausalLM",
+     .base = "Qwen2Model",
+     .gguf = "qwen2",
+     .numbers = usual_numbers,
+     .context = 32768,
+     .kv_heads = 32,
+     .window = 4096,
+     .optional_window = true,
+     .attention_bias = Bias::Always},
+    {.name = "qwen3",
+     .hugging_face = "Qwen3ForCausalLM",
+     .base = "Qwen3Model",
+     .gguf = "qwen3",
+     .numbers = usual_numbers,
+     .context = 32768,
+     .kv_heads = 32,
+     .head_width = 128,
+     .window = 4096,
+     .optional_window = true,
+     .head_norms = true,
+     .attention_bias = Bias::AsConfigured,
+     .o_bias = true},
+    // Its decoder is Llama's, within its window.
+    {.name = "mistral",
+     .hugging_face = "MistralForCausalLM",
+     .base = "MistralModel",
+     .written_as = "llama",
+     .numbers = usual_numbers,
+     .context = 131072,
+     .kv_heads = 8,
+     .window = 4096},
+};
+
+}  // namespace
+
+std::span<const Family> families() noexcept { return known; }
+
+const Family* find_family(std::string_view Family::* property, std::string_view value) noexcept {
+  for (const Family& each : known)
+    if (!value.empty() && each.*property == value) return &each;
+  return nullptr;
+}
+
+}  // namespace higgs::model

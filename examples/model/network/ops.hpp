@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operations that a forward pass is written in. Each has its way back beside it: the same forward pass runs a model,
+// and with a Tape it yields the gradients of its linear layers.
+#pragma once
+
+#include "architecture/config.hpp"
+#include "architecture/weights.hpp"
+#include "math/matrix.hpp"
+#include "network/kv_cache.hpp"
+
+#include <higgs/core/executor.hpp>
+#include <higgs/core/matrix_view.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace higgs::model {
+
+/// A matrix that a forward pass computes, a row for each token. On a tape it also has the gradient of the loss, of the
+/// same shape, once the way back has reached it.
+struct Node {
+  Matrix value;
+  Matrix gradient{};
+};
+/// Buffers are used again as soon as nobody holds a value any more; a tape holds those that its way back needs.
+using Value = std::shared_ptr<Node>;
+
+/// Records the steps of one forward pass, and goes back through them.
+class Tape {
+ public:
+  /// Called on the way back for each linear layer with what it read (tokens, cols) and the gradient after it (tokens,
+  /// rows): the gradient of its weight is after^T * input.
+  using OnLinear = std::function<void(const Linear& layer, const Matrix& input, const Matrix& after)>;
+  explicit Tape(OnLinear on_linear) : on_linear_(std::move(on_linear)) {}
+
+  /// Adds a step; `back` adds to the gradients before the step, from those after it.
+  void record(std::function<void()> back) { steps_.push_back(std::move(back)); }
+  /// Goes back from `end`, where the gradient is `gradient`, to the values that the pass began with. Once only: the tape
+  /// is empty then.
+  void go_back(const Value& end, Matrix gradient);
+  void report(const Linear& layer, const Matrix& input, const Matrix& after) const {
+    on_linear_(layer, input, after);
+  }
+
+ private:
+  OnLinear on_linear_;
+  std::vector<std::function<void()>> steps_;
+};
+
+/// The operations of one forward pass: `count` tokens that follow those in a cache.
+class Ops {
+ public:
+  /// Called with what linear layers read, once for all layers that read the same matrix (tokens, cols).
+  using Observer = std::function<void(std::span<const Linear* const> layers, MatrixView<const float> input)>;
+
+  /// All arguments must outlive this; `observer` and `tape` may be null, and so may `cache` where no operation turns heads
+  /// or mixes tokens. A tape wants an empty cache of floats.
+  Ops(const ModelConfig& config, KvCache* cache, std::int64_t count, Executor& executor,
+      const Observer* observer = nullptr, Tape* tape = nullptr);
+
+  /// Position of the first token in the text.
+  std::int64_t past() const noexcept { return past_; }
+
+  /// A value to begin with: a copy of `x`.
+  Value begin(MatrixView<const float> x);
+  /// x / rms(x) * gain for each piece of a row that is as long as the gain.
+  Value norm(const Value& x, const std::vector<float>& gain);
+  /// x * weight^T + bias for each of the layers, which read the same.
+  template <class... Layers>
+  std::array<Value, sizeof...(Layers)> linear(const Value& x, const Layers&... layers) {
+    std::array<Value, sizeof...(Layers)> out;
+    apply(x, std::array<const Linear*, sizeof...(Layers)>{&layers...}, out);
+    return out;
+  }
+  /// Turns the heads of every row by the angles of its position, in place.
+  void rotate(const Value& x);
+  /// softmax(scale * q k^T) v of each head, causal, in block `block`: q (tokens, query_width), k and v (tokens, kv_width).
+  /// Keys and values join those in the cache.
+  Value attention(std::size_t block, const Value& q, const Value& k, const Value& v, float scale);
+  /// silu(gate) * up; the gate's memory is used for it where nothing goes back.
+  Value swiglu(const Value& gate, const Value& up);
+  /// x + y, in y's memory: no operation but the one that made y may need it.
+  Value add(const Value& x, const Value& y);
+  /// x * factor in place, if that is not 1: no operation but the one that made x may need it.
+  void scale(const Value& x, float factor);
+
+ private:
+  struct Pool;
+  Value make(std::int64_t rows, std::int64_t cols);
+  void apply(const Value& x, std::span<const Linear* const> layers, std::span<Value> out);
+  template <class T>
+  void store(KvCache::Layer<T>& layer, MatrixView<const float> k, MatrixView<const float> v);
+  template <class T>
+  void attend(KvCache::Layer<T>& layer, MatrixView<const float> q, float scale, MatrixView<float> out);
+
+  const ModelConfig& config_;
+  KvCache* cache_;
+  std::int64_t past_;
+  Executor& executor_;
+  const Observer* observer_;
+  Tape* tape_;
+  std::shared_ptr<Pool> pool_;
+  Matrix cosines_, sines_;  // (tokens, head_width / 2)
+};
+
+/// out = x / rms(x) * gain for each piece of a row that is as long as the gain; `out` may be x.
+void norm_rows(MatrixView<const float> x, const std::vector<float>& gain, double epsilon,
+               MatrixView<float> out, Executor& executor);
+/// A matrix whose rows are the columns of another.
+Matrix transposed(MatrixView<const float> in);
+
+}  // namespace higgs::model
