@@ -47,6 +47,25 @@ std::string next_command(const Options& options) {
          shell_quoted(options.out);
 }
 
+// What the plan promises, and how many layers have each format.
+void report_choice(const Options& options, const Plan& plan, const std::map<std::string, int>& counts,
+                   std::ostream& out) {
+  const bool certain = std::isfinite(plan.low) && std::isfinite(plan.high);
+  char line[200];
+  std::snprintf(line, sizeof line, "%.4f bits a weight in the planned layers, predicted %s +%.5f",
+                plan.bits_per_weight(), options.metric.c_str(), plan.loss);
+  out << line;
+  if (certain) {
+    std::snprintf(line, sizeof line, " (95 %% interval %.5f to %.5f)", plan.low, plan.high);
+    out << line;
+  }
+  out << (plan.proven ? "; no other choice is predicted to lose less\n" : "; a better choice may exist\n");
+  if (!certain)
+    out << "  no interval: some layers were measured once; sensitivity --gradients 2 or --levels 2 gives "
+           "one\n";
+  for (const auto& [format, count] : counts) out << "  " << format << ": " << counted(count, "layer") << "\n";
+}
+
 void allocate_bits(Options& options) {
   expects((options.bits > 0) != (options.bytes >= 0), "allocate: give --bits or --bytes");
   const ModelSource source(options.model);
@@ -70,20 +89,7 @@ void allocate_bits(Options& options) {
   std::ostream& out = options.text();
   std::map<std::string, int> counts;
   for (const PlannedLayer& layer : plan->layers) ++counts[layer.format];
-  const bool certain = std::isfinite(plan->low) && std::isfinite(plan->high);
-  char line[200];
-  std::snprintf(line, sizeof line, "%.4f bits a weight in the planned layers, predicted %s +%.5f",
-                plan->bits_per_weight(), options.metric.c_str(), plan->loss);
-  out << line;
-  if (certain) {
-    std::snprintf(line, sizeof line, " (95 %% interval %.5f to %.5f)", plan->low, plan->high);
-    out << line;
-  }
-  out << (plan->proven ? "; no other choice is predicted to lose less\n" : "; a better choice may exist\n");
-  if (!certain)
-    out << "  no interval: some layers were measured once; sensitivity --gradients 2 or --levels 2 gives "
-           "one\n";
-  for (const auto& [format, count] : counts) out << "  " << format << ": " << counted(count, "layer") << "\n";
+  report_choice(options, *plan, counts, out);
   out << "before: " << before.total() << "\nafter:  " << after.total() << "\n";
   for (const std::string& each : after.lines()) out << "  " << each << "\n";
   nlohmann::ordered_json results{{"bits_per_weight", plan->bits_per_weight()},
@@ -99,6 +105,7 @@ void allocate_bits(Options& options) {
   const Budget spent =
       Budget::bytes(options.bytes >= 0 ? plan->bytes : Budget::bits(options.bits).bytes_for(plan->weights));
   if (const auto uniform = allocate_uniform(layers, spent, options.plan)) {
+    char line[200];
     std::snprintf(line, sizeof line, "one codebook for all layers would be %s: %.4f bits, predicted +%.5f\n",
                   uniform->layers.empty() ? "" : uniform->layers[0].format.c_str(),
                   uniform->bits_per_weight(), uniform->loss);

@@ -66,6 +66,13 @@ Protocol protocol_of(const Options& options, const ModelSource& source, const Ev
           {"higgs", version()}};
 }
 
+Transformer rounded(const Transformer& model, const Method& method, const InputSquares& input_squares,
+                    ComparisonRow& row, Executor& executor) {
+  ProgressBar bar("round to " + method.name, "weights");
+  return with_method(model, method, input_squares, row, executor,
+                     [&](std::int64_t done, std::int64_t all) { bar.update(done, all); });
+}
+
 void compare(const Options& options) {
   std::vector<Method> methods;
   for (const std::string& name : options.methods) methods.push_back(parse_method(name));
@@ -106,11 +113,7 @@ void compare(const Options& options) {
       input_squares = measure_inputs(source, calibration_tokens(source, "random", calibrate_tokens),
                                      std::min(calibration_window, model.config().context), *executor);
     ComparisonRow row;
-    const Transformer candidate = [&] {
-      ProgressBar rounding("round to " + name, "weights");
-      return with_method(model, method, input_squares, row, *executor,
-                         [&](std::int64_t done, std::int64_t all) { rounding.update(done, all); });
-    }();
+    const Transformer candidate = rounded(model, method, input_squares, row, *executor);
     row.evaluation = evaluator.evaluate(candidate, progress);
     out << table_line(row) << std::flush;
     json.push_back(describe_row(row));

@@ -148,6 +148,122 @@ std::string check_format(const std::string& format) {
   return error == std::errc{} && stop == end && group > 0 ? "" : format + ": the group is no positive number";
 }
 
+// Measures plans, prints a line for each, and keeps what the page and the results need.
+class Measurement {
+ public:
+  Measurement(const Options& options, const ModelSource& source, const std::vector<SensitivityFile>& files,
+              std::int64_t weights, Executor& executor)
+      : options_(options),
+        files_(files),
+        weights_(weights),
+        evaluator_(
+            read_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens),
+            options.window, executor),
+        model_(Transformer::load(source, executor)),
+        runner_(model_, options.request.options, executor) {
+    ProgressBar bar("reference", "tokens");
+    reference_.perplexity = evaluator_.set_reference(model_, show_means(bar)).perplexity();
+  }
+
+  void run(const std::string& kind, const std::string& name, const std::vector<std::string>& formats) {
+    Row row{.kind = kind, .name = name};
+    std::vector<double> t2;
+    std::vector<std::int64_t> bytes;
+    {
+      ProgressBar bar(kind + " " + name, "tokens");
+      const Evaluation result = evaluator_.evaluate(runner_.with(formats, t2, bytes), show_means(bar));
+      row.kl = result.divergence.value().kl.mean;
+      row.perplexity = result.perplexity();
+    }
+    row.bits = 8.0 * static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})) /
+               static_cast<double>(weights_);
+    row.t2 = *std::max_element(t2.begin(), t2.end());
+    for (const SensitivityFile& file : files_) row.predicted_kl.push_back(predict_kl(file, t2));
+    // In models that lose much the cross entropy stays linear for longer than its exponential.
+    row.predicted_perplexity = reference_.perplexity * std::exp(row.predicted_kl[0]);
+    char line[200];
+    std::snprintf(line, sizeof line, "%-25s %8.4f  %10.5f  %12.5f  %9.5f  %14.4f  %9.4f\n",
+                  (kind + " " + name).c_str(), row.bits, row.t2, row.predicted_kl[0], row.kl,
+                  row.predicted_perplexity, row.perplexity);
+    options_.text() << line << std::flush;
+    rows_.push_back(std::move(row));
+  }
+
+  const Row& reference() const noexcept { return reference_; }
+  const std::vector<Row>& rows() const noexcept { return rows_; }
+  std::int64_t tokens() const noexcept { return evaluator_.tokens(); }
+
+ private:
+  const Options& options_;
+  const std::vector<SensitivityFile>& files_;
+  std::int64_t weights_;  // of the planned layers
+  Evaluator evaluator_;
+  Transformer model_;
+  PlanRunner runner_;
+  Row reference_{.kind = "reference"};
+  std::vector<Row> rows_;
+};
+
+nlohmann::ordered_json describe(const Row& row) {
+  return {{"kind", row.kind},
+          {"name", row.name},
+          {"bits", row.bits},
+          {"t2", row.t2},
+          {"predicted_kl", row.predicted_kl},
+          {"kl", row.kl},
+          {"predicted_ppl", row.predicted_perplexity},
+          {"ppl", row.perplexity}};
+}
+
+// How well the predictions hold, in a sentence; the numbers join `results`.
+std::string summarize(const Options& options, const std::vector<SensitivityFile>& files,
+                      const Measurement& measured, nlohmann::ordered_json& results) {
+  std::vector<std::pair<double, double>> within, losses;
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const Row& row : measured.rows()) {
+    rows.push_back(describe(row));
+    if (row.t2 > options.most_t2) continue;
+    within.emplace_back(row.predicted_kl[0], row.kl);
+    losses.emplace_back(row.predicted_kl[0], std::log(row.perplexity / measured.reference().perplexity));
+  }
+  const auto [r2, error] = agreement(within);
+  const double loss_r2 = agreement(losses).first;
+  std::string summary =
+      joined(std::to_string(within.size()), " plans with t^2 <= ", fixed(options.most_t2, 4), ": KL R^2 ",
+             fixed(r2, 4), ", mean relative error ", fixed(100 * error, 1),
+             " %; growth of the cross entropy beside predicted KL, R^2 ", fixed(loss_r2, 4), ".");
+  results = {{"tokens", measured.tokens()},
+             {"reference_ppl", measured.reference().perplexity},
+             {"kl_r2", r2},
+             {"kl_relative_error", error},
+             {"nll_r2", loss_r2},
+             {"rows", std::move(rows)}};
+  for (std::size_t f = 1; f < files.size(); ++f) {
+    const double correlation = rank_correlation(files[0], files[f], Metric::Kl);
+    summary += joined(" Rank correlation of the alphas with those of ", options.alphas[f], ": ",
+                      fixed(correlation, 4), ".");
+    results["rank_correlation"].push_back(correlation);
+  }
+  return summary;
+}
+
+// Every plan that the command line asks for.
+void run_plans(const Options& options, const std::vector<std::vector<PlanLayer>>& layers, Measurement& out) {
+  for (const std::string& codebook : options.uniform)
+    out.run("uniform", codebook, std::vector<std::string>(layers[0].size(), codebook));
+  for (int i = 0; i < options.random; ++i)
+    out.run("random", std::to_string(i),
+            random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i)));
+  for (const double bits : options.bits)
+    for (std::size_t f = 0; f < layers.size(); ++f) {
+      const auto plan = allocate(layers[f], Budget::bits(bits));
+      if (!plan) continue;
+      std::vector<std::string> formats;
+      for (const PlannedLayer& layer : plan->layers) formats.push_back(layer.format);
+      out.run("optimal", fixed(bits, 2) + (f == 0 ? "" : " by alphas " + std::to_string(f + 1)), formats);
+    }
+}
+
 void linearity(Options& options) {
   Output report(options.report);
   const auto executor = options.executor();
@@ -155,9 +271,8 @@ void linearity(Options& options) {
   note_unused(source);
   require_original(source);
   require_context(source, options.window);
-  const Tokenizer tokenizer(source.vocabulary(), options.model);
   std::vector<SensitivityFile> files;
-  std::vector<std::vector<PlanLayer>> layers;
+  std::vector<std::vector<PlanLayer>> layers;  // by file of alphas
   for (const std::string& path : options.alphas) {
     files.push_back(read_sensitivities(read_text(path), path));
     // Plans are measured with the embedding and the output layer as they are.
@@ -167,97 +282,20 @@ void linearity(Options& options) {
   }
   for (int i = 0; i < options.random; ++i)  // a codebook may be missing within --most
     random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i));
-  Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
-  const Transformer model = Transformer::load(source, *executor);
-  PlanRunner runner(model, options.request.options, *executor);
-  Row reference{.kind = "reference"};
-  {
-    ProgressBar bar("reference", "tokens");
-    reference.perplexity = evaluator.set_reference(model, show_means(bar)).perplexity();
-  }
-
+  std::int64_t weights = 0;
+  for (const PlanLayer& layer : layers[0]) weights += layer.weights;
+  Measurement measured(options, source, files, weights, *executor);
   std::ostream& out = options.text();
-  out << "reference perplexity " << reference.perplexity << "\n"
+  out << "reference perplexity " << measured.reference().perplexity << "\n"
       << "plan                          bits  largest t2  predicted KL         KL   predicted ppl        "
          "ppl\n";
-  std::vector<Row> rows;
-  nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  const auto run = [&](const std::string& kind, const std::string& name,
-                       const std::vector<std::string>& formats) {
-    Row row{.kind = kind, .name = name};
-    std::vector<double> t2;
-    std::vector<std::int64_t> bytes;
-    ProgressBar bar(kind + " " + name, "tokens");
-    const Evaluation result = evaluator.evaluate(runner.with(formats, t2, bytes), show_means(bar));
-    std::int64_t weights = 0;
-    for (const PlanLayer& layer : layers[0]) weights += layer.weights;
-    row.bits = 8.0 * static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})) /
-               static_cast<double>(weights);
-    row.t2 = *std::max_element(t2.begin(), t2.end());
-    row.kl = result.divergence.value().kl.mean;
-    row.perplexity = result.perplexity();
-    for (const SensitivityFile& file : files) row.predicted_kl.push_back(predict_kl(file, t2));
-    // In models that lose much the cross entropy stays linear for longer than its exponential.
-    row.predicted_perplexity = reference.perplexity * std::exp(row.predicted_kl[0]);
-    char line[200];
-    std::snprintf(line, sizeof line, "%-25s %8.4f  %10.5f  %12.5f  %9.5f  %14.4f  %9.4f\n",
-                  (kind + " " + name).c_str(), row.bits, row.t2, row.predicted_kl[0], row.kl,
-                  row.predicted_perplexity, row.perplexity);
-    out << line << std::flush;
-    json.push_back({{"kind", kind},
-                    {"name", name},
-                    {"bits", row.bits},
-                    {"t2", row.t2},
-                    {"predicted_kl", row.predicted_kl},
-                    {"kl", row.kl},
-                    {"predicted_ppl", row.predicted_perplexity},
-                    {"ppl", row.perplexity}});
-    rows.push_back(std::move(row));
-  };
-
-  const std::size_t count = layers[0].size();
-  for (const std::string& codebook : options.uniform)
-    run("uniform", codebook, std::vector<std::string>(count, codebook));
-  for (int i = 0; i < options.random; ++i)
-    run("random", std::to_string(i), random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i)));
-  for (const double bits : options.bits) {
-    for (std::size_t f = 0; f < files.size(); ++f) {
-      const auto plan = allocate(layers[f], Budget::bits(bits));
-      if (!plan) continue;
-      std::vector<std::string> formats;
-      for (const PlannedLayer& layer : plan->layers) formats.push_back(layer.format);
-      run("optimal", fixed(bits, 2) + (f == 0 ? "" : " by alphas " + std::to_string(f + 1)), formats);
-    }
-  }
-
-  std::vector<std::pair<double, double>> within, losses;
-  for (const Row& row : rows) {
-    if (row.t2 > options.most_t2) continue;
-    within.emplace_back(row.predicted_kl[0], row.kl);
-    losses.emplace_back(row.predicted_kl[0], std::log(row.perplexity / reference.perplexity));
-  }
-  const auto [r2, error] = agreement(within);
-  const double loss_r2 = agreement(losses).first;
-  std::string summary =
-      joined(std::to_string(within.size()), " plans with t^2 <= ", fixed(options.most_t2, 4), ": KL R^2 ",
-             fixed(r2, 4), ", mean relative error ", fixed(100 * error, 1),
-             " %; growth of the cross entropy beside predicted KL, R^2 ", fixed(loss_r2, 4), ".");
-  nlohmann::ordered_json results{{"tokens", evaluator.tokens()},
-                                 {"reference_ppl", reference.perplexity},
-                                 {"kl_r2", r2},
-                                 {"kl_relative_error", error},
-                                 {"nll_r2", loss_r2},
-                                 {"rows", json}};
-  for (std::size_t f = 1; f < files.size(); ++f) {
-    const double correlation = rank_correlation(files[0], files[f], Metric::Kl);
-    summary += joined(" Rank correlation of the alphas with those of ", options.alphas[f], ": ",
-                      fixed(correlation, 4), ".");
-    results["rank_correlation"].push_back(correlation);
-  }
+  run_plans(options, layers, measured);
+  nlohmann::ordered_json results;
+  const std::string summary = summarize(options, files, measured, results);
   out << summary << "\n";
   options.write(results);
-  report.commit(linearity_page("Linearity on " + source.path().filename().string(), options, reference, rows,
-                               files[0], summary));
+  report.commit(linearity_page("Linearity on " + source.path().filename().string(), options,
+                               measured.reference(), measured.rows(), files[0], summary));
 }
 
 }  // namespace

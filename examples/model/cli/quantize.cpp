@@ -178,17 +178,8 @@ void quantize(Options& options) {
   options.write(results);
 }
 
-}  // namespace
-
-void add_quantize(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  options->seed = QuantizeOptions{}.seed.value_or(0);
-  CLI::App* command = app.add_subcommand(
-      "quantize", "Quantizes a model; goes on where a killed run of the same command stopped");
-  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
-      ->required()
-      ->type_name("MODEL");
-  command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
+// Which codebook each matrix gets, and how its rows are cut.
+void add_format_options(CLI::App* command, Options* options) {
   auto* codebook = command
                        ->add_option("--codebook", options->request.codebook,
                                     "of the linear layers: DIMxSIZE points, e8, ch8")
@@ -222,6 +213,10 @@ void add_quantize(CLI::App& app) {
       ->capture_default_str()
       ->excludes(plan)
       ->check(CLI::Range(1, 1 << 30));
+}
+
+// How matrices are rounded in that format, and which.
+void add_rounding_options(CLI::App* command, Options* options) {
   command
       ->add_option("--shards", options->request.options.shards,
                    "choose blocks so that the columns of linear layers come apart for so many ranks")
@@ -255,6 +250,21 @@ void add_quantize(CLI::App& app) {
       ->type_name("REGEX");
   command->add_flag("--dry-run", options->dry_run,
                     "check everything, say how large the result will be, and write nothing");
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->seed = QuantizeOptions{}.seed.value_or(0);
+  CLI::App* command = app.add_subcommand(
+      "quantize", "Quantizes a model; goes on where a killed run of the same command stopped");
+  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
+      ->required()
+      ->type_name("MODEL");
+  command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
+  add_format_options(command, options.get());
+  add_rounding_options(command, options.get());
   options->add_to(*command);
   command->callback([options] { quantize(*options); });
 }

@@ -27,63 +27,66 @@ struct Options : CommonOptions {
   bool no_input_scales = false;
 };
 
-void sensitivity(const Options& options) {
-  {
-    const Output writable(options.out);
-  }  // before the work; it is written as results come
-  const auto executor = options.executor();
-  const ModelSource source(options.model);
-  note_unused(source);
-  const Metric metric = metric_named(options.metric);
+// What the command line asks for is sound before any work begins.
+void check_request(const Options& options, Metric metric) {
   if (metric == Metric::Perplexity && options.text_file.empty())
     throw InvalidArgument(
         "--metric ppl needs --text: the perplexity of random tokens means nothing; kl needs no text");
   if (options.tokens < options.window)
     throw InvalidArgument("--tokens " + std::to_string(options.tokens) + " is less than one window of " +
                           std::to_string(options.window) + " tokens");
-  const Transformer model = Transformer::load(source, *executor);
+}
+
+// The tokens to predict; `name` becomes that of the text.
+std::vector<TokenId> tokens_of(const Options& options, const ModelSource& source, std::string& name) {
+  std::vector<TokenId> tokens;
+  if (options.text_file.empty()) {
+    name = "random tokens";
+    tokens = random_tokens(options.tokens, source.require_config().vocabulary, options.seed);
+  } else {
+    name = std::filesystem::path(options.text_file).filename().string();
+    tokens = read_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens);
+  }
+  if (std::ssize(tokens) < options.window)
+    throw InvalidArgument(options.text_file + ": has " + std::to_string(tokens.size()) +
+                          " tokens, fewer than one window of " + std::to_string(options.window));
+  return tokens;
+}
+
+// What inputs the layers read, measured as quantize will.
+InputSquares calibrate(const Options& options, const ModelSource& source, Executor& executor) {
+  ProgressBar bar("calibrate", "blocks");
+  return measure_inputs(source, calibration_tokens(source, options.calibrate, calibration_token_count),
+                        std::min(calibration_window, source.require_config().context), executor,
+                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+}
+
+SensitivityFile measure(const Options& options, const ModelSource& source, Metric metric,
+                        Executor& executor) {
+  const Transformer model = Transformer::load(source, executor);
   ProbeProtocol protocol{.model = source.path().filename().string(),
-                         .text = "random tokens",
                          .window = options.window,
                          .input_scales = !options.no_input_scales,
                          .calibrated = !options.no_input_scales && options.calibrate != "none",
                          .seed = options.seed,
                          .levels = noise_levels(options.levels, options.most_t2),
                          .weights = weights_fingerprint(source)};
-  std::vector<TokenId> tokens;
-  if (options.text_file.empty()) {
-    tokens = random_tokens(options.tokens, model.config().vocabulary, options.seed);
-  } else {
-    const Tokenizer tokenizer(source.vocabulary(), options.model);
-    tokens = read_tokens(options.text_file, tokenizer, options.tokens);
-    protocol.text = std::filesystem::path(options.text_file).filename().string();
+  std::vector<TokenId> tokens = tokens_of(options, source, protocol.text);
+  const InputSquares squares = protocol.calibrated ? calibrate(options, source, executor) : InputSquares();
+  ProgressBar bar("sensitivity", options.gradients > 0 ? "windows" : "layers");
+  const auto progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
+  if (options.gradients > 0) {
+    protocol.levels.clear();
+    const SensitivityFile file =
+        measure_fisher(model, std::move(tokens), protocol, options.gradients, progress, executor, squares);
+    write_text(options.out, write_sensitivities(file, metric));
+    return file;
   }
-  if (std::ssize(tokens) < options.window)
-    throw InvalidArgument(options.text_file + ": has " + std::to_string(tokens.size()) +
-                          " tokens, fewer than one window of " + std::to_string(options.window));
-  InputSquares squares;
-  if (protocol.calibrated) {  // as quantize will
-    ProgressBar bar("calibrate", "blocks");
-    squares = measure_inputs(source, calibration_tokens(source, options.calibrate, calibration_token_count),
-                             std::min(calibration_window, model.config().context), *executor,
-                             [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
-  }
-  SensitivityFile file;
-  {
-    ProgressBar bar("sensitivity", options.gradients > 0 ? "windows" : "layers");
-    const auto progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
-    if (options.gradients > 0) {
-      protocol.levels.clear();
-      file =
-          measure_fisher(model, std::move(tokens), protocol, options.gradients, progress, *executor, squares);
-      write_text(options.out, write_sensitivities(file, metric));
-    } else {
-      on_interrupt(Interrupted::GoesOn);
-      file = measure_model(model, std::move(tokens), protocol, metric, options.out, progress, *executor,
-                           squares);
-    }
-  }
+  on_interrupt(Interrupted::GoesOn);
+  return measure_model(model, std::move(tokens), protocol, metric, options.out, progress, executor, squares);
+}
 
+void report(const Options& options, const SensitivityFile& file, Metric metric) {
   double sum = 0, worst = 1, most = 0;
   const LayerProbe* dearest = nullptr;
   bool certain = true;
@@ -117,6 +120,18 @@ void sensitivity(const Options& options) {
   out << "next: higgs-model allocate " << shell_quoted(options.model) << " --alpha "
       << shell_quoted(options.out) << " --bits 4 -o plan.json\n";
   options.write({{"metric", options.metric}, {"sum", sum}, {"layers", std::move(layers)}});
+}
+
+void sensitivity(const Options& options) {
+  {
+    const Output writable(options.out);
+  }  // before the work; it is written as results come
+  const auto executor = options.executor();
+  const ModelSource source(options.model);
+  note_unused(source);
+  const Metric metric = metric_named(options.metric);
+  check_request(options, metric);
+  report(options, measure(options, source, metric, *executor), metric);
 }
 
 }  // namespace

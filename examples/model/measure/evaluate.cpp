@@ -50,6 +50,55 @@ struct TokenLoss {
   bool agrees = false;
 };
 
+// The loss of the logits q where token `next` follows, and how far they are from the logits p, unless that is null.
+TokenLoss loss_of(const float* q, const float* p, TokenId next, std::int64_t vocabulary) {
+  const double q_sum = log_sum_exp(q, vocabulary);
+  TokenLoss loss{.entropy = q_sum - static_cast<double>(q[next])};
+  if (!p) return loss;
+  loss.divergence = kl_divergence(p, log_sum_exp(p, vocabulary), q, q_sum, vocabulary);
+  loss.agrees = std::max_element(q, q + vocabulary) - q == std::max_element(p, p + vocabulary) - p;
+  return loss;
+}
+
+// The losses of one text, as they come, and what they add up to.
+class Losses {
+ public:
+  explicit Losses(bool with_divergence) : with_divergence_(with_divergence) {}
+
+  // Throws FormatError unless it is finite; it is that of token `position` of window `window`.
+  void add(const TokenLoss& loss, std::int64_t position, std::int64_t window) {
+    if (!std::isfinite(loss.entropy) || !std::isfinite(loss.divergence))
+      throw FormatError("the model's logits are NaN or infinite after token " + std::to_string(position + 1) +
+                        " of window " + std::to_string(window + 1) + " of the text");
+    entropies_.push_back(loss.entropy);
+    entropy_ += loss.entropy;
+    if (!with_divergence_) return;
+    divergences_.push_back(loss.divergence);
+    divergence_ += loss.divergence;
+    agreed_ += loss.agrees;
+  }
+  // The means after some windows.
+  Evaluation so_far(std::int64_t windows) const {
+    Evaluation out{.tokens = std::ssize(entropies_), .windows = windows};
+    out.cross_entropy.mean = entropy_ / static_cast<double>(out.tokens);
+    if (with_divergence_) out.divergence.emplace().kl.mean = divergence_ / static_cast<double>(out.tokens);
+    return out;
+  }
+  // All that they tell, with `predicted` tokens in a window.
+  Evaluation all(std::int64_t windows, std::int64_t predicted) {
+    Evaluation out = so_far(windows);
+    out.cross_entropy = estimate_mean(entropies_, predicted);
+    if (with_divergence_) out.divergence = describe(std::move(divergences_), agreed_, predicted);
+    return out;
+  }
+
+ private:
+  bool with_divergence_;
+  std::vector<double> entropies_, divergences_;  // by predicted token
+  double entropy_ = 0, divergence_ = 0;
+  std::int64_t agreed_ = 0;
+};
+
 }  // namespace
 
 Estimate estimate_mean(std::span<const double> values, std::int64_t block) {
@@ -119,66 +168,35 @@ Evaluation Evaluator::run(const Transformer& model, const Reference* reference, 
     throw InvalidArgument("a window of " + std::to_string(window_) +
                           " tokens exceeds the model's context of " + std::to_string(config.context));
   KvCache cache(config, window_, kv);
-  std::vector<float> hidden(static_cast<std::size_t>(window_ * width));
-  std::vector<float> logits(static_cast<std::size_t>(std::min(logit_rows, predicted) * vocabulary));
-  std::vector<float> wanted(reference ? logits.size() : 0);
-  std::vector<TokenLoss> losses(static_cast<std::size_t>(logit_rows));
-
-  Evaluation out;
-  if (reference) out.divergence.emplace();
-  std::vector<double> entropies, divergences;  // by predicted token
-  double entropy = 0, divergence = 0;
-  std::int64_t agreed = 0;
+  Matrix states(window_, width), logits(std::min(logit_rows, predicted), vocabulary);
+  Matrix wanted(reference ? logits.rows : 0, vocabulary);
+  std::vector<TokenLoss> each(static_cast<std::size_t>(logit_rows));
+  Losses losses(reference != nullptr);
   for (std::int64_t window = 0; window < windows_; ++window) {
     const std::int64_t begin = window * window_;
     cache.truncate(0);
-    const MatrixView<float> states(hidden.data(), window_, width);
-    model.forward({text_.data() + begin, static_cast<std::size_t>(window_)}, cache, states, executor_);
-    if (keep) keep->insert(keep->end(), hidden.begin(), hidden.end());
-
+    model.forward({text_.data() + begin, static_cast<std::size_t>(window_)}, cache, states.view(), executor_);
+    if (keep) keep->insert(keep->end(), states.values.begin(), states.values.end());
     for (std::int64_t first = 0; first < predicted; first += logit_rows) {
       const std::int64_t rows = std::min(logit_rows, predicted - first);
-      const MatrixView<float> q(logits.data(), rows, vocabulary), p(wanted.data(), rows, vocabulary);
-      model.logits(states.row_range(first, rows), q, executor_);
+      const MatrixView<float> q = logits.view().row_range(0, rows), p(wanted.values.data(), rows, vocabulary);
+      model.logits(states.view().row_range(first, rows), q, executor_);
       if (reference) {
         const std::int64_t reference_width = reference->config.width;
         const float* seen = reference->hidden.data() + (begin + first) * reference_width;
         reference->output.apply({seen, rows, reference_width}, p, executor_);
       }
       parallel_for(executor_, rows, 1, [&](std::int64_t row, std::int64_t) {
-        TokenLoss& loss = losses[static_cast<std::size_t>(row)];
         const TokenId next = text_[static_cast<std::size_t>(begin + first + row + 1)];
-        const double q_sum = log_sum_exp(q.row(row), vocabulary);
-        loss.entropy = q_sum - static_cast<double>(q(row, next));
-        if (!reference) return;
-        loss.divergence =
-            kl_divergence(p.row(row), log_sum_exp(p.row(row), vocabulary), q.row(row), q_sum, vocabulary);
-        loss.agrees = std::max_element(q.row(row), q.row(row) + vocabulary) - q.row(row) ==
-                      std::max_element(p.row(row), p.row(row) + vocabulary) - p.row(row);
+        each[static_cast<std::size_t>(row)] =
+            loss_of(q.row(row), reference ? p.row(row) : nullptr, next, vocabulary);
       });
-      for (std::int64_t row = 0; row < rows; ++row) {
-        const TokenLoss& loss = losses[static_cast<std::size_t>(row)];
-        if (!std::isfinite(loss.entropy) || !std::isfinite(loss.divergence))
-          throw FormatError("the model's logits are NaN or infinite after token " +
-                            std::to_string(first + row + 1) + " of window " + std::to_string(window + 1) +
-                            " of the text");
-        entropies.push_back(loss.entropy);
-        entropy += loss.entropy;
-        if (!reference) continue;
-        divergences.push_back(loss.divergence);
-        divergence += loss.divergence;
-        agreed += loss.agrees;
-      }
+      for (std::int64_t row = 0; row < rows; ++row)
+        losses.add(each[static_cast<std::size_t>(row)], first + row, window);
     }
-    out.tokens = (window + 1) * predicted;
-    out.windows = window + 1;
-    out.cross_entropy.mean = entropy / static_cast<double>(out.tokens);
-    if (reference) out.divergence->kl.mean = divergence / static_cast<double>(out.tokens);
-    if (progress) progress(begin + window_, tokens(), out);
+    if (progress) progress(begin + window_, tokens(), losses.so_far(window + 1));
   }
-  out.cross_entropy = estimate_mean(entropies, predicted);
-  if (reference) out.divergence = describe(std::move(divergences), agreed, predicted);
-  return out;
+  return losses.all(windows_, predicted);
 }
 
 std::vector<TokenId> read_tokens(const std::filesystem::path& path, const Tokenizer& tokenizer,

@@ -129,6 +129,24 @@ double weighted_squares(const Matrix& gradient, const std::vector<double>& share
   return sum;
 }
 
+// The same of the gradient of a linear layer, after^T * input.
+double linear_squares(const Matrix& input, const Matrix& after, const std::vector<double>& shares,
+                      Executor& executor) {
+  const Matrix x = transposed(input.view()), dy = transposed(after.view());
+  Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
+  matmul(x.view(), dy.view(), gradient.view(), executor);
+  double sum = 0;
+  for (std::int64_t c = 0; c < gradient.rows; ++c) {
+    double square = 0;
+    for (std::int64_t r = 0; r < gradient.cols; ++r) {
+      const auto value = static_cast<double>(gradient.row(c)[r]);
+      square += value * value;
+    }
+    sum += square * shares[static_cast<std::size_t>(c)];
+  }
+  return sum;
+}
+
 // Adds to each row of `gradient`, which belongs to the tokens from `first` on, what lookups of that token add.
 void add_lookups(Matrix& gradient, std::int64_t first, std::span<const TokenId> tokens,
                  const Matrix& embedded) {
@@ -169,6 +187,67 @@ double lookup_squares(std::span<const TokenId> tokens, const Matrix& embedded,
   return sum;
 }
 
+// The layers that are measured, and what draws find of them.
+class FisherLayers {
+ public:
+  FisherLayers(const Transformer& model, const ProbeProtocol& protocol, int draws, double predicted,
+               const InputSquares& input_squares, Executor& executor)
+      : model_(model), executor_(executor), file_{protocol, {}} {
+    const auto add = [&](const std::string& name, const Matrix& w) {
+      const auto each = static_cast<std::size_t>(draws);
+      file_.layers.push_back({name, std::vector<ProbeResult>(each, ProbeResult{1, 0, 0}), w.rows, w.cols});
+      shares_.push_back(
+          shares_of(w, error_scales(w, name, model.config(), protocol, input_squares, executor), predicted));
+    };
+    for (const BlockLinear& each : block_linears(model.config())) {
+      index_.emplace(&each.in(model.weights), file_.layers.size());
+      add(each.name, *require_dense(each.in(model.weights), function));
+    }
+    embedding_ = file_.layers.size();
+    add(std::string(embedding_name), *require_dense(model.weights.embedding, function));
+    if (!tied()) add(std::string(output_name), *require_dense(model.weights.output, function));
+  }
+
+  // Adds draw `draw` of window `window`, which holds `text`.
+  void add(Backward& backward, std::span<const TokenId> text, std::int64_t window, int draw,
+           std::uint64_t seed) {
+    const auto add_sum = [&](std::size_t layer, double sum) {
+      if (!std::isfinite(sum))
+        throw FormatError(model_.name() + ": the gradient of " + file_.layers[layer].name +
+                          " is not finite in window " + std::to_string(window) + " of the text");
+      file_.layers[layer].results[static_cast<std::size_t>(draw)].kl += sum;
+    };
+    backward.draw(
+        seed,
+        [&](const Linear& linear, const Matrix& input, const Matrix& after) {
+          const std::size_t layer = index_.at(&linear);
+          add_sum(layer, linear_squares(input, after, shares_[layer], executor_));
+        },
+        [&](const Matrix& logits, const Matrix& hidden, const Matrix& embedded) {
+          if (!tied()) add_sum(embedding_, lookup_squares(text, embedded, shares_[embedding_]));
+          add_sum(file_.layers.size() - 1, output_squares(logits, hidden, text, tied() ? &embedded : nullptr,
+                                                          shares_.back(), executor_));
+        });
+  }
+
+  // A draw's cross entropy is that of its KL, as the model is taken for a minimum.
+  SensitivityFile finish() {
+    for (LayerProbe& layer : file_.layers)
+      for (ProbeResult& each : layer.results) each.cross_entropy = each.kl;
+    return std::move(file_);
+  }
+
+ private:
+  bool tied() const noexcept { return model_.config().tied_embeddings; }
+
+  const Transformer& model_;
+  Executor& executor_;
+  SensitivityFile file_;
+  std::vector<std::vector<double>> shares_;     // by layer: what a column's squared gradient counts
+  std::map<const Linear*, std::size_t> index_;  // of the layers of blocks among all layers
+  std::size_t embedding_ = 0;                   // index of the embedding
+};
+
 }  // namespace
 
 SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
@@ -181,32 +260,9 @@ SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> to
   tokens.resize(static_cast<std::size_t>(windows * protocol.window));
   protocol.tokens = windows * protocol.window;
   protocol.fingerprint = fingerprint_of(tokens);
-  {
-    const NoiseProbe probe(model, tokens, protocol.window, executor);
-    protocol.cross_entropy = probe.cross_entropy();
-  }
-
-  SensitivityFile file{protocol, {}};
-  std::vector<std::vector<double>> shares;  // by layer: what a column's squared gradient counts
+  protocol.cross_entropy = NoiseProbe(model, tokens, protocol.window, executor).cross_entropy();
   const auto predicted = static_cast<double>(windows * (protocol.window - 1));
-  const auto add = [&](const std::string& name, const SharedMatrix& weight) {
-    const Matrix& w = *weight;
-    file.layers.push_back({name,
-                           std::vector<ProbeResult>(static_cast<std::size_t>(draws), ProbeResult{1, 0, 0}),
-                           w.rows, w.cols});
-    shares.push_back(
-        shares_of(w, error_scales(w, name, model.config(), protocol, input_squares, executor), predicted));
-  };
-  std::map<const Linear*, std::size_t> index;  // of the layers of blocks among all layers
-  for (const BlockLinear& each : block_linears(model.config())) {
-    index.emplace(&each.in(model.weights), file.layers.size());
-    add(each.name, require_dense(each.in(model.weights), function));
-  }
-  const bool tied = model.config().tied_embeddings;
-  const std::size_t embedding = file.layers.size();
-  add(std::string(embedding_name), require_dense(model.weights.embedding, function));
-  if (!tied) add(std::string(output_name), require_dense(model.weights.output, function));
-
+  FisherLayers layers(model, protocol, draws, predicted, input_squares, executor);
   for (std::int64_t window = 0; window < windows; ++window) {
     if (progress) progress(window, windows);
     const std::span<const TokenId> text(tokens.data() + window * protocol.window,
@@ -215,41 +271,10 @@ SensitivityFile measure_fisher(const Transformer& model, std::vector<TokenId> to
     for (int draw = 0; draw < draws; ++draw) {
       const auto key = static_cast<std::uint64_t>(window) * static_cast<std::uint64_t>(draws) +
                        static_cast<std::uint64_t>(draw);
-      const auto add_result = [&](std::size_t layer, double sum) {
-        if (!std::isfinite(sum))
-          throw FormatError(model.name() + ": the gradient of " + file.layers[layer].name +
-                            " is not finite in window " + std::to_string(window) + " of the text");
-        file.layers[layer].results[static_cast<std::size_t>(draw)].kl += sum;
-      };
-      backward.draw(
-          random_bits(protocol.seed, key),
-          [&](const Linear& linear, const Matrix& input, const Matrix& after) {
-            const std::size_t layer = index.at(&linear);
-            const Matrix x = transposed(input.view()), dy = transposed(after.view());
-            Matrix gradient(x.rows, dy.rows);  // (cols, rows) of the layer
-            matmul(x.view(), dy.view(), gradient.view(), executor);
-            double sum = 0;
-            for (std::int64_t c = 0; c < gradient.rows; ++c) {
-              double square = 0;
-              for (std::int64_t r = 0; r < gradient.cols; ++r) {
-                const auto value = static_cast<double>(gradient.row(c)[r]);
-                square += value * value;
-              }
-              sum += square * shares[layer][static_cast<std::size_t>(c)];
-            }
-            add_result(layer, sum);
-          },
-          [&](const Matrix& logits, const Matrix& hidden, const Matrix& embedded) {
-            if (!tied) add_result(embedding, lookup_squares(text, embedded, shares[embedding]));
-            add_result(
-                file.layers.size() - 1,
-                output_squares(logits, hidden, text, tied ? &embedded : nullptr, shares.back(), executor));
-          });
+      layers.add(backward, text, window, draw, random_bits(protocol.seed, key));
     }
   }
-  for (LayerProbe& layer : file.layers)
-    for (ProbeResult& each : layer.results) each.cross_entropy = each.kl;
-  return file;
+  return layers.finish();
 }
 
 }  // namespace higgs::model

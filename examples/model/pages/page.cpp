@@ -238,93 +238,123 @@ std::vector<Box> place_labels(const std::vector<LabelledDot>& dots, const Box& f
   return labels;
 }
 
-std::string Chart::svg() const {
-  const bool labelled =
-      std::ranges::any_of(series_, [](const Series& each) { return each.mark == Mark::Labelled; });
-  const double bottom = labelled ? 540 : 420, middle = bottom / 2 + 10;
-  const double left = 76, right = 720, top = 20;
-  Axis x(x_scale_, left, right), y(y_scale_, bottom, top);
-  for (const Series& series : series_)
-    for (const Point& point : series.points) {
-      if (!x.shows(point.x) || !y.shows(point.y)) continue;
-      x.hold(point.x);
-      y.hold(point.y);
-      y.hold(point.y + point.error);
-      if (y_scale_ == Scale::Linear || point.error < point.y / 2) y.hold(point.y - point.error);
-    }
-  x.settle();
-  y.settle();
-  std::string out = joined("<svg viewBox=\"0 0 900 ", fixed(bottom + 50, 0), "\" role=\"img\" aria-label=\"",
-                           escaped(y_label_), " over ", escaped(x_label_), "\">\n");
-  for (const double tick : x.ticks())
-    out += line_at(x.at(tick), top, x.at(tick), bottom) +
-           text_at(x.at(tick), bottom + 18, "middle", number(tick));
-  for (const double tick : y.ticks())
-    out +=
-        line_at(left, y.at(tick), right, y.at(tick)) + text_at(left - 8, y.at(tick) + 4, "end", number(tick));
-  out += text_at((left + right) / 2, bottom + 42, "middle", escaped(x_label_));
-  out += joined("<text transform=\"translate(14,", fixed(middle, 0),
-                ") rotate(-90)\" text-anchor=\"middle\">", escaped(y_label_), "</text>\n");
+// One picture of a chart, as it grows.
+class Chart::Drawing {
+ public:
+  explicit Drawing(const Chart& chart)
+      : chart_(chart),
+        bottom_(has_labels(chart) ? 540 : 420),
+        x_(chart.x_scale_, left, right),
+        y_(chart.y_scale_, bottom_, top) {
+    for (const Series& series : chart.series_)
+      for (const Point& point : series.points) {
+        if (!x_.shows(point.x) || !y_.shows(point.y)) continue;
+        x_.hold(point.x);
+        y_.hold(point.y);
+        y_.hold(point.y + point.error);
+        if (chart.y_scale_ == Scale::Linear || point.error < point.y / 2) y_.hold(point.y - point.error);
+      }
+    x_.settle();
+    y_.settle();
+  }
 
-  std::vector<LabelledDot> dots;
-  std::vector<std::pair<const Point*, const char*>> labels;  // and their colours
-  std::vector<Box> obstacles;
-  for (std::size_t i = 0; i < series_.size(); ++i) {
-    const Series& series = series_[i];
-    const char* colour = colours[i % std::size(colours)];
+  std::string svg() {
+    out_ = joined("<svg viewBox=\"0 0 900 ", fixed(bottom_ + 50, 0), "\" role=\"img\" aria-label=\"",
+                  escaped(chart_.y_label_), " over ", escaped(chart_.x_label_), "\">\n");
+    draw_axes();
+    for (std::size_t i = 0; i < chart_.series_.size(); ++i) draw_series(i);
+    draw_labels();
+    return out_ + "</svg>\n";
+  }
+
+ private:
+  static constexpr double left = 76, right = 720, top = 20;
+
+  static bool has_labels(const Chart& chart) {
+    return std::ranges::any_of(chart.series_, [](const Series& each) { return each.mark == Mark::Labelled; });
+  }
+
+  void draw_axes() {
+    for (const double tick : x_.ticks())
+      out_ += line_at(x_.at(tick), top, x_.at(tick), bottom_) +
+              text_at(x_.at(tick), bottom_ + 18, "middle", number(tick));
+    for (const double tick : y_.ticks())
+      out_ += line_at(left, y_.at(tick), right, y_.at(tick)) +
+              text_at(left - 8, y_.at(tick) + 4, "end", number(tick));
+    out_ += text_at((left + right) / 2, bottom_ + 42, "middle", escaped(chart_.x_label_));
+    out_ += joined("<text transform=\"translate(14,", fixed(bottom_ / 2 + 10, 0),
+                   ") rotate(-90)\" text-anchor=\"middle\">", escaped(chart_.y_label_), "</text>\n");
+  }
+
+  void draw_series(std::size_t index) {
+    const Series& series = chart_.series_[index];
+    const char* colour = colours[index % std::size(colours)];
     std::string path;
     for (const Point& point : series.points) {
-      if (!x.shows(point.x) || !y.shows(point.y)) continue;
-      const double px = x.at(point.x), py = y.at(point.y);
-      if (series.mark == Mark::Line) {
-        path += joined(path.empty() ? "M" : "L", fixed(px, 1), " ", fixed(py, 1));
-        continue;
-      }
-      if (point.error > 0) {
-        const std::string low = fixed(y.at(point.y - point.error), 1),
-                          high = fixed(y.at(point.y + point.error), 1);
-        out += path_of(colour,
-                       joined("M", fixed(px, 1), " ", low, "V", high, "M", fixed(px - 3, 1), " ", low, "h6M",
-                              fixed(px - 3, 1), " ", high, "h6"),
-                       1);
-        obstacles.push_back({px - 3, y.at(point.y + point.error), 6,
-                             y.at(point.y - point.error) - y.at(point.y + point.error)});
-      }
-      out += joined("<circle cx=\"", fixed(px, 1), "\" cy=\"", fixed(py, 1), "\" r=\"4\" fill=\"", colour,
-                    "\"><title>", escaped(point.label.empty() ? series.name : point.label), ": ",
-                    number(point.x), ", ", number(point.y),
-                    point.error > 0 ? joined(" +- ", number(point.error)) : "", "</title></circle>\n");
-      if (series.mark == Mark::Labelled) {
-        dots.push_back({px, py, label_width(point.label)});
-        labels.emplace_back(&point, colour);
-      }
+      if (!x_.shows(point.x) || !y_.shows(point.y)) continue;
+      if (series.mark == Mark::Line)
+        path += joined(path.empty() ? "M" : "L", fixed(x_.at(point.x), 1), " ", fixed(y_.at(point.y), 1));
+      else
+        draw_point(series, point, colour);
     }
-    if (!path.empty()) out += path_of(colour, path, 1.5);
-    const double row = 30 + 18 * static_cast<double>(i);
+    if (!path.empty()) out_ += path_of(colour, path, 1.5);
+    const double row = 30 + 18 * static_cast<double>(index);  // of the legend
     if (series.mark == Mark::Line)
-      out += path_of(colour, joined("M732 ", fixed(row, 1), "H748"), 1.5);
+      out_ += path_of(colour, joined("M732 ", fixed(row, 1), "H748"), 1.5);
     else
-      out += joined("<circle cx=\"740\" cy=\"", fixed(row, 1), "\" r=\"4\" fill=\"", colour, "\"/>\n");
-    out += text_at(754, row + 4, "start", escaped(series.name));
+      out_ += joined("<circle cx=\"740\" cy=\"", fixed(row, 1), "\" r=\"4\" fill=\"", colour, "\"/>\n");
+    out_ += text_at(754, row + 4, "start", escaped(series.name));
   }
 
-  const double legend = 18 * static_cast<double>(series_.size()) + 12;
-  obstacles.push_back({728, 20, 172, legend});
-  const std::vector<Box> places =
-      place_labels(dots, {left + 2, top, 896 - left, bottom - top - 2}, obstacles);
-  for (std::size_t i = 0; i < dots.size(); ++i) {
-    if (places[i].width == 0) continue;  // no room; the mouse shows it
-    const auto& [point, colour] = labels[i];
-    if (const auto line = leader(dots[i], places[i]))
-      out += path_of(colour,
-                     joined("M", fixed((*line)[0], 1), " ", fixed((*line)[1], 1), "L", fixed((*line)[2], 1),
-                            " ", fixed((*line)[3], 1)),
-                     0.7);
-    out += joined("<text class=\"label\" fill=\"", colour, "\" x=\"", fixed(places[i].x + 2, 1), "\" y=\"",
-                  fixed(places[i].y + text_rise, 1), "\">", escaped(point->label), "</text>\n");
+  // A dot with its error bar; a label is placed when all dots are known.
+  void draw_point(const Series& series, const Point& point, const char* colour) {
+    const double px = x_.at(point.x), py = y_.at(point.y);
+    if (point.error > 0) {
+      const double low = y_.at(point.y - point.error), high = y_.at(point.y + point.error);
+      out_ +=
+          path_of(colour,
+                  joined("M", fixed(px, 1), " ", fixed(low, 1), "V", fixed(high, 1), "M", fixed(px - 3, 1),
+                         " ", fixed(low, 1), "h6M", fixed(px - 3, 1), " ", fixed(high, 1), "h6"),
+                  1);
+      obstacles_.push_back({px - 3, high, 6, low - high});
+    }
+    out_ += joined("<circle cx=\"", fixed(px, 1), "\" cy=\"", fixed(py, 1), "\" r=\"4\" fill=\"", colour,
+                   "\"><title>", escaped(point.label.empty() ? series.name : point.label), ": ",
+                   number(point.x), ", ", number(point.y),
+                   point.error > 0 ? joined(" +- ", number(point.error)) : "", "</title></circle>\n");
+    if (series.mark != Mark::Labelled) return;
+    dots_.push_back({px, py, label_width(point.label)});
+    labels_.emplace_back(&point, colour);
   }
-  return out + "</svg>\n";
-}
+
+  void draw_labels() {
+    const double legend = 18 * static_cast<double>(chart_.series_.size()) + 12;
+    obstacles_.push_back({728, 20, 172, legend});
+    const std::vector<Box> places =
+        place_labels(dots_, {left + 2, top, 896 - left, bottom_ - top - 2}, obstacles_);
+    for (std::size_t i = 0; i < dots_.size(); ++i) {
+      if (places[i].width == 0) continue;  // no room; the mouse shows it
+      const auto& [point, colour] = labels_[i];
+      if (const auto line = leader(dots_[i], places[i]))
+        out_ += path_of(colour,
+                        joined("M", fixed((*line)[0], 1), " ", fixed((*line)[1], 1), "L",
+                               fixed((*line)[2], 1), " ", fixed((*line)[3], 1)),
+                        0.7);
+      out_ += joined("<text class=\"label\" fill=\"", colour, "\" x=\"", fixed(places[i].x + 2, 1), "\" y=\"",
+                     fixed(places[i].y + text_rise, 1), "\">", escaped(point->label), "</text>\n");
+    }
+  }
+
+  const Chart& chart_;
+  double bottom_;
+  Axis x_, y_;
+  std::string out_{};
+  std::vector<LabelledDot> dots_{};
+  std::vector<std::pair<const Point*, const char*>> labels_{};  // and their colours
+  std::vector<Box> obstacles_{};
+};
+
+std::string Chart::svg() const { return Drawing(*this).svg(); }
 
 std::string heat_map(const std::vector<std::string>& row_names, const std::string& x_label,
                      const std::vector<std::vector<double>>& values) {

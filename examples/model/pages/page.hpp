@@ -83,6 +83,7 @@ class Chart {
   std::string svg() const;
 
  private:
+  class Drawing;
   struct Series {
     std::string name;
     Mark mark;
