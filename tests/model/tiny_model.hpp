@@ -61,6 +61,12 @@ inline higgs::model::ModelConfig tiny_config(const std::string& family) {
   config.context = 64;
   config.rms_epsilon = 1e-5;
   config.tied_embeddings = family != "qwen3";
+  if (family == "granite") {
+    config.embedding_scale = 3;
+    config.attention_scale = 0.25;
+    config.residual_scale = 0.375;
+    config.logits_scale = 2;
+  }
   config.head_norms = family == "qwen3";
   config.qkv_bias = family == "qwen2";
   return config;
@@ -151,7 +157,9 @@ inline GgufBuilder tiny_gguf(const higgs::model::ModelConfig& config) {
   number("attention.key_length", config.head_width);
   number("attention.value_length", config.head_width);
   real("rope.freq_base", config.rope_theta);
-  real("attention.layer_norm_rms_epsilon", config.rms_epsilon);
+  for (const higgs::model::Number& each :
+       higgs::model::find_family(&higgs::model::Family::name, name)->numbers)
+    real(std::string(each.gguf), config.*each.place);
 
   const higgs::model::Vocabulary vocabulary = tiny_vocabulary(config.vocabulary);
   std::string tokens, types;

@@ -30,6 +30,10 @@ struct ModelConfig {
   std::int64_t context = 0;     // positions that the model was made for
   double rms_epsilon = 1e-6;
   double rope_theta = 10000;
+  double embedding_scale = 1;  // multiplies rows of the embedding
+  double attention_scale = 0;  // multiplies q k^T; 0: 1 / sqrt(head_width)
+  double residual_scale = 1;   // multiplies what attention and the feed-forward layers add
+  double logits_scale = 1;     // divides the logits
   RopeScaling rope_scaling;
   bool tied_embeddings = false;  // the output layer is the embedding
   bool head_norms = false;       // each head of q and k is normalized

@@ -9,6 +9,13 @@ namespace {
 constexpr Number rms_epsilon{"rms_norm_eps", "attention.layer_norm_rms_epsilon", &ModelConfig::rms_epsilon,
                              1e-6, 1e-6};
 constexpr Number usual_numbers[] = {rms_epsilon};
+// GGUF files of Granite must hold the multipliers: llama.cpp's defaults are others than transformers'.
+constexpr Number granite_numbers[] = {
+    rms_epsilon,
+    {"embedding_multiplier", "embedding_scale", &ModelConfig::embedding_scale, 1, {}},
+    {"attention_multiplier", "attention.scale", &ModelConfig::attention_scale, 1, {}},
+    {"residual_multiplier", "residual_scale", &ModelConfig::residual_scale, 1, {}},
+    {"logits_scaling", "logit_scale", &ModelConfig::logits_scale, 1, {}}};
 
 constexpr Family known[] = {
     {.name = "llama",
@@ -44,6 +51,17 @@ constexpr Family known[] = {
      .head_norms = true,
      .attention_bias = Bias::AsConfigured,
      .o_bias = true},
+    // Llama with multipliers.
+    {.name = "granite",
+     .hugging_face = "GraniteForCausalLM",
+     .base = "GraniteModel",
+     .gguf = "granite",
+     .numbers = granite_numbers,
+     .context = 2048,
+     .attention_bias = Bias::AsConfigured,
+     .o_bias = true,
+     .mlp_bias = Bias::AsConfigured,
+     .interleaved = true},
     // Its decoder is Llama's, within its window.
     {.name = "mistral",
      .hugging_face = "MistralForCausalLM",

@@ -64,8 +64,14 @@ void Transformer::finish(MatrixView<const float> x, MatrixView<float> hidden, Ex
 }
 
 Value Transformer::run_block(std::size_t index, Value x, Ops& ops) const {
-  x = ops.add(x, attend(index, x, ops));
-  x = ops.add(x, feed_forward(weights.blocks[index], x, ops));
+  const auto residual_scale = static_cast<float>(config_.residual_scale);
+  if (index == 0) ops.scale(x, static_cast<float>(config_.embedding_scale));
+  const Value attended = attend(index, x, ops);
+  ops.scale(attended, residual_scale);
+  x = ops.add(x, attended);
+  const Value fed = feed_forward(weights.blocks[index], x, ops);
+  ops.scale(fed, residual_scale);
+  x = ops.add(x, fed);
   check_finite(x->value.view(), index, ops.past());
   return x;
 }
@@ -81,7 +87,8 @@ Value Transformer::attend(std::size_t index, const Value& x, Ops& ops) const {
   }
   ops.rotate(q);
   ops.rotate(k);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_width));
+  const double usual = 1.0 / std::sqrt(static_cast<double>(config_.head_width));
+  const double scale = config_.attention_scale != 0 ? config_.attention_scale : usual;
   return ops.linear(ops.attention(index, q, k, v, static_cast<float>(scale)), block.o)[0];
 }
 
@@ -91,7 +98,11 @@ Value Transformer::feed_forward(const Block& block, const Value& x, Ops& ops) co
   return ops.linear(ops.swiglu(gate, up), block.down)[0];
 }
 
-Value Transformer::last_norm(const Value& x, Ops& ops) const { return ops.norm(x, weights.norm); }
+Value Transformer::last_norm(const Value& x, Ops& ops) const {
+  const Value out = ops.norm(x, weights.norm);
+  ops.scale(out, static_cast<float>(1 / config_.logits_scale));  // the output layer is linear
+  return out;
+}
 
 void Transformer::check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const {
   const std::int64_t at = find_not_finite(x.data, x.rows * x.cols);

@@ -13,7 +13,7 @@
 using namespace higgs::model;
 
 TEST_CASE("a model is made of the tensors that are needed", "[model][parts]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
     ModelConfig biased = tiny_config(family);
     biased.qkv_bias = biased.o_bias = biased.mlp_bias = true;
     biased.tied_embeddings = false;

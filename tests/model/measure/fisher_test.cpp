@@ -13,7 +13,7 @@
 using namespace higgs::model;
 
 TEST_CASE("gradients find the sensitivities that small noise finds", "[model][fisher]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
     const TemporaryFolder folder;
     write_folder(folder.path(), tiny_config(family));
     const Transformer model = Transformer::load(ModelSource(folder.path()));

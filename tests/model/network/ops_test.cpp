@@ -57,7 +57,7 @@ double slope(const Matrix& at, const Matrix& step, Loss&& loss_at) {
 }  // namespace
 
 TEST_CASE("a tape finds the gradients that differences find, in every family", "[model][ops]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
     ModelConfig config = tiny_config(family);
     const TemporaryFolder folder;
     write_folder(folder.path(), config);

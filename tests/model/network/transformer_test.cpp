@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -107,6 +108,122 @@ double tolerance(const std::vector<float>& logits) {
   return 100 * 0x1p-24 * largest;
 }
 
+// The forward pass as its papers write it, one token and one number at a time, in double.
+class Formulas {
+ public:
+  using Vector = std::vector<double>;
+  explicit Formulas(const ModelConfig& config) : config_(config) {
+    for (TinyTensor& tensor : tiny_tensors(config)) tensors_.emplace(tensor.name, tensor);
+  }
+
+  Vector logits(const std::vector<TokenId>& text) const {
+    std::vector<Vector> states;
+    for (const TokenId token : text) {
+      Vector x;
+      for (std::size_t i = 0; i < size(config_.width); ++i)
+        x.push_back(config_.embedding_scale * at("model.embed_tokens.weight",
+                                                 static_cast<std::size_t>(token) * size(config_.width) + i));
+      states.push_back(x);
+    }
+    for (std::int64_t block = 0; block < config_.layers; ++block)
+      run_block("model.layers." + std::to_string(block) + ".", states);
+    Vector out;
+    for (const Vector& x : states)
+      for (const double logit : product(config_.tied_embeddings ? "model.embed_tokens" : "lm_head",
+                                        norm(x, "model.norm.weight"), config_.vocabulary))
+        out.push_back(logit / config_.logits_scale);
+    return out;
+  }
+
+ private:
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+  double at(const std::string& name, std::size_t i) const {
+    return static_cast<double>(tensors_.at(name).values[i]);
+  }
+  Vector product(const std::string& name, const Vector& x, std::int64_t rows) const {
+    Vector out(size(rows));
+    for (std::size_t r = 0; r < out.size(); ++r) {
+      for (std::size_t c = 0; c < x.size(); ++c) out[r] += at(name + ".weight", r * x.size() + c) * x[c];
+      if (tensors_.contains(name + ".bias")) out[r] += at(name + ".bias", r);
+    }
+    return out;
+  }
+  Vector norm(Vector x, const std::string& name) const {
+    double squares = 0;
+    for (const double each : x) squares += each * each;
+    const double rms = std::sqrt(squares / static_cast<double>(x.size()) + config_.rms_epsilon);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] *= at(name, i) / rms;
+    return x;
+  }
+  // The heads of q or k at a position, normalized where the family does so, and turned.
+  Vector heads(const Vector& x, std::size_t position, const std::string& norm_name) const {
+    const std::size_t width = size(config_.head_width), half = width / 2;
+    Vector out;
+    for (std::size_t first = 0; first < x.size(); first += width) {
+      Vector head(x.begin() + static_cast<std::ptrdiff_t>(first),
+                  x.begin() + static_cast<std::ptrdiff_t>(first + width));
+      if (config_.head_norms) head = norm(head, norm_name);
+      Vector turned(width);
+      for (std::size_t i = 0; i < half; ++i) {
+        const double angle =
+            static_cast<double>(position) *
+            std::pow(config_.rope_theta, -2 * static_cast<double>(i) / static_cast<double>(width));
+        turned[i] = head[i] * std::cos(angle) - head[half + i] * std::sin(angle);
+        turned[half + i] = head[half + i] * std::cos(angle) + head[i] * std::sin(angle);
+      }
+      out.insert(out.end(), turned.begin(), turned.end());
+    }
+    return out;
+  }
+  void run_block(const std::string& prefix, std::vector<Vector>& states) const {
+    std::vector<Vector> q, k, v;
+    for (std::size_t t = 0; t < states.size(); ++t) {
+      const Vector x = norm(states[t], prefix + "input_layernorm.weight");
+      q.push_back(heads(product(prefix + "self_attn.q_proj", x, config_.query_width()), t,
+                        prefix + "self_attn.q_norm.weight"));
+      k.push_back(heads(product(prefix + "self_attn.k_proj", x, config_.kv_width()), t,
+                        prefix + "self_attn.k_norm.weight"));
+      v.push_back(product(prefix + "self_attn.v_proj", x, config_.kv_width()));
+    }
+    for (std::size_t t = 0; t < states.size(); ++t) {
+      add(states[t], product(prefix + "self_attn.o_proj", attention(q[t], k, v, t), config_.width));
+      const Vector x = norm(states[t], prefix + "post_attention_layernorm.weight"),
+                   up = product(prefix + "mlp.up_proj", x, config_.ffn_width);
+      Vector gate = product(prefix + "mlp.gate_proj", x, config_.ffn_width);
+      for (std::size_t i = 0; i < gate.size(); ++i) gate[i] *= up[i] / (1 + std::exp(-gate[i]));
+      add(states[t], product(prefix + "mlp.down_proj", gate, config_.width));
+    }
+  }
+  void add(Vector& x, const Vector& more) const {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] += config_.residual_scale * more[i];
+  }
+  // What token `t` sees of the tokens up to itself.
+  Vector attention(const Vector& q, const std::vector<Vector>& k, const std::vector<Vector>& v,
+                   std::size_t t) const {
+    const std::size_t width = size(config_.head_width), shared = size(config_.heads / config_.kv_heads);
+    const double scale =
+        config_.attention_scale != 0 ? config_.attention_scale : 1 / std::sqrt(static_cast<double>(width));
+    Vector out(q.size());
+    for (std::size_t head = 0; head < size(config_.heads); ++head) {
+      const std::size_t own = head * width, other = head / shared * width;
+      Vector weights;
+      double sum = 0;
+      for (std::size_t s = 0; s <= t; ++s) {
+        double score = 0;
+        for (std::size_t i = 0; i < width; ++i) score += q[own + i] * k[s][other + i];
+        weights.push_back(std::exp(scale * score));
+        sum += weights.back();
+      }
+      for (std::size_t s = 0; s <= t; ++s)
+        for (std::size_t i = 0; i < width; ++i) out[own + i] += weights[s] / sum * v[s][other + i];
+    }
+    return out;
+  }
+
+  ModelConfig config_;
+  std::map<std::string, TinyTensor> tensors_;
+};
+
 }  // namespace
 
 TEST_CASE("logits are those of an independent implementation", "[model][transformer]") {
@@ -124,8 +241,20 @@ TEST_CASE("logits are those of an independent implementation", "[model][transfor
   }
 }
 
+TEST_CASE("logits are those of the formulas, in double", "[model][transformer]") {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
+    const ModelConfig config = tiny_config(family);
+    INFO(family);
+    const std::vector<float> logits = logits_of(load_tiny(config), tiny_text(24));
+    const std::vector<double> expected = Formulas(config).logits(tiny_text(24));
+    REQUIRE(expected.size() == logits.size());
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      CHECK(static_cast<double>(logits[i]) == Approx(expected[i]).margin(tolerance(logits)).epsilon(0));
+  }
+}
+
 TEST_CASE("a GGUF file gives the same bits as the folder it was made from", "[model][transformer]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
     ModelConfig config = tiny_config(family);
     if (family == "llama") config.qkv_bias = config.o_bias = true;  // biases of q and k are interleaved too
     const TemporaryFolder folder;

@@ -44,7 +44,7 @@ std::vector<std::string> layer_names(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("a quantized model loads on its own and holds what the quantizer says", "[model][quantize]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
     const ModelConfig config = tiny_config(family);
     const TemporaryFolder folder;
     write_folder(folder / "model", config);
@@ -193,7 +193,7 @@ TEST_CASE("a quantized embedding and output layer run as their dequantized weigh
 }
 
 TEST_CASE("the sizes that an outline tells are those of the files", "[model][quantize]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3"})
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"})
     for (const bool gguf : {false, true}) {
       const ModelConfig config = tiny_config(family);
       const TemporaryFolder folder;

@@ -19,14 +19,14 @@ using namespace higgs::model;
 
 namespace {
 
-constexpr const char* families_of_tests[] = {"llama", "qwen2", "qwen3"};
+constexpr const char* families_of_tests[] = {"llama", "qwen2", "qwen3", "granite"};
 
 // A configuration with all the biases that the family can have.
 ModelConfig biased_config(const std::string& family) {
   ModelConfig config = tiny_config(family);
   config.qkv_bias = true;
   config.o_bias = family != "qwen2";
-  config.mlp_bias = family == "llama";
+  config.mlp_bias = family == "llama" || family == "granite";
   config.tied_embeddings = false;
   return config;
 }

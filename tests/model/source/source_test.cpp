@@ -215,7 +215,7 @@ TEST_CASE("a model of another architecture can be listed, but not run", "[model]
   text.replace(text.find("LlamaForCausalLM"), 16, "MixtralForCausal");
   write_file(folder / "config.json", text);
   GgufBuilder gguf = tiny_gguf(config);
-  gguf.values[0] = gguf_text("general.architecture") + raw(std::uint32_t{8}) + gguf_text("granite");
+  gguf.values[0] = gguf_text("general.architecture") + raw(std::uint32_t{8}) + gguf_text("gemma2");
   write_file(folder / "m.gguf", gguf.build());
   for (const auto& path : {folder.path(), folder / "m.gguf"}) {
     const ModelSource source(path);
