@@ -6,6 +6,7 @@
 
 #include "architecture/families.hpp"
 #include "architecture/parts.hpp"
+#include "network/transformer.hpp"
 #include "source/source.hpp"
 #include "store/gguf_builder.hpp"
 #include "store/temporary_folder.hpp"
@@ -133,6 +134,13 @@ inline void write_folder(const std::filesystem::path& folder, const higgs::model
 }
 inline void write_folder(const std::filesystem::path& folder, const higgs::model::ModelConfig& config) {
   write_folder(folder, config, tiny_tensors(config));
+}
+
+/// The model of that folder.
+inline higgs::model::Transformer load_tiny(const higgs::model::ModelConfig& config) {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), config);
+  return higgs::model::Transformer::load(higgs::model::ModelSource(folder.path()));
 }
 
 /// The GGUF file of a tiny model, with rows of q and k interleaved as converters write them for Llama.

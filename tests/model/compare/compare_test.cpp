@@ -28,12 +28,6 @@ std::size_t count(const std::string& text, const std::string& part) {
   return found;
 }
 
-Transformer load_tiny() {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config("llama"));
-  return Transformer::load(ModelSource(folder.path()));
-}
-
 // Rows of plausible numbers for all default methods.
 std::vector<ComparisonRow> crowded_rows() {
   std::vector<ComparisonRow> rows;
@@ -51,7 +45,7 @@ std::vector<ComparisonRow> crowded_rows() {
 }  // namespace
 
 TEST_CASE("every method has a name that is read back, and states its choices", "[model][compare]") {
-  const Transformer model = load_tiny();
+  const Transformer model = load_tiny(tiny_config("llama"));
   std::vector<std::string> names = default_methods();
   for (const Baseline& each : baselines()) names.emplace_back(each.name);
   for (const std::string& name : names) {
@@ -78,7 +72,7 @@ TEST_CASE("an unknown method is refused with all that there are", "[model][compa
 }
 
 TEST_CASE("a format is measured by both errors, which are one for baselines", "[model][compare]") {
-  const Transformer model = load_tiny();
+  const Transformer model = load_tiny(tiny_config("llama"));
   for (const char* name : {"nf4-64", "nf4-64 dq", "hqq3-64", "higgs 2x16", "higgs 3x64", "higgs 3x64 g128"}) {
     INFO(name);
     const Method method = parse_method(name);

@@ -20,12 +20,6 @@ using Catch::Contains;
 
 namespace {
 
-Transformer load_tiny(const ModelConfig& config) {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), config);
-  return Transformer::load(ModelSource(folder.path()));
-}
-
 // Log-probabilities of all next tokens after each token of a window.
 std::vector<std::vector<double>> log_probabilities(const Transformer& model,
                                                    std::span<const TokenId> window) {

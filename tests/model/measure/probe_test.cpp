@@ -18,12 +18,6 @@ using namespace higgs::model;
 
 namespace {
 
-Transformer load_tiny(const std::string& family) {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config(family));
-  return Transformer::load(ModelSource(folder.path()));
-}
-
 // Powers of two, so that dividing and multiplying by them is exact.
 std::vector<float> some_scales(std::int64_t count) {
   std::vector<float> out;
@@ -46,7 +40,7 @@ SharedMatrix with_noise(Matrix w, double level, std::uint64_t seed, std::vector<
 
 TEST_CASE("a probe of the embedding or the output layer finds what the noisy model finds", "[model][probe]") {
   for (const std::string family : {"llama", "qwen3"}) {  // tied, untied
-    const Transformer model = load_tiny(family);
+    const Transformer model = load_tiny(tiny_config(family));
     const std::vector<TokenId> text = tiny_text(36);
     NoiseProbe probe(model, text, 12);
     Evaluator evaluator(text, 12);
@@ -79,7 +73,7 @@ TEST_CASE("a probe of the embedding or the output layer finds what the noisy mod
 
 TEST_CASE("a probe finds what running the whole noisy model finds", "[model][probe]") {
   for (const std::string family : {"llama", "qwen2", "qwen3"}) {
-    const Transformer model = load_tiny(family);
+    const Transformer model = load_tiny(tiny_config(family));
     const std::vector<TokenId> text = tiny_text(38);
     NoiseProbe probe(model, text, 12);
     CHECK(probe.tokens().size() == 36);
@@ -117,7 +111,7 @@ TEST_CASE("a probe finds what running the whole noisy model finds", "[model][pro
 }
 
 TEST_CASE("what cannot be probed is refused", "[model][probe]") {
-  const Transformer model = load_tiny("llama");
+  const Transformer model = load_tiny(tiny_config("llama"));
   CHECK_THROWS_AS(NoiseProbe(model, tiny_text(10), 11), higgs::InvalidArgument);
   CHECK_THROWS_AS(NoiseProbe(model, tiny_text(10), 1), higgs::InvalidArgument);
   CHECK_THROWS_AS(NoiseProbe(model, tiny_text(100000), 100000), higgs::InvalidArgument);

@@ -17,12 +17,6 @@ using namespace higgs::model;
 
 namespace {
 
-Transformer load_tiny(const ModelConfig& config) {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), config);
-  return Transformer::load(ModelSource(folder.path()));
-}
-
 // How often each token comes in `draws` draws.
 std::vector<double> frequencies(const Sampling& sampling, const std::vector<float>& logits, int draws) {
   Sampler sampler(sampling);

@@ -34,12 +34,6 @@ std::vector<float> logits_of(const Transformer& model, const std::vector<TokenId
   return out;
 }
 
-Transformer load_tiny(const ModelConfig& config) {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), config);
-  return Transformer::load(ModelSource(folder.path()));
-}
-
 // transformers 5.23 in double, on the weights of tiny_model.hpp: logits at the end of tiny_text(24).
 struct Golden {
   const char* name;

@@ -15,7 +15,7 @@ using namespace higgs::model;
 
 namespace {
 
-std::size_t count(const std::string& text, const std::string& part) {
+std::size_t times_in(const std::string& text, const std::string& part) {
   std::size_t found = 0;
   for (std::size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++found;
   return found;
@@ -38,8 +38,8 @@ TEST_CASE("a chart draws every point that its axes can show", "[model][page]") {
             {{1, 10, "first"}, {2, 0, "zero"}, {3, NAN, ""}, {4, 1000, "<last>"}});
   chart.add("line", Chart::Mark::Line, {{1, 10}, {2, 100}, {4, 1000}});
   const std::string svg = chart.svg();
-  CHECK(count(svg, "<circle") == 2 + 1);  // and one for the name of the points
-  CHECK(count(svg, "<path") == 1 + 1);    // and one for the name of the line
+  CHECK(times_in(svg, "<circle") == 2 + 1);  // and one for the name of the points
+  CHECK(times_in(svg, "<path") == 1 + 1);    // and one for the name of the line
   CHECK(svg.find("&lt;last&gt;: 4, 1000") != svg.npos);
   CHECK(svg.find("zero") == svg.npos);
   CHECK(svg.find("nan") == svg.npos);
@@ -48,10 +48,10 @@ TEST_CASE("a chart draws every point that its axes can show", "[model][page]") {
 TEST_CASE("charts of nothing and of one point are drawn", "[model][page]") {
   for (const Chart::Scale scale : {Chart::Scale::Linear, Chart::Scale::Log}) {
     Chart chart("x", "y", scale, scale);
-    CHECK(count(chart.svg(), "</svg>") == 1);
+    CHECK(times_in(chart.svg(), "</svg>") == 1);
     chart.add("one", Chart::Mark::Points, {{5, 5}});
     const std::string svg = chart.svg();
-    CHECK(count(svg, "<circle") == 2);
+    CHECK(times_in(svg, "<circle") == 2);
     CHECK(svg.find("nan") == svg.npos);
     CHECK(svg.find("inf") == svg.npos);
   }
@@ -59,10 +59,10 @@ TEST_CASE("charts of nothing and of one point are drawn", "[model][page]") {
 
 TEST_CASE("a heat map has a cell for every number", "[model][page]") {
   const std::string map = heat_map({"a", "b<"}, "block", {{1, 2, 3}, {4, 5}});
-  CHECK(count(map, "<rect") == 5);
-  for (const char* number : {">0<", ">1<", ">2<"}) CHECK(count(map, number) >= 1);  // of the columns
+  CHECK(times_in(map, "<rect") == 5);
+  for (const char* number : {">0<", ">1<", ">2<"}) CHECK(times_in(map, number) >= 1);  // of the columns
   CHECK(map.find("b&lt;") != map.npos);
-  CHECK(count(heat_map({}, "x", {}), "</svg>") == 1);
+  CHECK(times_in(heat_map({}, "x", {}), "</svg>") == 1);
 }
 
 TEST_CASE("ticks are round, hold the data, and leave no half of the axis empty", "[model][page]") {
@@ -150,9 +150,9 @@ TEST_CASE("a chart labels its points and draws their errors", "[model][page]") {
   chart.add("labelled", Chart::Mark::Labelled,
             {{1, 10, "first<", 1}, {2, 20, "second", 30}, {3, 30, "third"}});
   const std::string svg = chart.svg();
-  CHECK(count(svg, "class=\"label\"") == 3);
-  CHECK(count(svg, "first&lt;</text>") == 1);
-  CHECK(count(svg, "+- ") == 2);
+  CHECK(times_in(svg, "class=\"label\"") == 3);
+  CHECK(times_in(svg, "first&lt;</text>") == 1);
+  CHECK(times_in(svg, "+- ") == 2);
   CHECK(svg.find("nan") == svg.npos);
   CHECK(svg.find("inf") == svg.npos);
 }

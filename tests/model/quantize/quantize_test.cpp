@@ -23,7 +23,7 @@ using namespace higgs::model;
 
 namespace {
 
-struct Interrupted {};
+struct Stopped {};
 
 // Quantizes; returns what the user is told.
 std::vector<std::string> quantized(const ModelSource& source, const std::filesystem::path& folder,
@@ -97,9 +97,9 @@ TEST_CASE("a killed quantization goes on and ends with the same bytes", "[model]
     int pieces = 0;
     QuantizeRequest request{.embedding = "none"};
     request.progress = [&](std::int64_t, std::int64_t, const std::string&) {
-      if (++pieces == stop) throw Interrupted();
+      if (++pieces == stop) throw Stopped();
     };
-    CHECK_THROWS_AS(quantize_model(source, out, request), Interrupted);
+    CHECK_THROWS_AS(quantize_model(source, out, request), Stopped);
     CHECK_FALSE(std::filesystem::exists(out / "model.safetensors"));
     std::int64_t first = -1, last = 0, all = 0;
     request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
