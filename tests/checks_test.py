@@ -72,6 +72,9 @@ class Checks(unittest.TestCase):
 
     def test_layering(self):
         half, bits = "include/higgs/core/half.hpp", "include/higgs/pack/bits.hpp"
+        self.expect(layering, "tokenizer may not include source", "examples/model/tokenizer/tokenizer.hpp",
+                    '#include "json/fields.hpp"\n#include "source/source.hpp"\n')
+        self.expect(layering, "other is not in the list", "examples/model/other/x.hpp", HEADER)
         self.expect(layering, "core may not include pack", half, "#include <higgs/pack/bits.hpp>\n")
         self.expect(layering, "core may not include quantizer.hpp", half, "#  include <higgs/quantizer.hpp>\n")
         self.expect(layering, "pack may not include higgs.hpp", bits, "#include <higgs/higgs.hpp>\n")

@@ -26,8 +26,23 @@ TOP = {  # header: the folders and top headers it may include
     "tools.hpp": {"allocate", "fit"},
     "models.hpp": {"store"},
 }
+# The folders of examples/model in the order of the data: each may include itself and those before it.
+MODEL = ["json", "math", "tokenizer", "architecture", "source", "network", "measure", "pages", "terminal", "quantize",
+         "compare", "plan", "cli"]
 CUDA = re.compile(r"(cuda|cub|thrust|nv|cooperative_groups|mma)\b|cuda_|device_launch|.*\.cuh$")
 LICENSE = "// SPDX-License-Identifier: Apache-2.0"
+
+
+def errors_of_model(name, lines):
+    """The errors of a file of the application: `name` is that below examples/model."""
+    folder = name.parts[0]
+    if folder not in MODEL:
+        yield f"examples/model/{name}:1: {folder} is not in the list of tests/layering.py"
+        return
+    for number, text in enumerate(lines, 1):
+        include = re.match(r'\s*#\s*include\s*"([^"/]+)/', text)
+        if include and include[1] not in MODEL[:MODEL.index(folder) + 1]:
+            yield f"examples/model/{name}:{number}: {folder} may not include {include[1]}"
 
 
 def errors_of(root):
@@ -39,6 +54,8 @@ def errors_of(root):
         name = path.relative_to(root)
         if not lines or lines[0] != LICENSE:
             yield f"{name}:1: the first line is not: {LICENSE}"
+        if root / "examples" / "model" in path.parents:
+            yield from errors_of_model(path.relative_to(root / "examples" / "model"), lines)
         if headers not in path.parents:
             continue
         parts = path.relative_to(headers).parts
