@@ -42,7 +42,7 @@ RoundedMatrix round_to_codebook(MatrixView<const float> w, std::string_view code
     out.t2 = quantized.t2;
     out.weight_error = quantized.weight_error;
   };
-  expects(detail::visit_codebook_named(codebook, round, FurtherCodebooks{}),
+  expects(detail::visit_code_named(codebook, round, FurtherCodebooks{}),
           "higgs::model::round_to_codebook: there is no such codebook");
   return out;
 }
