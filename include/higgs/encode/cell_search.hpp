@@ -32,18 +32,22 @@ class CellSearch {
   /// codes[i] = nearest(book, fixed[i * dim ... (i + 1) * dim)). `fixed` holds integers, |fixed| <= fixed_limit.
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
-    cpu::dispatch(usable_isa(isa), [&](auto set) {
-      constexpr std::size_t size = Batch::size;
-      const Table& table = *table_;
-      Batch batch;
-      std::array<std::uint16_t, size> found;
-      for (std::size_t begin = 0; begin < codes.size(); begin += size) {
-        const std::size_t count = std::min(size, codes.size() - begin);
-        fill(table, fixed.data() + begin * dim, count, batch);
-        search_cells(set, batch, count, found.data());
-        for (std::size_t i = 0; i < count; ++i) codes[begin + i] = static_cast<Index>(found[i]);
-      }
+    using Kernel = void (*)(const Batch&, std::size_t, std::uint16_t*) noexcept;
+    const auto kernel = cpu::dispatch(usable_isa(isa), []<class Set>(Set) -> Kernel {
+      return [](const Batch& in, std::size_t count, std::uint16_t* out) noexcept {
+        search_cells(Set{}, in, count, out);
+      };
     });
+    constexpr std::size_t size = Batch::size;
+    const Table& table = *table_;
+    Batch batch;
+    std::array<std::uint16_t, size> found;
+    for (std::size_t begin = 0; begin < codes.size(); begin += size) {
+      const std::size_t count = std::min(size, codes.size() - begin);
+      fill(table, fixed.data() + begin * dim, count, batch);
+      kernel(batch, count, found.data());
+      for (std::size_t i = 0; i < count; ++i) codes[begin + i] = static_cast<Index>(found[i]);
+    }
   }
 
  private:

@@ -57,22 +57,26 @@ class ExhaustiveSearch {
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
     constexpr std::size_t batch = cpu::search_batch, dim = Book::dim;
-    cpu::dispatch(usable_isa(isa), [&](auto set) {
-      std::size_t i = 0;
-      for (; i + batch <= codes.size(); i += batch)
-        search_batch(set, fixed.data() + i * dim, codes.data() + i);
-      if (i == codes.size()) return;
-      std::array<float, batch * dim> rest{};
-      std::array<Index, batch> found;
-      std::copy_n(fixed.data() + i * dim, (codes.size() - i) * dim, rest.data());
-      search_batch(set, rest.data(), found.data());
-      std::copy_n(found.data(), codes.size() - i, codes.data() + i);
+    const auto kernel = cpu::dispatch(usable_isa(isa), []<class Set>(Set) -> Kernel {
+      return [](const Run& run, const float* in, std::int32_t* out) noexcept {
+        search_run(Set{}, run, in, out);
+      };
     });
+    std::size_t i = 0;
+    for (; i + batch <= codes.size(); i += batch)
+      search_batch(kernel, fixed.data() + i * dim, codes.data() + i);
+    if (i == codes.size()) return;
+    std::array<float, batch * dim> rest{};
+    std::array<Index, batch> found;
+    std::copy_n(fixed.data() + i * dim, (codes.size() - i) * dim, rest.data());
+    search_batch(kernel, rest.data(), found.data());
+    std::copy_n(found.data(), codes.size() - i, codes.data() + i);
   }
 
  private:
   using Index = typename Book::Index;
   using Run = cpu::PointRun<Book::dim>;
+  using Kernel = void (*)(const Run&, const float*, std::int32_t*) noexcept;
 
   static std::int64_t half_norm(const typename Book::Point& point) noexcept {
     std::int64_t norm = 0;
@@ -80,8 +84,7 @@ class ExhaustiveSearch {
     return norm * (std::int64_t{1} << (fraction_bits<Book> - 1));
   }
 
-  template <class Set>
-  void search_batch(Set set, const float* fixed, Index* codes) const noexcept {
+  void search_batch(Kernel kernel, const float* fixed, Index* codes) const noexcept {
     constexpr int batch = cpu::search_batch;
     if (entries_.empty() || !fits(fixed)) {
       for (int i = 0; i < batch; ++i) {
@@ -93,11 +96,11 @@ class ExhaustiveSearch {
       return;
     }
     std::int32_t most[batch], best[batch];
-    search_run(set, Run{entries_.data(), std::min(Book::size, 256)}, fixed, most);
+    kernel({entries_.data(), std::min(Book::size, 256)}, fixed, most);
     for (int i = 0; i < batch; ++i) codes[i] = static_cast<Index>(cpu::place_of(most[i]));
     if constexpr (Book::size > 256)
       for (int begin = 256; begin < Book::size; begin += 256) {
-        search_run(set, Run{entries_.data() + begin, std::min(Book::size - begin, 256)}, fixed, best);
+        kernel({entries_.data() + begin, std::min(Book::size - begin, 256)}, fixed, best);
         for (int i = 0; i < batch; ++i) {
           if (cpu::score_of(best[i]) <= cpu::score_of(most[i])) continue;
           most[i] = best[i];

@@ -39,30 +39,30 @@ class PlaneSearch {
   /// codes[i] = nearest(book, fixed[2 i, 2 i + 1]). `fixed` holds integers, |fixed| <= fixed_limit.
   void encode(std::span<const float> fixed, std::span<typename Book::Index> codes,
               Isa isa = best_isa()) const noexcept {
+    using Kernel = bool (*)(const Table&, const float*, Index*) noexcept;
     constexpr std::size_t batch = cpu::search_batch;
     isa = usable_isa(isa);
-    cpu::dispatch(isa, [&](auto set) {
-      std::size_t i = 0;
-      for (; i + batch <= codes.size(); i += batch) encode_batch(set, fixed.data() + 2 * i, codes.data() + i);
-      if (i == codes.size()) return;
-      std::array<float, 2 * batch> rest{};
-      std::array<Index, batch> found;
-      std::copy_n(fixed.data() + 2 * i, 2 * (codes.size() - i), rest.data());
-      encode_batch(set, rest.data(), found.data());
-      std::copy_n(found.data(), codes.size() - i, codes.data() + i);
+    const auto kernel = cpu::dispatch(isa, []<class Set>(Set) -> Kernel {
+      return [](const Table& table, const float* in, Index* out) noexcept {
+        return search_plane(Set{}, table, in, out);
+      };
     });
+    const auto encode_batch = [&](const float* in, Index* out) {
+      if (!kernel(table_, in, out)) exhaustive_.encode(std::span(in, 2 * batch), std::span(out, batch), isa);
+    };
+    std::size_t i = 0;
+    for (; i + batch <= codes.size(); i += batch) encode_batch(fixed.data() + 2 * i, codes.data() + i);
+    if (i == codes.size()) return;
+    std::array<float, 2 * batch> rest{};
+    std::array<Index, batch> found;
+    std::copy_n(fixed.data() + 2 * i, 2 * (codes.size() - i), rest.data());
+    encode_batch(rest.data(), found.data());
+    std::copy_n(found.data(), codes.size() - i, codes.data() + i);
   }
 
  private:
   using Index = typename Book::Index;
   using Table = cpu::SizedPlaneTable<static_cast<int>(Book::size)>;
-
-  template <class Set>
-  void encode_batch(Set set, const float* fixed, Index* codes) const noexcept {
-    constexpr std::size_t batch = cpu::search_batch;
-    if (!search_plane(set, table_, fixed, codes))
-      exhaustive_.encode(std::span(fixed, 2 * batch), std::span(codes, batch), Set::isa);
-  }
 
   // Fills the square of cells from (x, y), given all points that can be nearest in it, in ascending order. A
   // point that another one beats in each corner is beaten everywhere between, as scores are linear.

@@ -26,18 +26,21 @@ class E8Search {
   /// codes[i] = nearest(book, fixed[8 i ... 8 i + 7]). `fixed` holds integers, |fixed| <= fixed_limit.
   void encode(std::span<const float> fixed, std::span<std::uint16_t> codes,
               Isa isa = best_isa()) const noexcept {
+    using Kernel = void (*)(const cpu::E8Patterns&, const float*, std::uint16_t*) noexcept;
     constexpr std::size_t batch = cpu::E8Patterns::batch;
-    cpu::dispatch(usable_isa(isa), [&](auto set) {
-      std::size_t i = 0;
-      for (; i + batch <= codes.size(); i += batch)
-        encode_e8(set, patterns_, fixed.data() + 8 * i, codes.data() + i);
-      if (i == codes.size()) return;
-      std::array<float, 8 * batch> rest{};
-      std::array<std::uint16_t, batch> found;
-      std::copy_n(fixed.data() + 8 * i, 8 * (codes.size() - i), rest.data());
-      encode_e8(set, patterns_, rest.data(), found.data());
-      std::copy_n(found.data(), codes.size() - i, codes.data() + i);
+    const auto kernel = cpu::dispatch(usable_isa(isa), []<class Set>(Set) -> Kernel {
+      return [](const cpu::E8Patterns& patterns, const float* in, std::uint16_t* out) noexcept {
+        encode_e8(Set{}, patterns, in, out);
+      };
     });
+    std::size_t i = 0;
+    for (; i + batch <= codes.size(); i += batch) kernel(patterns_, fixed.data() + 8 * i, codes.data() + i);
+    if (i == codes.size()) return;
+    std::array<float, 8 * batch> rest{};
+    std::array<std::uint16_t, batch> found;
+    std::copy_n(fixed.data() + 8 * i, 8 * (codes.size() - i), rest.data());
+    kernel(patterns_, rest.data(), found.data());
+    std::copy_n(found.data(), codes.size() - i, codes.data() + i);
   }
 
  private:
