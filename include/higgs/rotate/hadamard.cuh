@@ -490,19 +490,19 @@ __device__ inline void combine_runs(int base, std::uint32_t space, std::uint32_t
   using namespace higgs::detail;
   switch (base) {
     case 12:
-      return combine_runs<paley<11, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<12>>(space, apart, run, cols, team.thread, team.size);
     case 20:
-      return combine_runs<paley<19, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<20>>(space, apart, run, cols, team.thread, team.size);
     case 28:
-      return combine_runs<paley<13, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<28>>(space, apart, run, cols, team.thread, team.size);
     case 36:
-      return combine_runs<paley<17, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<36>>(space, apart, run, cols, team.thread, team.size);
     case 44:
-      return combine_runs<paley<43, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<44>>(space, apart, run, cols, team.thread, team.size);
     case 52:
-      return combine_runs<paley<5, 2>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<52>>(space, apart, run, cols, team.thread, team.size);
     default:
-      return combine_runs<paley<59, 1>>(space, apart, run, cols, team.thread, team.size);
+      return combine_runs<paley<60>>(space, apart, run, cols, team.thread, team.size);
   }
 }
 

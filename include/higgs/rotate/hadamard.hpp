@@ -94,9 +94,8 @@ constexpr int hadamard_sign(std::int64_t n, std::int64_t row, std::int64_t col) 
   expects(row >= 0 && row < n && col >= 0 && col < n, "higgs::hadamard_sign: row and col must lie in [0, n)");
   int minuses = std::popcount(static_cast<std::uint64_t>(row & col & (shape.run - 1)));
   if (shape.base != 1) {
-    const std::int64_t entry = row / shape.run * shape.base + col / shape.run;
-    const int code = shape.codes[entry / 4];
-    minuses += code >> 3 ^ code << 1 >> entry % 4;
+    minuses += cpu::is_paley_negative(cpu::paley_field(shape.base), static_cast<int>(row / shape.run),
+                                      static_cast<int>(col / shape.run));
   }
   return minuses % 2 == 0 ? 1 : -1;
 }

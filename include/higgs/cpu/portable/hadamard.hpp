@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace higgs {
 inline namespace v0 {
@@ -16,74 +17,109 @@ inline constexpr int max_hadamard_order = 32768;
 
 namespace cpu {
 
-/// Paley's Hadamard matrix over GF(q), q = p^k, k = 1 or 2: of order q + 1 if q = 3 mod 4, of 2 q + 2
-/// otherwise. Element a + b t is number a + p b, where t^2 is the smallest non-residue of p. Entries depend
-/// on the sum of the elements of row and column, not as usual on their difference, and so are symmetric.
-template <int P, int K>
-struct Paley {
-  static constexpr int q = K == 1 ? P : P * P;
-  static constexpr int width = q % 4 == 3 ? 1 : 2;  // rows for each element
-  static constexpr int order = width * (q + 1);
+/// The field GF(q), q = p^k, k = 1 or 2, whose squares make a base matrix.
+struct PaleyField {
+  int p = 0, k = 0;     // p = 0: no such matrix
+  int non_residue = 0;  // the smallest of GF(p), where k = 2
+};
 
-  /// Four entries of a row in a byte, their code: bit 3 if the first is negative, bits 0, 1 and 2 if the
-  /// second, third and fourth differ from the first.  (order, order / 4)
+/// The field of the base matrix of this order.
+constexpr PaleyField paley_field(std::ptrdiff_t order) noexcept {
+  constexpr struct {
+    int order;
+    PaleyField field;
+  } fields[] = {{12, {11, 1}}, {20, {19, 1}}, {28, {13, 1}}, {36, {17, 1}}, {44, {43, 1}},   {52, {5, 2, 2}},
+                {60, {59, 1}}, {68, {67, 1}}, {76, {37, 1}}, {84, {83, 1}}, {100, {7, 2, 3}}};
+  for (const auto& each : fields)
+    if (each.order == order) return each.field;
+  return {};
+}
+
+/// 0 at zero, 1 at squares, -1 elsewhere in GF(p), by Euler's criterion.
+constexpr int quadratic_character(int x, int p) noexcept {
+  int power = 1;
+  for (int exponent = (p - 1) / 2, base = x % p; exponent != 0; exponent /= 2, base = base * base % p)
+    if (exponent % 2 != 0) power = power * base % p;
+  return x % p == 0 ? 0 : power == 1 ? 1 : -1;
+}
+
+/// Whether entry (row, col) of Paley's Hadamard matrix is -1: of order q + 1 if q = 3 mod 4, of 2 q + 2 otherwise.
+/// Element a + b t is number a + p b, where t^2 is the smallest non-residue. Entries depend on the sum of the
+/// elements of row and column, not as usual on their difference, and so are symmetric.
+constexpr bool is_paley_negative(PaleyField field, int row, int col) noexcept {
+  const int p = field.p, q = field.k == 1 ? p : p * p, width = q % 4 == 3 ? 1 : 2;  // rows for each element
+  const int i = row / width - 1, j = col / width - 1, u = row % width, v = col % width;  // -1: the border
+  int sign = i < 0 && j < 0 ? 2 - width : 1;
+  if (i >= 0 && j >= 0) {
+    const int a = (i % p + j % p) % p, b = (i / p + j / p) % p;
+    // a + b t is a square if its norm a^2 - t^2 b^2 is one in GF(p).
+    sign = quadratic_character(field.k == 1 ? a : a * a + (p - field.non_residue) * b * b, p);
+  }
+  // An element's columns in each of its rows, for signs -1, 0, 1: bit 0 is the first column, 1 is negative.
+  constexpr unsigned bits[2][3][2] = {{{1}, {1}, {0}}, {{3, 1}, {2, 3}, {0, 2}}};
+  unsigned group = bits[width - 1][sign + 1][u];
+  if (width == 2 && i < 0 && u == 1) group ^= 3;  // row 1 and column 1 are negated:
+  if (width == 2 && j < 0) group ^= 2;            // this makes the border positive
+  return (group >> v & 1u) != 0;
+}
+
+/// Four entries of a row in a byte, their code: bit 3 if the first is negative, bits 0, 1 and 2 if the second, third and
+/// fourth differ from the first.  (order, order / 4)
+constexpr void fill_paley_codes(int order, std::uint8_t* codes) noexcept {
+  const PaleyField field = paley_field(order);
+  for (int entry = 0; entry < order * order; entry += 4) {
+    unsigned code = 0;
+    for (int i = 0; i < 4; ++i)
+      code |= unsigned{is_paley_negative(field, entry / order, entry % order + i)} << i;
+    codes[entry / 4] = static_cast<std::uint8_t>(code & 1 ? 15 - code / 2 : code / 2);
+  }
+}
+
+/// The codes of a base matrix as a constant, for kernels that are compiled for it. Other kernels read paley_codes().
+template <int Order>
+struct Paley {
+  static constexpr int order = Order;
   std::uint8_t codes[higgs::detail::extent<order * order / 4>] = {};
 
-  constexpr Paley() {
-    int residue[higgs::detail::extent<P>] = {};  // 0 at zero, 1 at squares, -1 elsewhere
-    for (int i = 1; i < P; ++i) residue[i] = -1;
-    for (int i = 1; i < P; ++i) residue[i * i % P] = 1;
-    int t2 = 2;
-    while (residue[t2] == 1) ++t2;
-    int chi[higgs::detail::extent<q>] =
-        {};  // the same in GF(q): a + b t is a square if its norm a^2 - t^2 b^2 is one in GF(p)
-    for (int a = 0; a < P; ++a)
-      for (int b = 0; b < q / P; ++b) chi[a + P * b] = residue[K == 1 ? a : (a * a + (P - t2) * b * b) % P];
+  constexpr Paley() { fill_paley_codes(order, codes); }
+};
+template <int Order>
+inline constexpr Paley<Order> paley;
 
-    // An element's columns in each of its rows, for chi = -1, 0, 1: bit 0 is the first column, 1 is negative.
-    constexpr unsigned bits[2][3][2] = {{{1}, {1}, {0}}, {{3, 1}, {2, 3}, {0, 2}}};
-    for (int i = -1; i < q; ++i)  // -1: the border
-      for (int j = -1; j < q; ++j) {
-        int sign = i < 0 && j < 0 ? 2 - width : 1;
-        if (i >= 0 && j >= 0) sign = chi[(i % P + j % P) % P + (K == 1 ? 0 : P * ((i / P + j / P) % P))];
-        for (int u = 0; u < width; ++u) {
-          unsigned group = bits[width - 1][sign + 1][u];
-          if (width == 2 && i < 0 && u == 1) group ^= 3;  // row 1 and column 1 are negated:
-          if (width == 2 && j < 0) group ^= 2;            // this makes the border positive
-          const int entry = ((i + 1) * width + u) * order + (j + 1) * width;
-          codes[entry / 4] = static_cast<std::uint8_t>(codes[entry / 4] | group << entry % 4);
-        }
-      }
-    for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(code & 1 ? 15 - code / 2 : code / 2);
+inline constexpr int max_hadamard_base = 100;
+inline constexpr std::ptrdiff_t max_hadamard_quads = max_hadamard_base / 4;
+
+/// The codes of all base matrices, made at run time: in every file that includes this one they would take a compiler
+/// half a second.
+struct PaleyTables {
+  std::uint8_t codes[max_hadamard_base / 4 + 1][max_hadamard_base * max_hadamard_base / 4];
+
+  PaleyTables() noexcept {
+    for (int order = 12; order <= max_hadamard_base; order += 4)
+      if (paley_field(order).p != 0) fill_paley_codes(order, codes[order / 4]);
   }
 };
-template <int P, int K>
-inline constexpr Paley<P, K> paley;
+
+/// The codes of the base matrix of this order.
+inline const std::uint8_t* paley_codes(std::ptrdiff_t order) noexcept {
+  static const PaleyTables tables;
+  return tables.codes[order / 4];
+}
 
 /// The factors of an order: n = base * run.
 struct HadamardShape {
-  std::ptrdiff_t base = 0;  // m; 0: not a supported order
-  std::ptrdiff_t run = 0;   // 2^a
-  const std::uint8_t* codes = nullptr;
+  std::ptrdiff_t base = 0;              // m; 0: not a supported order
+  std::ptrdiff_t run = 0;               // 2^a
+  const std::uint8_t* codes = nullptr;  // of the base matrix; null in constant expressions
 };
-inline constexpr std::ptrdiff_t max_hadamard_quads = 100 / 4;
-
-template <int... P, int... K>
-constexpr HadamardShape find_hadamard(std::ptrdiff_t order, std::ptrdiff_t run,
-                                      const Paley<P, K>&... base) noexcept {
-  HadamardShape shape;
-  ((order == base.order ? void(shape = {order, run, base.codes}) : void()), ...);
-  return shape;
-}
 
 constexpr HadamardShape hadamard_shape(std::int64_t n) noexcept {
   if (n < 1 || n > max_hadamard_order) return {};
   const std::ptrdiff_t order = n, run = order & -order;
   if (run == order) return {1, order, nullptr};
-  if (run < 4) return {};
-  return find_hadamard(order / run * 4, run / 4, paley<11, 1>, paley<19, 1>, paley<13, 1>, paley<17, 1>,
-                       paley<43, 1>, paley<5, 2>, paley<59, 1>, paley<67, 1>, paley<37, 1>, paley<83, 1>,
-                       paley<7, 2>);
+  const std::ptrdiff_t base = order / run * 4;
+  if (run < 4 || paley_field(base).p == 0) return {};
+  return {base, run / 4, std::is_constant_evaluated() ? nullptr : paley_codes(base)};
 }
 
 // In all paths a product is with +-1, which is exact, or the last operation on a value: contraction into FMAs
