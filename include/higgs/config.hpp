@@ -41,6 +41,19 @@
 #  define HIGGS_UNROLL
 #endif
 
+// The library is header-only, unless HIGGS_COMPILED is defined, as the CMake target higgs::compiled does for its users:
+// headers then only declare the large functions, and cmake/compiled.cpp, which defines HIGGS_COMPILED_SOURCE, has them.
+#if defined(HIGGS_COMPILED)
+#  define HIGGS_INLINE
+#else
+#  define HIGGS_INLINE inline
+#endif
+#if defined(HIGGS_COMPILED) && !defined(HIGGS_COMPILED_SOURCE)
+#  define HIGGS_DEFINITIONS 0
+#else
+#  define HIGGS_DEFINITIONS 1
+#endif
+
 namespace higgs {
 /// The ABI of this version: objects built with different versions do not mix silently.
 inline namespace v0 {

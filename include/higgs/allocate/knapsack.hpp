@@ -16,18 +16,21 @@
 #include <higgs/allocate/knapsack_problem.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#if HIGGS_DEFINITIONS
+#  include <bit>
+#  include <map>
+#  include <numeric>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -38,8 +41,6 @@ struct KnapsackLimits {
 };
 
 namespace detail {
-
-__extension__ typedef __int128 Wide;  // products of two fixed-point numbers
 
 /// A stretch of the lower convex hull of a class: so much more weight for so much less cost.
 struct HullStep {
@@ -60,8 +61,85 @@ struct KnapsackPrice {
 };
 
 /// Appends the hull of a class, which is sorted by weight; the slopes fall strictly.
-inline void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPrice& price,
-                        std::vector<HullStep>& steps) {
+HIGGS_INLINE void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPrice& price,
+                              std::vector<HullStep>& steps);
+
+struct KnapsackOutcome {
+  std::vector<KnapsackEntry> picked;  // one for each merged class
+  std::int64_t cost = 0, weight = 0, second = 0;
+  std::int64_t bound = 0;  // of the sum of prices; with two budgets, of the cost
+  bool proven = false;
+  HullStep rate{1, 0};  // the dual price of weight is cost / weight
+  std::size_t states = 0;
+};
+
+/// One budget: the least sum of costs within it.
+HIGGS_INLINE KnapsackOutcome search_one(const FixedProblem& problem, std::size_t max_states);
+
+/// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
+/// choices just within and just over the second budget cost the same; a search over both closes the gap left.
+HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
+                                                       double& best_toll);
+
+/// A number that is at most `fixed`, as a cost.
+template <class Cost>
+Cost cost_below(std::int64_t fixed, const FixedScale& scale) {
+  if constexpr (std::is_integral_v<Cost>) {
+    if (std::is_unsigned_v<Cost> && fixed < 0) return 0;
+    return static_cast<Cost>(fixed / scale.whole_factor + (fixed % scale.whole_factor > 0));
+  } else {
+    // int64 to double rounds by at most 2^-53.
+    const double exact = scale.undo(fixed - (std::abs(fixed) >> 53));
+    const auto cost = static_cast<Cost>(exact);
+    return cost <= exact ? cost : std::nextafter(cost, std::numeric_limits<Cost>::lowest());
+  }
+}
+
+}  // namespace detail
+
+/// The cheapest choice within the budgets, with its certificate; std::nullopt when there is none.
+/// When the limit stops the search, `proven` is false and `gap()` bounds what is left.
+template <class Weight, class Cost>
+std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProblem<Weight, Cost>& problem,
+                                                             const KnapsackLimits& limits = {}) {
+  const detail::FixedProblem fixed(problem);
+  if (!fixed.feasible) return std::nullopt;
+  KnapsackSolution<Weight, Cost> solution;
+  std::optional<detail::KnapsackOutcome> outcome;
+  double toll = 0;
+  if (problem.second_budget) {
+    outcome = detail::search_two(fixed, limits.max_states, toll);
+    if (!outcome) return std::nullopt;
+  } else {
+    outcome = detail::search_one(fixed, limits.max_states);
+  }
+  for (const detail::KnapsackEntry& entry : outcome->picked) solution.choice.push_back(entry.option);
+  solution.choice = fixed.spread(std::move(solution.choice));
+  for (std::size_t i = 0; i < problem.classes(); ++i) {
+    const auto& option = problem.options[problem.begin[i] + solution.choice[i]];
+    solution.cost = static_cast<Cost>(solution.cost + option.cost);
+    solution.weight = static_cast<Weight>(solution.weight + option.weight);
+    solution.second = static_cast<Weight>(solution.second + option.second);
+  }
+  solution.lower_bound =
+      std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.rounding, fixed.cost_scale));
+  solution.proven = outcome->proven;
+  solution.lambda = outcome->rate.slope() / fixed.cost_scale.factor * fixed.weight_scale.factor;
+  solution.mu = toll / fixed.cost_scale.factor * fixed.second_scale.factor;
+  solution.cost_step = fixed.cost_scale.step();
+  solution.weight_step = fixed.weight_scale.step();
+  solution.states = outcome->states;
+  return solution;
+}
+
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+__extension__ typedef __int128 Wide;  // products of two fixed-point numbers
+
+HIGGS_INLINE void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPrice& price,
+                              std::vector<HullStep>& steps) {
   const std::size_t first = steps.size();
   std::int64_t weight = entries[0].weight, least = price(entries[0]);
   for (const KnapsackEntry& entry : entries) {
@@ -101,15 +179,6 @@ inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
                            return HullStep{sum.weight + step.weight, sum.cost + step.cost};
                          });
 }
-
-struct KnapsackOutcome {
-  std::vector<KnapsackEntry> picked;  // one for each merged class
-  std::int64_t cost = 0, weight = 0, second = 0;
-  std::int64_t bound = 0;  // of the sum of prices; with two budgets, of the cost
-  bool proven = false;
-  HullStep rate{1, 0};  // the dual price of weight is cost / weight
-  std::size_t states = 0;
-};
 
 enum class Budgets { One, Two };
 
@@ -489,10 +558,12 @@ class CoreSearch {
   std::map<std::int64_t, std::int64_t> staircase_;  // second weight -> cost
 };
 
-/// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
-/// choices just within and just over the second budget cost the same; a search over both closes the gap left.
-inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
-                                                 double& best_toll) {
+HIGGS_INLINE KnapsackOutcome search_one(const FixedProblem& problem, std::size_t max_states) {
+  return CoreSearch<Budgets::One>(problem, {}, max_states).run();
+}
+
+HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
+                                                       double& best_toll) {
   const auto solve = [&](KnapsackPrice price) {
     return CoreSearch<Budgets::One>(problem, price, max_states).run();
   };
@@ -531,56 +602,9 @@ inline std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, st
   return best;
 }
 
-/// A number that is at most `fixed`, as a cost.
-template <class Cost>
-Cost cost_below(std::int64_t fixed, const FixedScale& scale) {
-  if constexpr (std::is_integral_v<Cost>) {
-    if (std::is_unsigned_v<Cost> && fixed < 0) return 0;
-    return static_cast<Cost>(fixed / scale.whole_factor + (fixed % scale.whole_factor > 0));
-  } else {
-    // int64 to double rounds by at most 2^-53.
-    const double exact = scale.undo(fixed - (std::abs(fixed) >> 53));
-    const auto cost = static_cast<Cost>(exact);
-    return cost <= exact ? cost : std::nextafter(cost, std::numeric_limits<Cost>::lowest());
-  }
-}
-
 }  // namespace detail
 
-/// The cheapest choice within the budgets, with its certificate; std::nullopt when there is none.
-/// When the limit stops the search, `proven` is false and `gap()` bounds what is left.
-template <class Weight, class Cost>
-std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProblem<Weight, Cost>& problem,
-                                                             const KnapsackLimits& limits = {}) {
-  const detail::FixedProblem fixed(problem);
-  if (!fixed.feasible) return std::nullopt;
-  KnapsackSolution<Weight, Cost> solution;
-  std::optional<detail::KnapsackOutcome> outcome;
-  double toll = 0;
-  if (problem.second_budget) {
-    outcome = detail::search_two(fixed, limits.max_states, toll);
-    if (!outcome) return std::nullopt;
-  } else {
-    outcome = detail::CoreSearch<detail::Budgets::One>(fixed, {}, limits.max_states).run();
-  }
-  for (const detail::KnapsackEntry& entry : outcome->picked) solution.choice.push_back(entry.option);
-  solution.choice = fixed.spread(std::move(solution.choice));
-  for (std::size_t i = 0; i < problem.classes(); ++i) {
-    const auto& option = problem.options[problem.begin[i] + solution.choice[i]];
-    solution.cost = static_cast<Cost>(solution.cost + option.cost);
-    solution.weight = static_cast<Weight>(solution.weight + option.weight);
-    solution.second = static_cast<Weight>(solution.second + option.second);
-  }
-  solution.lower_bound =
-      std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.rounding, fixed.cost_scale));
-  solution.proven = outcome->proven;
-  solution.lambda = outcome->rate.slope() / fixed.cost_scale.factor * fixed.weight_scale.factor;
-  solution.mu = toll / fixed.cost_scale.factor * fixed.second_scale.factor;
-  solution.cost_step = fixed.cost_scale.step();
-  solution.weight_step = fixed.weight_scale.step();
-  solution.states = outcome->states;
-  return solution;
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

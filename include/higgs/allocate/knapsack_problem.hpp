@@ -247,12 +247,7 @@ class FixedProblem {
   }
 
   /// A number for every class of the problem, from one for each merged class.
-  std::vector<std::uint32_t> spread(std::vector<std::uint32_t> of_merged) const {
-    if (merged_.empty()) return of_merged;
-    std::vector<std::uint32_t> all(merged_.size());
-    for (std::size_t i = 0; i < all.size(); ++i) all[i] = of_merged[merged_[i]];
-    return all;
-  }
+  std::vector<std::uint32_t> spread(std::vector<std::uint32_t> of_merged) const;
 
   FixedScale weight_scale, cost_scale, second_scale;
   std::int64_t budget = 0, second_budget = 0;  // what the lightest options leave of them
@@ -327,43 +322,10 @@ class FixedProblem {
   }
 
   /// Numbers the merged classes in the order of their first members; false when no two are tied.
-  bool merge_tied(const std::vector<std::size_t>& leader, std::size_t count) {
-    bool tied = false;
-    for (std::size_t i = 0; i < leader.size(); ++i) tied = tied || leader[i] != i;
-    std::uint32_t next = 0;
-    for (std::size_t i = 0; tied && i < count; ++i) {
-      merged_.push_back(i < leader.size() && leader[i] != i ? merged_[leader[i]] : next++);
-    }
-    return tied;
-  }
+  bool merge_tied(const std::vector<std::size_t>& leader, std::size_t count);
 
   /// Moves what is left of a class to `to` and takes its least weights out; returns the end.
-  std::size_t settle(std::size_t first, std::size_t last, std::size_t to, bool two) {
-    const auto at = [this](std::size_t k) { return entries_.begin() + static_cast<std::ptrdiff_t>(k); };
-    const auto end =
-        std::remove_if(at(first), at(last), [](const auto& entry) { return entry.option == forbidden; });
-    if (end == at(first)) return to;
-    const auto lighter = [](const KnapsackEntry& a, const KnapsackEntry& b) {
-      return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
-    };
-    if (!std::is_sorted(at(first), end, lighter)) std::stable_sort(at(first), end, lighter);
-    const std::int64_t weight = at(first)->weight;
-    std::int64_t second = at(first)->second, most = second;
-    for (auto entry = at(first); two && entry != end; ++entry) {
-      second = std::min(second, entry->second);
-      most = std::max(most, entry->second);
-    }
-    lightest += weight;
-    budget -= weight;
-    second_budget -= second;
-    second_total += most - second;
-    const std::size_t begin = to;
-    for (auto entry = at(first); entry != end; ++entry) {
-      if (!two && to > begin && entry->cost >= entries_[to - 1].cost) continue;
-      entries_[to++] = {entry->weight - weight, entry->cost, entry->second - second, entry->option};
-    }
-    return to;
-  }
+  std::size_t settle(std::size_t first, std::size_t last, std::size_t to, bool two);
 
   std::vector<KnapsackEntry> entries_;
   std::vector<std::size_t> begin_{0};  // merged class i owns entries [begin[i], begin[i + 1])
@@ -432,6 +394,58 @@ std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(
   }
   return solution;
 }
+
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+HIGGS_INLINE std::vector<std::uint32_t> FixedProblem::spread(std::vector<std::uint32_t> of_merged) const {
+  if (merged_.empty()) return of_merged;
+  std::vector<std::uint32_t> all(merged_.size());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = of_merged[merged_[i]];
+  return all;
+}
+
+HIGGS_INLINE bool FixedProblem::merge_tied(const std::vector<std::size_t>& leader, std::size_t count) {
+  bool tied = false;
+  for (std::size_t i = 0; i < leader.size(); ++i) tied = tied || leader[i] != i;
+  std::uint32_t next = 0;
+  for (std::size_t i = 0; tied && i < count; ++i) {
+    merged_.push_back(i < leader.size() && leader[i] != i ? merged_[leader[i]] : next++);
+  }
+  return tied;
+}
+
+HIGGS_INLINE std::size_t FixedProblem::settle(std::size_t first, std::size_t last, std::size_t to, bool two) {
+  const auto at = [this](std::size_t k) { return entries_.begin() + static_cast<std::ptrdiff_t>(k); };
+  const auto end =
+      std::remove_if(at(first), at(last), [](const auto& entry) { return entry.option == forbidden; });
+  if (end == at(first)) return to;
+  const auto lighter = [](const KnapsackEntry& a, const KnapsackEntry& b) {
+    return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
+  };
+  if (!std::is_sorted(at(first), end, lighter)) std::stable_sort(at(first), end, lighter);
+  const std::int64_t weight = at(first)->weight;
+  std::int64_t second = at(first)->second, most = second;
+  for (auto entry = at(first); two && entry != end; ++entry) {
+    second = std::min(second, entry->second);
+    most = std::max(most, entry->second);
+  }
+  lightest += weight;
+  budget -= weight;
+  second_budget -= second;
+  second_total += most - second;
+  const std::size_t begin = to;
+  for (auto entry = at(first); entry != end; ++entry) {
+    if (!two && to > begin && entry->cost >= entries_[to - 1].cost) continue;
+    entries_[to++] = {entry->weight - weight, entry->cost, entry->second - second, entry->option};
+  }
+  return to;
+}
+
+}  // namespace detail
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

@@ -18,14 +18,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#if HIGGS_DEFINITIONS
+#  include <map>
+#  include <set>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -49,14 +52,7 @@ class Budget {
   static Budget bytes(std::int64_t count) { return Budget(0, count); }
 
   /// Of a model with so many weights. Throws InvalidArgument for a negative budget.
-  std::int64_t bytes_for(std::int64_t weights) const {
-    if (bytes_ >= 0) return bytes_;
-    expects(bits_ > 0 && bits_ <= 1024, [&] {
-      return detail::sentence(
-          "higgs::Budget: bits must lie in (0, 1024], bytes not be negative, but bits are ", bits_);
-    });
-    return static_cast<std::int64_t>(std::floor(bits_ * static_cast<double>(weights) / 8));
-  }
+  std::int64_t bytes_for(std::int64_t weights) const;
 
  private:
   Budget(double bits, std::int64_t bytes) : bits_(bits), bytes_(bytes) {}
@@ -101,7 +97,50 @@ struct Plan {
 
 namespace detail {
 
-inline std::int64_t sum_of_weights(std::span<const PlanLayer> layers) {
+HIGGS_INLINE std::int64_t sum_of_weights(std::span<const PlanLayer> layers);
+
+inline double counted_alpha(const PlanLayer& layer, double caution) {
+  return std::max(0.0, caution > 0 ? layer.alpha + caution * layer.margin : layer.alpha);
+}
+
+/// What is known of a choice of formats.
+HIGGS_INLINE Plan describe_plan(std::span<const PlanLayer> layers, std::span<const std::uint32_t> choice,
+                                const PlanOptions& options);
+
+/// The cheapest choice of one format for all layers that are free, within the budgets.
+HIGGS_INLINE std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const PlanLayer> layers,
+                                                                    const KnapsackProblem<>& problem);
+
+}  // namespace detail
+
+/// The knapsack behind allocate(): option j of class i is format j of layer i, its weight the bytes, its cost
+/// the predicted loss. KnapsackFront makes of it every budget's plan.
+HIGGS_INLINE KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const Budget& budget,
+                                            const PlanOptions& options = {});
+
+/// The plan of least predicted loss; std::nullopt if even the smallest formats exceed the budget.
+HIGGS_INLINE std::optional<Plan> allocate(std::span<const PlanLayer> layers, const Budget& budget,
+                                          const PlanOptions& options = {});
+
+/// The best plan that gives all layers (but pinned ones) one format; std::nullopt if none is within the
+/// budget.
+HIGGS_INLINE std::optional<Plan> allocate_uniform(std::span<const PlanLayer> layers, const Budget& budget,
+                                                  const PlanOptions& options = {});
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE std::int64_t Budget::bytes_for(std::int64_t weights) const {
+  if (bytes_ >= 0) return bytes_;
+  expects(bits_ > 0 && bits_ <= 1024, [&] {
+    return detail::sentence("higgs::Budget: bits must lie in (0, 1024], bytes not be negative, but bits are ",
+                            bits_);
+  });
+  return static_cast<std::int64_t>(std::floor(bits_ * static_cast<double>(weights) / 8));
+}
+
+namespace detail {
+
+HIGGS_INLINE std::int64_t sum_of_weights(std::span<const PlanLayer> layers) {
   std::int64_t sum = 0;
   for (const PlanLayer& layer : layers) {
     expects(layer.weights >= 0 && layer.weights <= std::numeric_limits<std::int64_t>::max() - sum, [&] {
@@ -113,13 +152,8 @@ inline std::int64_t sum_of_weights(std::span<const PlanLayer> layers) {
   return sum;
 }
 
-inline double counted_alpha(const PlanLayer& layer, double caution) {
-  return std::max(0.0, caution > 0 ? layer.alpha + caution * layer.margin : layer.alpha);
-}
-
-/// What is known of a choice of formats.
-inline Plan describe_plan(std::span<const PlanLayer> layers, std::span<const std::uint32_t> choice,
-                          const PlanOptions& options) {
+HIGGS_INLINE Plan describe_plan(std::span<const PlanLayer> layers, std::span<const std::uint32_t> choice,
+                                const PlanOptions& options) {
   Plan plan;
   plan.weights = sum_of_weights(layers);
   double sum = 0, variance = 0;
@@ -147,9 +181,8 @@ inline Plan describe_plan(std::span<const PlanLayer> layers, std::span<const std
   return plan;
 }
 
-/// The cheapest choice of one format for all layers that are free, within the budgets.
-inline std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const PlanLayer> layers,
-                                                              const KnapsackProblem<>& problem) {
+HIGGS_INLINE std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const PlanLayer> layers,
+                                                                    const KnapsackProblem<>& problem) {
   std::optional<std::vector<std::uint32_t>> best;
   double least = std::numeric_limits<double>::infinity();
   std::set<std::string, std::less<>> names;
@@ -188,10 +221,8 @@ inline std::optional<std::vector<std::uint32_t>> best_uniform(std::span<const Pl
 
 }  // namespace detail
 
-/// The knapsack behind allocate(): option j of class i is format j of layer i, its weight the bytes, its cost
-/// the predicted loss. KnapsackFront makes of it every budget's plan.
-inline KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const Budget& budget,
-                                      const PlanOptions& options = {}) {
+HIGGS_INLINE KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const Budget& budget,
+                                            const PlanOptions& options) {
   KnapsackProblem<> problem;
   std::map<std::string, std::size_t, std::less<>> ties;
   std::int64_t most_bytes = std::int64_t{1} << 60;
@@ -246,9 +277,8 @@ inline KnapsackProblem<> plan_problem(std::span<const PlanLayer> layers, const B
   return problem;
 }
 
-/// The plan of least predicted loss; std::nullopt if even the smallest formats exceed the budget.
-inline std::optional<Plan> allocate(std::span<const PlanLayer> layers, const Budget& budget,
-                                    const PlanOptions& options = {}) {
+HIGGS_INLINE std::optional<Plan> allocate(std::span<const PlanLayer> layers, const Budget& budget,
+                                          const PlanOptions& options) {
   const KnapsackProblem<> problem = plan_problem(layers, budget, options);
   const auto solution = solve_knapsack(problem, options.limits);
   if (!solution) return std::nullopt;
@@ -266,14 +296,14 @@ inline std::optional<Plan> allocate(std::span<const PlanLayer> layers, const Bud
   return plan;
 }
 
-/// The best plan that gives all layers (but pinned ones) one format; std::nullopt if none is within the
-/// budget.
-inline std::optional<Plan> allocate_uniform(std::span<const PlanLayer> layers, const Budget& budget,
-                                            const PlanOptions& options = {}) {
+HIGGS_INLINE std::optional<Plan> allocate_uniform(std::span<const PlanLayer> layers, const Budget& budget,
+                                                  const PlanOptions& options) {
   const auto choice = detail::best_uniform(layers, plan_problem(layers, budget, options));
   if (!choice) return std::nullopt;
   return detail::describe_plan(layers, *choice, options);
 }
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

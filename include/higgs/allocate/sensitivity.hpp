@@ -28,14 +28,7 @@ inline namespace v0 {
 inline constexpr double linear_t2 = 0.026278012976678578;
 
 /// `count` noise levels, evenly spaced up to `most`.
-inline std::vector<double> noise_levels(int count, double most = linear_t2) {
-  expects(count >= 1 && most > 0, [&] {
-    return detail::sentence("higgs::noise_levels: count ", count, " and most ", most, " must be positive");
-  });
-  std::vector<double> levels;
-  for (int i = 1; i <= count; ++i) levels.push_back(most * i / count);
-  return levels;
-}
+HIGGS_INLINE std::vector<double> noise_levels(int count, double most = linear_t2);
 
 /// How noise spreads over the inputs of a matrix: evenly (the paper's eq. 9), as the error of rotated weights
 /// does; or each column in proportion to its own norm, as it does where columns are divided by their RMS
@@ -111,7 +104,59 @@ namespace detail {
 
 /// The t with P(|T| < t) = 0.95 for Student's distribution: exact for 1 and 2 degrees of freedom, then the
 /// expansion in their inverse (Abramowitz and Stegun 26.7.5), good to 1 % at 3 and better above.
-inline double student_95(std::size_t freedom) {
+HIGGS_INLINE double student_95(std::size_t freedom);
+
+}  // namespace detail
+
+/// Least squares through the origin: alpha = sum(change t^2) / sum(t^4). Alpha may come out negative where a
+/// layer hardly matters or the model is no minimum of the metric; plans count it as 0.
+HIGGS_INLINE Sensitivity fit_sensitivity(std::span<const NoisePoint> points);
+
+/// A layer under measurement.
+struct ProbedLayer {
+  std::string name;
+  std::vector<NoisePoint> points{};  // empty: not measured yet
+};
+
+/// Measures every layer that has no points yet. `measure(i, levels)` inserts noise of each level in turn into
+/// layer i alone and returns the points; `save(i)` is called after it, so that a killed run can go on: keep
+/// the layers and call again.
+template <class Measure, class Save>
+void measure_sensitivities(std::span<ProbedLayer> layers, std::span<const double> levels, Measure&& measure,
+                           Save&& save) {
+  for (const double level : levels)
+    expects(level > 0 && std::isfinite(level), [&] {
+      return detail::sentence("higgs::measure_sensitivities: a level is ", level,
+                              ", but must be positive and finite");
+    });
+  expects(!levels.empty(), "higgs::measure_sensitivities: a level is needed");
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (!layers[i].points.empty()) continue;
+    std::vector<NoisePoint> points = measure(i, levels);
+    expects(points.size() == levels.size(), [&] {
+      return detail::sentence("higgs::measure_sensitivities: layer \"", layers[i].name,
+                              "\": measure returned ", points.size(), " points for ", levels.size(),
+                              " levels");
+    });
+    layers[i].points = std::move(points);
+    save(i);
+  }
+}
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE std::vector<double> noise_levels(int count, double most) {
+  expects(count >= 1 && most > 0, [&] {
+    return detail::sentence("higgs::noise_levels: count ", count, " and most ", most, " must be positive");
+  });
+  std::vector<double> levels;
+  for (int i = 1; i <= count; ++i) levels.push_back(most * i / count);
+  return levels;
+}
+
+namespace detail {
+
+HIGGS_INLINE double student_95(std::size_t freedom) {
   constexpr double pi = 3.14159265358979323846, p = 0.95;
   if (freedom == 1) return std::tan(pi * p / 2);
   if (freedom == 2) return p * std::sqrt(2 / (1 - p * p));
@@ -125,9 +170,7 @@ inline double student_95(std::size_t freedom) {
 
 }  // namespace detail
 
-/// Least squares through the origin: alpha = sum(change t^2) / sum(t^4). Alpha may come out negative where a
-/// layer hardly matters or the model is no minimum of the metric; plans count it as 0.
-inline Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
+HIGGS_INLINE Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
   double xx = 0, xy = 0, yy = 0;
   for (const NoisePoint& point : points) {
     expects(std::isfinite(point.t2) && point.t2 >= 0 && std::isfinite(point.change), [&] {
@@ -161,36 +204,7 @@ inline Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
   return fit;
 }
 
-/// A layer under measurement.
-struct ProbedLayer {
-  std::string name;
-  std::vector<NoisePoint> points{};  // empty: not measured yet
-};
-
-/// Measures every layer that has no points yet. `measure(i, levels)` inserts noise of each level in turn into
-/// layer i alone and returns the points; `save(i)` is called after it, so that a killed run can go on: keep
-/// the layers and call again.
-template <class Measure, class Save>
-void measure_sensitivities(std::span<ProbedLayer> layers, std::span<const double> levels, Measure&& measure,
-                           Save&& save) {
-  for (const double level : levels)
-    expects(level > 0 && std::isfinite(level), [&] {
-      return detail::sentence("higgs::measure_sensitivities: a level is ", level,
-                              ", but must be positive and finite");
-    });
-  expects(!levels.empty(), "higgs::measure_sensitivities: a level is needed");
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    if (!layers[i].points.empty()) continue;
-    std::vector<NoisePoint> points = measure(i, levels);
-    expects(points.size() == levels.size(), [&] {
-      return detail::sentence("higgs::measure_sensitivities: layer \"", layers[i].name,
-                              "\": measure returned ", points.size(), " points for ", levels.size(),
-                              " levels");
-    });
-    layers[i].points = std::move(points);
-    save(i);
-  }
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

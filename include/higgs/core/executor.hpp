@@ -6,17 +6,20 @@
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <exception>
 #include <memory>
-#include <mutex>
-#include <thread>
 #include <type_traits>
 #include <utility>
-#include <vector>
+
+#if HIGGS_DEFINITIONS
+#  include <atomic>
+#  include <chrono>
+#  include <condition_variable>
+#  include <exception>
+#  include <mutex>
+#  include <thread>
+#  include <vector>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -66,13 +69,43 @@ class SerialExecutor final : public Executor {
 class ThreadPool final : public Executor {
  public:
   /// `threads` counts the caller's; 0 means one for each core.
-  explicit ThreadPool(int threads = 0) {
-    if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
-  }
+  explicit ThreadPool(int threads = 0);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() override {
+  ~ThreadPool() override;
+
+  int width() const noexcept override;
+  void run(std::int64_t count, TaskRef task) override;
+
+ private:
+  class Threads;
+  std::unique_ptr<Threads> threads_;
+};
+
+/// The pool that is used where the caller passes none: one thread for each core, made at the first call.
+HIGGS_INLINE Executor& default_executor();
+
+/// Splits [0, count) into runs of `grain` (the last may be shorter) and calls body(begin, end) for each.
+/// The split depends on `count` and `grain` alone, so results cannot depend on the number of threads.
+template <class Body>
+void parallel_for(Executor& executor, std::int64_t count, std::int64_t grain, Body&& body) {
+  expects(grain > 0, "higgs::parallel_for: grain must be positive");
+  executor.run((count + grain - 1) / grain,
+               [&](std::int64_t run) { body(run * grain, std::min(count, (run + 1) * grain)); });
+}
+
+#if HIGGS_DEFINITIONS
+
+/// The threads, and what they share with the caller.
+class ThreadPool::Threads {
+ public:
+  explicit Threads(int count) {
+    if (count <= 0) count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { serve(); });
+  }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+  ~Threads() {
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
@@ -81,9 +114,9 @@ class ThreadPool final : public Executor {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  int width() const noexcept override { return static_cast<int>(workers_.size()) + 1; }
+  int width() const noexcept { return static_cast<int>(workers_.size()) + 1; }
 
-  void run(std::int64_t count, TaskRef task) override {
+  void run(std::int64_t count, TaskRef task) {
     if (count <= 0) return;
     if (workers_.empty() || count == 1 || inside()) {
       for (std::int64_t i = 0; i < count; ++i) task(i);
@@ -139,9 +172,9 @@ class ThreadPool final : public Executor {
     const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
     while (!condition() && std::chrono::steady_clock::now() < end)
       for (int i = 0; i < 32 && !condition(); ++i) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#  if defined(__x86_64__) && defined(__GNUC__)
         __builtin_ia32_pause();
-#endif
+#  endif
       }
   }
 
@@ -181,20 +214,17 @@ class ThreadPool final : public Executor {
   std::exception_ptr error_;
 };
 
-/// The pool that is used where the caller passes none: one thread for each core, made at the first call.
-inline Executor& default_executor() {
+HIGGS_INLINE ThreadPool::ThreadPool(int threads) : threads_(std::make_unique<Threads>(threads)) {}
+HIGGS_INLINE ThreadPool::~ThreadPool() = default;
+HIGGS_INLINE int ThreadPool::width() const noexcept { return threads_->width(); }
+HIGGS_INLINE void ThreadPool::run(std::int64_t count, TaskRef task) { threads_->run(count, task); }
+
+HIGGS_INLINE Executor& default_executor() {
   static ThreadPool pool;
   return pool;
 }
 
-/// Splits [0, count) into runs of `grain` (the last may be shorter) and calls body(begin, end) for each.
-/// The split depends on `count` and `grain` alone, so results cannot depend on the number of threads.
-template <class Body>
-void parallel_for(Executor& executor, std::int64_t count, std::int64_t grain, Body&& body) {
-  expects(grain > 0, "higgs::parallel_for: grain must be positive");
-  executor.run((count + grain - 1) / grain,
-               [&](std::int64_t run) { body(run * grain, std::min(count, (run + 1) * grain)); });
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

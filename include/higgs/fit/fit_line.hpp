@@ -20,7 +20,29 @@ namespace detail {
 
 /// The optimal points in ascending order (they are unique, as the density is log-concave), by Newton's method on the
 /// condition that each point is the centroid of its cell (Lloyd 1957, Max 1960).
-inline std::vector<double> fit_line(int size) {
+HIGGS_INLINE std::vector<double> fit_line(int size);
+
+/// The error between two neighbours a < b that belongs to their cells.
+inline double error_between(double a, double b) noexcept {
+  const double middle = (a + b) / 2;
+  return NormalMoments(a, middle).error(a) + NormalMoments(middle, b).error(b);
+}
+
+/// Integers of magnitude at most `limit`, symmetric and ascending, so that step * integers has the least error among all
+/// that differ from points / step by at most `reach`: the error is a sum over neighbours, so dynamic programming finds
+/// them. Empty where the integers are too few.
+HIGGS_INLINE std::vector<int> round_line(const std::vector<double>& points, double step, int limit,
+                                         int reach);
+
+/// The best integers of magnitude at most `limit` over all steps, and that step (a multiple of 2^-30).
+HIGGS_INLINE std::pair<std::vector<int>, double> round_line(const std::vector<double>& points, int limit);
+
+}  // namespace detail
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+HIGGS_INLINE std::vector<double> fit_line(int size) {
   const auto n = static_cast<std::size_t>(size);
   std::vector<double> points(n);
   for (std::size_t i = 0; i < n; ++i) {
@@ -73,16 +95,8 @@ inline std::vector<double> fit_line(int size) {
   return points;
 }
 
-/// The error between two neighbours a < b that belongs to their cells.
-inline double error_between(double a, double b) noexcept {
-  const double middle = (a + b) / 2;
-  return NormalMoments(a, middle).error(a) + NormalMoments(middle, b).error(b);
-}
-
-/// Integers of magnitude at most `limit`, symmetric and ascending, so that step * integers has the least error among all
-/// that differ from points / step by at most `reach`: the error is a sum over neighbours, so dynamic programming finds
-/// them. Empty where the integers are too few.
-inline std::vector<int> round_line(const std::vector<double>& points, double step, int limit, int reach) {
+HIGGS_INLINE std::vector<int> round_line(const std::vector<double>& points, double step, int limit,
+                                         int reach) {
   struct Choice {
     int value;
     double error;  // of all to its left, from 0 on
@@ -125,8 +139,7 @@ inline std::vector<int> round_line(const std::vector<double>& points, double ste
   return integers;
 }
 
-/// The best integers of magnitude at most `limit` over all steps, and that step (a multiple of 2^-30).
-inline std::pair<std::vector<int>, double> round_line(const std::vector<double>& points, int limit) {
+HIGGS_INLINE std::pair<std::vector<int>, double> round_line(const std::vector<double>& points, int limit) {
   std::pair<std::vector<int>, double> best;
   double best_mse = std::numeric_limits<double>::infinity();
   const bool coarse = limit < 1000;  // then points compete for integers, and luck differs from step to step
@@ -159,5 +172,8 @@ inline std::pair<std::vector<int>, double> round_line(const std::vector<double>&
 }
 
 }  // namespace detail
+
+#endif
+
 }  // namespace v0
 }  // namespace higgs

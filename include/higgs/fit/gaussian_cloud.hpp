@@ -44,14 +44,7 @@ class HalfNormal {
   }
 
  private:
-  HalfNormal() {
-    for (int v = 0;; ++v) {
-      const double share = std::erf((v + 0.5) * 0x1p-12 / std::numbers::sqrt2);
-      const auto rounded = static_cast<std::uint32_t>(share * 0x1p31 + 0.5);
-      if (rounded >= 0x7fffffffu) break;
-      below_.push_back(rounded);
-    }
-  }
+  HalfNormal();
   std::vector<std::uint32_t> below_;  // below_[v] * 2^-31 = P(|x| < (v + 1/2) 2^-12)
 };
 
@@ -448,5 +441,22 @@ class GaussianCloud {
 };
 
 }  // namespace detail
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+HIGGS_INLINE HalfNormal::HalfNormal() {
+  for (int v = 0;; ++v) {
+    const double share = std::erf((v + 0.5) * 0x1p-12 / std::numbers::sqrt2);
+    const auto rounded = static_cast<std::uint32_t>(share * 0x1p31 + 0.5);
+    if (rounded >= 0x7fffffffu) break;
+    below_.push_back(rounded);
+  }
+}
+
+}  // namespace detail
+
+#endif
+
 }  // namespace v0
 }  // namespace higgs

@@ -2,10 +2,10 @@
 // What rounding N(0, I) to the points of a grid costs.
 #pragma once
 
-#include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/fit/gaussian_cloud.hpp>
 
 #include <algorithm>
 #include <array>
@@ -40,14 +40,7 @@ namespace detail {
 struct NormalMoments {
   double mass, mean, square;
 
-  NormalMoments(double a, double b) noexcept {
-    const auto beyond = [](double x) { return 0.5 * std::erfc(x / std::numbers::sqrt2); };
-    mass = a >= 0   ? beyond(a) - beyond(b)  // differences of tails, where they are small
-           : b <= 0 ? beyond(-b) - beyond(-a)
-                    : 1.0 - beyond(-a) - beyond(b);
-    mean = density(a) - density(b);
-    square = mass + (std::isinf(a) ? 0.0 : a * density(a)) - (std::isinf(b) ? 0.0 : b * density(b));
-  }
+  NormalMoments(double a, double b) noexcept;
   static double density(double x) noexcept {
     return std::exp(-0.5 * x * x) / std::sqrt(2 * std::numbers::pi);
   }
@@ -56,27 +49,9 @@ struct NormalMoments {
 };
 
 /// The cells of ascending points on the line.
-inline std::vector<NormalMoments> line_cells(std::span<const double> points) {
-  std::vector<NormalMoments> cells;
-  double low = -std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < points.size(); ++i) {
-    const double high =
-        i + 1 < points.size() ? (points[i] + points[i + 1]) / 2 : std::numeric_limits<double>::infinity();
-    cells.emplace_back(low, high);
-    low = high;
-  }
-  return cells;
-}
+HIGGS_INLINE std::vector<NormalMoments> line_cells(std::span<const double> points);
 
-inline GridError measure_line(std::span<const double> points) {
-  GridError result;
-  const auto cells = line_cells(points);
-  for (std::size_t i = 0; i < points.size(); ++i) {
-    result.mse += cells[i].error(points[i]);
-    if (cells[i].mass > 0) result.entropy -= cells[i].mass * std::log2(cells[i].mass);
-  }
-  return result;
-}
+HIGGS_INLINE GridError measure_line(std::span<const double> points);
 
 /// The square cells of the midpoint rule with about 2^log2_samples points have sides of 2^-midpoint_density.
 constexpr int midpoint_density(int log2_samples) noexcept { return (log2_samples - 7) / 2; }
@@ -145,6 +120,45 @@ GridError measure_grid(std::span<const std::array<Element, Dim>> points, double 
     return detail::measure_centers<static_cast<int>(Dim)>({centers}, options, executor)[0];
   }
 }
+
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+HIGGS_INLINE NormalMoments::NormalMoments(double a, double b) noexcept {
+  const auto beyond = [](double x) { return 0.5 * std::erfc(x / std::numbers::sqrt2); };
+  mass = a >= 0   ? beyond(a) - beyond(b)  // differences of tails, where they are small
+         : b <= 0 ? beyond(-b) - beyond(-a)
+                  : 1.0 - beyond(-a) - beyond(b);
+  mean = density(a) - density(b);
+  square = mass + (std::isinf(a) ? 0.0 : a * density(a)) - (std::isinf(b) ? 0.0 : b * density(b));
+}
+
+HIGGS_INLINE std::vector<NormalMoments> line_cells(std::span<const double> points) {
+  std::vector<NormalMoments> cells;
+  double low = -std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const double high =
+        i + 1 < points.size() ? (points[i] + points[i + 1]) / 2 : std::numeric_limits<double>::infinity();
+    cells.emplace_back(low, high);
+    low = high;
+  }
+  return cells;
+}
+
+HIGGS_INLINE GridError measure_line(std::span<const double> points) {
+  GridError result;
+  const auto cells = line_cells(points);
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    result.mse += cells[i].error(points[i]);
+    if (cells[i].mass > 0) result.entropy -= cells[i].mass * std::log2(cells[i].mass);
+  }
+  return result;
+}
+
+}  // namespace detail
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

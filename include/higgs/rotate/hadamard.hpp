@@ -46,7 +46,7 @@ constexpr std::int64_t choose_block(std::int64_t cols, std::int64_t max_block = 
 constexpr int hadamard_sign(std::int64_t n, std::int64_t row, std::int64_t col);
 
 /// H_n x / sqrt(n), n = x.size(), summed in double from hadamard_sign in O(n^2): what tests compare with.
-inline std::vector<double> hadamard_reference(std::span<const float> x);
+HIGGS_INLINE std::vector<double> hadamard_reference(std::span<const float> x);
 
 /// Multiplies `x` by H_n / sqrt(n), n = x.size(), in place; its own inverse. Sums of n values must not
 /// overflow; then all paths give the same bits. `isa` picks one, for tests; what the machine lacks is not
@@ -55,7 +55,7 @@ inline void hadamard(std::span<float> x, Isa isa = best_isa());
 
 /// Transforms each run of `block` values of `x`, in place. Throws InvalidArgument unless `block` is a
 /// supported order and divides x.size().
-inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa = best_isa());
+HIGGS_INLINE void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa = best_isa());
 
 namespace detail {
 
@@ -100,7 +100,13 @@ constexpr int hadamard_sign(std::int64_t n, std::int64_t row, std::int64_t col) 
   return minuses % 2 == 0 ? 1 : -1;
 }
 
-inline std::vector<double> hadamard_reference(std::span<const float> x) {
+inline void hadamard(std::span<float> x, Isa isa) {
+  hadamard_blocks(x, static_cast<std::int64_t>(x.size()), isa);
+}
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE std::vector<double> hadamard_reference(std::span<const float> x) {
   const auto n = static_cast<std::int64_t>(x.size());
   std::vector<double> y;
   for (std::int64_t row = 0; row < n; ++row) {
@@ -112,7 +118,7 @@ inline std::vector<double> hadamard_reference(std::span<const float> x) {
   return y;
 }
 
-inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
+HIGGS_INLINE void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
   const detail::HadamardShape shape = detail::hadamard_shape(block);
   const auto size = static_cast<std::int64_t>(x.size());
   expects(shape.base != 0, "higgs::hadamard: the order must be one of hadamard_orders()");
@@ -122,9 +128,7 @@ inline void hadamard_blocks(std::span<float> x, std::int64_t block, Isa isa) {
                 [&](auto set) { transform_blocks(set, x.data(), size / block, shape, scale); });
 }
 
-inline void hadamard(std::span<float> x, Isa isa) {
-  hadamard_blocks(x, static_cast<std::int64_t>(x.size()), isa);
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

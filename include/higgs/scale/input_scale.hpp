@@ -11,11 +11,11 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/cpu/convert.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
+#include <higgs/cpu/convert.hpp>
 
 #include <algorithm>
 #include <array>
@@ -44,27 +44,11 @@ constexpr float input_factor(Half scale) noexcept {
 class ColumnStatistics {
  public:
   /// For matrices of `cols` columns. Throws InvalidArgument if there are none.
-  explicit ColumnStatistics(std::int64_t cols) {
-    expects(cols >= 1, [&] {
-      return detail::sentence("higgs::ColumnStatistics: a matrix has at least one column, not ", cols);
-    });
-    squares_.resize(static_cast<std::size_t>(cols));
-    largest_.resize(static_cast<std::size_t>(cols));
-  }
+  explicit ColumnStatistics(std::int64_t cols);
 
   /// Of sums over `rows` rows that were made elsewhere: squares in row order, and the bits of the largest magnitudes.
   /// Throws InvalidArgument naming the first column with a weight that is NaN or infinite.
-  ColumnStatistics(std::vector<double> squares, std::vector<std::int32_t> largest, std::int64_t rows)
-      : rows_(rows), squares_(std::move(squares)), largest_(std::move(largest)) {
-    expects(!squares_.empty() && squares_.size() == largest_.size() && rows >= 0, [&] {
-      return detail::sentence("higgs::ColumnStatistics: ", squares_.size(), " sums and ", largest_.size(),
-                              " magnitudes over ", rows, " rows, but each column has one of both");
-    });
-    for (std::size_t c = 0; c < largest_.size(); ++c)
-      if (!std::isfinite(std::bit_cast<float>(largest_[c])))
-        throw InvalidArgument("higgs::quantize: a weight in column " + std::to_string(c) +
-                              " is NaN or infinite");
-  }
+  ColumnStatistics(std::vector<double> squares, std::vector<std::int32_t> largest, std::int64_t rows);
 
   /// Takes in the next rows of the matrix. Throws InvalidArgument naming the first weight that is NaN or infinite.
   template <class T>
@@ -83,48 +67,10 @@ class ColumnStatistics {
   /// The input scales (cols) for inputs of these mean squares (cols, in any unit), or for inputs that nothing is known
   /// about. In [2^-14, 65504] with a mean square in [1, 4) before that is enforced; 0 for a column of zeros. Throws
   /// InvalidArgument for mean squares that are negative or not finite.
-  std::vector<Half> input_scales(std::span<const double> input_squares = {}) const {
-    expects(input_squares.empty() || input_squares.size() == squares_.size(), [&] {
-      return detail::sentence("higgs::ColumnStatistics::input_scales: ", input_squares.size(),
-                              " mean squares, but the matrix has ", squares_.size(), " columns");
-    });
-    double loudest = 0;
-    for (std::size_t c = 0; c < input_squares.size(); ++c) {
-      expects(input_squares[c] >= 0 && std::isfinite(input_squares[c]), [&] {
-        return detail::sentence("higgs::ColumnStatistics::input_scales: the mean square of input ", c, " is ",
-                                input_squares[c], ", but must be finite and not negative");
-      });
-      loudest = std::max(loudest, input_squares[c]);
-    }
-    std::vector<double> raw(squares_.size());
-    double total = 0;
-    for (std::size_t c = 0; c < raw.size(); ++c) {
-      raw[c] = std::sqrt(squares_[c] / static_cast<double>(std::max<std::int64_t>(rows_, 1)));
-      // Inputs that were silent may yet speak.
-      if (loudest > 0) raw[c] = std::sqrt(raw[c] / std::sqrt(std::max(input_squares[c] / loudest, 0x1p-40)));
-      total += raw[c] * raw[c];
-    }
-    const double mean = total / static_cast<double>(raw.size());
-    const int exponent = mean > 0 ? std::ilogb(mean) >> 1 : 0;
-    std::vector<Half> scales(raw.size());
-    for (std::size_t c = 0; c < scales.size(); ++c)
-      if (raw[c] > 0)
-        scales[c] = Half(static_cast<float>(std::clamp(std::ldexp(raw[c], -exponent), 0x1p-14, 65504.0)));
-    return scales;
-  }
+  std::vector<Half> input_scales(std::span<const double> input_squares = {}) const;
 
   /// The largest magnitude once column c is multiplied by input_factor(scales[c]); infinite if that is no float.
-  double max_magnitude(std::span<const Half> scales) const {
-    expects(scales.size() == largest_.size(), [&] {
-      return detail::sentence("higgs::ColumnStatistics::max_magnitude: ", scales.size(),
-                              " scales, but the matrix has ", largest_.size(), " columns");
-    });
-    double most = 0;
-    for (std::size_t c = 0; c < scales.size(); ++c)
-      most = std::max(most, static_cast<double>(std::bit_cast<float>(largest_[c])) *
-                                static_cast<double>(input_factor(scales[c])));
-    return most;
-  }
+  double max_magnitude(std::span<const Half> scales) const;
 
  private:
   static constexpr std::int64_t panel = 256;  // columns whose sums stay in the first cache
@@ -186,6 +132,73 @@ class ColumnStatistics {
   std::vector<double> squares_;        // (cols)
   std::vector<std::int32_t> largest_;  // (cols): bits of the largest magnitude
 };
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE ColumnStatistics::ColumnStatistics(std::int64_t cols) {
+  expects(cols >= 1, [&] {
+    return detail::sentence("higgs::ColumnStatistics: a matrix has at least one column, not ", cols);
+  });
+  squares_.resize(static_cast<std::size_t>(cols));
+  largest_.resize(static_cast<std::size_t>(cols));
+}
+
+HIGGS_INLINE ColumnStatistics::ColumnStatistics(std::vector<double> squares,
+                                                std::vector<std::int32_t> largest, std::int64_t rows)
+    : rows_(rows), squares_(std::move(squares)), largest_(std::move(largest)) {
+  expects(!squares_.empty() && squares_.size() == largest_.size() && rows >= 0, [&] {
+    return detail::sentence("higgs::ColumnStatistics: ", squares_.size(), " sums and ", largest_.size(),
+                            " magnitudes over ", rows, " rows, but each column has one of both");
+  });
+  for (std::size_t c = 0; c < largest_.size(); ++c)
+    if (!std::isfinite(std::bit_cast<float>(largest_[c])))
+      throw InvalidArgument("higgs::quantize: a weight in column " + std::to_string(c) +
+                            " is NaN or infinite");
+}
+
+HIGGS_INLINE std::vector<Half> ColumnStatistics::input_scales(std::span<const double> input_squares) const {
+  expects(input_squares.empty() || input_squares.size() == squares_.size(), [&] {
+    return detail::sentence("higgs::ColumnStatistics::input_scales: ", input_squares.size(),
+                            " mean squares, but the matrix has ", squares_.size(), " columns");
+  });
+  double loudest = 0;
+  for (std::size_t c = 0; c < input_squares.size(); ++c) {
+    expects(input_squares[c] >= 0 && std::isfinite(input_squares[c]), [&] {
+      return detail::sentence("higgs::ColumnStatistics::input_scales: the mean square of input ", c, " is ",
+                              input_squares[c], ", but must be finite and not negative");
+    });
+    loudest = std::max(loudest, input_squares[c]);
+  }
+  std::vector<double> raw(squares_.size());
+  double total = 0;
+  for (std::size_t c = 0; c < raw.size(); ++c) {
+    raw[c] = std::sqrt(squares_[c] / static_cast<double>(std::max<std::int64_t>(rows_, 1)));
+    // Inputs that were silent may yet speak.
+    if (loudest > 0) raw[c] = std::sqrt(raw[c] / std::sqrt(std::max(input_squares[c] / loudest, 0x1p-40)));
+    total += raw[c] * raw[c];
+  }
+  const double mean = total / static_cast<double>(raw.size());
+  const int exponent = mean > 0 ? std::ilogb(mean) >> 1 : 0;
+  std::vector<Half> scales(raw.size());
+  for (std::size_t c = 0; c < scales.size(); ++c)
+    if (raw[c] > 0)
+      scales[c] = Half(static_cast<float>(std::clamp(std::ldexp(raw[c], -exponent), 0x1p-14, 65504.0)));
+  return scales;
+}
+
+HIGGS_INLINE double ColumnStatistics::max_magnitude(std::span<const Half> scales) const {
+  expects(scales.size() == largest_.size(), [&] {
+    return detail::sentence("higgs::ColumnStatistics::max_magnitude: ", scales.size(),
+                            " scales, but the matrix has ", largest_.size(), " columns");
+  });
+  double most = 0;
+  for (std::size_t c = 0; c < scales.size(); ++c)
+    most = std::max(most, static_cast<double>(std::bit_cast<float>(largest_[c])) *
+                              static_cast<double>(input_factor(scales[c])));
+  return most;
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

@@ -21,11 +21,7 @@ inline std::int64_t matrix_cols(const std::vector<std::int64_t>& shape) noexcept
   return shape.empty() ? 1 : shape.back();
 }
 /// The outputs of a tensor seen as a matrix: the product of all extents but the last.
-inline std::int64_t matrix_rows(const std::vector<std::int64_t>& shape) noexcept {
-  std::int64_t rows = 1;
-  for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
-  return rows;
-}
+HIGGS_INLINE std::int64_t matrix_rows(const std::vector<std::int64_t>& shape) noexcept;
 
 /// Weights in blocks: a row is a whole number of them.
 struct BlockFormat {
@@ -40,16 +36,8 @@ struct BlockFormat {
 namespace detail {
 
 // All numbers are little-endian and unaligned.
-inline float load_half(const std::uint8_t* at) noexcept {
-  std::uint16_t bits;
-  std::memcpy(&bits, at, 2);
-  return static_cast<float>(Half::from_bits(bits));
-}
-inline float load_bfloat16(const std::uint8_t* at) noexcept {
-  std::uint16_t bits;
-  std::memcpy(&bits, at, 2);
-  return static_cast<float>(BFloat16::from_bits(bits));
-}
+HIGGS_INLINE float load_half(const std::uint8_t* at) noexcept;
+HIGGS_INLINE float load_bfloat16(const std::uint8_t* at) noexcept;
 // 2^(code - 127 - Halvings): an exponent alone, without sign (OCP Microscaling Formats, E8M0).
 template <int Halvings>
 constexpr float power_of_two(std::uint8_t code) noexcept {
@@ -68,20 +56,10 @@ constexpr int fifth_bit(const std::uint8_t* in, int i) noexcept { return (in[i /
 inline void decode_f32(const std::uint8_t* in, float* out) noexcept { std::memcpy(out, in, 4); }
 inline void decode_f16(const std::uint8_t* in, float* out) noexcept { *out = load_half(in); }
 inline void decode_bf16(const std::uint8_t* in, float* out) noexcept { *out = load_bfloat16(in); }
-inline void decode_f64(const std::uint8_t* in, float* out) noexcept {
-  double value;
-  std::memcpy(&value, in, 8);
-  *out = static_cast<float>(value);
-}
+HIGGS_INLINE void decode_f64(const std::uint8_t* in, float* out) noexcept;
 // | sign | 4 bits of exponent, bias 7 | 3 bits of mantissa |       no infinities, NaN is 7f and ff
 // OCP 8-bit Floating Point Specification, revision 1.0; both types are exact as floats.
-inline void decode_f8_e4m3(const std::uint8_t* in, float* out) noexcept {
-  const std::uint32_t magnitude = *in & 0x7fu, sign = (*in & 0x80u) << 24;
-  const float value = magnitude == 0x7f ? std::bit_cast<float>(0x7fc00000u)
-                      : magnitude < 8   ? static_cast<float>(magnitude) * 0x1p-9f
-                                        : std::bit_cast<float>((magnitude << 20) + (120u << 23));
-  *out = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
-}
+HIGGS_INLINE void decode_f8_e4m3(const std::uint8_t* in, float* out) noexcept;
 // The upper half of an fp16.
 inline void decode_f8_e5m2(const std::uint8_t* in, float* out) noexcept {
   *out = static_cast<float>(Half::from_bits(static_cast<std::uint16_t>(*in << 8)));
@@ -102,17 +80,9 @@ inline void decode_q4_1(const std::uint8_t* in, float* out) noexcept {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(half_nibble(in + 4, i)) + m;
 }
 // | d f16 | 4 bytes of fifth bits | 16 bytes of nibbles |         w = d (q - 16)
-inline void decode_q5_0(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in);
-  for (int i = 0; i < 32; ++i)
-    out[i] = d * static_cast<float>((half_nibble(in + 6, i) | fifth_bit(in + 2, i)) - 16);
-}
+HIGGS_INLINE void decode_q5_0(const std::uint8_t* in, float* out) noexcept;
 // | d f16 | m f16 | 4 bytes of fifth bits | 16 bytes of nibbles | w = d q + m
-inline void decode_q5_1(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in), m = load_half(in + 2);
-  for (int i = 0; i < 32; ++i)
-    out[i] = d * static_cast<float>(half_nibble(in + 8, i) | fifth_bit(in + 4, i)) + m;
-}
+HIGGS_INLINE void decode_q5_1(const std::uint8_t* in, float* out) noexcept;
 // | d f16 | 32 int8 |                                             w = d q
 inline void decode_q8_0(const std::uint8_t* in, float* out) noexcept {
   const float d = load_half(in);
@@ -133,55 +103,19 @@ constexpr ScaleAndMinimum group_of_k_block(const std::uint8_t* in, int group) no
 }
 // | d f16 | m f16 | 12 bytes of groups | 128 bytes |              w = d scale q - m minimum
 // Bytes 32 k .. 32 k + 31 hold the nibbles of group 2 k (low) and 2 k + 1 (high).
-inline void decode_q4_k(const std::uint8_t* in, float* out) noexcept {
-  for (int group = 0; group < 8; ++group) {
-    const auto [scale, minimum] = group_of_k_block(in + 4, group);
-    const float d = load_half(in) * static_cast<float>(scale);
-    const float m = load_half(in + 2) * static_cast<float>(minimum);
-    const std::uint8_t* nibbles = in + 16 + group / 2 * 32;
-    for (int i = 0; i < 32; ++i) *out++ = d * static_cast<float>(nibbles[i] >> group % 2 * 4 & 15) - m;
-  }
-}
+HIGGS_INLINE void decode_q4_k(const std::uint8_t* in, float* out) noexcept;
 // | d f16 | m f16 | 12 bytes of groups | 32 bytes | 128 bytes |   w = d scale q - m minimum
 // As Q4_K; bit g of byte i of the 32 is bit 4 of weight i of group g.
-inline void decode_q5_k(const std::uint8_t* in, float* out) noexcept {
-  for (int group = 0; group < 8; ++group) {
-    const auto [scale, minimum] = group_of_k_block(in + 4, group);
-    const float d = load_half(in) * static_cast<float>(scale);
-    const float m = load_half(in + 2) * static_cast<float>(minimum);
-    const std::uint8_t* high = in + 16;
-    const std::uint8_t* nibbles = in + 48 + group / 2 * 32;
-    for (int i = 0; i < 32; ++i) {
-      const int q = (nibbles[i] >> group % 2 * 4 & 15) | (high[i] >> group & 1) << 4;
-      *out++ = d * static_cast<float>(q) - m;
-    }
-  }
-}
+HIGGS_INLINE void decode_q5_k(const std::uint8_t* in, float* out) noexcept;
 // | 128 bytes of low nibbles | 64 bytes of high bit pairs | 16 int8, scales of 16 weights | d f16 |
 // Each half, 128 weights, has 64 and 32 of these bytes: weight i of its quarter k takes nibble k / 2 of byte
 // 32 (k % 2) + i, and bit pair k of byte i.                       w = d scale (q - 32)
-inline void decode_q6_k(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in + 208);
-  for (int w = 0; w < 256; ++w) {
-    const int half = w / 128, quarter = w / 32 % 4, i = w % 32;
-    const int low = in[64 * half + quarter % 2 * 32 + i] >> quarter / 2 * 4 & 15;
-    const int high = in[128 + 32 * half + i] >> 2 * quarter & 3;
-    const float scale = d * static_cast<float>(static_cast<std::int8_t>(in[192 + w / 16]));
-    out[w] = scale * static_cast<float>((low | high << 4) - 32);
-  }
-}
+HIGGS_INLINE void decode_q6_k(const std::uint8_t* in, float* out) noexcept;
 
 // | 16 bytes: scale (low) and minimum (high) of 16 weights | 64 bytes of bit pairs | d f16 | m f16 |
 // Each half, 128 weights, has 32 bytes of pairs: weight i of its quarter k takes pair k of byte i.
 //                                                                 w = d scale q - m minimum
-inline void decode_q2_k(const std::uint8_t* in, float* out) noexcept {
-  for (int w = 0; w < 256; ++w) {
-    const int q = in[16 + w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3;
-    const float d = load_half(in + 80) * static_cast<float>(in[w / 16] & 15);
-    const float m = load_half(in + 82) * static_cast<float>(in[w / 16] >> 4);
-    out[w] = d * static_cast<float>(q) - m;
-  }
-}
+HIGGS_INLINE void decode_q2_k(const std::uint8_t* in, float* out) noexcept;
 // Scale, 6 bits, of group j of the 16 in a block of Q3_K: bits 0..3 are nibble j / 8 of byte j % 8,
 // bits 4..5 pair j / 4 of byte 8 + j % 4.
 constexpr int scale_of_q3_k(const std::uint8_t* in, int j) noexcept {
@@ -190,63 +124,23 @@ constexpr int scale_of_q3_k(const std::uint8_t* in, int j) noexcept {
 // | 32 bytes of third bits | 64 bytes of bit pairs | 12 bytes of scales | d f16 |
 // Pairs as in Q2_K; bit k of byte i of the 32 is bit 2 of weight 32 k + i.
 //                                                                 w = d (scale - 32) (q - 4)
-inline void decode_q3_k(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in + 108);
-  for (int w = 0; w < 256; ++w) {
-    const int low = in[32 + w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3;
-    const int high = in[w % 32] >> w / 32 & 1;
-    const float scale = d * static_cast<float>(scale_of_q3_k(in + 96, w / 16) - 32);
-    out[w] = scale * static_cast<float>((low | high << 2) - 4);
-  }
-}
+HIGGS_INLINE void decode_q3_k(const std::uint8_t* in, float* out) noexcept;
 // The 16 levels of IQ4_NL and IQ4_XS, which lie closer around zero.
 inline constexpr std::array<std::int8_t, 16> iq4_levels{-127, -104, -83, -65, -49, -35, -22, -10,
                                                         1,    13,   25,  38,  53,  69,  89,  113};
 // | d f16 | 16 bytes of nibbles |                                 w = d level(q)
-inline void decode_iq4_nl(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in);
-  for (int i = 0; i < 32; ++i)
-    out[i] = d * static_cast<float>(iq4_levels[static_cast<std::size_t>(half_nibble(in + 2, i))]);
-}
+HIGGS_INLINE void decode_iq4_nl(const std::uint8_t* in, float* out) noexcept;
 // | d f16 | 16 bits: bit pairs | 4 bytes of nibbles | 8 groups of 16 bytes of nibbles |
 // Scale, 6 bits, of group g: nibble g, then pair g.               w = d (scale - 32) level(q)
-inline void decode_iq4_xs(const std::uint8_t* in, float* out) noexcept {
-  for (int group = 0; group < 8; ++group) {
-    const int scale = (in[4 + group / 2] >> group % 2 * 4 & 15) | (in[2 + group / 4] >> group % 4 * 2 & 3)
-                                                                      << 4;
-    const float d = load_half(in) * static_cast<float>(scale - 32);
-    for (int i = 0; i < 32; ++i)
-      *out++ =
-          d * static_cast<float>(iq4_levels[static_cast<std::size_t>(half_nibble(in + 8 + 16 * group, i))]);
-  }
-}
+HIGGS_INLINE void decode_iq4_xs(const std::uint8_t* in, float* out) noexcept;
 // | e, an exponent | 16 bytes of nibbles: sign, 3 bits |          w = 2^(e - 128) level(q)
-inline void decode_mxfp4(const std::uint8_t* in, float* out) noexcept {
-  constexpr std::array<std::int8_t, 8> levels{0, 1, 2, 3, 4, 6, 8, 12};  // E2M1, doubled
-  for (int i = 0; i < 32; ++i) {
-    const int q = half_nibble(in + 1, i), level = levels[static_cast<std::size_t>(q & 7)];
-    out[i] = power_of_two<1>(*in) * static_cast<float>(q < 8 ? level : -level);
-  }
-}
+HIGGS_INLINE void decode_mxfp4(const std::uint8_t* in, float* out) noexcept;
 // | 48 bytes of five digits | 4 bytes of four digits | d f16 |    w = d (q - 1)
 // A byte is a fraction of 256 with digits of base 3, the first one leads. The first 32 bytes hold weights 0..159:
 // weight i + 32 k is digit k of byte i; the next 16 bytes and the last 4 likewise.
-inline void decode_tq1_0(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in + 52);
-  const auto decode_part = [&](const std::uint8_t* bytes, int count, int digits) {
-    for (int k = 0, power = 1; k < digits; ++k, power *= 3)
-      for (int i = 0; i < count; ++i) *out++ = d * static_cast<float>((bytes[i] * power % 256 * 3 >> 8) - 1);
-  };
-  decode_part(in, 32, 5);
-  decode_part(in + 32, 16, 5);
-  decode_part(in + 48, 4, 4);
-}
+HIGGS_INLINE void decode_tq1_0(const std::uint8_t* in, float* out) noexcept;
 // | 64 bytes of bit pairs | d f16 |    pairs as in Q2_K           w = d (q - 1)
-inline void decode_tq2_0(const std::uint8_t* in, float* out) noexcept {
-  const float d = load_half(in + 64);
-  for (int w = 0; w < 256; ++w)
-    out[w] = d * static_cast<float>((in[w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3) - 1);
-}
+HIGGS_INLINE void decode_tq2_0(const std::uint8_t* in, float* out) noexcept;
 
 template <void (*Decode)(const std::uint8_t*, float*) noexcept, int Block, int Bytes>
 constexpr BlockFormat make_format(std::string_view name) {
@@ -297,11 +191,161 @@ inline constexpr BlockFormat f8_e8m0_format = make_format<decode_f8_e8m0, 1, 1>(
 }  // namespace detail
 
 /// The format of that name ("BF16", "Q4_K"); null if there is none.
-inline const BlockFormat* block_format_named(std::string_view name) noexcept {
+HIGGS_INLINE const BlockFormat* block_format_named(std::string_view name) noexcept;
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE std::int64_t matrix_rows(const std::vector<std::int64_t>& shape) noexcept {
+  std::int64_t rows = 1;
+  for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+  return rows;
+}
+
+namespace detail {
+
+HIGGS_INLINE float load_half(const std::uint8_t* at) noexcept {
+  std::uint16_t bits;
+  std::memcpy(&bits, at, 2);
+  return static_cast<float>(Half::from_bits(bits));
+}
+
+HIGGS_INLINE float load_bfloat16(const std::uint8_t* at) noexcept {
+  std::uint16_t bits;
+  std::memcpy(&bits, at, 2);
+  return static_cast<float>(BFloat16::from_bits(bits));
+}
+
+HIGGS_INLINE void decode_f64(const std::uint8_t* in, float* out) noexcept {
+  double value;
+  std::memcpy(&value, in, 8);
+  *out = static_cast<float>(value);
+}
+
+HIGGS_INLINE void decode_f8_e4m3(const std::uint8_t* in, float* out) noexcept {
+  const std::uint32_t magnitude = *in & 0x7fu, sign = (*in & 0x80u) << 24;
+  const float value = magnitude == 0x7f ? std::bit_cast<float>(0x7fc00000u)
+                      : magnitude < 8   ? static_cast<float>(magnitude) * 0x1p-9f
+                                        : std::bit_cast<float>((magnitude << 20) + (120u << 23));
+  *out = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
+}
+
+HIGGS_INLINE void decode_q5_0(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in);
+  for (int i = 0; i < 32; ++i)
+    out[i] = d * static_cast<float>((half_nibble(in + 6, i) | fifth_bit(in + 2, i)) - 16);
+}
+
+HIGGS_INLINE void decode_q5_1(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in), m = load_half(in + 2);
+  for (int i = 0; i < 32; ++i)
+    out[i] = d * static_cast<float>(half_nibble(in + 8, i) | fifth_bit(in + 4, i)) + m;
+}
+
+HIGGS_INLINE void decode_q4_k(const std::uint8_t* in, float* out) noexcept {
+  for (int group = 0; group < 8; ++group) {
+    const auto [scale, minimum] = group_of_k_block(in + 4, group);
+    const float d = load_half(in) * static_cast<float>(scale);
+    const float m = load_half(in + 2) * static_cast<float>(minimum);
+    const std::uint8_t* nibbles = in + 16 + group / 2 * 32;
+    for (int i = 0; i < 32; ++i) *out++ = d * static_cast<float>(nibbles[i] >> group % 2 * 4 & 15) - m;
+  }
+}
+
+HIGGS_INLINE void decode_q5_k(const std::uint8_t* in, float* out) noexcept {
+  for (int group = 0; group < 8; ++group) {
+    const auto [scale, minimum] = group_of_k_block(in + 4, group);
+    const float d = load_half(in) * static_cast<float>(scale);
+    const float m = load_half(in + 2) * static_cast<float>(minimum);
+    const std::uint8_t* high = in + 16;
+    const std::uint8_t* nibbles = in + 48 + group / 2 * 32;
+    for (int i = 0; i < 32; ++i) {
+      const int q = (nibbles[i] >> group % 2 * 4 & 15) | (high[i] >> group & 1) << 4;
+      *out++ = d * static_cast<float>(q) - m;
+    }
+  }
+}
+
+HIGGS_INLINE void decode_q6_k(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in + 208);
+  for (int w = 0; w < 256; ++w) {
+    const int half = w / 128, quarter = w / 32 % 4, i = w % 32;
+    const int low = in[64 * half + quarter % 2 * 32 + i] >> quarter / 2 * 4 & 15;
+    const int high = in[128 + 32 * half + i] >> 2 * quarter & 3;
+    const float scale = d * static_cast<float>(static_cast<std::int8_t>(in[192 + w / 16]));
+    out[w] = scale * static_cast<float>((low | high << 4) - 32);
+  }
+}
+
+HIGGS_INLINE void decode_q2_k(const std::uint8_t* in, float* out) noexcept {
+  for (int w = 0; w < 256; ++w) {
+    const int q = in[16 + w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3;
+    const float d = load_half(in + 80) * static_cast<float>(in[w / 16] & 15);
+    const float m = load_half(in + 82) * static_cast<float>(in[w / 16] >> 4);
+    out[w] = d * static_cast<float>(q) - m;
+  }
+}
+
+HIGGS_INLINE void decode_q3_k(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in + 108);
+  for (int w = 0; w < 256; ++w) {
+    const int low = in[32 + w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3;
+    const int high = in[w % 32] >> w / 32 & 1;
+    const float scale = d * static_cast<float>(scale_of_q3_k(in + 96, w / 16) - 32);
+    out[w] = scale * static_cast<float>((low | high << 2) - 4);
+  }
+}
+
+HIGGS_INLINE void decode_iq4_nl(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in);
+  for (int i = 0; i < 32; ++i)
+    out[i] = d * static_cast<float>(iq4_levels[static_cast<std::size_t>(half_nibble(in + 2, i))]);
+}
+
+HIGGS_INLINE void decode_iq4_xs(const std::uint8_t* in, float* out) noexcept {
+  for (int group = 0; group < 8; ++group) {
+    const int scale = (in[4 + group / 2] >> group % 2 * 4 & 15) | (in[2 + group / 4] >> group % 4 * 2 & 3)
+                                                                      << 4;
+    const float d = load_half(in) * static_cast<float>(scale - 32);
+    for (int i = 0; i < 32; ++i)
+      *out++ =
+          d * static_cast<float>(iq4_levels[static_cast<std::size_t>(half_nibble(in + 8 + 16 * group, i))]);
+  }
+}
+
+HIGGS_INLINE void decode_mxfp4(const std::uint8_t* in, float* out) noexcept {
+  constexpr std::array<std::int8_t, 8> levels{0, 1, 2, 3, 4, 6, 8, 12};  // E2M1, doubled
+  for (int i = 0; i < 32; ++i) {
+    const int q = half_nibble(in + 1, i), level = levels[static_cast<std::size_t>(q & 7)];
+    out[i] = power_of_two<1>(*in) * static_cast<float>(q < 8 ? level : -level);
+  }
+}
+
+HIGGS_INLINE void decode_tq1_0(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in + 52);
+  const auto decode_part = [&](const std::uint8_t* bytes, int count, int digits) {
+    for (int k = 0, power = 1; k < digits; ++k, power *= 3)
+      for (int i = 0; i < count; ++i) *out++ = d * static_cast<float>((bytes[i] * power % 256 * 3 >> 8) - 1);
+  };
+  decode_part(in, 32, 5);
+  decode_part(in + 32, 16, 5);
+  decode_part(in + 48, 4, 4);
+}
+
+HIGGS_INLINE void decode_tq2_0(const std::uint8_t* in, float* out) noexcept {
+  const float d = load_half(in + 64);
+  for (int w = 0; w < 256; ++w)
+    out[w] = d * static_cast<float>((in[w / 128 * 32 + w % 32] >> w / 32 % 4 * 2 & 3) - 1);
+}
+
+}  // namespace detail
+
+HIGGS_INLINE const BlockFormat* block_format_named(std::string_view name) noexcept {
   for (const BlockFormat& format : detail::block_formats)
     if (format.name == name) return &format;
   return nullptr;
 }
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

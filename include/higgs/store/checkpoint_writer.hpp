@@ -81,21 +81,9 @@ class CheckpointContents {
   /// Declares a tensor that is kept as it is.
   void add_tensor(TensorShape tensor) { items_.push_back({{}, {std::move(tensor)}, {}}); }
   /// Adds an entry of metadata; "format" and what begins with "higgs." are taken.
-  void set_metadata(const std::string& key, std::string value) {
-    expects(key != "format" && !key.starts_with("higgs."),
-            [&] { return "higgs::CheckpointContents::set_metadata: the key \"" + key + "\" is taken"; });
-    metadata_.insert_or_assign(key, std::move(value));
-  }
+  void set_metadata(const std::string& key, std::string value);
   /// The size of the file that CheckpointWriter makes of it, header included, if it is one file.
-  std::uint64_t file_bytes() const {
-    std::vector<TensorShape> tensors;
-    SafetensorsWriter::Metadata metadata = file_metadata();
-    for (const Item& item : items_) {
-      tensors.insert(tensors.end(), item.tensors.begin(), item.tensors.end());
-      if (item.layer) metadata.insert(item.widest_record());
-    }
-    return SafetensorsWriter::file_bytes(std::move(tensors), metadata);
-  }
+  std::uint64_t file_bytes() const;
 
  private:
   friend class CheckpointWriter;
@@ -120,12 +108,7 @@ class CheckpointContents {
     }
   };
   /// What each file of the checkpoint says beside its layers.
-  SafetensorsWriter::Metadata file_metadata() const {
-    SafetensorsWriter::Metadata out = metadata_;
-    out.emplace("format", "higgs");
-    out.emplace("higgs.version", std::to_string(detail::checkpoint_version));
-    return out;
-  }
+  SafetensorsWriter::Metadata file_metadata() const;
   std::vector<Item> items_;
   SafetensorsWriter::Metadata metadata_;
 };
@@ -147,13 +130,7 @@ class CheckpointWriter {
  public:
   /// `path` is the file to write, or its folder. A file is replaced, shards of another checkpoint are not.
   CheckpointWriter(const std::filesystem::path& path, CheckpointContents contents,
-                   CheckpointOptions options = {})
-      : contents_(std::move(contents)), resumable_(!options.fingerprint.empty()) {
-    divide(options.max_shard_bytes);
-    name_files(path, options.max_shard_bytes != 0);
-    journal_.emplace(FileWriter::partial_path(main_file_) += ".journal");
-    open_files("higgs " + std::to_string(fingerprint(options.fingerprint)) + " ");
-  }
+                   CheckpointOptions options = {});
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
   ~CheckpointWriter() {
@@ -169,74 +146,13 @@ class CheckpointWriter {
   /// Writes rows of a layer from `first_row` on: codes (n, row_bytes) and scales (n, groups), which must be
   /// finite, and in a layout with 8-bit scales such as these stand for.
   void write_rows(std::string_view name, std::int64_t first_row, std::span<const std::uint8_t> codes,
-                  std::span<const Half> scales) {
-    const Entry& at = unfinished(name);
-    const auto& item = layer_item(at, name);
-    const auto row_bytes = static_cast<std::uint64_t>(item.tensors[0].shape[1]);
-    const auto groups = static_cast<std::uint64_t>(item.layer->layout.groups());
-    const auto declared = static_cast<std::uint64_t>(item.layer->layout.rows);
-    const std::uint64_t rows = scales.size() / groups;
-    expects(scales.size() == rows * groups && codes.size() == rows * row_bytes && first_row >= 0 &&
-                rows <= declared && static_cast<std::uint64_t>(first_row) <= declared - rows,
-            [&] {
-              return place("write_rows", name) +
-                     detail::sentence(codes.size(), " bytes of codes and ", scales.size(),
-                                      " scales from row ", first_row,
-                                      " on are not whole rows of the layer: it has ", declared, " of ",
-                                      row_bytes, " bytes and ", groups, " scales");
-            });
-    expects(detail::all_finite(scales),
-            [&] { return place("write_rows", name) + "a scale is NaN or infinite"; });
-    const auto first = static_cast<std::uint64_t>(first_row);
-    const bool brief = item.layer->layout.scale_format == ScaleFormat::Log8;
-    std::vector<std::uint8_t> brief_scales;
-    for (std::size_t i = 0; brief && i < scales.size(); ++i) {
-      const Log8 rounded(static_cast<double>(static_cast<float>(scales[i])));
-      expects(static_cast<Half>(rounded) == scales[i], [&] {
-        return place("write_rows", name) + "the layout has 8-bit scales, but these are others";
-      });
-      brief_scales.push_back(rounded.code);
-    }
-    SafetensorsWriter& file = *shards_[at.shard].writer;
-    file.write(item.tensors[0].name, first * row_bytes, codes);
-    file.write(item.tensors[1].name,
-               first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
-               brief ? brief_scales : detail::bytes_of(scales));
-  }
+                  std::span<const Half> scales);
   /// Writes the input scales (cols) of a layer whose layout has them; they must be finite.
-  void write_input_scales(std::string_view name, std::span<const Half> input_scales) {
-    const Entry& at = unfinished(name);
-    const auto& item = layer_item(at, name);
-    const std::int64_t due = item.layer->layout.input_scales ? item.layer->layout.cols : 0;
-    expects(due != 0 && std::ssize(input_scales) == due, [&] {
-      return place("write_input_scales", name) +
-             detail::sentence(input_scales.size(), " input scales, but its layout has ", due);
-    });
-    expects(detail::all_finite(input_scales),
-            [&] { return place("write_input_scales", name) + "an input scale is NaN or infinite"; });
-    shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
-  }
+  void write_input_scales(std::string_view name, std::span<const Half> input_scales);
   /// Declares a layer complete, with what is known only by then (errors as in QuantizedMatrix, NaN if
   /// unknown). It will not be asked for again after a kill.
   void finish_layer(std::string_view name, int exponent, double t2,
-                    double weight_error = std::numeric_limits<double>::quiet_NaN()) {
-    auto& item = layer_item(unfinished(name), name);
-    expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent, [&] {
-      return place("finish_layer", name) + detail::sentence("the exponent ", exponent, " is not in [",
-                                                            detail::min_exponent, ", ", detail::max_exponent,
-                                                            "]");
-    });
-    for (const double error : {t2, weight_error})
-      expects(std::isnan(error) || (error >= 0 && std::isfinite(error)), [&] {
-        return place("finish_layer", name) + "an error is " + std::to_string(error) +
-               ", but must be finite and not negative, or NaN";
-      });
-    item.layer->exponent = exponent;
-    item.layer->t2 = t2;
-    item.layer->weight_error = weight_error;
-    finish(name, ",\"exponent\":" + std::to_string(exponent) + ",\"t2\":" + detail::json_number(t2) +
-                     ",\"weight_error\":" + detail::json_number(weight_error));
-  }
+                    double weight_error = std::numeric_limits<double>::quiet_NaN());
   /// Writes a whole layer at once and finishes it; it must be cut as declared.
   template <Code C>
   void write_layer(std::string_view name, const QuantizedMatrix<C>& matrix) {
@@ -267,27 +183,10 @@ class CheckpointWriter {
     shards_[at.shard].writer->write(name, offset, bytes);
   }
   /// Declares a tensor complete.
-  void finish_tensor(std::string_view name) {
-    expects(!contents_.items_[unfinished(name).item].layer,
-            [&] { return place("finish_tensor", name) + "it was declared as a layer"; });
-    finish(name, "");
-  }
+  void finish_tensor(std::string_view name);
 
   /// Gives the files their names, the index last. Every layer and tensor must be finished.
-  void commit() {
-    expect_all_finished();
-    for (const auto& [name, at] : entries_) {
-      const auto& layer = contents_.items_[at.item].layer;
-      if (layer && shards_[at.shard].writer)
-        shards_[at.shard].writer->set_metadata(layer_key(name), detail::to_json(*layer));
-    }
-    if (resumable_) journal_->append(publishing);
-    for (Shard& shard : shards_)
-      if (shard.writer) shard.writer->commit();
-    if (shards_.size() > 1) write_index();
-    journal_->remove();
-    committed_ = true;
-  }
+  void commit();
 
  private:
   static constexpr const char* publishing = "{}";
@@ -313,201 +212,35 @@ class CheckpointWriter {
     return detail::sentence("higgs::CheckpointWriter::", function, ": \"", name, "\": ");
   }
 
-  const Entry& entry(std::string_view name) const {
-    const auto found = entries_.find(name);
-    expects(found != entries_.end(), [&] {
-      return detail::sentence("higgs::CheckpointWriter: no layer or tensor \"", name, "\" was declared");
-    });
-    return found->second;
-  }
-  const Entry& unfinished(std::string_view name) const {
-    expects(!finished(name), [&] {
-      return detail::sentence("higgs::CheckpointWriter: \"", name,
-                              "\" is finished and must not be written again");
-    });
-    return entry(name);
-  }
-  const CheckpointContents::Item& layer_item(const Entry& at, std::string_view name) const {
-    const CheckpointContents::Item& item = contents_.items_[at.item];
-    expects(item.layer.has_value(), [&] {
-      return detail::sentence("higgs::CheckpointWriter: \"", name,
-                              "\" was declared as a tensor, not as a layer");
-    });
-    return item;
-  }
+  const Entry& entry(std::string_view name) const;
+  const Entry& unfinished(std::string_view name) const;
+  const CheckpointContents::Item& layer_item(const Entry& at, std::string_view name) const;
   CheckpointContents::Item& layer_item(const Entry& at, std::string_view name) {
     return const_cast<CheckpointContents::Item&>(std::as_const(*this).layer_item(at, name));
   }
-  void expect_all_finished() const {
-    const auto open = [](const auto& each) { return !each.second.finished; };
-    const auto first = std::find_if(entries_.begin(), entries_.end(), open);
-    expects(first == entries_.end(), [&] {
-      const auto count = std::count_if(entries_.begin(), entries_.end(), open);
-      return detail::sentence("higgs::CheckpointWriter::commit: ", count, " of ", entries_.size(),
-                              " layers and tensors are not finished, the first is \"", first->first, "\"");
-    });
-  }
+  void expect_all_finished() const;
 
   // Deals the items out in the order of their declaration; a layer stays together.
-  void divide(std::uint64_t max_bytes) {
-    shards_.emplace_back();
-    for (std::size_t i = 0; i < contents_.items_.size(); ++i) {
-      const auto& item = contents_.items_[i];
-      if (max_bytes != 0 && shards_.back().bytes != 0 && shards_.back().bytes + item.bytes() > max_bytes)
-        shards_.emplace_back();
-      Shard& shard = shards_.back();
-      shard.bytes += item.bytes();
-      shard.tensors.insert(shard.tensors.end(), item.tensors.begin(), item.tensors.end());
-      if (item.layer) shard.metadata.insert(item.widest_record());
-      expects(entries_.try_emplace(item.name(), Entry{i, shards_.size() - 1}).second,
-              [&] { return "higgs::CheckpointWriter: \"" + item.name() + "\" was declared twice"; });
-    }
-    std::set<std::string_view> names;
-    for (Shard& shard : shards_) {
-      for (const TensorShape& tensor : shard.tensors)
-        expects(names.insert(tensor.name).second, [&] {
-          return "higgs::CheckpointWriter: two tensors would be named \"" + tensor.name + "\"";
-        });
-      shard.metadata.merge(contents_.file_metadata());
-    }
-  }
+  void divide(std::uint64_t max_bytes);
 
-  void name_files(const std::filesystem::path& path, bool folder) {
-    std::error_code error;
-    if (folder) std::filesystem::create_directories(path, error);
-    if (error) detail::throw_io(path, "cannot be made", error.value());
-    main_file_ = detail::is_folder(path) ? path / "model.safetensors" : path;
-    if (shards_.size() == 1) {
-      shards_[0].path = main_file_;
-      return;
-    }
-    const auto digits = [](std::size_t number) {
-      const std::string text = std::to_string(number);
-      return std::string(text.size() < 5 ? 5 - text.size() : 0, '0') + text;
-    };
-    for (std::size_t i = 0; i < shards_.size(); ++i)
-      shards_[i].path = path / ("model-" + digits(i + 1) + "-of-" + digits(shards_.size()) + ".safetensors");
-    main_file_ = path / "model.safetensors.index.json";
-  }
+  void name_files(const std::filesystem::path& path, bool folder);
 
   // Of the caller's text and of all that was declared.
-  std::uint64_t fingerprint(std::string_view text) const {
-    std::uint64_t hash = hash_text(text);
-    const auto add = [&](std::string_view part) {
-      hash = hash_text(part, hash_text(std::to_string(part.size()) + ":", hash));
-    };
-    for (const Shard& shard : shards_) {
-      for (const auto& [key, value] : shard.metadata) add(key), add(value);
-      for (const TensorShape& tensor : shard.tensors) {
-        add(tensor.name), add(dtype_name(tensor.dtype));
-        for (const std::int64_t extent : tensor.shape) add(std::to_string(extent));
-      }
-      add("end of shard");
-    }
-    for (const auto& item : contents_.items_)
-      add({reinterpret_cast<const char*>(item.table.data()), item.table.size()});
-    return hash;
-  }
+  std::uint64_t fingerprint(std::string_view text) const;
 
   // Continues a killed attempt of that title, or begins anew. The first line of a journal ends with a number
   // that also stands in its partial files: a journal can never speak for the bytes of another attempt.
-  void open_files(const std::string& title) {
-    const std::vector<std::string>& lines = journal_->lines();
-    bool ours = resumable_ && !lines.empty() && lines.front().starts_with(title);
-    const bool published = ours && lines.back() == publishing;
-    const auto has_name = [&](const Shard& shard) {
-      return published && shards_.size() > 1 && detail::exists(shard.path) &&
-             !detail::exists(FileWriter::partial_path(shard.path));
-    };
-    for (const Shard& shard : shards_) {
-      const auto mark = SafetensorsWriter::mark_of(shard.path);
-      // Once published, a header may stand in place of the mark.
-      ours = ours &&
-             (has_name(shard) || (mark && (published || lines.front() == title + std::to_string(*mark))));
-    }
-    if (shards_.size() > 1 && !(ours && published)) refuse_other_checkpoint();
-    if (!ours) journal_->clear();
-    for (Shard& shard : shards_)
-      if (!ours || !has_name(shard))
-        shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors, shard.metadata,
-                                                           ours         ? Leftover::Continue
-                                                           : resumable_ ? Leftover::Keep
-                                                                        : Leftover::Discard);
-    if (ours) {
-      for (std::size_t i = 1; i < lines.size(); ++i)
-        if (lines[i] != publishing) recall(lines[i]);
-    } else if (resumable_) {
-      std::random_device random;
-      const std::uint64_t mark = std::uint64_t{random()} << 32 | random();
-      for (Shard& shard : shards_) shard.writer->mark(mark);
-      journal_->append(title + std::to_string(mark));
-    }
-    for (const auto& [name, at] : entries_)
-      if (const auto& item = contents_.items_[at.item]; item.layer && !at.finished)
-        shards_[at.shard].writer->write(item.tensors[2].name, 0, item.table);
-  }
+  void open_files(const std::string& title);
 
   // A folder holds one checkpoint: half of another one's shards must not be replaced.
-  void refuse_other_checkpoint() {
-    const auto refuse = [&](const std::filesystem::path& path) {
-      if (!detail::exists(path)) return;
-      if (journal_->lines().empty()) journal_->remove();  // made by this attempt
-      detail::throw_io(path, "is there already; remove it or choose another folder", 0);
-    };
-    refuse(main_file_);
-    refuse(main_file_.parent_path() / "model.safetensors");
-    for (const Shard& shard : shards_) refuse(shard.path);
-  }
+  void refuse_other_checkpoint();
 
   // Takes up what a line of the journal says is finished.
-  void recall(const std::string& line) {
-    const Json json = Json::parse(line, journal_->path().string());
-    const Json* name = json.find("name");
-    const auto found = name && name->string() ? entries_.find(*name->string()) : entries_.end();
-    if (found == entries_.end())
-      throw FormatError(journal_->path().string() + ": names what was not declared");
-    auto& item = contents_.items_[found->second.item];
-    if (item.layer) {
-      const Json* exponent = json.find("exponent");
-      item.layer->exponent = exponent ? static_cast<int>(exponent->integer().value_or(0)) : 0;
-      if (const Json* t2 = json.find("t2"); t2 && t2->number()) item.layer->t2 = *t2->number();
-      if (const Json* error = json.find("weight_error"); error && error->number())
-        item.layer->weight_error = *error->number();
-    }
-    if (SafetensorsWriter* file = shards_[found->second.shard].writer.get())
-      for (const TensorShape& tensor : item.tensors) file->assume_written(tensor.name);
-    found->second.finished = true;
-  }
+  void recall(const std::string& line);
 
-  void finish(std::string_view name, const std::string& record) {
-    Entry& at = entries_.find(name)->second;
-    SafetensorsWriter& file = *shards_[at.shard].writer;
-    for (const TensorShape& tensor : contents_.items_[at.item].tensors)
-      expects(file.complete(tensor.name), [&] {
-        return "higgs::CheckpointWriter: \"" + tensor.name + "\" must be written whole before it is finished";
-      });
-    if (resumable_) file.sync();  // the journal speaks only of what is on the disk
-    const std::lock_guard lock(mutex_);
-    if (resumable_) journal_->append("{\"name\":" + detail::json_quote(name) + record + "}");
-    at.finished = true;
-  }
+  void finish(std::string_view name, const std::string& record);
 
-  void write_index() const {
-    std::map<std::string, std::string> files;
-    std::uint64_t total = 0;
-    for (const Shard& shard : shards_) {
-      total += shard.bytes;
-      for (const TensorShape& tensor : shard.tensors) files[tensor.name] = shard.path.filename().string();
-    }
-    std::string text = "{\"metadata\":{\"total_size\":" + std::to_string(total) + "},\n\"weight_map\":{";
-    for (const auto& [tensor, file] : files)
-      text +=
-          (text.back() == '{' ? "\n" : ",\n") + detail::json_quote(tensor) + ":" + detail::json_quote(file);
-    text += "}}\n";
-    FileWriter index(main_file_, text.size());
-    index.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
-    index.commit();
-  }
+  void write_index() const;
 
   CheckpointContents contents_;
   bool resumable_;
@@ -518,6 +251,320 @@ class CheckpointWriter {
   mutable std::mutex mutex_;  // guards `finished` and the journal
   std::optional<Journal> journal_;
 };
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE void CheckpointContents::set_metadata(const std::string& key, std::string value) {
+  expects(key != "format" && !key.starts_with("higgs."),
+          [&] { return "higgs::CheckpointContents::set_metadata: the key \"" + key + "\" is taken"; });
+  metadata_.insert_or_assign(key, std::move(value));
+}
+
+HIGGS_INLINE std::uint64_t CheckpointContents::file_bytes() const {
+  std::vector<TensorShape> tensors;
+  SafetensorsWriter::Metadata metadata = file_metadata();
+  for (const Item& item : items_) {
+    tensors.insert(tensors.end(), item.tensors.begin(), item.tensors.end());
+    if (item.layer) metadata.insert(item.widest_record());
+  }
+  return SafetensorsWriter::file_bytes(std::move(tensors), metadata);
+}
+
+HIGGS_INLINE SafetensorsWriter::Metadata CheckpointContents::file_metadata() const {
+  SafetensorsWriter::Metadata out = metadata_;
+  out.emplace("format", "higgs");
+  out.emplace("higgs.version", std::to_string(detail::checkpoint_version));
+  return out;
+}
+
+HIGGS_INLINE CheckpointWriter::CheckpointWriter(const std::filesystem::path& path,
+                                                CheckpointContents contents, CheckpointOptions options)
+    : contents_(std::move(contents)), resumable_(!options.fingerprint.empty()) {
+  divide(options.max_shard_bytes);
+  name_files(path, options.max_shard_bytes != 0);
+  journal_.emplace(FileWriter::partial_path(main_file_) += ".journal");
+  open_files("higgs " + std::to_string(fingerprint(options.fingerprint)) + " ");
+}
+
+HIGGS_INLINE void CheckpointWriter::write_rows(std::string_view name, std::int64_t first_row,
+                                               std::span<const std::uint8_t> codes,
+                                               std::span<const Half> scales) {
+  const Entry& at = unfinished(name);
+  const auto& item = layer_item(at, name);
+  const auto row_bytes = static_cast<std::uint64_t>(item.tensors[0].shape[1]);
+  const auto groups = static_cast<std::uint64_t>(item.layer->layout.groups());
+  const auto declared = static_cast<std::uint64_t>(item.layer->layout.rows);
+  const std::uint64_t rows = scales.size() / groups;
+  expects(scales.size() == rows * groups && codes.size() == rows * row_bytes && first_row >= 0 &&
+              rows <= declared && static_cast<std::uint64_t>(first_row) <= declared - rows,
+          [&] {
+            return place("write_rows", name) +
+                   detail::sentence(codes.size(), " bytes of codes and ", scales.size(), " scales from row ",
+                                    first_row, " on are not whole rows of the layer: it has ", declared,
+                                    " of ", row_bytes, " bytes and ", groups, " scales");
+          });
+  expects(detail::all_finite(scales),
+          [&] { return place("write_rows", name) + "a scale is NaN or infinite"; });
+  const auto first = static_cast<std::uint64_t>(first_row);
+  const bool brief = item.layer->layout.scale_format == ScaleFormat::Log8;
+  std::vector<std::uint8_t> brief_scales;
+  for (std::size_t i = 0; brief && i < scales.size(); ++i) {
+    const Log8 rounded(static_cast<double>(static_cast<float>(scales[i])));
+    expects(static_cast<Half>(rounded) == scales[i],
+            [&] { return place("write_rows", name) + "the layout has 8-bit scales, but these are others"; });
+    brief_scales.push_back(rounded.code);
+  }
+  SafetensorsWriter& file = *shards_[at.shard].writer;
+  file.write(item.tensors[0].name, first * row_bytes, codes);
+  file.write(item.tensors[1].name,
+             first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
+             brief ? brief_scales : detail::bytes_of(scales));
+}
+
+HIGGS_INLINE void CheckpointWriter::write_input_scales(std::string_view name,
+                                                       std::span<const Half> input_scales) {
+  const Entry& at = unfinished(name);
+  const auto& item = layer_item(at, name);
+  const std::int64_t due = item.layer->layout.input_scales ? item.layer->layout.cols : 0;
+  expects(due != 0 && std::ssize(input_scales) == due, [&] {
+    return place("write_input_scales", name) +
+           detail::sentence(input_scales.size(), " input scales, but its layout has ", due);
+  });
+  expects(detail::all_finite(input_scales),
+          [&] { return place("write_input_scales", name) + "an input scale is NaN or infinite"; });
+  shards_[at.shard].writer->write(item.tensors[3].name, 0, detail::bytes_of(input_scales));
+}
+
+HIGGS_INLINE void CheckpointWriter::finish_layer(std::string_view name, int exponent, double t2,
+                                                 double weight_error) {
+  auto& item = layer_item(unfinished(name), name);
+  expects(exponent >= detail::min_exponent && exponent <= detail::max_exponent, [&] {
+    return place("finish_layer", name) + detail::sentence("the exponent ", exponent, " is not in [",
+                                                          detail::min_exponent, ", ", detail::max_exponent,
+                                                          "]");
+  });
+  for (const double error : {t2, weight_error})
+    expects(std::isnan(error) || (error >= 0 && std::isfinite(error)), [&] {
+      return place("finish_layer", name) + "an error is " + std::to_string(error) +
+             ", but must be finite and not negative, or NaN";
+    });
+  item.layer->exponent = exponent;
+  item.layer->t2 = t2;
+  item.layer->weight_error = weight_error;
+  finish(name, ",\"exponent\":" + std::to_string(exponent) + ",\"t2\":" + detail::json_number(t2) +
+                   ",\"weight_error\":" + detail::json_number(weight_error));
+}
+
+HIGGS_INLINE void CheckpointWriter::finish_tensor(std::string_view name) {
+  expects(!contents_.items_[unfinished(name).item].layer,
+          [&] { return place("finish_tensor", name) + "it was declared as a layer"; });
+  finish(name, "");
+}
+
+HIGGS_INLINE void CheckpointWriter::commit() {
+  expect_all_finished();
+  for (const auto& [name, at] : entries_) {
+    const auto& layer = contents_.items_[at.item].layer;
+    if (layer && shards_[at.shard].writer)
+      shards_[at.shard].writer->set_metadata(layer_key(name), detail::to_json(*layer));
+  }
+  if (resumable_) journal_->append(publishing);
+  for (Shard& shard : shards_)
+    if (shard.writer) shard.writer->commit();
+  if (shards_.size() > 1) write_index();
+  journal_->remove();
+  committed_ = true;
+}
+
+HIGGS_INLINE const CheckpointWriter::Entry& CheckpointWriter::entry(std::string_view name) const {
+  const auto found = entries_.find(name);
+  expects(found != entries_.end(), [&] {
+    return detail::sentence("higgs::CheckpointWriter: no layer or tensor \"", name, "\" was declared");
+  });
+  return found->second;
+}
+
+HIGGS_INLINE const CheckpointWriter::Entry& CheckpointWriter::unfinished(std::string_view name) const {
+  expects(!finished(name), [&] {
+    return detail::sentence("higgs::CheckpointWriter: \"", name,
+                            "\" is finished and must not be written again");
+  });
+  return entry(name);
+}
+
+HIGGS_INLINE const CheckpointContents::Item& CheckpointWriter::layer_item(const Entry& at,
+                                                                          std::string_view name) const {
+  const CheckpointContents::Item& item = contents_.items_[at.item];
+  expects(item.layer.has_value(), [&] {
+    return detail::sentence("higgs::CheckpointWriter: \"", name,
+                            "\" was declared as a tensor, not as a layer");
+  });
+  return item;
+}
+
+HIGGS_INLINE void CheckpointWriter::expect_all_finished() const {
+  const auto open = [](const auto& each) { return !each.second.finished; };
+  const auto first = std::find_if(entries_.begin(), entries_.end(), open);
+  expects(first == entries_.end(), [&] {
+    const auto count = std::count_if(entries_.begin(), entries_.end(), open);
+    return detail::sentence("higgs::CheckpointWriter::commit: ", count, " of ", entries_.size(),
+                            " layers and tensors are not finished, the first is \"", first->first, "\"");
+  });
+}
+
+HIGGS_INLINE void CheckpointWriter::divide(std::uint64_t max_bytes) {
+  shards_.emplace_back();
+  for (std::size_t i = 0; i < contents_.items_.size(); ++i) {
+    const auto& item = contents_.items_[i];
+    if (max_bytes != 0 && shards_.back().bytes != 0 && shards_.back().bytes + item.bytes() > max_bytes)
+      shards_.emplace_back();
+    Shard& shard = shards_.back();
+    shard.bytes += item.bytes();
+    shard.tensors.insert(shard.tensors.end(), item.tensors.begin(), item.tensors.end());
+    if (item.layer) shard.metadata.insert(item.widest_record());
+    expects(entries_.try_emplace(item.name(), Entry{i, shards_.size() - 1}).second,
+            [&] { return "higgs::CheckpointWriter: \"" + item.name() + "\" was declared twice"; });
+  }
+  std::set<std::string_view> names;
+  for (Shard& shard : shards_) {
+    for (const TensorShape& tensor : shard.tensors)
+      expects(names.insert(tensor.name).second,
+              [&] { return "higgs::CheckpointWriter: two tensors would be named \"" + tensor.name + "\""; });
+    shard.metadata.merge(contents_.file_metadata());
+  }
+}
+
+HIGGS_INLINE void CheckpointWriter::name_files(const std::filesystem::path& path, bool folder) {
+  std::error_code error;
+  if (folder) std::filesystem::create_directories(path, error);
+  if (error) detail::throw_io(path, "cannot be made", error.value());
+  main_file_ = detail::is_folder(path) ? path / "model.safetensors" : path;
+  if (shards_.size() == 1) {
+    shards_[0].path = main_file_;
+    return;
+  }
+  const auto digits = [](std::size_t number) {
+    const std::string text = std::to_string(number);
+    return std::string(text.size() < 5 ? 5 - text.size() : 0, '0') + text;
+  };
+  for (std::size_t i = 0; i < shards_.size(); ++i)
+    shards_[i].path = path / ("model-" + digits(i + 1) + "-of-" + digits(shards_.size()) + ".safetensors");
+  main_file_ = path / "model.safetensors.index.json";
+}
+
+HIGGS_INLINE std::uint64_t CheckpointWriter::fingerprint(std::string_view text) const {
+  std::uint64_t hash = hash_text(text);
+  const auto add = [&](std::string_view part) {
+    hash = hash_text(part, hash_text(std::to_string(part.size()) + ":", hash));
+  };
+  for (const Shard& shard : shards_) {
+    for (const auto& [key, value] : shard.metadata) add(key), add(value);
+    for (const TensorShape& tensor : shard.tensors) {
+      add(tensor.name), add(dtype_name(tensor.dtype));
+      for (const std::int64_t extent : tensor.shape) add(std::to_string(extent));
+    }
+    add("end of shard");
+  }
+  for (const auto& item : contents_.items_)
+    add({reinterpret_cast<const char*>(item.table.data()), item.table.size()});
+  return hash;
+}
+
+HIGGS_INLINE void CheckpointWriter::open_files(const std::string& title) {
+  const std::vector<std::string>& lines = journal_->lines();
+  bool ours = resumable_ && !lines.empty() && lines.front().starts_with(title);
+  const bool published = ours && lines.back() == publishing;
+  const auto has_name = [&](const Shard& shard) {
+    return published && shards_.size() > 1 && detail::exists(shard.path) &&
+           !detail::exists(FileWriter::partial_path(shard.path));
+  };
+  for (const Shard& shard : shards_) {
+    const auto mark = SafetensorsWriter::mark_of(shard.path);
+    // Once published, a header may stand in place of the mark.
+    ours =
+        ours && (has_name(shard) || (mark && (published || lines.front() == title + std::to_string(*mark))));
+  }
+  if (shards_.size() > 1 && !(ours && published)) refuse_other_checkpoint();
+  if (!ours) journal_->clear();
+  for (Shard& shard : shards_)
+    if (!ours || !has_name(shard))
+      shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors, shard.metadata,
+                                                         ours         ? Leftover::Continue
+                                                         : resumable_ ? Leftover::Keep
+                                                                      : Leftover::Discard);
+  if (ours) {
+    for (std::size_t i = 1; i < lines.size(); ++i)
+      if (lines[i] != publishing) recall(lines[i]);
+  } else if (resumable_) {
+    std::random_device random;
+    const std::uint64_t mark = std::uint64_t{random()} << 32 | random();
+    for (Shard& shard : shards_) shard.writer->mark(mark);
+    journal_->append(title + std::to_string(mark));
+  }
+  for (const auto& [name, at] : entries_)
+    if (const auto& item = contents_.items_[at.item]; item.layer && !at.finished)
+      shards_[at.shard].writer->write(item.tensors[2].name, 0, item.table);
+}
+
+HIGGS_INLINE void CheckpointWriter::refuse_other_checkpoint() {
+  const auto refuse = [&](const std::filesystem::path& path) {
+    if (!detail::exists(path)) return;
+    if (journal_->lines().empty()) journal_->remove();  // made by this attempt
+    detail::throw_io(path, "is there already; remove it or choose another folder", 0);
+  };
+  refuse(main_file_);
+  refuse(main_file_.parent_path() / "model.safetensors");
+  for (const Shard& shard : shards_) refuse(shard.path);
+}
+
+HIGGS_INLINE void CheckpointWriter::recall(const std::string& line) {
+  const Json json = Json::parse(line, journal_->path().string());
+  const Json* name = json.find("name");
+  const auto found = name && name->string() ? entries_.find(*name->string()) : entries_.end();
+  if (found == entries_.end()) throw FormatError(journal_->path().string() + ": names what was not declared");
+  auto& item = contents_.items_[found->second.item];
+  if (item.layer) {
+    const Json* exponent = json.find("exponent");
+    item.layer->exponent = exponent ? static_cast<int>(exponent->integer().value_or(0)) : 0;
+    if (const Json* t2 = json.find("t2"); t2 && t2->number()) item.layer->t2 = *t2->number();
+    if (const Json* error = json.find("weight_error"); error && error->number())
+      item.layer->weight_error = *error->number();
+  }
+  if (SafetensorsWriter* file = shards_[found->second.shard].writer.get())
+    for (const TensorShape& tensor : item.tensors) file->assume_written(tensor.name);
+  found->second.finished = true;
+}
+
+HIGGS_INLINE void CheckpointWriter::finish(std::string_view name, const std::string& record) {
+  Entry& at = entries_.find(name)->second;
+  SafetensorsWriter& file = *shards_[at.shard].writer;
+  for (const TensorShape& tensor : contents_.items_[at.item].tensors)
+    expects(file.complete(tensor.name), [&] {
+      return "higgs::CheckpointWriter: \"" + tensor.name + "\" must be written whole before it is finished";
+    });
+  if (resumable_) file.sync();  // the journal speaks only of what is on the disk
+  const std::lock_guard lock(mutex_);
+  if (resumable_) journal_->append("{\"name\":" + detail::json_quote(name) + record + "}");
+  at.finished = true;
+}
+
+HIGGS_INLINE void CheckpointWriter::write_index() const {
+  std::map<std::string, std::string> files;
+  std::uint64_t total = 0;
+  for (const Shard& shard : shards_) {
+    total += shard.bytes;
+    for (const TensorShape& tensor : shard.tensors) files[tensor.name] = shard.path.filename().string();
+  }
+  std::string text = "{\"metadata\":{\"total_size\":" + std::to_string(total) + "},\n\"weight_map\":{";
+  for (const auto& [tensor, file] : files)
+    text += (text.back() == '{' ? "\n" : ",\n") + detail::json_quote(tensor) + ":" + detail::json_quote(file);
+  text += "}}\n";
+  FileWriter index(main_file_, text.size());
+  index.write(0, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+  index.commit();
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

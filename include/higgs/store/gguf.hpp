@@ -88,44 +88,9 @@ inline constexpr std::array<std::uint8_t, 13> gguf_value_bytes{1, 1, 2, 2, 4, 4,
 inline constexpr std::uint32_t gguf_text = 8, gguf_array = 9;
 
 // A value of fixed size.
-inline GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at) {
-  switch (type) {
-    case 0:
-      return std::uint64_t{*at};
-    case 1:
-      return std::int64_t{static_cast<std::int8_t>(*at)};
-    case 2:
-      return std::uint64_t{gguf_load<std::uint16_t>(at)};
-    case 3:
-      return std::int64_t{gguf_load<std::int16_t>(at)};
-    case 4:
-      return std::uint64_t{gguf_load<std::uint32_t>(at)};
-    case 5:
-      return std::int64_t{gguf_load<std::int32_t>(at)};
-    case 6:
-      return static_cast<double>(gguf_load<float>(at));
-    case 7:
-      return *at != 0;
-    case 10:
-      return gguf_load<std::uint64_t>(at);
-    case 11:
-      return gguf_load<std::int64_t>(at);
-    default:
-      return gguf_load<double>(at);
-  }
-}
+HIGGS_INLINE GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at);
 
 }  // namespace detail
-
-inline GgufValue GgufArray::operator[](std::uint64_t index) const {
-  expects(index < size_, "higgs::GgufArray: index must be below size()");
-  const std::size_t i = index;
-  if (type_ == detail::gguf_array) return nested_[i];
-  if (type_ != detail::gguf_text)
-    return detail::gguf_scalar(type_, &elements_[i * detail::gguf_value_bytes[type_]]);
-  const std::uint8_t* text = &elements_[static_cast<std::size_t>(starts_[i])];
-  return std::string_view(reinterpret_cast<const char*>(text + 8), detail::gguf_load<std::uint64_t>(text));
-}
 
 /// A tensor of an open GGUF file. A value: it may outlive the object that it came from.
 struct GgufTensor {
@@ -194,29 +159,12 @@ class GgufFile {
   }
 
   // A whole number of the metadata, `otherwise` if there is none of that key.
-  std::uint64_t natural(std::string_view key, std::uint64_t otherwise) const {
-    const GgufValue* found = value(key);
-    if (!found) return otherwise;
-    if (const auto* number = std::get_if<std::uint64_t>(found)) return *number;
-    const auto* number = std::get_if<std::int64_t>(found);
-    if (!number || *number < 0) fail(std::string(key) + " must be a whole number, not negative");
-    return static_cast<std::uint64_t>(*number);
-  }
+  std::uint64_t natural(std::string_view key, std::uint64_t otherwise) const;
   // How the name of part `number` of `count` ends: "-00001-of-00002.gguf" for number 0.
-  static std::string part_ending(std::uint64_t number, std::uint64_t count) {
-    char text[64];
-    std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(number + 1),
-                  static_cast<unsigned long long>(count));
-    return text;
-  }
+  static std::string part_ending(std::uint64_t number, std::uint64_t count);
 
   std::span<const std::uint8_t> rest() const noexcept { return file_->bytes().subspan(at_); }
-  std::span<const std::uint8_t> take(std::uint64_t count) {
-    if (count > rest().size()) fail_here("the file ends early: " + std::to_string(count) + " bytes expected");
-    const auto bytes = rest().first(count);
-    at_ += bytes.size();
-    return bytes;
-  }
+  std::span<const std::uint8_t> take(std::uint64_t count);
   template <class T>
   T number() {
     return detail::gguf_load<T>(take(sizeof(T)).data());
@@ -226,131 +174,20 @@ class GgufFile {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
   // A count of things that take at least `bytes` each; the file cannot hold more than its size allows.
-  std::uint64_t count_of(std::uint64_t bytes) {
-    const auto count = number<std::uint64_t>();
-    if (count > rest().size() / bytes)
-      fail_here("the file is too short for a count of " + std::to_string(count));
-    return count;
-  }
+  std::uint64_t count_of(std::uint64_t bytes);
 
-  GgufValue read_value(std::uint32_t type, int depth) {
-    if (type >= detail::gguf_value_bytes.size()) fail_here("unknown metadata type " + std::to_string(type));
-    if (type == detail::gguf_text) return text();
-    if (type == detail::gguf_array) return read_array(depth + 1);
-    return detail::gguf_scalar(type, take(detail::gguf_value_bytes[type]).data());
-  }
+  GgufValue read_value(std::uint32_t type, int depth);
 
-  GgufArray read_array(int depth) {
-    if (depth > max_depth) fail_here("arrays nest too deeply");
-    if (++arrays_ > max_entries) fail_here("too many arrays");
-    const auto type = number<std::uint32_t>();
-    if (type >= detail::gguf_value_bytes.size()) fail_here("unknown metadata type " + std::to_string(type));
-    const std::uint64_t bytes = detail::gguf_value_bytes[type];
-    const std::uint64_t size = count_of(bytes != 0 ? bytes : type == detail::gguf_text ? 8 : 12);
-    if (bytes != 0) return {type, take(bytes * size), {}, {}, size};
-    std::vector<std::uint64_t> starts;
-    std::vector<GgufArray> nested;
-    const std::size_t begin = at_;
-    for (std::uint64_t i = 0; i < size; ++i) {
-      if (type == detail::gguf_array) {
-        nested.push_back(read_array(depth + 1));
-      } else {
-        starts.push_back(at_ - begin);
-        text();
-      }
-    }
-    return {type, file_->bytes().subspan(begin, at_ - begin), std::move(starts), std::move(nested), size};
-  }
+  GgufArray read_array(int depth);
 
-  void read() {
-    if (!has_magic(file_->bytes())) {
-      const auto bytes = file_->bytes();
-      const bool safetensors = bytes.size() > 8 && bytes[8] == '{' && !detail::is_text(bytes.first(8));
-      fail(safetensors ? "is a safetensors file, not a GGUF file" : detail::describe_foreign(bytes));
-    }
-    at_ = 4;
-    version_ = number<std::uint32_t>();
-    if (version_ == 0x02000000 || version_ == 0x03000000) fail("big-endian GGUF files are not supported");
-    if (version_ != 2 && version_ != 3)
-      fail("GGUF version " + std::to_string(version_) + " is not supported");
-    const std::uint64_t tensors = count_of(24);
-    const std::uint64_t values = count_of(13);
-    if (tensors > max_entries || values > max_entries) fail_here("too many tensors or metadata values");
-    for (std::uint64_t i = 0; i < values; ++i) {
-      const std::string key(text());
-      const auto type = number<std::uint32_t>();
-      if (!metadata_.try_emplace(key, read_value(type, 0)).second)
-        fail_here("duplicate metadata key \"" + key + "\"");
-    }
-    std::uint64_t alignment = 32;
-    if (const GgufValue* wanted = value("general.alignment")) {
-      const auto* number = std::get_if<std::uint64_t>(wanted);
-      if (!number || *number > (1u << 30) || !std::has_single_bit(*number))
-        fail("general.alignment must be a power of two");
-      alignment = *number;
-    }
-    std::vector<std::uint64_t> offsets;
-    for (std::uint64_t i = 0; i < tensors; ++i) offsets.push_back(read_tensor());
-    const std::uint64_t size = file_->bytes().size();
-    const std::uint64_t data = std::min((at_ + alignment - 1) / alignment * alignment, size);
-    place(offsets, file_->bytes().subspan(static_cast<std::size_t>(data)), alignment);
-  }
+  void read();
 
   // Reads one entry of the list of tensors; returns the offset of its data.
-  std::uint64_t read_tensor() {
-    GgufTensor tensor;
-    tensor.name = std::string(text());
-    tensor.owner = file_;
-    const auto extents = number<std::uint32_t>();
-    if (extents > 4) fail_here("tensor \"" + tensor.name + "\": more than four extents");
-    std::uint64_t elements = 1;  // an extent of zero does not excuse the others
-    for (std::uint32_t i = 0; i < extents; ++i) {
-      const auto extent = number<std::uint64_t>();
-      if (extent > max_elements || (extent != 0 && elements > max_elements / extent))
-        fail_here("tensor \"" + tensor.name + "\": the extents are too large");
-      elements *= std::max<std::uint64_t>(extent, 1);
-      tensor.shape.insert(tensor.shape.begin(), static_cast<std::int64_t>(extent));
-    }
-    tensor.type = number<std::uint32_t>();
-    tensor.format = detail::gguf_format(tensor.type);
-    if (tensor.format && matrix_cols(tensor.shape) % tensor.format->block != 0)
-      fail_here("tensor \"" + tensor.name + "\": rows must be whole blocks of " + tensor.type_name());
-    if (!index_.try_emplace(tensor.name, tensors_.size()).second)
-      fail_here("duplicate tensor \"" + tensor.name + "\"");
-    tensors_.push_back(std::move(tensor));
-    return number<std::uint64_t>();
-  }
+  std::uint64_t read_tensor();
 
   // Gives every tensor its bytes of `data`; no two may share any.
   void place(const std::vector<std::uint64_t>& offsets, std::span<const std::uint8_t> data,
-             std::uint64_t alignment) {
-    constexpr std::uint64_t up_to_the_next = UINT64_MAX;
-    std::vector<std::size_t> order(offsets.size());
-    std::vector<std::uint64_t> bytes(offsets.size());  // below 8 * max_elements: they cannot overflow
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const GgufTensor& tensor = tensors_[i];
-      const std::int64_t rows = matrix_rows(tensor.shape), cols = matrix_cols(tensor.shape);
-      if (tensor.format)
-        bytes[i] = static_cast<std::uint64_t>(rows * tensor.format->row_bytes(cols));
-      else if (rows * cols != 0)
-        bytes[i] = up_to_the_next;
-      if (offsets[i] % alignment != 0) fail("tensor \"" + tensor.name + "\": the offset is not aligned");
-      if (offsets[i] > data.size()) fail_outside(tensor, offsets[i], data.size());
-      order[i] = i;
-    }
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : bytes[a] < bytes[b];
-    });
-    for (std::size_t place = 0; place < order.size(); ++place) {
-      const std::size_t i = order[place];
-      const std::uint64_t next = place + 1 < order.size() ? offsets[order[place + 1]] : data.size();
-      if (bytes[i] == up_to_the_next) bytes[i] = std::max<std::uint64_t>(next - offsets[i], 1);
-      if (bytes[i] > data.size() - offsets[i]) fail_outside(tensors_[i], offsets[i] + bytes[i], data.size());
-      if (place + 1 < order.size() && offsets[i] + bytes[i] > next)
-        fail("tensor \"" + tensors_[order[place + 1]].name + "\": overlaps \"" + tensors_[i].name + "\"");
-      tensors_[i].data = data.subspan(offsets[i], bytes[i]);
-    }
-  }
+             std::uint64_t alignment);
   [[noreturn]] void fail_outside(const GgufTensor& tensor, std::uint64_t end, std::size_t size) const {
     fail("tensor \"" + tensor.name + "\": lies outside the file, which may be cut short: it needs " +
          std::to_string(end) + " bytes of data, and there are " + std::to_string(size));
@@ -365,7 +202,196 @@ class GgufFile {
   std::map<std::string, std::size_t, std::less<>> index_;
 };
 
-inline std::vector<GgufFile> GgufFile::open_parts(std::shared_ptr<const MappedFile> file) {
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+HIGGS_INLINE GgufValue gguf_scalar(std::uint32_t type, const std::uint8_t* at) {
+  switch (type) {
+    case 0:
+      return std::uint64_t{*at};
+    case 1:
+      return std::int64_t{static_cast<std::int8_t>(*at)};
+    case 2:
+      return std::uint64_t{gguf_load<std::uint16_t>(at)};
+    case 3:
+      return std::int64_t{gguf_load<std::int16_t>(at)};
+    case 4:
+      return std::uint64_t{gguf_load<std::uint32_t>(at)};
+    case 5:
+      return std::int64_t{gguf_load<std::int32_t>(at)};
+    case 6:
+      return static_cast<double>(gguf_load<float>(at));
+    case 7:
+      return *at != 0;
+    case 10:
+      return gguf_load<std::uint64_t>(at);
+    case 11:
+      return gguf_load<std::int64_t>(at);
+    default:
+      return gguf_load<double>(at);
+  }
+}
+
+}  // namespace detail
+
+HIGGS_INLINE GgufValue GgufArray::operator[](std::uint64_t index) const {
+  expects(index < size_, "higgs::GgufArray: index must be below size()");
+  const std::size_t i = index;
+  if (type_ == detail::gguf_array) return nested_[i];
+  if (type_ != detail::gguf_text)
+    return detail::gguf_scalar(type_, &elements_[i * detail::gguf_value_bytes[type_]]);
+  const std::uint8_t* text = &elements_[static_cast<std::size_t>(starts_[i])];
+  return std::string_view(reinterpret_cast<const char*>(text + 8), detail::gguf_load<std::uint64_t>(text));
+}
+
+HIGGS_INLINE std::uint64_t GgufFile::natural(std::string_view key, std::uint64_t otherwise) const {
+  const GgufValue* found = value(key);
+  if (!found) return otherwise;
+  if (const auto* number = std::get_if<std::uint64_t>(found)) return *number;
+  const auto* number = std::get_if<std::int64_t>(found);
+  if (!number || *number < 0) fail(std::string(key) + " must be a whole number, not negative");
+  return static_cast<std::uint64_t>(*number);
+}
+
+HIGGS_INLINE std::string GgufFile::part_ending(std::uint64_t number, std::uint64_t count) {
+  char text[64];
+  std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(number + 1),
+                static_cast<unsigned long long>(count));
+  return text;
+}
+
+HIGGS_INLINE std::span<const std::uint8_t> GgufFile::take(std::uint64_t count) {
+  if (count > rest().size()) fail_here("the file ends early: " + std::to_string(count) + " bytes expected");
+  const auto bytes = rest().first(count);
+  at_ += bytes.size();
+  return bytes;
+}
+
+HIGGS_INLINE std::uint64_t GgufFile::count_of(std::uint64_t bytes) {
+  const auto count = number<std::uint64_t>();
+  if (count > rest().size() / bytes)
+    fail_here("the file is too short for a count of " + std::to_string(count));
+  return count;
+}
+
+HIGGS_INLINE GgufValue GgufFile::read_value(std::uint32_t type, int depth) {
+  if (type >= detail::gguf_value_bytes.size()) fail_here("unknown metadata type " + std::to_string(type));
+  if (type == detail::gguf_text) return text();
+  if (type == detail::gguf_array) return read_array(depth + 1);
+  return detail::gguf_scalar(type, take(detail::gguf_value_bytes[type]).data());
+}
+
+HIGGS_INLINE GgufArray GgufFile::read_array(int depth) {
+  if (depth > max_depth) fail_here("arrays nest too deeply");
+  if (++arrays_ > max_entries) fail_here("too many arrays");
+  const auto type = number<std::uint32_t>();
+  if (type >= detail::gguf_value_bytes.size()) fail_here("unknown metadata type " + std::to_string(type));
+  const std::uint64_t bytes = detail::gguf_value_bytes[type];
+  const std::uint64_t size = count_of(bytes != 0 ? bytes : type == detail::gguf_text ? 8 : 12);
+  if (bytes != 0) return {type, take(bytes * size), {}, {}, size};
+  std::vector<std::uint64_t> starts;
+  std::vector<GgufArray> nested;
+  const std::size_t begin = at_;
+  for (std::uint64_t i = 0; i < size; ++i) {
+    if (type == detail::gguf_array) {
+      nested.push_back(read_array(depth + 1));
+    } else {
+      starts.push_back(at_ - begin);
+      text();
+    }
+  }
+  return {type, file_->bytes().subspan(begin, at_ - begin), std::move(starts), std::move(nested), size};
+}
+
+HIGGS_INLINE void GgufFile::read() {
+  if (!has_magic(file_->bytes())) {
+    const auto bytes = file_->bytes();
+    const bool safetensors = bytes.size() > 8 && bytes[8] == '{' && !detail::is_text(bytes.first(8));
+    fail(safetensors ? "is a safetensors file, not a GGUF file" : detail::describe_foreign(bytes));
+  }
+  at_ = 4;
+  version_ = number<std::uint32_t>();
+  if (version_ == 0x02000000 || version_ == 0x03000000) fail("big-endian GGUF files are not supported");
+  if (version_ != 2 && version_ != 3) fail("GGUF version " + std::to_string(version_) + " is not supported");
+  const std::uint64_t tensors = count_of(24);
+  const std::uint64_t values = count_of(13);
+  if (tensors > max_entries || values > max_entries) fail_here("too many tensors or metadata values");
+  for (std::uint64_t i = 0; i < values; ++i) {
+    const std::string key(text());
+    const auto type = number<std::uint32_t>();
+    if (!metadata_.try_emplace(key, read_value(type, 0)).second)
+      fail_here("duplicate metadata key \"" + key + "\"");
+  }
+  std::uint64_t alignment = 32;
+  if (const GgufValue* wanted = value("general.alignment")) {
+    const auto* number = std::get_if<std::uint64_t>(wanted);
+    if (!number || *number > (1u << 30) || !std::has_single_bit(*number))
+      fail("general.alignment must be a power of two");
+    alignment = *number;
+  }
+  std::vector<std::uint64_t> offsets;
+  for (std::uint64_t i = 0; i < tensors; ++i) offsets.push_back(read_tensor());
+  const std::uint64_t size = file_->bytes().size();
+  const std::uint64_t data = std::min((at_ + alignment - 1) / alignment * alignment, size);
+  place(offsets, file_->bytes().subspan(static_cast<std::size_t>(data)), alignment);
+}
+
+HIGGS_INLINE std::uint64_t GgufFile::read_tensor() {
+  GgufTensor tensor;
+  tensor.name = std::string(text());
+  tensor.owner = file_;
+  const auto extents = number<std::uint32_t>();
+  if (extents > 4) fail_here("tensor \"" + tensor.name + "\": more than four extents");
+  std::uint64_t elements = 1;  // an extent of zero does not excuse the others
+  for (std::uint32_t i = 0; i < extents; ++i) {
+    const auto extent = number<std::uint64_t>();
+    if (extent > max_elements || (extent != 0 && elements > max_elements / extent))
+      fail_here("tensor \"" + tensor.name + "\": the extents are too large");
+    elements *= std::max<std::uint64_t>(extent, 1);
+    tensor.shape.insert(tensor.shape.begin(), static_cast<std::int64_t>(extent));
+  }
+  tensor.type = number<std::uint32_t>();
+  tensor.format = detail::gguf_format(tensor.type);
+  if (tensor.format && matrix_cols(tensor.shape) % tensor.format->block != 0)
+    fail_here("tensor \"" + tensor.name + "\": rows must be whole blocks of " + tensor.type_name());
+  if (!index_.try_emplace(tensor.name, tensors_.size()).second)
+    fail_here("duplicate tensor \"" + tensor.name + "\"");
+  tensors_.push_back(std::move(tensor));
+  return number<std::uint64_t>();
+}
+
+HIGGS_INLINE void GgufFile::place(const std::vector<std::uint64_t>& offsets,
+                                  std::span<const std::uint8_t> data, std::uint64_t alignment) {
+  constexpr std::uint64_t up_to_the_next = UINT64_MAX;
+  std::vector<std::size_t> order(offsets.size());
+  std::vector<std::uint64_t> bytes(offsets.size());  // below 8 * max_elements: they cannot overflow
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const GgufTensor& tensor = tensors_[i];
+    const std::int64_t rows = matrix_rows(tensor.shape), cols = matrix_cols(tensor.shape);
+    if (tensor.format)
+      bytes[i] = static_cast<std::uint64_t>(rows * tensor.format->row_bytes(cols));
+    else if (rows * cols != 0)
+      bytes[i] = up_to_the_next;
+    if (offsets[i] % alignment != 0) fail("tensor \"" + tensor.name + "\": the offset is not aligned");
+    if (offsets[i] > data.size()) fail_outside(tensor, offsets[i], data.size());
+    order[i] = i;
+  }
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : bytes[a] < bytes[b];
+  });
+  for (std::size_t place = 0; place < order.size(); ++place) {
+    const std::size_t i = order[place];
+    const std::uint64_t next = place + 1 < order.size() ? offsets[order[place + 1]] : data.size();
+    if (bytes[i] == up_to_the_next) bytes[i] = std::max<std::uint64_t>(next - offsets[i], 1);
+    if (bytes[i] > data.size() - offsets[i]) fail_outside(tensors_[i], offsets[i] + bytes[i], data.size());
+    if (place + 1 < order.size() && offsets[i] + bytes[i] > next)
+      fail("tensor \"" + tensors_[order[place + 1]].name + "\": overlaps \"" + tensors_[i].name + "\"");
+    tensors_[i].data = data.subspan(offsets[i], bytes[i]);
+  }
+}
+
+HIGGS_INLINE std::vector<GgufFile> GgufFile::open_parts(std::shared_ptr<const MappedFile> file) {
   GgufFile given(std::move(file));
   std::vector<GgufFile> parts;
   const std::uint64_t count = given.natural("split.count", 1), number = given.natural("split.no", 0);
@@ -396,6 +422,8 @@ inline std::vector<GgufFile> GgufFile::open_parts(std::shared_ptr<const MappedFi
                std::to_string(tensors) + " tensors");
   return parts;
 }
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

@@ -28,37 +28,16 @@ constexpr std::uint64_t hash_text(std::string_view text, std::uint64_t state = 0
 class Journal {
  public:
   /// Opens the journal, or makes an empty one. Throws IoError.
-  explicit Journal(const std::filesystem::path& path) : file_(path) {
-    std::ifstream in(path, std::ios::binary);
-    const std::string text(std::istreambuf_iterator<char>(in), {});
-    for (std::size_t end; (end = text.find('\n', size_)) != text.npos; size_ = end + 1) {
-      const std::string_view line = std::string_view(text).substr(size_, end - size_);
-      if (line.size() < 17 || line.substr(0, 17) != prefix(line.substr(17))) break;
-      lines_.emplace_back(line.substr(17));
-    }
-  }
+  explicit Journal(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const noexcept { return file_.path(); }
   /// The lines that were whole when the journal was opened, and those appended since.
   const std::vector<std::string>& lines() const noexcept { return lines_; }
 
   /// Forgets all lines.
-  void clear() {
-    file_.resize(0);
-    file_.sync();
-    lines_.clear();
-    size_ = 0;
-  }
+  void clear();
   /// Returns when the line is on the disk. `text` holds no line break.
-  void append(const std::string& text) {
-    expects(text.find('\n') == text.npos, "higgs::Journal::append: text must be one line");
-    const std::string line = prefix(text) + text + "\n";
-    file_.resize(size_);  // drops a torn line
-    file_.write(size_, {reinterpret_cast<const std::uint8_t*>(line.data()), line.size()});
-    file_.sync();
-    size_ += line.size();
-    lines_.push_back(text);
-  }
+  void append(const std::string& text);
   /// Deletes the file.
   void remove() noexcept {
     std::error_code ignored;
@@ -66,17 +45,50 @@ class Journal {
   }
 
  private:
-  static std::string prefix(std::string_view text) {
-    char digits[16];
-    const auto [end, error] = std::to_chars(digits, digits + 16, hash_text(text), 16);
-    const std::string_view hex(digits, static_cast<std::size_t>(end - digits));
-    return std::string(16 - hex.size(), '0') + std::string(hex) + " ";
-  }
+  static std::string prefix(std::string_view text);
 
   detail::OutputFile file_;
   std::vector<std::string> lines_;
   std::uint64_t size_ = 0;  // of the whole lines
 };
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE Journal::Journal(const std::filesystem::path& path) : file_(path) {
+  std::ifstream in(path, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  for (std::size_t end; (end = text.find('\n', size_)) != text.npos; size_ = end + 1) {
+    const std::string_view line = std::string_view(text).substr(size_, end - size_);
+    if (line.size() < 17 || line.substr(0, 17) != prefix(line.substr(17))) break;
+    lines_.emplace_back(line.substr(17));
+  }
+}
+
+HIGGS_INLINE void Journal::clear() {
+  file_.resize(0);
+  file_.sync();
+  lines_.clear();
+  size_ = 0;
+}
+
+HIGGS_INLINE void Journal::append(const std::string& text) {
+  expects(text.find('\n') == text.npos, "higgs::Journal::append: text must be one line");
+  const std::string line = prefix(text) + text + "\n";
+  file_.resize(size_);  // drops a torn line
+  file_.write(size_, {reinterpret_cast<const std::uint8_t*>(line.data()), line.size()});
+  file_.sync();
+  size_ += line.size();
+  lines_.push_back(text);
+}
+
+HIGGS_INLINE std::string Journal::prefix(std::string_view text) {
+  char digits[16];
+  const auto [end, error] = std::to_chars(digits, digits + 16, hash_text(text), 16);
+  const std::string_view hex(digits, static_cast<std::size_t>(end - digits));
+  return std::string(16 - hex.size(), '0') + std::string(hex) + " ";
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

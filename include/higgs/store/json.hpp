@@ -4,9 +4,6 @@
 
 #include <higgs/core/error.hpp>
 
-#include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -15,6 +12,12 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#if HIGGS_DEFINITIONS
+#  include <algorithm>
+#  include <charconv>
+#  include <cmath>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -44,26 +47,11 @@ class Json {
     return std::nullopt;
   }
   /// An integer written without fraction and exponent, in [-2^63, 2^63 - 1].
-  std::optional<std::int64_t> integer() const noexcept {
-    if (const auto* number = std::get_if<std::int64_t>(&value_)) return *number;
-    const auto* number = std::get_if<std::uint64_t>(&value_);
-    if (number && *number <= static_cast<std::uint64_t>(INT64_MAX)) return static_cast<std::int64_t>(*number);
-    return std::nullopt;
-  }
+  std::optional<std::int64_t> integer() const noexcept;
   /// Any number, rounded to double.
-  std::optional<double> number() const noexcept {
-    if (const auto* real = std::get_if<double>(&value_)) return *real;
-    if (const auto* number = std::get_if<std::uint64_t>(&value_)) return static_cast<double>(*number);
-    if (const auto* number = std::get_if<std::int64_t>(&value_)) return static_cast<double>(*number);
-    return std::nullopt;
-  }
+  std::optional<double> number() const noexcept;
   /// The first member of that key; null if there is none or this is no object. Takes linear time.
-  const Json* find(std::string_view key) const noexcept {
-    if (const Object* members = object())
-      for (const Member& member : *members)
-        if (member.first == key) return &member.second;
-    return nullptr;
-  }
+  const Json* find(std::string_view key) const noexcept;
 
   static constexpr int max_depth = 64;                 // of arrays and objects
   static constexpr std::size_t max_values = 1u << 22;  // bounds the memory that a hostile text can ask for
@@ -75,7 +63,41 @@ class Json {
 
 namespace detail {
 /// Bytes of the UTF-8 sequence that starts at `at`; 0 if it is not valid (Unicode 15, table 3-7).
-inline std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept {
+HIGGS_INLINE std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept;
+
+/// `text` between quotes, escaped as JSON asks and no further; throws InvalidArgument if it is not UTF-8.
+HIGGS_INLINE std::string json_quote(std::string_view text);
+
+/// The shortest text that reads back as `value`, at most 24 characters; "null" for infinities and NaN.
+HIGGS_INLINE std::string json_number(double value);
+}  // namespace detail
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE std::optional<std::int64_t> Json::integer() const noexcept {
+  if (const auto* number = std::get_if<std::int64_t>(&value_)) return *number;
+  const auto* number = std::get_if<std::uint64_t>(&value_);
+  if (number && *number <= static_cast<std::uint64_t>(INT64_MAX)) return static_cast<std::int64_t>(*number);
+  return std::nullopt;
+}
+
+HIGGS_INLINE std::optional<double> Json::number() const noexcept {
+  if (const auto* real = std::get_if<double>(&value_)) return *real;
+  if (const auto* number = std::get_if<std::uint64_t>(&value_)) return static_cast<double>(*number);
+  if (const auto* number = std::get_if<std::int64_t>(&value_)) return static_cast<double>(*number);
+  return std::nullopt;
+}
+
+HIGGS_INLINE const Json* Json::find(std::string_view key) const noexcept {
+  if (const Object* members = object())
+    for (const Member& member : *members)
+      if (member.first == key) return &member.second;
+  return nullptr;
+}
+
+namespace detail {
+
+HIGGS_INLINE std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept {
   const auto byte = [&](std::size_t i) {
     return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u;
   };
@@ -90,8 +112,7 @@ inline std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept
   return length;
 }
 
-/// `text` between quotes, escaped as JSON asks and no further; throws InvalidArgument if it is not UTF-8.
-inline std::string json_quote(std::string_view text) {
+HIGGS_INLINE std::string json_quote(std::string_view text) {
   std::string out = "\"";
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = utf8_sequence(text, i);
@@ -109,12 +130,12 @@ inline std::string json_quote(std::string_view text) {
   return out + '"';
 }
 
-/// The shortest text that reads back as `value`, at most 24 characters; "null" for infinities and NaN.
-inline std::string json_number(double value) {
+HIGGS_INLINE std::string json_number(double value) {
   if (!std::isfinite(value)) return "null";
   char text[32];
   return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
+
 }  // namespace detail
 
 class Json::Parser {
@@ -312,9 +333,11 @@ class Json::Parser {
   std::size_t values_ = 0;
 };
 
-inline Json Json::parse(std::string_view text, std::string_view source, Duplicates duplicates) {
+HIGGS_INLINE Json Json::parse(std::string_view text, std::string_view source, Duplicates duplicates) {
   return Parser(text, source, duplicates).whole();
 }
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

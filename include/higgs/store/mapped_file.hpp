@@ -40,12 +40,8 @@ namespace higgs {
 inline namespace v0 {
 
 namespace detail {
-[[noreturn]] inline void throw_io(const std::filesystem::path& path, std::string_view what,
-                                  int error = errno) {
-  std::string message = path.string() + ": " + std::string(what);
-  if (error != 0) message += ": " + std::generic_category().message(error);
-  throw IoError(message);
-}
+[[noreturn]] HIGGS_INLINE void throw_io(const std::filesystem::path& path, std::string_view what,
+                                        int error = errno);
 
 inline bool exists(const std::filesystem::path& path) noexcept {
   std::error_code ignored;  // what cannot be seen cannot be used either
@@ -56,39 +52,11 @@ inline bool is_folder(const std::filesystem::path& path) noexcept {
   return std::filesystem::is_directory(path, ignored);
 }
 
-inline bool is_text(std::span<const std::uint8_t> bytes) noexcept {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::uint8_t byte) {
-    return (byte >= ' ' && byte <= '~') || byte == '\n' || byte == '\r' || byte == '\t';
-  });
-}
+HIGGS_INLINE bool is_text(std::span<const std::uint8_t> bytes) noexcept;
 
 // What is wrong with a file that begins with these bytes and was taken for weights of a model: the end of a sentence
 // that begins with the file's name.
-inline std::string describe_foreign(std::span<const std::uint8_t> bytes) {
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()),
-                              std::min<std::size_t>(bytes.size(), 40));
-  if (text.empty()) return "is empty";
-  if (text.starts_with("version https://git-lfs"))
-    return "is a Git LFS pointer, not the file itself: run git lfs pull";
-  std::string out = "is not a safetensors or GGUF file (it begins with ";
-  if (is_text(bytes.first(std::min<std::size_t>(bytes.size(), 4)))) {
-    const auto end = std::find_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; });
-    out.append("\"").append(text.begin(), end).append("\"");
-  } else {
-    out += "the bytes";
-    for (const std::uint8_t byte : bytes.first(std::min<std::size_t>(bytes.size(), 8)))
-      out.append(" ").append({"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]});
-  }
-  if (text.starts_with("PK\3\4"))
-    out += ", as zip archives and the files of PyTorch do: save the model as safetensors";
-  else if (text.starts_with("\x80") && text.size() > 1 && text[1] >= 2 && text[1] <= 5)
-    out += ", as pickled files of Python do: save the model as safetensors";
-  else if (text.starts_with("\x1f\x8b"))
-    out += ", as files compressed by gzip do: unpack it";
-  else if (text.starts_with("<"))
-    out += ", as web pages do: was the download refused?";
-  return out + ")";
-}
+HIGGS_INLINE std::string describe_foreign(std::span<const std::uint8_t> bytes);
 }  // namespace detail
 
 /// A whole file as read-only memory: mapped, or read where the machine cannot map. Whoever shortens the file
@@ -162,16 +130,7 @@ class MappedFile {
 
 /// Tells the system that bytes of a mapping are not needed soon, so that streaming through a file of any size keeps
 /// little of it in memory. They stay readable.
-inline void release_pages(std::span<const std::uint8_t> bytes) noexcept {
-#if HIGGS_POSIX_FILES && defined(MADV_PAGEOUT)
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<std::uintptr_t>(bytes.data()) + bytes.size()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
-#else
-  static_cast<void>(bytes);
-#endif
-}
+HIGGS_INLINE void release_pages(std::span<const std::uint8_t> bytes) noexcept;
 
 namespace detail {
 
@@ -312,16 +271,7 @@ enum class Leftover { Discard, Keep, Continue };
 class FileWriter {
  public:
   /// Makes the partial file, `size` bytes long. Throws IoError, with the path and the reason.
-  FileWriter(const std::filesystem::path& path, std::uint64_t size, Leftover leftover = Leftover::Discard)
-      : FileWriter(resolve(path), leftover) {
-    if (leftover != Leftover::Continue) {
-      file_.resize(0);
-      file_.resize(size);
-    } else if (file_.size() != size) {
-      detail::throw_io(file_.path(), "has another size than what is to be continued; remove it", 0);
-    }
-    size_ = size;
-  }
+  FileWriter(const std::filesystem::path& path, std::uint64_t size, Leftover leftover = Leftover::Discard);
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
   ~FileWriter() {
@@ -336,35 +286,18 @@ class FileWriter {
   std::uint64_t size() const noexcept { return size_; }
 
   /// Threads may write disjoint ranges at once.
-  void write(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
-    expects(!committed_ && offset <= size_ && bytes.size() <= size_ - offset,
-            "higgs::FileWriter::write: the bytes must lie within the declared size, before commit()");
-    file_.write(offset, bytes);
-  }
+  void write(std::uint64_t offset, std::span<const std::uint8_t> bytes);
   /// Returns when all bytes written so far are on the disk.
   void sync() { file_.sync(); }
   /// Gives the file its name.
-  void commit() {
-    expects(!committed_, "higgs::FileWriter::commit: may be called once");
-    file_.rename_to(path_);
-    committed_ = true;
-  }
+  void commit();
 
  private:
   FileWriter(std::filesystem::path path, Leftover leftover)
       : path_(std::move(path)), file_(partial_path(path_)), leftover_(leftover) {}
 
   // A link keeps pointing at the new file, and nothing but a regular file is ever replaced.
-  static std::filesystem::path resolve(const std::filesystem::path& path) {
-    std::error_code error;
-    const auto status = std::filesystem::status(path, error);
-    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-      detail::throw_io(path, "is not a regular file and will not be replaced", 0);
-    if (!std::filesystem::is_symlink(path, error)) return path;
-    const std::filesystem::path target = std::filesystem::weakly_canonical(path, error);
-    if (error) detail::throw_io(path, "leads nowhere", error.value());
-    return target;
-  }
+  static std::filesystem::path resolve(const std::filesystem::path& path);
 
   std::filesystem::path path_;
   detail::OutputFile file_;
@@ -372,6 +305,97 @@ class FileWriter {
   std::uint64_t size_ = 0;
   bool committed_ = false;
 };
+
+#if HIGGS_DEFINITIONS
+
+namespace detail {
+
+[[noreturn]] HIGGS_INLINE void throw_io(const std::filesystem::path& path, std::string_view what, int error) {
+  std::string message = path.string() + ": " + std::string(what);
+  if (error != 0) message += ": " + std::generic_category().message(error);
+  throw IoError(message);
+}
+
+HIGGS_INLINE bool is_text(std::span<const std::uint8_t> bytes) noexcept {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::uint8_t byte) {
+    return (byte >= ' ' && byte <= '~') || byte == '\n' || byte == '\r' || byte == '\t';
+  });
+}
+
+HIGGS_INLINE std::string describe_foreign(std::span<const std::uint8_t> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()),
+                              std::min<std::size_t>(bytes.size(), 40));
+  if (text.empty()) return "is empty";
+  if (text.starts_with("version https://git-lfs"))
+    return "is a Git LFS pointer, not the file itself: run git lfs pull";
+  std::string out = "is not a safetensors or GGUF file (it begins with ";
+  if (is_text(bytes.first(std::min<std::size_t>(bytes.size(), 4)))) {
+    const auto end = std::find_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; });
+    out.append("\"").append(text.begin(), end).append("\"");
+  } else {
+    out += "the bytes";
+    for (const std::uint8_t byte : bytes.first(std::min<std::size_t>(bytes.size(), 8)))
+      out.append(" ").append({"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]});
+  }
+  if (text.starts_with("PK\3\4"))
+    out += ", as zip archives and the files of PyTorch do: save the model as safetensors";
+  else if (text.starts_with("\x80") && text.size() > 1 && text[1] >= 2 && text[1] <= 5)
+    out += ", as pickled files of Python do: save the model as safetensors";
+  else if (text.starts_with("\x1f\x8b"))
+    out += ", as files compressed by gzip do: unpack it";
+  else if (text.starts_with("<"))
+    out += ", as web pages do: was the download refused?";
+  return out + ")";
+}
+
+}  // namespace detail
+
+HIGGS_INLINE void release_pages(std::span<const std::uint8_t> bytes) noexcept {
+#  if HIGGS_POSIX_FILES && defined(MADV_PAGEOUT)
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(bytes.data()) + bytes.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+#  else
+  static_cast<void>(bytes);
+#  endif
+}
+
+HIGGS_INLINE FileWriter::FileWriter(const std::filesystem::path& path, std::uint64_t size, Leftover leftover)
+    : FileWriter(resolve(path), leftover) {
+  if (leftover != Leftover::Continue) {
+    file_.resize(0);
+    file_.resize(size);
+  } else if (file_.size() != size) {
+    detail::throw_io(file_.path(), "has another size than what is to be continued; remove it", 0);
+  }
+  size_ = size;
+}
+
+HIGGS_INLINE void FileWriter::write(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
+  expects(!committed_ && offset <= size_ && bytes.size() <= size_ - offset,
+          "higgs::FileWriter::write: the bytes must lie within the declared size, before commit()");
+  file_.write(offset, bytes);
+}
+
+HIGGS_INLINE void FileWriter::commit() {
+  expects(!committed_, "higgs::FileWriter::commit: may be called once");
+  file_.rename_to(path_);
+  committed_ = true;
+}
+
+HIGGS_INLINE std::filesystem::path FileWriter::resolve(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    detail::throw_io(path, "is not a regular file and will not be replaced", 0);
+  if (!std::filesystem::is_symlink(path, error)) return path;
+  const std::filesystem::path target = std::filesystem::weakly_canonical(path, error);
+  if (error) detail::throw_io(path, "leads nowhere", error.value());
+  return target;
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs
