@@ -1,0 +1,11 @@
+# What two builds of one program print: -DHEADERS and -DCOMPILED name them.
+foreach(kind IN ITEMS HEADERS COMPILED)
+  execute_process(COMMAND ${${kind}} OUTPUT_VARIABLE ${kind} RESULT_VARIABLE result)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${kind}: ${result}")
+  endif()
+endforeach()
+if(NOT HEADERS STREQUAL COMPILED)
+  message(FATAL_ERROR "header-only:\n${HEADERS}compiled:\n${COMPILED}")
+endif()
+message(STATUS "${HEADERS}")
