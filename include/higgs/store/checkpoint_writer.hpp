@@ -21,23 +21,25 @@
 #include <higgs/store/safetensors.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
+
+#if HIGGS_DEFINITIONS
+#  include <cmath>
+#  include <random>
+#  include <set>
+#  include <system_error>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -75,9 +77,7 @@ class CheckpointContents {
   void add_layer(const std::string& name, const QuantizedMatrix<C>& matrix, std::string dtype = "F32") {
     add_layer(name, matrix.layout, matrix.seed, std::move(dtype), matrix.book);
   }
-  void add_layer(const std::string& name, const AnyQuantizedMatrix& matrix, std::string dtype = "F32") {
-    matrix.visit([&](const auto& each) { add_layer(name, each, std::move(dtype)); });
-  }
+  void add_layer(const std::string& name, const AnyQuantizedMatrix& matrix, std::string dtype = "F32");
   /// Declares a tensor that is kept as it is.
   void add_tensor(TensorShape tensor) { items_.push_back({{}, {std::move(tensor)}, {}}); }
   /// Adds an entry of metadata; "format" and what begins with "higgs." are taken.
@@ -173,9 +173,7 @@ class CheckpointWriter {
     if (matrix.layout.input_scales) write_input_scales(name, matrix.input_scales);
     finish_layer(name, matrix.exponent, matrix.t2, matrix.weight_error);
   }
-  void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
-    matrix.visit([&](const auto& each) { write_layer(name, each); });
-  }
+  void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix);
 
   /// Writes bytes of a tensor that is kept as it is, from byte `offset` on.
   void write_tensor(std::string_view name, std::uint64_t offset, std::span<const std::uint8_t> bytes) {
@@ -253,6 +251,15 @@ class CheckpointWriter {
 };
 
 #if HIGGS_DEFINITIONS
+
+HIGGS_INLINE void CheckpointContents::add_layer(const std::string& name, const AnyQuantizedMatrix& matrix,
+                                                std::string dtype) {
+  matrix.visit([&](const auto& each) { add_layer(name, each, std::move(dtype)); });
+}
+
+HIGGS_INLINE void CheckpointWriter::write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
+  matrix.visit([&](const auto& each) { write_layer(name, each); });
+}
 
 HIGGS_INLINE void CheckpointContents::set_metadata(const std::string& key, std::string value) {
   expects(key != "format" && !key.starts_with("higgs."),

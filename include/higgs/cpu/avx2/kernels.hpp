@@ -6,7 +6,6 @@
 #include <higgs/cpu/avx2/convert.hpp>
 #include <higgs/cpu/avx2/dense.hpp>
 #include <higgs/cpu/avx2/exhaustive_search.hpp>
-#include <higgs/cpu/avx2/hadamard.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
 #include <higgs/cpu/avx2/line_search.hpp>
 #include <higgs/cpu/avx2/lut.hpp>
@@ -14,3 +13,8 @@
 #include <higgs/cpu/avx2/plane_search.hpp>
 #include <higgs/cpu/avx2/rows.hpp>
 #include <higgs/cpu/avx2/signs.hpp>
+
+// Kernels that only functions of the compiled library call.
+#if HIGGS_DEFINITIONS
+#  include <higgs/cpu/avx2/hadamard.hpp>
+#endif

@@ -9,10 +9,14 @@
 #include <higgs/cpu/avx512/dense.hpp>
 #include <higgs/cpu/avx512/dot.hpp>
 #include <higgs/cpu/avx512/exhaustive_search.hpp>
-#include <higgs/cpu/avx512/hadamard.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/avx512/line_search.hpp>
 #include <higgs/cpu/avx512/lut.hpp>
 #include <higgs/cpu/avx512/panel_product.hpp>
 #include <higgs/cpu/avx512/plane_search.hpp>
 #include <higgs/cpu/avx512/signs.hpp>
+
+// Kernels that only functions of the compiled library call.
+#if HIGGS_DEFINITIONS
+#  include <higgs/cpu/avx512/hadamard.hpp>
+#endif
