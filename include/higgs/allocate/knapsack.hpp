@@ -6,11 +6,11 @@
 //   problem.budget = 3;
 //   if (auto best = solve_knapsack(problem)) use(best->choice);
 //
-// Method. The LP relaxation of Dyer and Zemel, found by partitioning in linear time, then the core of
-// Pisinger (EJOR 83, 1995): dynamic programming that admits classes in the order of how little it costs to
-// leave the LP's option, and ends when no class outside can improve. Memory beside the problem: at most 48
-// bytes an option, 60 a class, 80 more for every option and class that may improve on the LP, and 92 (with
-// two budgets 150) times KnapsackLimits::max_states.
+// Method. The LP relaxation is that of Dyer and Zemel, solved by partitioning in linear time. Dynamic programming over
+// the core of Pisinger (EJOR 83, 1995) follows: classes enter it in ascending order of their least reduced cost, until
+// no class outside can improve the incumbent. A second budget is relaxed with a Lagrange multiplier. Memory beside the
+// problem: at most 48 bytes an option, 60 a class, 80 more for each option and class that may improve on the LP, and 92
+// (with two budgets 150) times KnapsackLimits::max_states.
 #pragma once
 
 #include <higgs/allocate/knapsack_problem.hpp>
@@ -35,39 +35,40 @@
 namespace higgs {
 inline namespace v0 {
 
-/// How much work an answer may take.
+/// Limits of the work for one answer.
 struct KnapsackLimits {
-  std::size_t max_states = std::size_t{1} << 22;  // of the dynamic programming; beyond it `proven` is false
+  std::size_t max_states = std::size_t{1}
+                           << 22;  // states of the dynamic programming; beyond them `proven` is false
 };
 
 namespace detail {
 
-/// A stretch of the lower convex hull of a class: so much more weight for so much less cost.
+/// An edge of the lower convex hull of a class: `weight` more buys `cost` less.
 struct HullStep {
   std::int64_t weight, cost;
   double slope() const noexcept { return static_cast<double>(cost) / static_cast<double>(weight); }
 };
 
-/// What the search minimizes: the cost plus a toll on the second weight, or the second weight itself.
+/// The objective of a search: the cost plus a Lagrange multiplier times the second weight, or the second weight itself.
 struct KnapsackPrice {
-  double toll = 0;
+  double multiplier = 0;
   bool second_only = false;
 
   std::int64_t operator()(const KnapsackEntry& entry) const noexcept {
     if (second_only) return entry.second;
-    if (toll == 0) return entry.cost;
-    return entry.cost + static_cast<std::int64_t>(toll * static_cast<double>(entry.second));
+    if (multiplier == 0) return entry.cost;
+    return entry.cost + static_cast<std::int64_t>(multiplier * static_cast<double>(entry.second));
   }
 };
 
-/// Appends the hull of a class, which is sorted by weight; the slopes fall strictly.
+/// Appends the hull of a class, whose entries are sorted by weight. The slopes fall strictly.
 HIGGS_INLINE void append_hull(std::span<const KnapsackEntry> entries, const KnapsackPrice& price,
                               std::vector<HullStep>& steps);
 
 struct KnapsackOutcome {
   std::vector<KnapsackEntry> picked;  // one for each merged class
   std::int64_t cost = 0, weight = 0, second = 0;
-  std::int64_t bound = 0;  // of the sum of prices; with two budgets, of the cost
+  std::int64_t bound = 0;  // lower bound of the objective; with two budgets, of the cost
   bool proven = false;
   HullStep rate{1, 0};  // the dual price of weight is cost / weight
   std::size_t states = 0;
@@ -76,10 +77,11 @@ struct KnapsackOutcome {
 /// One budget: the least sum of costs within it.
 HIGGS_INLINE KnapsackOutcome search_one(const FixedProblem& problem, std::size_t max_states);
 
-/// Two budgets: puts a toll on the second and solves the first exactly. The best toll is the corner where the
-/// choices just within and just over the second budget cost the same; a search over both closes the gap left.
+/// Two budgets: relaxes the second with a Lagrange multiplier and solves the first exactly. The best multiplier is the
+/// one at which a choice within the second budget and one beyond it have the same objective. A search over both budgets
+/// closes the remaining optimality gap.
 HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
-                                                       double& best_toll);
+                                                       double& best_multiplier);
 
 /// A number that is at most `fixed`, as a cost.
 template <class Cost>
@@ -106,9 +108,9 @@ std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProbl
   if (!fixed.feasible) return std::nullopt;
   KnapsackSolution<Weight, Cost> solution;
   std::optional<detail::KnapsackOutcome> outcome;
-  double toll = 0;
+  double multiplier = 0;
   if (problem.second_budget) {
-    outcome = detail::search_two(fixed, limits.max_states, toll);
+    outcome = detail::search_two(fixed, limits.max_states, multiplier);
     if (!outcome) return std::nullopt;
   } else {
     outcome = detail::search_one(fixed, limits.max_states);
@@ -125,7 +127,7 @@ std::optional<KnapsackSolution<Weight, Cost>> solve_knapsack(const KnapsackProbl
       std::min(solution.cost, detail::cost_below<Cost>(outcome->bound - fixed.rounding, fixed.cost_scale));
   solution.proven = outcome->proven;
   solution.lambda = outcome->rate.slope() / fixed.cost_scale.factor * fixed.weight_scale.factor;
-  solution.mu = toll / fixed.cost_scale.factor * fixed.second_scale.factor;
+  solution.mu = multiplier / fixed.cost_scale.factor * fixed.second_scale.factor;
   solution.cost_step = fixed.cost_scale.step();
   solution.weight_step = fixed.weight_scale.step();
   solution.states = outcome->states;
@@ -156,9 +158,10 @@ HIGGS_INLINE void append_hull(std::span<const KnapsackEntry> entries, const Knap
   }
 }
 
-/// The step at which the budget runs out when the steepest are taken first; {1, 0} when it does not.
-/// Partitions by the bits of the slopes, twelve at a time: positive doubles sort like their bits. Slopes
-/// equal but for the last 16 bits count as one: `steps` is left holding these, and the answer is their sum.
+/// The break step: edges are taken in descending order of slope, and the budget runs out in this one. {1, 0} if the
+/// budget suffices for all. The edges are partitioned by the bits of their slopes, twelve at a time, as positive doubles
+/// sort like their bits. Slopes that differ in the last 16 bits alone count as equal: `steps` then holds these edges, and
+/// the result is their sum.
 inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
   std::int64_t total = 0;
   for (const HullStep& step : steps) total += step.weight;
@@ -182,32 +185,32 @@ inline HullStep break_step(std::vector<HullStep>& steps, std::int64_t budget) {
 
 enum class Budgets { One, Two };
 
-/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs,
-/// below that of a `known` choice, and uses the price for its bounds.
+/// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, starts from the
+/// incumbent `known`, and takes its bounds from the prices.
 template <Budgets budgets>
 class CoreSearch {
  public:
   CoreSearch(const FixedProblem& problem, const KnapsackPrice& price, std::size_t max_states)
       : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {
-    const bool of_costs = budgets == Budgets::Two || (price.toll == 0 && !price.second_only);
+    const bool of_costs = budgets == Budgets::Two || (price.multiplier == 0 && !price.second_only);
     least_gain_ = of_costs ? problem.least_gain : 1;
     rounding_ = of_costs ? problem.rounding : 0;
   }
 
-  /// `toll_reach` is the largest sum of tolls within the second budget; it and `known` serve Budgets::Two
-  /// only.
-  KnapsackOutcome run(std::int64_t toll_reach = 0, const KnapsackOutcome* known = nullptr) {
+  /// `relaxed_second` is the largest product of multiplier and second weight within the second budget. It and `known` are
+  /// for Budgets::Two.
+  KnapsackOutcome run(std::int64_t relaxed_second = 0, const KnapsackOutcome* known = nullptr) {
     relax();
-    const bool tied = budgets == Budgets::One && (tied_slopes_ || slack_ < 0);
+    const bool tied = budgets == Budgets::One && (ties_at_break_ || residual_ < 0);
     if (tied) fill();
-    reach_ += toll_reach;
+    relaxation_ += relaxed_second;
     if (known)
       adopt(*known);
-    else if (slack_ < 0)
+    else if (residual_ < 0)
       adopt(lightest());
-    out_.proven = budgets == Budgets::One && rate_.cost == 0;
+    out_.proven = budgets == Budgets::One && dual_price_.cost == 0;
     if (!out_.proven) {
-      const std::size_t few = 4096;  // of many classes a few serve to narrow the gap before all are searched
+      const std::size_t few = 4096;  // classes that narrow the optimality gap before all are searched
       if (problem_.classes() > 2 * few && !tied) {
         collect(few);
         expand(max_states_ / 2);
@@ -221,43 +224,43 @@ class CoreSearch {
   }
 
  private:
-  struct Move {  // to another option of a class; everything is counted from the base
+  struct Move {  // to another option of a class; all numbers are differences from the base
     std::int64_t weight, cost, second, price;
-    Wide reduced;  // price + rate * weight, times rate_.weight; at least -excess_
+    Wide reduced;  // price + dual price * weight, times dual_price_.weight; at least -excess_
     std::uint32_t of_class, entry;
   };
   struct MoveClass {
-    std::size_t first, last;  // of the moves
-    Wide nearest;             // the least reduced price
-    Wide next = 0;            // that of the class after it
-    HullStep saving{0, 1};    // in all later classes, the least price for a unit of weight given back
-    HullStep gain{1, 0};      // in all later classes, the most price a unit of weight buys
+    std::size_t first, last;  // the moves of the class
+    Wide nearest;             // the least reduced price of the moves
+    Wide next = 0;            // `nearest` of the next class
+    HullStep saving{0, 1};    // least price per unit of weight saved, over all later classes
+    HullStep gain{1, 0};      // most price saved per unit of weight, over all later classes
   };
   struct State {
     std::int64_t weight, cost, second, price;
     std::uint32_t node;
   };
-  struct Node {  // of the tree of moves taken; node 0 is the base
+  struct Node {  // a node of the tree of moves taken; node 0 is the base
     std::uint32_t parent, of_class, entry;
   };
-  struct Best {
+  struct Incumbent {
     std::int64_t cost, weight;
     std::uint32_t node;
   };
   static constexpr std::uint32_t outside = std::numeric_limits<std::uint32_t>::max();
 
   Wide reduced(std::int64_t price, std::int64_t weight) const {
-    return Wide{price} * rate_.weight + Wide{weight} * rate_.cost;
+    return Wide{price} * dual_price_.weight + Wide{weight} * dual_price_.cost;
   }
 
-  /// Solves the LP relaxation; the base takes its option in every class, the lighter one where it splits.
+  /// Solves the LP relaxation. The base is its solution, with the lighter option in the class that it splits.
   void relax() {
     std::vector<HullStep> steps;
     steps.reserve(problem_.entries() - problem_.classes());
     for (std::size_t i = 0; i < problem_.classes(); ++i) append_hull(problem_[i], price_, steps);
-    rate_ = break_step(steps, problem_.budget);
-    tied_slopes_ = rate_.cost > 0 && steps.size() > 1;
-    slack_ = problem_.budget;
+    dual_price_ = break_step(steps, problem_.budget);
+    ties_at_break_ = dual_price_.cost > 0 && steps.size() > 1;
+    residual_ = problem_.budget;
     out_.picked.reserve(problem_.classes());
     for (std::size_t i = 0; i < problem_.classes(); ++i) {
       const KnapsackEntry* least = nullptr;
@@ -271,21 +274,21 @@ class CoreSearch {
         least_reduced = value;
       }
       out_.picked.push_back(*least);
-      slack_ -= least->weight;
-      second_slack_ -= least->second;
-      reach_ -= price_(*least) - least->cost;
+      residual_ -= least->weight;
+      second_residual_ -= least->second;
+      relaxation_ -= price_(*least) - least->cost;
     }
-    second_slack_ += problem_.second_budget;
-    if constexpr (budgets == Budgets::One) reach_ = 0;
+    second_residual_ += problem_.second_budget;
+    if constexpr (budgets == Budgets::One) relaxation_ = 0;
   }
 
-  /// Starts from a choice that is no descendant of the base.
+  /// Makes `known` the incumbent: a choice outside the tree of moves.
   void adopt(const KnapsackOutcome& known) {
-    fallback_ = known.picked;
-    best_ = {0, 0, outside};
-    for (std::size_t i = 0; i < fallback_.size(); ++i) {
-      best_.weight += fallback_[i].weight - out_.picked[i].weight;
-      best_.cost += objective(fallback_[i]) - objective(out_.picked[i]);
+    incumbent_entries_ = known.picked;
+    incumbent_ = {0, 0, outside};
+    for (std::size_t i = 0; i < incumbent_entries_.size(); ++i) {
+      incumbent_.weight += incumbent_entries_[i].weight - out_.picked[i].weight;
+      incumbent_.cost += objective(incumbent_entries_[i]) - objective(out_.picked[i]);
     }
   }
 
@@ -305,29 +308,30 @@ class CoreSearch {
     return budgets == Budgets::One ? price_(entry) : entry.cost;
   }
 
-  /// Whether equal costs are told apart by their weight.
+  /// Whether the weight breaks ties between equal costs.
   bool by_weight() const { return budgets == Budgets::One && rounding_ == 0; }
 
-  /// The most reduced price that a choice better than the best one can have: it costs less, or it costs
-  /// the same and weighs less. Negative when no choice can be better.
+  /// The optimality gap: the largest reduced price of a choice that is better than the incumbent, that is cheaper, or as
+  /// cheap and lighter. Negative if no choice can be better.
   Wide gap() const {
-    const Wide cheaper = reduced(best_.cost - least_gain_ + reach_, slack_);
-    return excess_ + (by_weight() ? std::max(cheaper, reduced(best_.cost, best_.weight - 1)) : cheaper);
+    const Wide cheaper = reduced(incumbent_.cost - least_gain_ + relaxation_, residual_);
+    return excess_ +
+           (by_weight() ? std::max(cheaper, reduced(incumbent_.cost, incumbent_.weight - 1)) : cheaper);
   }
 
   bool fits(std::int64_t weight, std::int64_t second) const {
-    return weight <= slack_ && (budgets == Budgets::One || second <= second_slack_);
+    return weight <= residual_ && (budgets == Budgets::One || second <= second_residual_);
   }
 
   bool better(std::int64_t cost, std::int64_t weight) const {
-    return cost < best_.cost || (cost == best_.cost && weight < best_.weight);
+    return cost < incumbent_.cost || (cost == incumbent_.cost && weight < incumbent_.weight);
   }
 
-  /// Many classes break at the same slope, up to rounding: moves the base along it until the budget is
-  /// used. Its options may then miss the least reduced price, by `excess_` in all.
+  /// Where many classes tie at the break step, up to rounding: moves the base along these ties until the budget is used.
+  /// Its reduced price may then exceed the least by `excess_`.
   void fill() {
     const std::size_t count = problem_.classes();
-    std::size_t stride = count / 2 + count / 8;  // scatters the moved, so that any few classes go either way
+    std::size_t stride = count / 2 + count / 8;  // scatters the classes that move
     while (std::gcd(stride, count) != 1) ++stride;
     std::vector<bool> moved(count);
     for (const bool lighter : {true, false}) {
@@ -336,19 +340,19 @@ class CoreSearch {
         for (std::size_t k = 0; k < entries.size() && !moved[i]; ++k) {
           const KnapsackEntry& entry = entries[lighter ? entries.size() - 1 - k : k];
           const std::int64_t weight = entry.weight - out_.picked[i].weight;
-          if (lighter ? weight >= 0 || slack_ >= 0 : weight <= 0 || weight > slack_) continue;
+          if (lighter ? weight >= 0 || residual_ >= 0 : weight <= 0 || weight > residual_) continue;
           const Wide more = reduced(price_(entry) - price_(out_.picked[i]), weight);
-          if (more > (Wide{std::abs(weight)} * rate_.cost >> 30)) continue;
+          if (more > (Wide{std::abs(weight)} * dual_price_.cost >> 30)) continue;
           moved[i] = true;
           excess_ += more;
-          slack_ -= weight;
+          residual_ -= weight;
           out_.picked[i] = entry;
         }
       }
     }
   }
 
-  /// Gathers the moves within the gap, on the way taking each single move that is an improvement.
+  /// Collects the moves within the gap. A single move that is better becomes the incumbent.
   void collect(std::size_t classes) {
     Wide limit = gap();
     moves_.clear();
@@ -371,26 +375,25 @@ class CoreSearch {
         moves_.push_back(move);
         if (!fits(move.weight, move.second) || !better(move.cost, move.weight)) continue;
         nodes_.push_back({0, move.of_class, move.entry});
-        best_ = {move.cost, move.weight, static_cast<std::uint32_t>(nodes_.size() - 1)};
+        incumbent_ = {move.cost, move.weight, static_cast<std::uint32_t>(nodes_.size() - 1)};
         limit = gap();
       }
     }
   }
 
-  /// The moves that are left change the weight by multiples of their common divisor: cuts the budget to
-  /// match.
+  /// Rounds the residual capacity down to a multiple of the common divisor of the weights of the moves.
   void narrow() {
-    for (std::int64_t before = slack_ + 1; before != slack_;) {
-      before = slack_;
+    for (std::int64_t before = residual_ + 1; before != residual_;) {
+      before = residual_;
       const Wide limit = gap();
       std::erase_if(moves_, [&](const Move& move) { return move.reduced > limit; });
       std::int64_t divisor = 0;
       for (const Move& move : moves_) divisor = std::gcd(divisor, move.weight);
-      if (divisor > 1) slack_ -= (slack_ % divisor + divisor) % divisor;
+      if (divisor > 1) residual_ -= (residual_ % divisor + divisor) % divisor;
     }
   }
 
-  /// Brings the next classes of the core to the front, the cheapest to move first, and prepares their bounds.
+  /// Sorts the next `count` classes of the core by their least reduced price and computes their bounds.
   void order(std::vector<MoveClass>& classes, std::size_t count) const {
     std::partial_sort(classes.begin(), classes.begin() + static_cast<std::ptrdiff_t>(count), classes.end(),
                       [](const MoveClass& a, const MoveClass& b) {
@@ -415,19 +418,18 @@ class CoreSearch {
     }
   }
 
-  /// Whether later classes can turn the state into a better choice: a move costs at least `next`, what is
-  /// left of the budget buys at most `gain` a unit, what is overdrawn costs at least `saving` a unit to
-  /// give back.
-  bool hopeful(const State& state, const MoveClass& after, Wide limit) const {
+  /// Whether later classes can make the state better than the incumbent. A move costs at least `next`; each unit of the
+  /// residual capacity saves at most `gain`; each unit beyond the budget costs at least `saving`.
+  bool can_improve(const State& state, const MoveClass& after, Wide limit) const {
     if (reduced(state.price, state.weight) + after.next > limit) return false;
     if (excess_ > 0) return true;
-    const std::int64_t left = slack_ - state.weight;
+    const std::int64_t left = residual_ - state.weight;
     const HullStep& rate = left >= 0 ? after.gain : after.saving;
     const std::int64_t gain = by_weight() ? 0 : least_gain_;
-    return Wide{state.price - best_.cost - reach_ + gain} * rate.weight <= Wide{left} * rate.cost;
+    return Wide{state.price - incumbent_.cost - relaxation_ + gain} * rate.weight <= Wide{left} * rate.cost;
   }
 
-  /// The dynamic programming over the moves; false when it stopped at `max_states`.
+  /// The dynamic programming over the moves. False if it stopped at `max_states`.
   bool expand(std::size_t max_states) {
     std::vector<MoveClass> classes;
     for (std::size_t k = 0; k < moves_.size(); ++k) {
@@ -438,7 +440,7 @@ class CoreSearch {
       classes.back().nearest = std::min(classes.back().nearest, moves_[k].reduced);
     }
     std::vector<State> states{{0, 0, 0, 0, 0}}, next;
-    // The gap closes quickly, so the classes are sorted a few at a time.
+    // The gap narrows quickly, so classes are sorted a few at a time.
     for (std::size_t count = 64; !classes.empty() && !states.empty(); count *= 4) {
       const Wide limit = gap();
       std::erase_if(classes, [&](const MoveClass& c) { return c.nearest > limit; });
@@ -454,9 +456,9 @@ class CoreSearch {
     return true;
   }
 
-  /// One class of the dynamic programming: every state stays or makes one of the moves. The states are sorted
-  /// by weight, and so is each list of moved states, so they merge; dominated and hopeless ones drop out.
-  /// Returns false when the states exceed their limit.
+  /// One class of the dynamic programming: each state stays or makes one of the moves. The states and the moved states are
+  /// sorted by weight and are merged; states that are dominated or cannot improve the incumbent are dropped. False if the
+  /// states exceed their limit.
   bool merge(const MoveClass& move_class, std::size_t max_states, const std::vector<State>& states,
              std::vector<State>& next) {
     Wide limit = gap();
@@ -495,14 +497,14 @@ class CoreSearch {
         if (dominated(state.second, state.cost)) continue;
       }
       const bool improves = fits(state.weight, state.second) && better(state.cost, state.weight);
-      if (!improves && !hopeful(state, move_class, limit)) continue;
+      if (!improves && !can_improve(state, move_class, limit)) continue;
       if (move) {
         if (nodes_.size() >= max_states) return false;
         nodes_.push_back({state.node, move->of_class, move->entry});
         state.node = static_cast<std::uint32_t>(nodes_.size() - 1);
       }
       if (improves) {
-        best_ = {state.cost, state.weight, state.node};
+        incumbent_ = {state.cost, state.weight, state.node};
         limit = gap();
       }
       next.push_back(state);
@@ -510,7 +512,7 @@ class CoreSearch {
     return true;
   }
 
-  /// Whether a lighter state takes no more of the second budget and costs no more; otherwise notes this one.
+  /// Whether a lighter state dominates in second weight and cost; otherwise records this one.
   bool dominated(std::int64_t second, std::int64_t cost) {
     auto at = staircase_.upper_bound(second);
     if (at != staircase_.begin() && std::prev(at)->second <= cost) return true;
@@ -522,13 +524,13 @@ class CoreSearch {
   void finish() {
     std::int64_t base = 0;
     for (const KnapsackEntry& entry : out_.picked) base += objective(entry);
-    const auto dual = static_cast<std::int64_t>(Wide{slack_} * rate_.cost / rate_.weight);
-    const auto over = static_cast<std::int64_t>(excess_ / rate_.weight) + (excess_ > 0);
-    const std::int64_t best = base + best_.cost;
+    const auto dual = static_cast<std::int64_t>(Wide{residual_} * dual_price_.cost / dual_price_.weight);
+    const auto over = static_cast<std::int64_t>(excess_ / dual_price_.weight) + (excess_ > 0);
+    const std::int64_t best = base + incumbent_.cost;
     out_.bound = best - rounding_;
-    if (!out_.proven) out_.bound = std::min(out_.bound, base - reach_ - dual - over);
-    if (best_.node == outside) out_.picked = fallback_;
-    for (std::uint32_t node = best_.node; node != outside && node != 0; node = nodes_[node].parent) {
+    if (!out_.proven) out_.bound = std::min(out_.bound, base - relaxation_ - dual - over);
+    if (incumbent_.node == outside) out_.picked = incumbent_entries_;
+    for (std::uint32_t node = incumbent_.node; node != outside && node != 0; node = nodes_[node].parent) {
       out_.picked[nodes_[node].of_class] = problem_[nodes_[node].of_class][nodes_[node].entry];
     }
     for (const KnapsackEntry& entry : out_.picked) {
@@ -536,22 +538,23 @@ class CoreSearch {
       out_.weight += entry.weight;
       out_.second += entry.second;
     }
-    out_.rate = rate_;
+    out_.rate = dual_price_;
   }
 
   const FixedProblem& problem_;
   KnapsackPrice price_;
   std::size_t max_states_;
-  std::int64_t least_gain_, rounding_;  // of the sum that is minimized
-  KnapsackOutcome out_;                 // `picked` is the base until finish()
-  HullStep rate_{1, 0};
-  bool tied_slopes_ = false;       // of several classes, at the break
-  Wide excess_ = 0;                // of the base's reduced price over the least
-  std::int64_t slack_ = 0;         // what the base leaves of the budget
-  std::int64_t second_slack_ = 0;  // and of the second
-  std::int64_t reach_ = 0;         // the tolls that the base leaves
-  Best best_{0, 0, 0};
-  std::vector<KnapsackEntry> fallback_;
+  std::int64_t least_gain_, rounding_;  // of the objective
+  KnapsackOutcome out_;                 // `picked` is the base before finish()
+  HullStep dual_price_{1, 0};
+  bool ties_at_break_ = false;        // whether several classes have the slope of the break step
+  Wide excess_ = 0;                   // reduced price of the base, less the least
+  std::int64_t residual_ = 0;         // residual capacity: the budget less the weight of the base
+  std::int64_t second_residual_ = 0;  // the same of the second budget
+  std::int64_t relaxation_ =
+      0;  // largest multiplier * second weight that the base leaves to the second budget
+  Incumbent incumbent_{0, 0, 0};
+  std::vector<KnapsackEntry> incumbent_entries_;
   std::vector<Move> moves_;
   std::vector<Node> nodes_{{0, 0, 0}};
   std::vector<std::pair<std::size_t, const Move*>> heads_;
@@ -563,7 +566,7 @@ HIGGS_INLINE KnapsackOutcome search_one(const FixedProblem& problem, std::size_t
 }
 
 HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& problem, std::size_t max_states,
-                                                       double& best_toll) {
+                                                       double& best_multiplier) {
   const auto solve = [&](KnapsackPrice price) {
     return CoreSearch<Budgets::One>(problem, price, max_states).run();
   };
@@ -572,21 +575,24 @@ HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& probl
   KnapsackOutcome within = solve({0, true});
   if (within.second > problem.second_budget) return std::nullopt;
 
-  const double largest_toll = 0x1p60 / static_cast<double>(problem.second_total);
-  const auto reach = [&](double toll) {  // 2^-48 covers the rounding of the products
-    return static_cast<std::int64_t>(toll * static_cast<double>(problem.second_budget) * (1 + 0x1p-48)) + 1;
+  const double largest_multiplier = 0x1p60 / static_cast<double>(problem.second_total);
+  const auto relaxation_of = [&](double multiplier) {  // 2^-48: rounding of the products
+    return static_cast<std::int64_t>(multiplier * static_cast<double>(problem.second_budget) *
+                                     (1 + 0x1p-48)) +
+           1;
   };
   KnapsackOutcome best = within;
   std::int64_t bound = over.bound;
   std::size_t states = over.states + within.states;
   while (within.cost > over.cost) {
-    const double toll = std::min(largest_toll, static_cast<double>(within.cost - over.cost) /
-                                                   static_cast<double>(over.second - within.second));
-    KnapsackOutcome middle = solve({toll});
+    const double multiplier =
+        std::min(largest_multiplier, static_cast<double>(within.cost - over.cost) /
+                                         static_cast<double>(over.second - within.second));
+    KnapsackOutcome middle = solve({multiplier});
     states += middle.states;
-    if (middle.bound - reach(toll) > bound) {
-      bound = middle.bound - reach(toll);
-      best_toll = toll;
+    if (middle.bound - relaxation_of(multiplier) > bound) {
+      bound = middle.bound - relaxation_of(multiplier);
+      best_multiplier = multiplier;
     }
     const bool fits = middle.second <= problem.second_budget;
     if (fits && middle.cost < best.cost) best = middle;
@@ -596,7 +602,8 @@ HIGGS_INLINE std::optional<KnapsackOutcome> search_two(const FixedProblem& probl
   best.proven = best.cost - problem.least_gain < bound;
   best.bound = best.cost - problem.rounding;
   if (!best.proven)
-    best = CoreSearch<Budgets::Two>(problem, {best_toll}, max_states).run(reach(best_toll), &best);
+    best = CoreSearch<Budgets::Two>(problem, {best_multiplier}, max_states)
+               .run(relaxation_of(best_multiplier), &best);
   best.bound = std::max(best.bound, bound);
   best.states += states;
   return best;

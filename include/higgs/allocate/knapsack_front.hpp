@@ -132,12 +132,12 @@ class KnapsackFront {
     const auto range = [this](const Row& row) { return items_[row.last - 1].weight; };
     std::stable_sort(rows_.begin(), rows_.end(),
                      [&](const Row& a, const Row& b) { return range(a) < range(b); });
-    std::int64_t reach = 0;
+    std::int64_t heaviest = 0;
     std::size_t cells = 0;
     for (Row& row : rows_) {
-      reach = std::min(reach + range(row), fixed.budget);
+      heaviest = std::min(heaviest + range(row), fixed.budget);
       row.first_cell = cells;
-      row.cells = static_cast<std::size_t>(reach / unit_) + 1;
+      row.cells = static_cast<std::size_t>(heaviest / unit_) + 1;
       if (row.cells > max_cells - cells) return false;
       cells += row.cells;
     }

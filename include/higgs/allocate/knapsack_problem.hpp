@@ -182,15 +182,15 @@ class FixedRange {
   bool whole_ = true, finite_ = true;
 };
 
-/// The largest fixed-point number that is not above `budget`, cut where no sum can reach.
+/// The largest fixed-point number that is not above `budget`, clamped to +-2^61, beyond all sums.
 template <class T>
 std::int64_t fixed_budget(T budget, const FixedScale& scale) {
-  constexpr std::int64_t reach = std::int64_t{1} << 61;
+  constexpr std::int64_t most = std::int64_t{1} << 61;
   if constexpr (std::is_integral_v<T>) {
     if constexpr (std::is_unsigned_v<T>)
-      return static_cast<std::int64_t>(std::min<std::uint64_t>(budget, reach));
+      return static_cast<std::int64_t>(std::min<std::uint64_t>(budget, most));
     else
-      return std::clamp<std::int64_t>(budget, -reach, reach);
+      return std::clamp<std::int64_t>(budget, -most, most);
   } else {
     expects(budget == budget, "higgs::solve_knapsack: the budget is NaN");
     const auto scaled = std::floor(std::common_type_t<T, double>{budget} * scale.factor);
@@ -310,8 +310,8 @@ class FixedProblem {
         "higgs::solve_knapsack: costs are finite, their sums fit the type and 2^60 (two budgets: 2^50)";
     weight_scale = weights.scale<Weight>(60, heavy);
     second_scale = seconds.scale<Weight>(60, heavy);
-    // With a second budget ten bits are left for its tolls, which may exceed the costs, and whole costs are
-    // spread over the other fifty, because tolls are rounded.
+    // With a second budget ten bits are left for products with its Lagrange multiplier, which may exceed the costs. Whole
+    // costs are spread over the other fifty, because these products are rounded.
     cost_scale = costs.scale<Cost>(problem.second_budget ? 50 : 60, dear);
     if (problem.second_budget && cost_scale.exact) {
       cost_scale.whole_factor = std::int64_t{1} << (49 - std::min(49, std::ilogb(costs.sum() + 1)));

@@ -198,9 +198,9 @@ HIGGS_INLINE Sensitivity fit_sensitivity(std::span<const NoisePoint> points) {
   }
   const std::size_t freedom = points.size() - 1;
   fit.standard_error = std::sqrt(squares / static_cast<double>(freedom) / xx);
-  const double reach = detail::student_95(freedom) * fit.standard_error;
-  fit.low = fit.alpha - reach;
-  fit.high = fit.alpha + reach;
+  const double half_width = detail::student_95(freedom) * fit.standard_error;
+  fit.low = fit.alpha - half_width;
+  fit.high = fit.alpha + half_width;
   return fit;
 }
 
