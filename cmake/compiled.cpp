@@ -8,3 +8,53 @@
 #include <higgs/higgs.hpp>
 #include <higgs/models.hpp>
 #include <higgs/tools.hpp>
+
+#include <span>
+
+namespace higgs {
+inline namespace v0 {
+namespace {
+
+// Function templates are compiled where their address is taken: for each shipped code and each scalar.
+const void* volatile address;
+void keep(const void* function) { address = function; }
+template <class... Functions>
+void compile(Functions*... functions) {
+  (keep(reinterpret_cast<const void*>(functions)), ...);
+}
+
+template <class C, class T>
+typename RowQuantizer<C>::Error quantize_rows(const RowQuantizer<C>& quantizer, MatrixView<T> w,
+                                              std::span<std::uint8_t> codes, std::span<Half> scales,
+                                              Executor& executor) {
+  return quantizer.quantize_rows(w, codes, scales, executor);
+}
+
+template <class T>
+void compile_scalar() {
+  using RotateRow = void(std::span<const T>, std::span<const float>, std::span<float>, std::int64_t,
+                         std::optional<std::uint64_t>, std::int64_t, Isa);
+  compile<RotateRow>(&rotate_row<T>);
+  compile(&detail::matmul_block<const T, float>, &detail::matmul_block<const T, Half>,
+          &detail::matmul_block<const T, BFloat16>);
+}
+
+template <class C>
+void compile_code() {
+  compile(&detail::pack_matrix<C>, &detail::quantize_scalars<const float, C>,
+          &detail::quantize_scalars<const Half, C>, &detail::quantize_scalars<const BFloat16, C>,
+          &quantize_rows<C, const float>, &quantize_rows<C, const Half>, &quantize_rows<C, const BFloat16>);
+}
+
+[[gnu::used]] void compile_all() {
+  compile_scalar<float>();
+  compile_scalar<Half>();
+  compile_scalar<BFloat16>();
+  []<class... Codes>(TypeList<Codes...>) { (compile_code<Codes>(), ...); }(ShippedCodes{});
+  compile(&exact_dot<float, float>, &exact_dot<float, std::int8_t>, &exact_dot<float, std::int16_t>,
+          &exact_dot<std::int8_t, std::int8_t>, &exact_dot<std::int16_t, std::int16_t>);
+}
+
+}  // namespace
+}  // namespace v0
+}  // namespace higgs

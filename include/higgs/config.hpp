@@ -43,12 +43,13 @@
 
 // The library is header-only, unless HIGGS_COMPILED is defined, as the CMake target higgs::compiled does for its users:
 // headers then only declare the large functions, and cmake/compiled.cpp, which defines HIGGS_COMPILED_SOURCE, has them.
-#if defined(HIGGS_COMPILED)
+// A file with a code of its own defines HIGGS_BODIES before it includes higgs, and compiles the functions that it needs.
+#if defined(HIGGS_COMPILED) && !defined(HIGGS_BODIES)
 #  define HIGGS_INLINE
 #else
 #  define HIGGS_INLINE inline
 #endif
-#if defined(HIGGS_COMPILED) && !defined(HIGGS_COMPILED_SOURCE)
+#if defined(HIGGS_COMPILED) && !defined(HIGGS_COMPILED_SOURCE) && !defined(HIGGS_BODIES)
 #  define HIGGS_DEFINITIONS 0
 #else
 #  define HIGGS_DEFINITIONS 1

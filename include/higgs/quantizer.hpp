@@ -465,6 +465,48 @@ RowQuantizer<C>::RowQuantizer(const C& code, const CodeLayout& layout, std::opti
   }
 }
 
+namespace detail {
+template <class T, Code C>
+QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
+                                    Executor& executor);
+}  // namespace detail
+
+template <class T, Code C>
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOptions& options,
+                            Executor& executor) {
+  if constexpr (!detail::is_scalar<T>) {
+    return quantize(detail::as_scalars(w), book, options, executor);
+  } else {
+    return detail::quantize_scalars(MatrixView<const T>(w), book, options, executor);
+  }
+}
+
+template <class T>
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options,
+                            Executor& executor) {
+  if constexpr (!detail::is_scalar<T>) return quantize(detail::as_scalars(w), codebook, options, executor);
+  AnyQuantizedMatrix out;
+  with_shipped_code(codebook,
+                    [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, options, executor); });
+  return out;
+}
+
+inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
+                                           const QuantizeOptions& options) {
+  std::vector<Format> formats;
+  const auto add = [&]<class C>(std::type_identity<C>) {
+    const CodeLayout layout = make_layout(rows, cols, C::dim, options);
+    const std::int64_t row_bytes =
+        layout.row_bytes(C::dim, code_bits<C>) + layout.groups() * layout.scale_bytes();
+    const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
+    formats.push_back({C::name(), C{}.mse(), rows * row_bytes + input_bytes});
+  };
+  for (const std::string& name : shipped_code_names()) with_shipped_code(name, add);
+  return formats;
+}
+
+#if HIGGS_DEFINITIONS
+
 template <Code C>
 template <class T>
 typename RowQuantizer<C>::Error RowQuantizer<C>::quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes,
@@ -509,39 +551,7 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
 }
 }  // namespace detail
 
-template <class T, Code C>
-QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const QuantizeOptions& options,
-                            Executor& executor) {
-  if constexpr (!detail::is_scalar<T>) {
-    return quantize(detail::as_scalars(w), book, options, executor);
-  } else {
-    return detail::quantize_scalars(w, book, options, executor);
-  }
-}
-
-template <class T>
-AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const QuantizeOptions& options,
-                            Executor& executor) {
-  if constexpr (!detail::is_scalar<T>) return quantize(detail::as_scalars(w), codebook, options, executor);
-  AnyQuantizedMatrix out;
-  with_shipped_code(codebook,
-                    [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, options, executor); });
-  return out;
-}
-
-inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
-                                           const QuantizeOptions& options) {
-  std::vector<Format> formats;
-  const auto add = [&]<class C>(std::type_identity<C>) {
-    const CodeLayout layout = make_layout(rows, cols, C::dim, options);
-    const std::int64_t row_bytes =
-        layout.row_bytes(C::dim, code_bits<C>) + layout.groups() * layout.scale_bytes();
-    const std::int64_t input_bytes = layout.input_scales ? cols * std::int64_t{sizeof(Half)} : 0;
-    formats.push_back({C::name(), C{}.mse(), rows * row_bytes + input_bytes});
-  };
-  for (const std::string& name : shipped_code_names()) with_shipped_code(name, add);
-  return formats;
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

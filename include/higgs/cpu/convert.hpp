@@ -2,7 +2,7 @@
 // Many 16-bit floats as floats.
 #pragma once
 
-#include <higgs/core/concepts.hpp>
+#include <higgs/core/half.hpp>
 #include <higgs/cpu/isas.hpp>
 
 #include <algorithm>
@@ -12,13 +12,22 @@ namespace higgs {
 inline namespace v0 {
 
 /// out[i] = x[i], exactly, for `count` numbers. A signalling NaN may come out quiet.
-template <Scalar T>
-void to_floats(const T* x, std::int64_t count, float* out, Isa isa = best_isa()) noexcept {
-  if constexpr (sizeof(T) == sizeof(float))
-    std::copy_n(x, count, out);
-  else
-    cpu::dispatch(isa, [&](auto set) { to_floats(set, x, count, out); });
+inline void to_floats(const float* x, std::int64_t count, float* out, Isa = best_isa()) noexcept {
+  std::copy_n(x, count, out);
 }
+HIGGS_INLINE void to_floats(const Half* x, std::int64_t count, float* out, Isa isa = best_isa()) noexcept;
+HIGGS_INLINE void to_floats(const BFloat16* x, std::int64_t count, float* out, Isa isa = best_isa()) noexcept;
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE void to_floats(const Half* x, std::int64_t count, float* out, Isa isa) noexcept {
+  cpu::dispatch(isa, [&](auto set) { to_floats(set, x, count, out); });
+}
+HIGGS_INLINE void to_floats(const BFloat16* x, std::int64_t count, float* out, Isa isa) noexcept {
+  cpu::dispatch(isa, [&](auto set) { to_floats(set, x, count, out); });
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

@@ -7,12 +7,19 @@
 #pragma once
 
 #include <higgs/core/concepts.hpp>
-#include <higgs/cpu/avx2/kernels.hpp>
-#include <higgs/cpu/avx512/kernels.hpp>
+#include <higgs/cpu/avx2/isa.hpp>
+#include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/isa.hpp>
-#include <higgs/cpu/neon/kernels.hpp>
-#include <higgs/cpu/portable/kernels.hpp>
+#include <higgs/cpu/neon/isa.hpp>
+#include <higgs/cpu/portable/isa.hpp>
 #include <higgs/cpu/targets.hpp>
+
+#if HIGGS_DEFINITIONS
+#  include <higgs/cpu/avx2/kernels.hpp>
+#  include <higgs/cpu/avx512/kernels.hpp>
+#  include <higgs/cpu/neon/kernels.hpp>
+#  include <higgs/cpu/portable/kernels.hpp>
+#endif
 
 namespace higgs {
 inline namespace v0 {

@@ -51,9 +51,3 @@
 #endif
 #define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
 #define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni"
-
-#if defined(HIGGS_TARGET_BEGIN)
-#  include <immintrin.h>
-#elif defined(HIGGS_NEON)
-#  include <arm_neon.h>
-#endif

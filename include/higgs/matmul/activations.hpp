@@ -38,7 +38,8 @@ void rotate_to_int8(std::span<const X> x, std::span<const float> factors, std::s
   const detail::Scratch scratch(out.size() * sizeof(float) + scales.size() * sizeof(std::int32_t));
   const std::span<float> row(reinterpret_cast<float*>(scratch.data()), out.size());
   rotate_row(x, factors, row, block, seed, first_column, isa);
-  cpu::ActivationPanel panel(shape, cpu::ActivationOrder::Bytes, 1, reinterpret_cast<std::uint8_t*>(out.data()));
+  cpu::ActivationPanel panel(shape, cpu::ActivationOrder::Bytes, 1,
+                             reinterpret_cast<std::uint8_t*>(out.data()));
   panel.scales = scales.data();
   panel.compensation = reinterpret_cast<std::int32_t*>(row.data() + row.size());
   cpu::dispatch(usable_isa(isa), [&](auto set) {

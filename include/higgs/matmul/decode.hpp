@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -24,8 +25,8 @@ inline namespace v0 {
 /// the shape of w.
 template <Code C>
 void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out, Executor& executor = default_executor());
-inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out,
-                       Executor& executor = default_executor());
+template <std::same_as<AnyQuantizedMatrix> Any>
+void dequantize(const Any& w, MatrixView<float> out, Executor& executor = default_executor());
 
 /// Symbols of one group to floats: for a Codebook by a table of its points, made once for many decodes, or point by
 /// point where the table would not fit a cache; for a ChainCode by decode_group().
@@ -119,7 +120,8 @@ void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out, Executor& ex
     }
   });
 }
-inline void dequantize(const AnyQuantizedMatrix& w, MatrixView<float> out, Executor& executor) {
+template <std::same_as<AnyQuantizedMatrix> Any>
+void dequantize(const Any& w, MatrixView<float> out, Executor& executor) {
   w.visit([&](const auto& matrix) { dequantize(matrix, out, executor); });
 }
 

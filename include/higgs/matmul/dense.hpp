@@ -9,6 +9,7 @@
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/cpu/convert.hpp>
 #include <higgs/cpu/isas.hpp>
+#include <higgs/cpu/portable/dense.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -23,6 +24,25 @@ namespace detail {
 inline constexpr std::int64_t dense_depth = 1024;
 /// Rows of x that are multiplied while a block of weights stays in cache.
 inline constexpr std::int64_t dense_batch = 96;
+
+/// A block of a dense product by the kernels of `isa`.
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<float>& block, Isa isa) noexcept;
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<Half>& block, Isa isa) noexcept;
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<BFloat16>& block, Isa isa) noexcept;
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<float>& block, Isa isa) noexcept {
+  cpu::dispatch(usable_isa(isa), [&](auto set) { dense_product(set, block); });
+}
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<Half>& block, Isa isa) noexcept {
+  cpu::dispatch(usable_isa(isa), [&](auto set) { dense_product(set, block); });
+}
+HIGGS_INLINE void multiply_dense(const cpu::DenseProduct<BFloat16>& block, Isa isa) noexcept {
+  cpu::dispatch(usable_isa(isa), [&](auto set) { dense_product(set, block); });
+}
+
+#endif
 
 }  // namespace detail
 
@@ -43,12 +63,12 @@ void matmul(MatrixView<const float> x, MatrixView<W> w, MatrixView<float> y,
   parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = 0; k < std::max<std::int64_t>(x.cols, 1); k += detail::dense_depth)
       for (std::int64_t i = 0; i < x.rows; i += detail::dense_batch)
-        cpu::dispatch(usable_isa(isa), [&](auto set) {
-          dense_product(set, cpu::DenseProduct<std::remove_const_t<W>>{
-                                 x.row(i) + k, x.row_stride, w.row(begin) + k, w.row_stride, y.row(i) + begin,
-                                 y.row_stride, std::min(detail::dense_batch, x.rows - i), end - begin,
-                                 std::min(detail::dense_depth, x.cols - k), k > 0});
-        });
+        detail::multiply_dense(
+            cpu::DenseProduct<std::remove_const_t<W>>{x.row(i) + k, x.row_stride, w.row(begin) + k,
+                                                      w.row_stride, y.row(i) + begin, y.row_stride,
+                                                      std::min(detail::dense_batch, x.rows - i), end - begin,
+                                                      std::min(detail::dense_depth, x.cols - k), k > 0},
+            isa);
   });
 }
 

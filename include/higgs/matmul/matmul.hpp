@@ -140,6 +140,65 @@ void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<c
   rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, first_col, isa);
 }
 
+/// The product of up to batch_block rows.
+template <class X, Scalar Y>
+void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+                  Executor& executor, const MatmulOptions& options);
+
+/// The product from a matrix as it is.
+template <class X, Code C, Scalar Y>
+void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
+                         std::span<const float> bias, Executor& executor, Isa isa) {
+  const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
+
+  std::vector<float> input_scales(w.input_scales.size());  // (cols) or empty
+  to_floats(w.input_scales.data(), std::ssize(w.input_scales), input_scales.data(), isa);
+  std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
+  std::vector<std::uint8_t> huge(
+      static_cast<std::size_t>(batch));  // rows that are 2^-huge_shift of themselves
+  parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t m = begin; m < end; ++m) {
+      const std::span<float> row(rotated.data() + m * padded, static_cast<std::size_t>(padded));
+      rotate_activations(x, m, 1, input_scales, w.layout, w.seed, 0, row, isa);
+      if (is_at_most(row, huge_input)) continue;
+      huge[static_cast<std::size_t>(m)] = 1;
+      rotate_activations(x, m, huge_factor, input_scales, w.layout, w.seed, 0, row, isa);
+    }
+  });
+
+  const GroupDecoder<C> decoder(w.book);
+  const std::int64_t tile_rows = batch > 8 ? 64 : 16;
+  const std::int64_t tile_groups = std::max<std::int64_t>(1, dense_depth / group);
+  parallel_for(executor, w.rows(), tile_rows, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t rows = end - begin;
+    std::vector<float> tile(static_cast<std::size_t>(rows * tile_groups * group));  // (rows, depth)
+    std::vector<float> sums(static_cast<std::size_t>(batch * rows));                // (M, rows)
+    std::vector<SymbolOf<C>> symbols;
+    for (std::int64_t first = 0; first < w.layout.groups(); first += tile_groups) {
+      const std::int64_t count = std::min(tile_groups, w.layout.groups() - first), depth = count * group;
+      for (std::int64_t n = 0; n < rows; ++n)
+        decode_groups(w, decoder, begin + n, first, count,
+                      std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), symbols);
+      for (std::int64_t m = 0; m < batch; m += dense_batch)
+        multiply_dense(cpu::DenseProduct<float>{rotated.data() + m * padded + first * group, padded,
+                                                tile.data(), depth, sums.data() + m * rows, rows,
+                                                std::min(dense_batch, batch - m), rows, depth, first > 0},
+                       isa);
+    }
+    for (std::int64_t m = 0; m < batch; ++m) {
+      const bool shifted = huge[static_cast<std::size_t>(m)] != 0;
+      for (std::int64_t n = 0; n < rows; ++n) {
+        const float raw = sums[static_cast<std::size_t>(m * rows + n)];
+        const float sum = shifted ? scaled(raw, huge_shift) : raw;
+        y(m, begin + n) =
+            static_cast<Y>(bias.empty() ? sum : sum + bias[static_cast<std::size_t>(begin + n)]);
+      }
+    }
+  });
+}
+
+#if HIGGS_DEFINITIONS
+
 /// Rows of x as integers for one kernel: panels of at most `most` rows, in memory that the thread reuses.
 class ActivationPanels {
  public:
@@ -177,7 +236,6 @@ class ActivationPanels {
   Scratch scratch_;
 };
 
-/// The product of up to batch_block rows.
 template <class X, Scalar Y>
 void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
                   Executor& executor, const MatmulOptions& options) {
@@ -234,59 +292,7 @@ void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::
   });
 }
 
-/// The product from a matrix as it is.
-template <class X, Code C, Scalar Y>
-void decode_and_multiply(MatrixView<X> x, const QuantizedMatrix<C>& w, MatrixView<Y> y,
-                         std::span<const float> bias, Executor& executor, Isa isa) {
-  const std::int64_t batch = x.rows, padded = w.layout.padded_cols(), group = w.layout.group;
-
-  std::vector<float> input_scales(w.input_scales.size());  // (cols) or empty
-  to_floats(w.input_scales.data(), std::ssize(w.input_scales), input_scales.data(), isa);
-  std::vector<float> rotated(static_cast<std::size_t>(batch * padded));  // (M, padded)
-  std::vector<std::uint8_t> huge(
-      static_cast<std::size_t>(batch));  // rows that are 2^-huge_shift of themselves
-  parallel_for(executor, batch, 4, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t m = begin; m < end; ++m) {
-      const std::span<float> row(rotated.data() + m * padded, static_cast<std::size_t>(padded));
-      rotate_activations(x, m, 1, input_scales, w.layout, w.seed, 0, row, isa);
-      if (is_at_most(row, huge_input)) continue;
-      huge[static_cast<std::size_t>(m)] = 1;
-      rotate_activations(x, m, huge_factor, input_scales, w.layout, w.seed, 0, row, isa);
-    }
-  });
-
-  const GroupDecoder<C> decoder(w.book);
-  const std::int64_t tile_rows = batch > 8 ? 64 : 16;
-  const std::int64_t tile_groups = std::max<std::int64_t>(1, dense_depth / group);
-  parallel_for(executor, w.rows(), tile_rows, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t rows = end - begin;
-    std::vector<float> tile(static_cast<std::size_t>(rows * tile_groups * group));  // (rows, depth)
-    std::vector<float> sums(static_cast<std::size_t>(batch * rows));                // (M, rows)
-    std::vector<SymbolOf<C>> symbols;
-    for (std::int64_t first = 0; first < w.layout.groups(); first += tile_groups) {
-      const std::int64_t count = std::min(tile_groups, w.layout.groups() - first), depth = count * group;
-      for (std::int64_t n = 0; n < rows; ++n)
-        decode_groups(w, decoder, begin + n, first, count,
-                      std::span<float>(tile.data() + n * depth, static_cast<std::size_t>(depth)), symbols);
-      for (std::int64_t m = 0; m < batch; m += dense_batch)
-        cpu::dispatch(isa, [&](auto set) {
-          dense_product(
-              set, cpu::DenseProduct<float>{rotated.data() + m * padded + first * group, padded, tile.data(),
-                                            depth, sums.data() + m * rows, rows,
-                                            std::min(dense_batch, batch - m), rows, depth, first > 0});
-        });
-    }
-    for (std::int64_t m = 0; m < batch; ++m) {
-      const bool shifted = huge[static_cast<std::size_t>(m)] != 0;
-      for (std::int64_t n = 0; n < rows; ++n) {
-        const float raw = sums[static_cast<std::size_t>(m * rows + n)];
-        const float sum = shifted ? scaled(raw, huge_shift) : raw;
-        y(m, begin + n) =
-            static_cast<Y>(bias.empty() ? sum : sum + bias[static_cast<std::size_t>(begin + n)]);
-      }
-    }
-  });
-}
+#endif
 
 }  // namespace detail
 
@@ -302,7 +308,8 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
     options.isa = usable_isa(options.isa);
     for (std::int64_t m = 0; m < x.rows; m += detail::batch_block) {
       const std::int64_t count = std::min(detail::batch_block, x.rows - m);
-      detail::matmul_block(x.row_range(m, count), w, y.row_range(m, count), bias, executor, options);
+      detail::matmul_block(MatrixView<const X>(x.row_range(m, count)), w, y.row_range(m, count), bias,
+                           executor, options);
     }
   }
 }

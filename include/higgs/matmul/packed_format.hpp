@@ -4,6 +4,8 @@
 
 #include <higgs/core/code.hpp>
 #include <higgs/cpu/isas.hpp>
+#include <higgs/cpu/portable/activations.hpp>
+#include <higgs/cpu/portable/lut.hpp>
 #include <higgs/pack/packed_layout.hpp>
 
 #include <cstdint>
@@ -50,40 +52,6 @@ inline cpu::ActivationShape PanelKernel::shape(const PackedLayout& layout, const
           .planes = kind == Activations::Int16 ? 2 : 1};
 }
 
-/// The kernels of one format for every instruction set.
-template <class Format>
-struct PanelKernels {
-  template <class Set>
-  static void quantize(const float* row, const cpu::ActivationShape& shape, Activations kind,
-                       cpu::ActivationOrder order, const cpu::ActivationPanel& panel, int at) noexcept {
-    quantize_row(Set{}, row, shape, kind, order, panel, at);
-  }
-  template <class Set>
-  static void multiply(const PackedLayout& layout, const void* tables, const cpu::ActivationShape& shape,
-                       const std::uint8_t* weights, const cpu::ActivationPanel* panels, std::int64_t panel_count,
-                       float* sums) noexcept {
-    cpu::multiply_panel(Set{}, Format{}, layout, *static_cast<const typename Format::Tables*>(tables), shape, weights,
-                        panels, panel_count, sums);
-  }
-  template <class Set>
-  static constexpr PanelKernel of{.order = Set::activation_order,
-                                  .max_rows = {Set::panel_rows(1), Set::panel_rows(2)},
-                                  .group_multiple = Set::group_multiple,
-                                  .quantize_row = quantize<Set>,
-                                  .product = multiply<Set>};
-
-  template <class Set>
-  static const PanelKernel& choose(std::int64_t rows) noexcept {
-    if constexpr (Set::min_rows > 1)
-      if (rows < Set::min_rows) return choose<typename Set::Base>(rows);
-    return of<Set>;
-  }
-  static const PanelKernel& kernel(Isa isa, std::int64_t rows) noexcept {
-    return cpu::dispatch(isa, [rows]<class Set>(Set) -> const PanelKernel& { return choose<Set>(rows); });
-  }
-  static constexpr PackedFormat format{Format::dim, Format::planes, &PanelKernels::kernel};
-};
-
 /// Rows of the smallest full activation panel of any kernel.
 inline constexpr int min_panel_rows = 3;
 
@@ -100,9 +68,9 @@ constexpr auto choose_packed_format() {
   } else {
     constexpr int width = pairs_symbols<C> ? 2 : 1, bits = code_bits<C> * width, dim = C::dim * width;
     constexpr bool wide = sizeof(typename C::Element) > 1;
-    static_assert(
-        !wide || (sizeof(typename C::Element) == 2 && dim == 1 && bits <= 8),
-        "PackedMatrix takes coordinates of 16 bits in one dimension only; matmul(x, QuantizedMatrix) takes all");
+    static_assert(!wide || (sizeof(typename C::Element) == 2 && dim == 1 && bits <= 8),
+                  "PackedMatrix takes coordinates of 16 bits in one dimension only; matmul(x, "
+                  "QuantizedMatrix) takes all");
     if constexpr (wide)
       return std::type_identity<cpu::Lut<8, 1, 2>>{};
     else if constexpr (bits <= 4 && dim <= 2)
@@ -124,6 +92,46 @@ constexpr auto choose_packed_format() {
 /// CoordinateBytes, 8 bits a weight.
 template <Code C>
 using PackedFormatOf = typename decltype(detail::choose_packed_format<C>())::type;
+
+#if HIGGS_DEFINITIONS
+namespace detail {
+
+/// The kernels of one format for every instruction set.
+template <class Format>
+struct PanelKernels {
+  template <class Set>
+  static void quantize(const float* row, const cpu::ActivationShape& shape, Activations kind,
+                       cpu::ActivationOrder order, const cpu::ActivationPanel& panel, int at) noexcept {
+    quantize_row(Set{}, row, shape, kind, order, panel, at);
+  }
+  template <class Set>
+  static void multiply(const PackedLayout& layout, const void* tables, const cpu::ActivationShape& shape,
+                       const std::uint8_t* weights, const cpu::ActivationPanel* panels,
+                       std::int64_t panel_count, float* sums) noexcept {
+    cpu::multiply_panel(Set{}, Format{}, layout, *static_cast<const typename Format::Tables*>(tables), shape,
+                        weights, panels, panel_count, sums);
+  }
+  template <class Set>
+  static constexpr PanelKernel of{.order = Set::activation_order,
+                                  .max_rows = {Set::panel_rows(1), Set::panel_rows(2)},
+                                  .group_multiple = Set::group_multiple,
+                                  .quantize_row = quantize<Set>,
+                                  .product = multiply<Set>};
+
+  template <class Set>
+  static const PanelKernel& choose(std::int64_t rows) noexcept {
+    if constexpr (Set::min_rows > 1)
+      if (rows < Set::min_rows) return choose<typename Set::Base>(rows);
+    return of<Set>;
+  }
+  static const PanelKernel& kernel(Isa isa, std::int64_t rows) noexcept {
+    return cpu::dispatch(isa, [rows]<class Set>(Set) -> const PanelKernel& { return choose<Set>(rows); });
+  }
+  static constexpr PackedFormat format{Format::dim, Format::planes, &PanelKernels::kernel};
+};
+
+}  // namespace detail
+#endif
 
 }  // namespace v0
 }  // namespace higgs

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -44,6 +45,26 @@ inline PackedForm best_packed_form() noexcept {
   return fast ? PackedForm::Codes : PackedForm::Coordinates;
 }
 
+namespace detail {
+
+struct PackedParts {
+  CodeLayout layout;
+  std::int64_t first_col = 0;
+  std::optional<std::uint64_t> seed;
+  int exponent = 0;
+  PackedLayout packed;
+  const PackedFormat* format = nullptr;
+  std::shared_ptr<const void> tables;
+  std::shared_ptr<const std::vector<float>> input_scales;
+  std::shared_ptr<const std::uint8_t[]> data;
+};
+
+/// Repacks `w`; the empty parts of an empty matrix.
+template <Code C>
+PackedParts pack_matrix(const QuantizedMatrix<C>& w, Executor& executor, PackedForm form);
+
+}  // namespace detail
+
 /// The weights of one linear layer in packed order. A value: copies share the bytes, and the quantized matrix is no
 /// longer needed. A default-constructed or moved-from PackedMatrix is empty: 0 x 0.
 class PackedMatrix {
@@ -61,21 +82,24 @@ class PackedMatrix {
   /// Repacks `w`, about as fast as memory copies. Throws InvalidArgument if spans of `w` do not fit its layout.
   template <Code C>
   explicit PackedMatrix(const QuantizedMatrix<C>& w, Executor& executor = default_executor(),
-                        PackedForm form = best_packed_form());
+                        PackedForm form = best_packed_form())
+      : parts_(detail::pack_matrix(w, executor, form)) {}
   /// The same for a part of `w`: its x has the part's columns, its y the part's rows.
   template <Code C>
   PackedMatrix(const QuantizedMatrix<C>& w, const Shard& part, Executor& executor = default_executor(),
-              PackedForm form = best_packed_form())
+               PackedForm form = best_packed_form())
       : PackedMatrix(ShardedMatrix<C>(w, part).matrix, executor, form) {
     parts_.first_col = part.first_col;
   }
-  explicit PackedMatrix(const AnyQuantizedMatrix& w, Executor& executor = default_executor(),
-                       PackedForm form = best_packed_form())
+  template <std::same_as<AnyQuantizedMatrix> Any>  // a template, so that only its callers compile every code
+  explicit PackedMatrix(const Any& w, Executor& executor = default_executor(),
+                        PackedForm form = best_packed_form())
       : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, executor, form); })) {}
-  PackedMatrix(const AnyQuantizedMatrix& w, const Shard& part, Executor& executor = default_executor(),
-              PackedForm form = best_packed_form())
-      : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, part, executor, form); })) {
-  }
+  template <std::same_as<AnyQuantizedMatrix> Any>
+  PackedMatrix(const Any& w, const Shard& part, Executor& executor = default_executor(),
+               PackedForm form = best_packed_form())
+      : PackedMatrix(
+            w.visit([&](const auto& matrix) { return PackedMatrix(matrix, part, executor, form); })) {}
 
   std::int64_t rows() const noexcept { return parts_.layout.rows; }
   std::int64_t cols() const noexcept { return parts_.layout.cols; }
@@ -98,22 +122,10 @@ class PackedMatrix {
   const void* tables() const noexcept { return parts_.tables.get(); }
 
  private:
-  struct Parts {
-    CodeLayout layout;
-    std::int64_t first_col = 0;
-    std::optional<std::uint64_t> seed;
-    int exponent = 0;
-    PackedLayout packed;
-    const detail::PackedFormat* format = nullptr;
-    std::shared_ptr<const void> tables;
-    std::shared_ptr<const std::vector<float>> input_scales;
-    std::shared_ptr<const std::uint8_t[]> data;
-  };
-  template <class Format, Code C>
-  void pack(const QuantizedMatrix<C>& w, Executor& executor);
-  Parts parts_;
+  detail::PackedParts parts_;
 };
 
+#if HIGGS_DEFINITIONS
 namespace detail {
 
 /// Cache-aligned memory; large blocks ask for huge pages, which spare a stream of codes its page walks.
@@ -122,9 +134,9 @@ inline std::shared_ptr<std::uint8_t[]> allocate_packed(std::size_t bytes) {
   const auto alignment = std::align_val_t{bytes >= huge ? huge : std::size_t{64}};
   std::shared_ptr<std::uint8_t[]> out(static_cast<std::uint8_t*>(::operator new(bytes, alignment)),
                                       [alignment](std::uint8_t* p) { ::operator delete(p, alignment); });
-#if defined(__linux__)
+#  if defined(__linux__)
   if (bytes >= huge) ::madvise(out.get(), bytes, MADV_HUGEPAGE);  // a hint: its failure costs speed only
-#endif
+#  endif
   return out;
 }
 
@@ -173,51 +185,55 @@ std::vector<std::uint8_t> unpack_coordinates(const QuantizedMatrix<C>& w, Execut
   return out;
 }
 
-}  // namespace detail
-
-template <Code C>
-PackedMatrix::PackedMatrix(const QuantizedMatrix<C>& w, Executor& executor, PackedForm form) {
-  if (w.cols() == 0) return;
-  detail::expect_whole("higgs::PackedMatrix", w);
-  parts_.layout = w.layout;
-  parts_.seed = w.seed;
-  parts_.exponent = w.exponent;
-  std::vector<float> input_scales(w.input_scales.size());
-  to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
-  parts_.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
-  if constexpr (std::is_same_v<PackedFormatOf<C>, cpu::Lut<8, 2>>) {
-    if (form == PackedForm::Coordinates) {
-      pack<cpu::CoordinateBytes>(w, executor);
-      return;
-    }
-  }
-  pack<PackedFormatOf<C>>(w, executor);
-}
-
 template <class Format, Code C>
-void PackedMatrix::pack(const QuantizedMatrix<C>& w, Executor& executor) {
-  parts_.format = &detail::PanelKernels<Format>::format;
-  parts_.tables = std::make_shared<const typename Format::Tables>(detail::make_tables<Format>(w.book));
-  parts_.packed = {.rows = w.rows(),
-                   .groups = w.layout.groups(),
-                   .group = w.layout.group,
-                   .step_bytes = Format::step_bytes,
-                   .step_inputs = Format::step_inputs};
-  const auto bytes = static_cast<std::size_t>(packed().bytes());
-  const std::shared_ptr<std::uint8_t[]> memory = detail::allocate_packed(bytes);
-  const auto repack = [&](std::span<const std::uint8_t> codes, std::int64_t symbols, int bits, int per_index) {
+void pack_as(PackedParts& parts, const QuantizedMatrix<C>& w, Executor& executor) {
+  parts.format = &PanelKernels<Format>::format;
+  parts.tables = std::make_shared<const typename Format::Tables>(make_tables<Format>(w.book));
+  parts.packed = {.rows = w.rows(),
+                  .groups = w.layout.groups(),
+                  .group = w.layout.group,
+                  .step_bytes = Format::step_bytes,
+                  .step_inputs = Format::step_inputs};
+  const auto bytes = static_cast<std::size_t>(parts.packed.bytes());
+  const std::shared_ptr<std::uint8_t[]> memory = allocate_packed(bytes);
+  const auto repack = [&](std::span<const std::uint8_t> codes, std::int64_t symbols, int bits,
+                          int per_index) {
     const auto pack_group = [per_index](const CodedGroup& group, std::int64_t steps, std::int64_t step_bytes,
                                         std::uint8_t* lane) {
       Format::pack_group(group, per_index, steps, step_bytes, lane);
     };
-    pack_panels(packed(), codes, symbols, bits, w.scales, {memory.get(), bytes}, pack_group, executor);
+    pack_panels(parts.packed, codes, symbols, bits, w.scales, {memory.get(), bytes}, pack_group, executor);
   };
   if constexpr (std::is_same_v<Format, cpu::CoordinateBytes>)
-    repack(detail::unpack_coordinates(w, executor), w.layout.group, 8, 1);
+    repack(unpack_coordinates(w, executor), w.layout.group, 8, 1);
   else
     repack(w.codes, w.layout.codes_per_group(C::dim), code_bits<C>, Format::dim / C::dim);
-  parts_.data = memory;
+  parts.data = memory;
 }
+
+template <Code C>
+PackedParts pack_matrix(const QuantizedMatrix<C>& w, Executor& executor, PackedForm form) {
+  PackedParts parts;
+  if (w.cols() == 0) return parts;
+  expect_whole("higgs::PackedMatrix", w);
+  parts.layout = w.layout;
+  parts.seed = w.seed;
+  parts.exponent = w.exponent;
+  std::vector<float> input_scales(w.input_scales.size());
+  to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
+  parts.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
+  if constexpr (std::is_same_v<PackedFormatOf<C>, cpu::Lut<8, 2>>) {
+    if (form == PackedForm::Coordinates) {
+      pack_as<cpu::CoordinateBytes>(parts, w, executor);
+      return parts;
+    }
+  }
+  pack_as<PackedFormatOf<C>>(parts, w, executor);
+  return parts;
+}
+
+}  // namespace detail
+#endif
 
 }  // namespace v0
 }  // namespace higgs

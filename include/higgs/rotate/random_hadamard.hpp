@@ -23,11 +23,8 @@ inline namespace v0 {
 
 /// Negates the values of `x`, columns `first_column` and on, whose sign is negative. Undoes itself.
 /// Throws InvalidArgument if `first_column` is negative.
-inline void apply_signs(std::span<float> x, std::uint64_t seed, std::int64_t first_column = 0,
-                        Isa isa = best_isa()) {
-  expects(first_column >= 0, "higgs::apply_signs: first_column must not be negative");
-  cpu::dispatch(usable_isa(isa), [&](auto set) { flip_signs(set, x.data(), x.size(), seed, first_column); });
-}
+HIGGS_INLINE void apply_signs(std::span<float> x, std::uint64_t seed, std::int64_t first_column = 0,
+                              Isa isa = best_isa());
 
 /// Rotates a padded row in place: signs (none without a seed), then each run of `block` values times
 /// H / sqrt(block). `first_column` is the absolute column of row[0], so that shards rotate like the whole.
@@ -43,7 +40,25 @@ inline void rotate_row(std::span<float> row, std::int64_t block, std::optional<s
 /// scales agree.
 template <Scalar X>
 void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<float> row, std::int64_t block,
-                std::optional<std::uint64_t> seed, std::int64_t first_column = 0, Isa isa = best_isa()) {
+                std::optional<std::uint64_t> seed, std::int64_t first_column = 0, Isa isa = best_isa());
+
+/// The inverse of rotate_row, up to rounding.
+inline void unrotate_row(std::span<float> row, std::int64_t block, std::optional<std::uint64_t> seed,
+                         std::int64_t first_column = 0, Isa isa = best_isa()) {
+  hadamard_blocks(row, block, isa);
+  if (seed) apply_signs(row, *seed, first_column, isa);
+}
+
+#if HIGGS_DEFINITIONS
+
+HIGGS_INLINE void apply_signs(std::span<float> x, std::uint64_t seed, std::int64_t first_column, Isa isa) {
+  expects(first_column >= 0, "higgs::apply_signs: first_column must not be negative");
+  cpu::dispatch(usable_isa(isa), [&](auto set) { flip_signs(set, x.data(), x.size(), seed, first_column); });
+}
+
+template <Scalar X>
+void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<float> row, std::int64_t block,
+                std::optional<std::uint64_t> seed, std::int64_t first_column, Isa isa) {
   expects(is_hadamard_order(block) && static_cast<std::int64_t>(row.size()) % block == 0 &&
               row.size() >= x.size(),
           "higgs::rotate_row: row must hold whole blocks, and all of x");
@@ -64,12 +79,7 @@ void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<f
   }
 }
 
-/// The inverse of rotate_row, up to rounding.
-inline void unrotate_row(std::span<float> row, std::int64_t block, std::optional<std::uint64_t> seed,
-                         std::int64_t first_column = 0, Isa isa = best_isa()) {
-  hadamard_blocks(row, block, isa);
-  if (seed) apply_signs(row, *seed, first_column, isa);
-}
+#endif
 
 }  // namespace v0
 }  // namespace higgs

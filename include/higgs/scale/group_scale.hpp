@@ -19,15 +19,10 @@ inline namespace v0 {
 
 /// Sum of a[i] * b[i] over spans of one size, floats, int8 or int16: the same bits on every machine.
 template <class A, class B>
-double exact_dot(std::span<const A> a, std::span<const B> b, Isa isa = best_isa()) noexcept {
-  return cpu::dispatch(usable_isa(isa),
-                       [&](auto set) { return strided_dot(set, a.data(), b.data(), a.size()); });
-}
+double exact_dot(std::span<const A> a, std::span<const B> b, Isa isa = best_isa()) noexcept;
 
 /// Sum of squares, the same bits on every machine.
-inline double sum_of_squares(std::span<const float> x, Isa isa = best_isa()) noexcept {
-  return exact_dot(x, x, isa);
-}
+HIGGS_INLINE double sum_of_squares(std::span<const float> x, Isa isa = best_isa()) noexcept;
 
 /// What one group became: x is approximated by scale * q, q the integer coordinates of its points.
 struct GroupFit {
@@ -70,6 +65,20 @@ GroupFit fit_group_scale(std::span<const float> x, std::span<const Element> q, d
                          ScaleFormat format = ScaleFormat::Fp16) noexcept {
   return detail::fit_of_sums(exact_dot(x, q), exact_dot(q, q), x_squared, format);
 }
+
+#if HIGGS_DEFINITIONS
+
+template <class A, class B>
+double exact_dot(std::span<const A> a, std::span<const B> b, Isa isa) noexcept {
+  return cpu::dispatch(usable_isa(isa),
+                       [&](auto set) { return strided_dot(set, a.data(), b.data(), a.size()); });
+}
+
+HIGGS_INLINE double sum_of_squares(std::span<const float> x, Isa isa) noexcept {
+  return exact_dot(x, x, isa);
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs

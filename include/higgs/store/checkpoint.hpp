@@ -22,6 +22,7 @@
 #include <higgs/store/safetensors.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -88,7 +89,8 @@ class Checkpoint {
 
   /// The layer of that name, in the mapped file: only the table of points is copied. Reads and checks the scales.
   /// Throws FormatError for a code that does not ship.
-  AnyQuantizedMatrix load(std::string_view name) const;
+  template <std::same_as<AnyQuantizedMatrix> Any = AnyQuantizedMatrix>
+  Any load(std::string_view name) const;
 
   /// The same for a code whose type the program has: a table of points comes from the file. Symbols that stand for no
   /// point are refused. Throws InvalidArgument if the layer has a code of another name.
@@ -275,6 +277,17 @@ C Checkpoint::load_code(const CheckpointLayer& layer) const {
   }
 }
 
+template <std::same_as<AnyQuantizedMatrix> Any>
+Any Checkpoint::load(std::string_view name) const {
+  const CheckpointLayer& layer = layer_named(name);
+  Any out;
+  const auto read = [&]<class C>(std::type_identity<C>) { out = load_as<C>(layer); };
+  if (!detail::visit_code_named(layer.codebook, read, ShippedCodes{}))
+    fail(name, "unknown codebook \"" + layer.codebook +
+                   "\": it does not ship; load<Code>(name) reads the layer where the program has that type");
+  return out;
+}
+
 #if HIGGS_DEFINITIONS
 
 namespace detail {
@@ -384,16 +397,6 @@ HIGGS_INLINE const CheckpointLayer* Checkpoint::find_layer(std::string_view name
       std::lower_bound(layers_.begin(), layers_.end(), name,
                        [](const CheckpointLayer& layer, std::string_view n) { return layer.name < n; });
   return found != layers_.end() && found->name == name ? &*found : nullptr;
-}
-
-HIGGS_INLINE AnyQuantizedMatrix Checkpoint::load(std::string_view name) const {
-  const CheckpointLayer& layer = layer_named(name);
-  AnyQuantizedMatrix out;
-  const auto read = [&]<class C>(std::type_identity<C>) { out = load_as<C>(layer); };
-  if (!detail::visit_code_named(layer.codebook, read, ShippedCodes{}))
-    fail(name, "unknown codebook \"" + layer.codebook +
-                   "\": it does not ship; load<Code>(name) reads the layer where the program has that type");
-  return out;
 }
 
 HIGGS_INLINE const CheckpointLayer& Checkpoint::layer_named(std::string_view name) const {

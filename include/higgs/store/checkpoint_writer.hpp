@@ -21,6 +21,7 @@
 #include <higgs/store/safetensors.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -77,7 +78,8 @@ class CheckpointContents {
   void add_layer(const std::string& name, const QuantizedMatrix<C>& matrix, std::string dtype = "F32") {
     add_layer(name, matrix.layout, matrix.seed, std::move(dtype), matrix.book);
   }
-  void add_layer(const std::string& name, const AnyQuantizedMatrix& matrix, std::string dtype = "F32");
+  template <std::same_as<AnyQuantizedMatrix> Any>
+  void add_layer(const std::string& name, const Any& matrix, std::string dtype = "F32");
   /// Declares a tensor that is kept as it is.
   void add_tensor(TensorShape tensor) { items_.push_back({{}, {std::move(tensor)}, {}}); }
   /// Adds an entry of metadata; "format" and what begins with "higgs." are taken.
@@ -173,7 +175,8 @@ class CheckpointWriter {
     if (matrix.layout.input_scales) write_input_scales(name, matrix.input_scales);
     finish_layer(name, matrix.exponent, matrix.t2, matrix.weight_error);
   }
-  void write_layer(std::string_view name, const AnyQuantizedMatrix& matrix);
+  template <std::same_as<AnyQuantizedMatrix> Any>
+  void write_layer(std::string_view name, const Any& matrix);
 
   /// Writes bytes of a tensor that is kept as it is, from byte `offset` on.
   void write_tensor(std::string_view name, std::uint64_t offset, std::span<const std::uint8_t> bytes) {
@@ -250,16 +253,17 @@ class CheckpointWriter {
   std::optional<Journal> journal_;
 };
 
-#if HIGGS_DEFINITIONS
-
-HIGGS_INLINE void CheckpointContents::add_layer(const std::string& name, const AnyQuantizedMatrix& matrix,
-                                                std::string dtype) {
+template <std::same_as<AnyQuantizedMatrix> Any>
+void CheckpointContents::add_layer(const std::string& name, const Any& matrix, std::string dtype) {
   matrix.visit([&](const auto& each) { add_layer(name, each, std::move(dtype)); });
 }
 
-HIGGS_INLINE void CheckpointWriter::write_layer(std::string_view name, const AnyQuantizedMatrix& matrix) {
+template <std::same_as<AnyQuantizedMatrix> Any>
+void CheckpointWriter::write_layer(std::string_view name, const Any& matrix) {
   matrix.visit([&](const auto& each) { write_layer(name, each); });
 }
+
+#if HIGGS_DEFINITIONS
 
 HIGGS_INLINE void CheckpointContents::set_metadata(const std::string& key, std::string value) {
   expects(key != "format" && !key.starts_with("higgs."),

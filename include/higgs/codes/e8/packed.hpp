@@ -7,6 +7,7 @@
 
 #include <higgs/codes/e8/e8.hpp>
 #include <higgs/cpu/isas.hpp>
+#include <higgs/cpu/portable/lut.hpp>
 #include <higgs/pack/bits.hpp>
 #include <higgs/pack/packed_layout.hpp>
 
@@ -17,6 +18,10 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+
+#if HIGGS_DEFINITIONS
+#  include <higgs/cpu/intrinsics.hpp>
+#endif
 
 namespace higgs {
 inline namespace v0 {
@@ -95,7 +100,8 @@ inline auto chunk_decoder(Portable, E8Format, const E8Tables& tables) noexcept {
   };
 }
 
-#if defined(HIGGS_TARGET_BEGIN)
+#if !HIGGS_DEFINITIONS
+#elif defined(HIGGS_TARGET_BEGIN)
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 

@@ -4,7 +4,7 @@
 #include <higgs/core/half.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
 #include <higgs/cpu/portable/convert.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstdint>

@@ -6,7 +6,7 @@
 #include <higgs/cpu/avx2/isa.hpp>
 #include <higgs/cpu/avx2/lut.hpp>
 #include <higgs/cpu/portable/panel_product.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstddef>

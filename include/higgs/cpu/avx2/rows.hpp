@@ -3,7 +3,7 @@
 
 #include <higgs/cpu/avx2/isa.hpp>
 #include <higgs/cpu/portable/rows.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -9,7 +9,7 @@
 #include <higgs/cpu/avx512/lut.hpp>
 #include <higgs/cpu/avx512/panel_product.hpp>
 #include <higgs/cpu/portable/panel_product.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstddef>

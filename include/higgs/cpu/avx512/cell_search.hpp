@@ -4,7 +4,7 @@
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/cell_search.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>

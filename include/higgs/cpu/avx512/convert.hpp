@@ -3,7 +3,7 @@
 
 #include <higgs/core/half.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #if defined(HIGGS_TARGET_BEGIN)
 

@@ -4,7 +4,7 @@
 #include <higgs/cpu/avx512/convert.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/dense.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstdint>

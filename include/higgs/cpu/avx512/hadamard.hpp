@@ -4,7 +4,7 @@
 #include <higgs/cpu/avx2/hadamard.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/hadamard.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <array>
 #include <bit>

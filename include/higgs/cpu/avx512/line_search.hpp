@@ -6,7 +6,7 @@
 #include <higgs/cpu/avx512/byte_table.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/line_search.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,7 +5,7 @@
 #include <higgs/cpu/avx2/lut.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/lut.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,7 +5,7 @@
 #include <higgs/cpu/avx512/byte_table.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/portable/plane_search.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstdint>
 

@@ -3,7 +3,7 @@
 
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/activations.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstdint>

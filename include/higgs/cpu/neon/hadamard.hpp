@@ -3,7 +3,7 @@
 
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/hadamard.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <array>
 #include <bit>

@@ -4,7 +4,7 @@
 
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/lut.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -6,7 +6,7 @@
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/neon/lut.hpp>
 #include <higgs/cpu/portable/panel_product.hpp>
-#include <higgs/cpu/targets.hpp>
+#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstddef>
