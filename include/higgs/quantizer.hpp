@@ -46,8 +46,8 @@ inline namespace v0 {
 struct QuantizeOptions {
   std::int64_t block = 0;     ///< order of the Hadamard transform; 0: choose_block(cols)
   std::int64_t group = 1024;  ///< inputs that share a scale, at most; make_layout() gives the number
-  std::optional<std::uint64_t> seed = 0x6869676773;  ///< of the random signs; none: rotate without signs
-  ScaleFormat scale_format = ScaleFormat::Fp16;      ///< of the groups' scales in files
+  std::optional<std::uint64_t> seed = 0x6869676773;  ///< seed of the random signs; none: rotate without signs
+  ScaleFormat scale_format = ScaleFormat::Fp16;      ///< format of group scales in files
   /// Further scales to try on either side of a group's RMS, 2^(1/16) apart, 0 to 16; the best is kept.
   int scale_search = 0;
   bool input_scales = true;  ///< whether each input may have a scale of its own (scale/input_scale.hpp)
@@ -282,7 +282,7 @@ class RowQuantizer {
   // Whether the error of a row is what it was before the rotation, an isometry.
   bool keeps_errors() const noexcept { return factors_.empty() && layout_.padded_cols() == layout_.cols; }
 
-  // Of the weights, from the error of a rotated row; `row` is spent.
+  // The squared error of the weights, from the error of a rotated row; overwrites `row`.
   double weight_squared_error(std::span<float> row) const {
     unrotate_row(row, layout_.block, seed_);
     multiply(row, input_scales_);

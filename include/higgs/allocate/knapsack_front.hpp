@@ -94,7 +94,7 @@ class KnapsackFront {
     std::int64_t weight, cost;
     std::uint32_t option;
   };
-  struct Row {                          // of the dynamic programming: a class and those before it
+  struct Row {                          // a row of the dynamic program: a class and the classes before it
     std::size_t of_class, first, last;  // its items are [first, last), weights rising from 0, costs falling
     std::size_t first_cell, cells;
   };
@@ -240,8 +240,8 @@ class KnapsackFront {
   std::vector<Item> items_;
   std::vector<Row> rows_;
   std::vector<std::uint8_t> choices_;  // the item taken in each cell of each row
-  std::vector<std::size_t> cells_of_;  // of each point, in the last row
-  std::vector<Step> steps_;            // of the hull, the steepest first
+  std::vector<std::size_t> cells_of_;  // cell of each point in the last row
+  std::vector<Step> steps_;            // steps of the hull, steepest first
 };
 
 }  // namespace v0

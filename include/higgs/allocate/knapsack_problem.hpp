@@ -113,7 +113,7 @@ struct KnapsackProblem {
 template <class Weight = std::int64_t, class Cost = double>
 struct KnapsackSolution {
   std::vector<std::uint32_t> choice;  // (classes): an option index each
-  Cost cost{};                        // of the choice, summed in class order
+  Cost cost{};                        // cost of the choice, summed in class order
   Weight weight{};                    // likewise
   Weight second{};                    // likewise
   Cost lower_bound{};                 // no choice within the budgets costs less
@@ -252,7 +252,7 @@ class FixedProblem {
   FixedScale weight_scale, cost_scale, second_scale;
   std::int64_t budget = 0, second_budget = 0;  // what the lightest options leave of them
   std::int64_t lightest = 0;                   // the weight of the lightest options
-  std::int64_t rounding = 0;                   // of a sum of costs, at most
+  std::int64_t rounding = 0;                   // rounding of a sum of costs, at most
   std::int64_t least_gain = 1;                 // a choice that is cheaper by less counts as equal
   std::int64_t second_total = 0;               // the largest sum of second weights, beyond the least
   bool feasible = true;                        // as far as each budget alone can tell
@@ -329,7 +329,7 @@ class FixedProblem {
 
   std::vector<KnapsackEntry> entries_;
   std::vector<std::size_t> begin_{0};  // merged class i owns entries [begin[i], begin[i + 1])
-  std::vector<std::uint32_t> merged_;  // of each class; empty when none are tied
+  std::vector<std::uint32_t> merged_;  // number of each class; empty when none are tied
 };
 
 }  // namespace detail
@@ -355,7 +355,7 @@ std::optional<KnapsackSolution<Weight, Cost>> knapsack_reference(
     if (leader(head) != head) continue;
     Table next;
     for (std::size_t j = 0; j < problem.begin[head + 1] - problem.begin[head]; ++j) {
-      KnapsackOption<Weight, Cost> sum;  // of this option in all classes tied to the head
+      KnapsackOption<Weight, Cost> sum;  // sum of this option over all classes tied to the head
       bool allowed = true;
       for (std::size_t i = head; i < classes; ++i) {
         if (leader(i) != head) continue;

@@ -51,7 +51,7 @@ class Budget {
   static Budget bits(double average) { return Budget(average, -1); }
   static Budget bytes(std::int64_t count) { return Budget(0, count); }
 
-  /// Of a model with so many weights. Throws InvalidArgument for a negative budget.
+  /// The budget in bytes for a model with so many weights. Throws InvalidArgument for a negative budget.
   std::int64_t bytes_for(std::int64_t weights) const;
 
  private:

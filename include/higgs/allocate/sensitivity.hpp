@@ -94,7 +94,7 @@ struct NoisePoint {
 /// A line through the origin, change = alpha * t^2, and how well it fits.
 struct Sensitivity {
   double alpha = 0;
-  double standard_error = 0;  // of alpha; infinite with fewer than two points
+  double standard_error = 0;  // standard error of alpha; infinite with fewer than two points
   double low = 0, high = 0;   // alpha lies between with 95 % confidence (Student's t)
   double r_squared = 1;       // 1 - sum(residual^2) / sum(change^2)
   double residual = 0;        // root mean square, in units of the metric

@@ -121,9 +121,9 @@ concept Codebook = requires(const B& book, typename B::Index index) {
 
 /// One way to store a matrix: its t^2 = ||W' - W||^2 / ||W||^2 is expected, its bytes are exact.
 struct Format {
-  std::string name;  // of the codebook
+  std::string name;  // name of the code
   double t2 = 0;
-  std::int64_t bytes = 0;   // of codes and all scales, padding included
+  std::int64_t bytes = 0;   // bytes of codes and all scales, padding included
   std::int64_t second = 0;  // what it takes of a second resource, in any unit: time, fast memory
 };
 

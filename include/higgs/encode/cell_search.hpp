@@ -102,7 +102,7 @@ class CellSearch {
   struct Builder {
     Table& table;
     std::vector<std::int32_t> edges;        // bin b: fixed-point values from edges[b] to edges[b + 1] - 1
-    std::vector<std::vector<Point>> lists;  // of each cell, the last axis fastest
+    std::vector<std::vector<Point>> lists;  // points of each cell, the last axis fastest
   };
   using Bins = std::array<std::uint32_t, detail::extent<dim>>;
 

@@ -27,7 +27,7 @@ class LineSearch {
     std::vector<std::pair<std::int32_t, int>> points;
     for (int i = 0; i < Book::size; ++i) points.emplace_back(book.decode(static_cast<Index>(i))[0], i);
     std::sort(points.begin(), points.end());
-    // Of equal points only the lowest index is ever nearest.
+    // Only the lowest index of equal points is ever nearest.
     points.erase(std::unique(points.begin(), points.end(), [](auto a, auto b) { return a.first == b.first; }),
                  points.end());
     std::vector<std::uint32_t> begins;  // where each rank but the first begins, counted from -reach

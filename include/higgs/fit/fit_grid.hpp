@@ -61,7 +61,7 @@ struct FittedGrid {
   GridError points_error;
   typename GridCodebook<Dim, Size>::Points integers{};
   double step = 0.0;
-  GridError error;  ///< of the integers with cells of their own
+  GridError error;  ///< error of the integers with cells of their own
 
   GridCodebook<Dim, Size> codebook() const { return {integers, step, error.mse}; }
 };
@@ -106,7 +106,7 @@ struct RoundedGrid {
   Centers<Dim> points;  // as they were before, perhaps turned
   std::vector<std::array<int, extent<Dim>>> integers;
   double step = 0.0;
-  double loss = 0.0;  // of mean squared error against `points`, by the same cloud: its own error cancels
+  double loss = 0.0;  // in mean squared error against `points`, by the same cloud: its own error cancels
 
   Centers<Dim> centers() const {
     Centers<Dim> result(integers.size());
@@ -443,7 +443,7 @@ class GridFitter {
   std::size_t size_;
   const FitOptions& options_;
   Executor& executor_;
-  std::vector<GaussianCloud<Dim>> coarse_;  // of runs in the plane
+  std::vector<GaussianCloud<Dim>> coarse_;  // clouds for runs in the plane
   std::vector<GaussianCloud<Dim>> clouds_;
 };
 

@@ -99,7 +99,7 @@ HIGGS_INLINE std::vector<int> round_line(const std::vector<double>& points, doub
                                          int reach) {
   struct Choice {
     int value;
-    double error;  // of all to its left, from 0 on
+    double error;  // error of the line from 0 to here
     std::size_t previous;
   };
   constexpr double infinity = std::numeric_limits<double>::infinity();

@@ -23,7 +23,7 @@ inline namespace v0 {
 /// The error of a grid and the entropy of its codes.
 struct GridError {
   double mse = 0.0;             ///< per weight
-  double standard_error = 0.0;  ///< of mse; 0 where nothing is left to chance (1 and 2 dimensions)
+  double standard_error = 0.0;  ///< standard error of mse; 0 where it is exact (1 and 2 dimensions)
   double entropy = 0.0;         ///< bits per weight
 };
 
@@ -31,7 +31,7 @@ struct GridError {
 struct MeasureOptions {
   int log2_samples = 20;   ///< integration points of one rule, 8 ... 24
   int repeats = 8;         ///< independent rules in 3 dimensions and more, at least 2
-  std::uint64_t seed = 1;  ///< of these rules
+  std::uint64_t seed = 1;  ///< seed of these rules
 };
 
 namespace detail {

@@ -68,7 +68,7 @@ void rotate_row(std::span<const X> x, std::span<const float> scales, std::span<f
   isa = usable_isa(isa);
   const auto size = static_cast<std::size_t>(block);
   for (std::size_t begin = 0; begin < row.size(); begin += size) {
-    const std::size_t end = std::min(begin + size, std::max(begin, x.size()));  // of the inputs of this block
+    const std::size_t end = std::min(begin + size, std::max(begin, x.size()));  // end of the block's inputs
     cpu::dispatch(isa, [&](auto set) {
       load_signed(set, x.data() + begin, scales.empty() ? nullptr : scales.data() + begin, end - begin, seed,
                   first_column + static_cast<std::int64_t>(begin), row.data() + begin);

@@ -46,7 +46,7 @@ class ColumnStatistics {
   /// For matrices of `cols` columns. Throws InvalidArgument if there are none.
   explicit ColumnStatistics(std::int64_t cols);
 
-  /// Of sums over `rows` rows that were made elsewhere: squares in row order, and the bits of the largest magnitudes.
+  /// From sums over `rows` rows that another program made: squares in row order, and the bits of the largest magnitudes.
   /// Throws InvalidArgument naming the first column with a weight that is NaN or infinite.
   ColumnStatistics(std::vector<double> squares, std::vector<std::int32_t> largest, std::int64_t rows);
 

@@ -27,7 +27,7 @@ HIGGS_INLINE std::int64_t matrix_rows(const std::vector<std::int64_t>& shape) no
 struct BlockFormat {
   std::string_view name;
   int block;                                                                // weights
-  int bytes;                                                                // of a block
+  int bytes;                                                                // bytes of a block
   void (*decode)(const std::uint8_t* in, std::int64_t blocks, float* out);  // null: can only be copied
 
   constexpr std::int64_t row_bytes(std::int64_t cols) const noexcept { return cols / block * bytes; }

@@ -226,7 +226,7 @@ class CheckpointWriter {
 
   void name_files(const std::filesystem::path& path, bool folder);
 
-  // Of the caller's text and of all that was declared.
+  // A hash of the caller's text and of all declarations.
   std::uint64_t fingerprint(std::string_view text) const;
 
   // Continues a killed attempt of that title, or begins anew. The first line of a journal ends with a number

@@ -54,7 +54,7 @@ class GgufArray {
  private:
   std::uint32_t type_;
   std::span<const std::uint8_t> elements_;
-  std::vector<std::uint64_t> starts_;  // of texts, which differ in length
+  std::vector<std::uint64_t> starts_;  // first byte of each text
   std::vector<GgufArray> nested_;
   std::uint64_t size_;
 };

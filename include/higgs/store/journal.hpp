@@ -49,7 +49,7 @@ class Journal {
 
   detail::OutputFile file_;
   std::vector<std::string> lines_;
-  std::uint64_t size_ = 0;  // of the whole lines
+  std::uint64_t size_ = 0;  // bytes of whole lines
 };
 
 #if HIGGS_DEFINITIONS

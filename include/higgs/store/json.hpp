@@ -53,7 +53,7 @@ class Json {
   /// The first member of that key; null if there is none or this is no object. Takes linear time.
   const Json* find(std::string_view key) const noexcept;
 
-  static constexpr int max_depth = 64;                 // of arrays and objects
+  static constexpr int max_depth = 64;                 // depth of arrays and objects
   static constexpr std::size_t max_values = 1u << 22;  // bounds the memory that a hostile text can ask for
 
  private:

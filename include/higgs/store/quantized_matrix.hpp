@@ -21,8 +21,8 @@
 namespace higgs {
 inline namespace v0 {
 
-/// How a matrix is cut along its rows: `cols` inputs, padded with zeros to whole Hadamard blocks, each block in
-/// groups of `group` inputs that share one scale. A group starts a new vector, a row starts a new byte.
+/// How a matrix is cut along its rows: `cols` inputs, padded with zeros to whole Hadamard blocks. A block has groups of
+/// `group` inputs that share one scale. A group starts a new symbol, a row starts a new byte.
 ///
 ///     row | block                   | block                   |      padded_cols() = blocks * block
 ///         | group     | group       | group     | group       |      groups() scales
@@ -32,8 +32,8 @@ struct CodeLayout {
   std::int64_t cols = 0;
   std::int64_t block = 1;     // order of the Hadamard transform
   std::int64_t group = 1;     // divides block
-  bool input_scales = false;  // whether each input has a factor of its own (scale/input_scale.hpp)
-  ScaleFormat scale_format = ScaleFormat::Fp16;  // of the groups' scales in files
+  bool input_scales = false;  // whether each input has a scale of its own (scale/input_scale.hpp)
+  ScaleFormat scale_format = ScaleFormat::Fp16;  // format of group scales in files
 
   constexpr std::int64_t padded_cols() const noexcept { return (cols + block - 1) / block * block; }
   constexpr std::int64_t groups() const noexcept { return padded_cols() / group; }
@@ -47,26 +47,24 @@ struct CodeLayout {
   friend constexpr bool operator==(const CodeLayout&, const CodeLayout&) = default;
 };
 
-/// A matrix in interchange order, the order of files: row-major codes, little-endian bits, nothing that
-/// depends on a machine. In the rotated basis, weight = 2^exponent * scale * coordinate; rotated back, column
-/// c is multiplied by input_scales[c], or, the same, the activation by it before it is rotated. A value:
-/// copies share the bytes. One that was made from nothing, or moved from, is empty: 0 x 0.
+/// A matrix in canonical layout, the layout of files: row-major symbols, little-endian bits, the same on every machine.
+/// In the rotated basis, weight = 2^exponent * scale * coordinate. In the original basis, column c is multiplied by
+/// input_scales[c]; a product multiplies input c of the activations by it instead, before the rotation. A value: copies
+/// share the bytes. A default-constructed or moved-from matrix is empty: 0 x 0.
 template <Code C>
 struct QuantizedMatrix {
   using CodeType = C;
 
   CodeLayout layout;
-  std::optional<std::uint64_t> seed;  // of the random signs; none: rotated without signs
+  std::optional<std::uint64_t> seed;  // seed of the random signs; none: rotated without signs
   int exponent = 0;                   // brings scales of any magnitude into fp16's range
-  /// How far the weights W' of the codes are from those that they stand for, W, as measured: ||W' - W||^2 /
-  /// ||W||^2, NaN where nobody measured. `t2` is that of the matrix as it was encoded: divided by its input
-  /// scales, padded and rotated. It is the t^2 of the linearity theorem, and what mse() of the codebook
-  /// promises. `weight_error` is that of the weights themselves, as dequantize() gives them back. The two
-  /// differ by what padding takes with it, and where there are input scales: these move error to the columns
-  /// of large scales, so that the plain sum grows.
+  /// Measured errors ||W' - W||^2 / ||W||^2 of the decoded weights W'; NaN where unknown. `t2` is the error of the matrix
+  /// as it was encoded: divided by its input scales, padded and rotated. It is the t^2 of the linearity theorem, and
+  /// equals the code's mse() for Gaussian weights. `weight_error` is the error of the original weights. Padding lowers
+  /// it; input scales raise it, as they move error to columns of large scales.
   double t2 = std::numeric_limits<double>::quiet_NaN();
   double weight_error = std::numeric_limits<double>::quiet_NaN();  ///< see t2
-  C book{};                          // a table that does not ship comes through the constructor
+  C book{};                             // the code; pass a table of your own to the constructor
   std::span<const std::uint8_t> codes;  // (rows, row_bytes)
   std::span<const Half> scales;         // (rows, groups)
   std::span<const Half> input_scales;   // (cols), or empty
@@ -75,7 +73,7 @@ struct QuantizedMatrix {
   QuantizedMatrix()
     requires std::default_initializable<C>
   = default;
-  /// An empty one, to be filled.
+  /// An empty matrix with a table of points.
   explicit QuantizedMatrix(const C& codebook) : book(codebook) {}
   QuantizedMatrix(const QuantizedMatrix&) = default;
   QuantizedMatrix& operator=(const QuantizedMatrix&) = default;

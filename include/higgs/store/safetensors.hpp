@@ -105,7 +105,7 @@ class Safetensors {
 
   /// In the order of the data, shard after shard.
   const std::vector<StoredTensor>& tensors() const noexcept { return tensors_; }
-  /// Of all shards together.
+  /// Metadata of all shards.
   const Metadata& metadata() const noexcept { return metadata_; }
   /// Null if there is no tensor of that name.
   const StoredTensor* find(std::string_view name) const noexcept {

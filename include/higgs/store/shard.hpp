@@ -26,8 +26,8 @@ struct Shard {
   std::int64_t first_col = 0, cols = 0;
 };
 
-/// The codes and scales of a shard as a matrix of its own, but for its signs: they are those of the columns
-/// of the whole.
+/// The codes and scales of a shard as a matrix of its own. Its random signs are those of the columns of the whole
+/// matrix.
 template <Code C>
 struct ShardedMatrix {
   QuantizedMatrix<C> matrix;
@@ -42,7 +42,7 @@ struct ShardedMatrix {
     matrix.layout.rows = part.rows;
     matrix.layout.cols = part.cols;
     const std::int64_t first_group = part.first_col / layout.group, groups = matrix.layout.groups();
-    const std::int64_t bits = layout.codes_per_group(C::dim) * code_bits<C>;  // of a group
+    const std::int64_t bits = layout.codes_per_group(C::dim) * code_bits<C>;  // bits of a group
     slice_bits(w, part, first_group * bits, groups * bits);
     for (std::int64_t r = 0; r < part.rows; ++r) {
       const std::span<const Half> row = w.row_scales(part.first_row + r);

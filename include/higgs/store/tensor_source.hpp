@@ -31,7 +31,7 @@ struct BlockScales {
   std::span<const std::uint8_t> data;       // (matrices, rows, cols)
   std::shared_ptr<const MappedFile> owner;  // keeps `data` alive
   std::int64_t rows = 1, cols = 1;
-  std::int64_t matrix_rows = 1;  // of weights: a stack of matrices has scales for each
+  std::int64_t matrix_rows = 1;  // rows of one matrix of weights: a stack of matrices has scales for each
   std::int64_t block_rows = 1, block_cols = 1;
 
   /// Multiplies one row of weights by its scales.
@@ -61,7 +61,7 @@ struct SourceTensor {
   const BlockFormat* format = nullptr;      // null if the weights cannot be read as floats
   std::span<const std::uint8_t> data;       // as in the file
   std::shared_ptr<const MappedFile> owner;  // the file, keeps `data` alive
-  std::optional<BlockScales> scales;        // of another tensor of the file, which is not listed
+  std::optional<BlockScales> scales;        // from another tensor of the file, which is not listed
   std::string obstacle;  // why the weights cannot be read, where `dtype` alone does not say it
 
   std::int64_t rows() const noexcept { return matrix_rows(shape); }
@@ -258,7 +258,7 @@ HIGGS_INLINE bool TensorSource::is_scale(std::string_view rest) noexcept {
 
 HIGGS_INLINE const StoredTensor* TensorSource::attach_scales(SourceTensor& tensor, const Names& names) {
   constexpr std::string_view ending = "weight";
-  std::string prefix = tensor.name + "_";  // of the names of what belongs to the tensor
+  std::string prefix = tensor.name + "_";  // names of tensors that belong to this one begin so
   if (tensor.name.ends_with(".weight")) prefix = tensor.name.substr(0, tensor.name.size() - ending.size());
   const auto refuse = [&](const StoredTensor& other, const std::string& what) {
     tensor.format = nullptr;

@@ -72,7 +72,7 @@ inline void encode_e8(Avx512, const E8Patterns& patterns, const float* fixed, st
     const std::int32_t enough = _mm512_reduce_max_epi32(most);
     for (int k = 0; k < 2 * count; k += 16)
       reach[k / 16] = _mm512_cmpge_epi32_mask(_mm512_load_si512(upper + k), _mm512_set1_epi32(enough));
-    const auto losses = [&](int side, int k) {  // of turning each sign
+    const auto losses = [&](int side, int k) {  // losses of turning each sign
       const __m256 row = _mm256_load_ps(patterns.magnitudes[static_cast<std::size_t>(k)].data());
       return _mm256_mullo_epi32(z[side], _mm256_cvttps_epi32(row));
     };

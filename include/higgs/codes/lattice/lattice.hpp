@@ -51,7 +51,7 @@ constexpr std::array<std::int32_t, 8> nearest_e8(std::span<const std::int32_t, 8
   for (std::size_t d = 0; d < 8; ++d) moved[d] = y[d] - unit / 2;
   const std::array<std::int32_t, 8> whole = nearest_dn<8>(y, unit);
   std::array<std::int32_t, 8> half = nearest_dn<8>(moved, unit);
-  std::int64_t lead = 0;  // of the whole point: the difference of squared distances
+  std::int64_t lead = 0;  // lead of the whole point: the difference of squared distances
   for (std::size_t d = 0; d < 8; ++d) {
     const std::int64_t to_whole = y[d] - whole[d], to_half = moved[d] - half[d];
     lead += to_half * to_half - to_whole * to_whole;
@@ -79,8 +79,8 @@ class NestedE8Codebook {
   using Search = LatticeSearch<Bits>;  // codes/lattice/search.hpp
 
   static constexpr std::int32_t unit = 4;             ///< integers in 1 of E8
-  static constexpr std::int32_t offset = 1;           ///< of each coordinate, in integers
-  static constexpr std::int32_t cell = unit << Bits;  ///< of the lattice that shapes the code
+  static constexpr std::int32_t offset = 1;           ///< offset of each coordinate, in integers
+  static constexpr std::int32_t cell = unit << Bits;  ///< unit of the lattice that shapes the code
 
   HIGGS_HOST_DEVICE constexpr Point decode(Index index) const noexcept {
     std::array<std::int32_t, 8> x{};  // the point of E8 + offset that the digits count up to

@@ -20,7 +20,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 template <int Dim>
 inline void search_run(Avx2, const PointRun<Dim>& run, const float* fixed, std::int32_t* best) noexcept {
   constexpr int pairs = PointRun<Dim>::pairs;
-  constexpr int vectors = pairs <= 2 ? 4 : pairs <= 4 ? 2 : 1;  // of 8 lanes: what 16 registers hold
+  constexpr int vectors = pairs <= 2 ? 4 : pairs <= 4 ? 2 : 1;  // vectors of 8 lanes that fit 16 registers
   for (int first = 0; first < search_batch; first += 8 * vectors) {
     alignas(32) std::int16_t y[higgs::detail::extent<pairs>][higgs::detail::extent<8 * vectors>][2] = {};
     for (int i = 0; i < 8 * vectors; ++i)

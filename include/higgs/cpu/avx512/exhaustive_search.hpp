@@ -39,7 +39,7 @@ inline void load_coordinates(const float* fixed, __m512* y) noexcept {
 template <int Dim>
 inline void search_run(Avx512, const PointRun<Dim>& run, const float* fixed, std::int32_t* best) noexcept {
   constexpr int pairs = PointRun<Dim>::pairs;
-  constexpr int vectors = pairs <= 4 ? 4 : 2;  // of 16 lanes: what 32 registers hold
+  constexpr int vectors = pairs <= 4 ? 4 : 2;  // vectors of 16 lanes that fit 32 registers
   for (int first = 0; first < search_batch; first += 16 * vectors) {
     __m512i ys[higgs::detail::extent<pairs>][higgs::detail::extent<vectors>],
         most[higgs::detail::extent<vectors>];

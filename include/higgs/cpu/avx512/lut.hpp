@@ -41,7 +41,7 @@ concept DecodesInRegisters = requires { Decoder<Format>::vectors; };
 template <int Bits, int Dim, int Planes>
 struct Decoder<Lut<Bits, Dim, Planes>> {
   static constexpr int vectors = Bits == 8 ? 1 : Bits == 4 ? 2 : 4;
-  static constexpr int registers = Bits == 8 ? 4 : 1;  // of a table
+  static constexpr int registers = Bits == 8 ? 4 : 1;  // registers of a table
   static constexpr int quads = vectors * Dim;
 
   struct Tables {

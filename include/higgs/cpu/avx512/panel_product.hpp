@@ -129,7 +129,7 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
 }
 
 /// As portable::dot_chunk, for a panel of Rows rows in ActivationOrder::Bytes. With 6 rows and one plane, 12 sums
-/// of integers and 12 of floats stay in registers; a run of two planes is a whole chunk.
+/// of integers and 12 of floats stay in registers; an activation group of two planes is a whole chunk.
 template <int Rows, int Planes>
 inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
   constexpr int columns = Rows * Planes;
@@ -180,7 +180,7 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
   }
 }
 
-inline constexpr int max_rows = Avx512::panel_rows(1);  // of an activation panel
+inline constexpr int max_rows = Avx512::panel_rows(1);  // rows of an activation panel, at most
 
 using DotRows = void (*)(const Chunk&, const ActivationPanel&, float*) noexcept;
 /// By rows of a panel, less one.

@@ -36,7 +36,7 @@ struct QuadRange {
   const std::uint8_t* quads;
   std::int64_t count;
   const float* scales;
-  float factor;  // of the steps: 256^plane
+  float factor;  // factor of the scales: 256^plane
   const std::int32_t* compensation;
 };
 
@@ -97,7 +97,7 @@ struct ByteDot {
   template <int Rows, int Planes>
   HIGGS_NEON_DOT static void run(const QuadRange& range, float* parts) noexcept {
     constexpr int V = vectors<Rows, Planes>;
-    int32x4_t total[extent<Rows>][extent<V>];  // of the low plane, or the only one
+    int32x4_t total[extent<Rows>][extent<V>];  // sums of the low plane, or of the only one
     int32x4_t high[extent<(Planes == 2 ? Rows : 1)>][extent<V>];
     HIGGS_UNROLL
     for (int i = 0; i < Rows * V; ++i) {
@@ -143,13 +143,13 @@ struct ByteDot {
 struct MatrixDot {
   using Set = NeonI8mm;
   template <int Rows, int Planes>
-  static constexpr int pairs = (Rows * Planes + 1) / 2;  // of columns
+  static constexpr int pairs = (Rows * Planes + 1) / 2;  // pairs of columns
   template <int Rows, int Planes>
   static constexpr int vectors = pairs<Rows, Planes> == 1   ? 8
                                  : pairs<Rows, Planes> == 2 ? 4
                                                             : 2;
 
-  /// A pair of columns of two quads. Of an odd last column, its partner is whatever lies behind it.
+  /// A pair of columns of two quads. The partner of an odd last column is unused.
   [[gnu::always_inline]] static inline int8x16_t load_pair(const std::uint8_t* first,
                                                            const std::uint8_t* second) noexcept {
     const uint32x2_t a = vreinterpret_u32_u8(vld1_u8(first)), b = vreinterpret_u32_u8(vld1_u8(second));
@@ -160,7 +160,7 @@ struct MatrixDot {
   HIGGS_NEON_I8MM static void run(const QuadRange& range, float* parts) noexcept {
     constexpr int V = vectors<Rows, Planes>, P = pairs<Rows, Planes>;
     constexpr std::int64_t quad_bytes = 4 * Rows * Planes;
-    int32x4_t total[extent<P>][extent<2 * V>];  // of rows n and n + 1: (row, column)
+    int32x4_t total[extent<P>][extent<2 * V>];  // sums of rows n and n + 1: (row, column)
     HIGGS_UNROLL
     for (int i = 0; i < P * 2 * V; ++i) total[i / (2 * V)][i % (2 * V)] = vdupq_n_s32(0);
     const std::uint8_t *w = range.weights, *quads = range.quads;
@@ -199,7 +199,7 @@ struct MatrixDot {
 template <class Dot, int Rows, int Planes>
 inline void dot_rows(const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
   constexpr std::int64_t quad_bytes = Rows * (Dot::Set::activation_order == ActivationOrder::Words ? 8 : 4 * Planes);
-  constexpr int rows = 4 * Dot::template vectors<Rows, Planes>;  // of the strip, at a time
+  constexpr int rows = 4 * Dot::template vectors<Rows, Planes>;  // rows of the weight panel at a time
   alignas(16) float parts[extent<Rows * panel_rows>] = {};
   std::int64_t at = chunk.first_x_group * Rows;
   for (std::int64_t first = 0; first < chunk.quads; first += chunk.x_group_quads, at += Rows) {

@@ -28,7 +28,7 @@ struct CellBlock {
 template <int Dim>
 struct CellTable {
   std::uint32_t bins = 0;
-  std::array<std::uint8_t, 513> bin{};  // of the coordinates from i - 256 up to, not including, i - 255
+  std::array<std::uint8_t, 513> bin{};  // bin of coordinates in [i - 256, i - 255)
   std::vector<std::uint32_t> first;     // (cells + 1): cell c's blocks are first[c] ... first[c + 1] - 1
   std::vector<CellBlock<Dim>> blocks;
 };
@@ -77,7 +77,7 @@ std::uint16_t search_cell(std::span<const CellBlock<Dim>> blocks, const std::int
   return nearest;
 }
 /// Finds the nearest points of the first `count` vectors: the score of c, y c - 2^(bits - 1) c^2, is taken as
-/// (y - 2^(bits - 1) c) c. Of equal scores the first wins, which has the lowest index.
+/// (y - 2^(bits - 1) c) c. The first of equal scores wins: the lowest index.
 template <int Dim, int Bits>
 void search_cells(Portable, const CellBatch<Dim, Bits>& batch, std::size_t count,
                   std::uint16_t* found) noexcept {

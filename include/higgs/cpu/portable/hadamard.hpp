@@ -110,7 +110,7 @@ inline const std::uint8_t* paley_codes(std::ptrdiff_t order) noexcept {
 struct HadamardShape {
   std::ptrdiff_t base = 0;              // m; 0: not a supported order
   std::ptrdiff_t run = 0;               // 2^a
-  const std::uint8_t* codes = nullptr;  // of the base matrix; null in constant expressions
+  const std::uint8_t* codes = nullptr;  // entries of the base matrix; null in constant expressions
 };
 
 constexpr HadamardShape hadamard_shape(std::int64_t n) noexcept {
@@ -156,7 +156,7 @@ template <int W>
 
   const std::ptrdiff_t quads = shape.base / 4;
   float sums[max_hadamard_quads][8]
-            [higgs::detail::extent<W>];  // of the inputs of a quad, by bits 0 to 2 of the code
+            [higgs::detail::extent<W>];  // sums of the inputs of a quad, by bits 0 to 2 of the code
   for (std::ptrdiff_t col = 0; quads != 0 && col < run; col += W) {
     for (std::ptrdiff_t k = 0; k < quads; ++k)
       for (int i = 0; i < W; ++i) {
