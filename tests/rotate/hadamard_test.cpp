@@ -51,7 +51,6 @@ static_assert(is_normalized_hadamard<60>());
 static_assert(is_normalized_hadamard<68>());
 static_assert(is_normalized_hadamard<76>());
 static_assert(is_normalized_hadamard<84>());
-static_assert(is_normalized_hadamard<100>());
 
 std::vector<float> random_row(int n, std::uint64_t seed) {
   std::vector<float> x;
@@ -123,6 +122,11 @@ std::vector<float> by_contract(std::vector<float> x) {
 }
 
 }  // namespace
+
+// In a constant expression it would pass clang's limit of steps.
+TEST_CASE("the matrix of order 100 is normalized too", "[rotate][hadamard]") {
+  CHECK(is_normalized_hadamard<100>());
+}
 
 TEST_CASE("the orders are 2^a, and 4 * 2^a times 25 or an odd number up to 21", "[rotate][hadamard]") {
   const std::array<int, 11> odd_factors = {3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 25};

@@ -25,8 +25,9 @@ class Encoder {
   void encode(std::span<const float> scaled, std::size_t group_symbols, std::span<SymbolOf<C>> symbols,
               Isa isa = best_isa()) const noexcept {
     if constexpr (ChainCode<C>) {
+      constexpr auto dim = static_cast<std::size_t>(C::dim);
       for (std::size_t i = 0; i < symbols.size(); i += group_symbols)
-        encoder_.encode(scaled.subspan(i * C::dim, group_symbols * C::dim), symbols.subspan(i, group_symbols), isa);
+        encoder_.encode(scaled.subspan(i * dim, group_symbols * dim), symbols.subspan(i, group_symbols), isa);
     } else {
       encoder_.encode(scaled, symbols, isa);
     }
