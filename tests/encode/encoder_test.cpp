@@ -20,7 +20,7 @@ TEST_CASE("the encoder of a codebook is its search, whatever the group", "[encod
     scaled[i] = std::nearbyint(static_cast<float>(higgs::random_normal(1, i)) * 2000);
   std::vector<std::uint8_t> expected(240), symbols(240);
   higgs::PointSearch<higgs::GridCodebook<2, 64>>(book).encode(scaled, expected);
-  for (const std::size_t group : {1, 8, 240}) {
+  for (const std::size_t group : {1u, 8u, 240u}) {
     higgs::Encoder<higgs::GridCodebook<2, 64>>(book).encode(scaled, group, symbols);
     CHECK(symbols == expected);
   }

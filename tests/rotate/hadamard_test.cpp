@@ -23,7 +23,7 @@ constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon};
 
 // Rows differ in exactly half of their places, and the first row and column are ones.
 template <int N>
-consteval bool is_normalized_hadamard() {
+constexpr bool is_normalized_hadamard() {
   std::uint64_t rows[N][(N + 63) / 64] = {};
   for (int r = 0; r < N; ++r)
     for (int c = 0; c < N; ++c) {

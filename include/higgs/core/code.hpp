@@ -72,9 +72,15 @@ constexpr void decode_group(const C& code, std::span<const SymbolOf<C>> symbols,
     code.decode(symbols, values);
   } else {
     constexpr std::size_t dim = C::dim;
-    for (std::size_t i = 0, s = 0; i < values.size(); i += dim, ++s) {
+    const std::size_t whole = values.size() / dim;
+    auto out = values.begin();
+    for (std::size_t s = 0; s < whole; ++s) {
       const typename C::Point point = code.decode(symbols[s]);
-      std::copy_n(point.begin(), std::min(dim, values.size() - i), values.begin() + static_cast<std::ptrdiff_t>(i));
+      out = std::copy(point.begin(), point.end(), out);
+    }
+    if (whole * dim < values.size()) {
+      const typename C::Point point = code.decode(symbols[whole]);
+      std::copy_n(point.begin(), values.size() - whole * dim, out);
     }
   }
 }

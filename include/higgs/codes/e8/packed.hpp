@@ -62,7 +62,10 @@ struct E8Format {
     const std::uint8_t* code = group.row.data() + 2 * group.first;
     for (std::int64_t s = 0; s < steps; ++s, lane += bytes, code += 8) {
       std::uint64_t codes = 0;
-      std::memcpy(&codes, code, static_cast<std::size_t>(2 * std::min<std::int64_t>(4, group.count - 4 * s)));
+      if (4 * s + 4 <= group.count)
+        std::memcpy(&codes, code, 8);
+      else
+        std::memcpy(&codes, code, static_cast<std::size_t>(2 * (group.count - 4 * s)));
       const std::uint32_t patterns = narrow(codes >> 7 & 0x00ff00ff00ff00ffu),
                           signs = narrow((codes & 0x007f007f007f007fu) | (codes >> 8 & 0x0080008000800080u));
       std::memcpy(lane, &patterns, 4);
