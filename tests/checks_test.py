@@ -8,7 +8,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent))
 import docs  # noqa: E402
-import doors  # noqa: E402
+import companions  # noqa: E402
 import layering  # noqa: E402
 
 HEAD = "// SPDX-License-Identifier: Apache-2.0\n"
@@ -50,7 +50,7 @@ class Checks(unittest.TestCase):
             (self.root / name).write_text(text)
 
     def test_a_good_tree_passes(self):
-        for check in (layering, doors, docs):
+        for check in (layering, companions, docs):
             self.assertEqual(list(check.errors_of(self.root)), [])
 
     def expect(self, check, message, name, text=None):
@@ -91,13 +91,13 @@ class Checks(unittest.TestCase):
         self.expect(layering, "no #pragma once", "include/higgs/core/x.hpp", HEAD)
         self.expect(layering, "first line is not", "tests/core/x_test.cpp", "\n" + HEAD)
 
-    def test_doors(self):
-        self.expect(doors, "pack/bits.hpp has no tests/pack/bits_test.cpp", "tests/pack/bits_test.cpp")
-        self.expect(doors, "pack/bits.cuh has no tests/pack/bits_test.cu", "tests/pack/bits_test.cu")
-        self.expect(doors, "tests/pack/old_test.cpp has no include/", "tests/pack/old_test.cpp", HEAD)
-        self.expect(doors, "tests/model/old_test.cpp has no include/", "tests/model/old_test.cpp", HEAD)
-        self.expect(doors, "bench/pack/old_bench.cpp has no include/", "bench/pack/old_bench.cpp", HEAD)
-        self.expect(doors, "<higgs/gpu/warp.cuh> must be in one of", "include/higgs/gpu/warp.cuh", HEADER)
+    def test_companions(self):
+        self.expect(companions, "pack/bits.hpp has no tests/pack/bits_test.cpp", "tests/pack/bits_test.cpp")
+        self.expect(companions, "pack/bits.cuh has no tests/pack/bits_test.cu", "tests/pack/bits_test.cu")
+        self.expect(companions, "tests/pack/old_test.cpp has no include/", "tests/pack/old_test.cpp", HEAD)
+        self.expect(companions, "tests/model/old_test.cpp has no include/", "tests/model/old_test.cpp", HEAD)
+        self.expect(companions, "bench/pack/old_bench.cpp has no include/", "bench/pack/old_bench.cpp", HEAD)
+        self.expect(companions, "<higgs/gpu/warp.cuh> must be in one of", "include/higgs/gpu/warp.cuh", HEADER)
 
     def test_docs(self):
         self.expect(docs, "CHANGELOG.md is missing", "CHANGELOG.md")

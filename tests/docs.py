@@ -84,7 +84,7 @@ def errors_of(root):
                 yield f'{document}: the snippet that begins "{first}" is in no file of examples, tests or include'
         for word, better in REPLACED.items():
             found = re.search(rf"\b{word}\b", text, re.I)
-            if found:
+            if found and document != "CHANGELOG.md":  # which names old words
                 line = text.count("\n", 0, found.start()) + 1
                 yield f'{document}:{line}: "{found[0]}" is not in docs/glossary.md, which calls it {better}'
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps that the readers of config.json and of GGUF metadata share.
+// What the readers of config.json and of GGUF metadata share.
 #pragma once
 
 #include "architecture/config.hpp"

@@ -187,12 +187,12 @@ enum class Budgets { One, Two };
 
 /// Minimizes the sum of the prices within the budget. With two budgets it minimizes the sum of the costs, starts from the
 /// incumbent `known`, and takes its bounds from the prices.
-template <Budgets budgets>
+template <Budgets Count>
 class CoreSearch {
  public:
   CoreSearch(const FixedProblem& problem, const KnapsackPrice& price, std::size_t max_states)
       : problem_(problem), price_(price), max_states_(std::min<std::size_t>(max_states, outside)) {
-    const bool of_costs = budgets == Budgets::Two || (price.multiplier == 0 && !price.second_only);
+    const bool of_costs = Count == Budgets::Two || (price.multiplier == 0 && !price.second_only);
     least_gain_ = of_costs ? problem.least_gain : 1;
     rounding_ = of_costs ? problem.rounding : 0;
   }
@@ -201,14 +201,14 @@ class CoreSearch {
   /// for Budgets::Two.
   KnapsackOutcome run(std::int64_t relaxed_second = 0, const KnapsackOutcome* known = nullptr) {
     relax();
-    const bool tied = budgets == Budgets::One && (ties_at_break_ || residual_ < 0);
+    const bool tied = Count == Budgets::One && (ties_at_break_ || residual_ < 0);
     if (tied) fill();
     relaxation_ += relaxed_second;
     if (known)
       adopt(*known);
     else if (residual_ < 0)
       adopt(lightest());
-    out_.proven = budgets == Budgets::One && dual_price_.cost == 0;
+    out_.proven = Count == Budgets::One && dual_price_.cost == 0;
     if (!out_.proven) {
       const std::size_t few = 4096;  // classes that narrow the optimality gap before all are searched
       if (problem_.classes() > 2 * few && !tied) {
@@ -279,7 +279,7 @@ class CoreSearch {
       relaxation_ -= price_(*least) - least->cost;
     }
     second_residual_ += problem_.second_budget;
-    if constexpr (budgets == Budgets::One) relaxation_ = 0;
+    if constexpr (Count == Budgets::One) relaxation_ = 0;
   }
 
   /// Makes `known` the incumbent: a choice outside the tree of moves.
@@ -305,11 +305,11 @@ class CoreSearch {
   }
 
   std::int64_t objective(const KnapsackEntry& entry) const {
-    return budgets == Budgets::One ? price_(entry) : entry.cost;
+    return Count == Budgets::One ? price_(entry) : entry.cost;
   }
 
   /// Whether the weight breaks ties between equal costs.
-  bool by_weight() const { return budgets == Budgets::One && rounding_ == 0; }
+  bool by_weight() const { return Count == Budgets::One && rounding_ == 0; }
 
   /// The optimality gap: the largest reduced price of a choice that is better than the incumbent, that is cheaper, or as
   /// cheap and lighter. Negative if no choice can be better.
@@ -320,7 +320,7 @@ class CoreSearch {
   }
 
   bool fits(std::int64_t weight, std::int64_t second) const {
-    return weight <= residual_ && (budgets == Budgets::One || second <= second_residual_);
+    return weight <= residual_ && (Count == Budgets::One || second <= second_residual_);
   }
 
   bool better(std::int64_t cost, std::int64_t weight) const {
@@ -368,7 +368,7 @@ class CoreSearch {
                   0,
                   static_cast<std::uint32_t>(i),
                   index++};
-        if (budgets == Budgets::One) move.second = 0;
+        if (Count == Budgets::One) move.second = 0;
         if (move.weight >= 0 && move.cost >= 0 && move.second >= 0) continue;
         move.reduced = reduced(move.price, move.weight);
         if (move.reduced > limit) continue;
@@ -490,7 +490,7 @@ class CoreSearch {
       if (++heads_[chosen].first == states.size())
         heads_.erase(heads_.begin() + static_cast<std::ptrdiff_t>(chosen));
 
-      if constexpr (budgets == Budgets::One) {
+      if constexpr (Count == Budgets::One) {
         if (state.cost >= least_cost) continue;
         least_cost = state.cost;
       } else {

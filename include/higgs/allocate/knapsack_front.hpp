@@ -26,6 +26,7 @@ inline namespace v0 {
 template <class Weight = std::int64_t, class Cost = double>
 class KnapsackFront {
  public:
+  /// A choice that no other choice beats in both weight and cost.
   struct Point {
     Weight weight;
     Cost cost;

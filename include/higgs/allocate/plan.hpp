@@ -60,6 +60,7 @@ class Budget {
   std::int64_t bytes_;  // negative: none, the bits count
 };
 
+/// Limits of a plan.
 struct PlanOptions {
   double trusted_t2 = linear_t2;  // a plan that exceeds it somewhere says so
   double max_t2 =
@@ -70,6 +71,7 @@ struct PlanOptions {
   KnapsackLimits limits;
 };
 
+/// The format that a plan gives to a layer, and its predicted loss.
 struct PlannedLayer {
   std::string name;
   std::string format;
@@ -78,6 +80,7 @@ struct PlannedLayer {
   double loss = 0;  // alpha * t2, as predicted; alpha as measured, negative or not
 };
 
+/// A format for each layer, with predicted loss and bytes.
 struct Plan {
   std::vector<PlannedLayer> layers;
   std::int64_t bytes = 0;

@@ -15,7 +15,9 @@ inline namespace v0 {
 inline void to_floats(const float* x, std::int64_t count, float* out, Isa = best_isa()) noexcept {
   std::copy_n(x, count, out);
 }
+/// The same for fp16.
 HIGGS_INLINE void to_floats(const Half* x, std::int64_t count, float* out, Isa isa = best_isa()) noexcept;
+/// The same for bfloat16.
 HIGGS_INLINE void to_floats(const BFloat16* x, std::int64_t count, float* out, Isa isa = best_isa()) noexcept;
 
 #if HIGGS_DEFINITIONS

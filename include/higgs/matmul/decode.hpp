@@ -25,6 +25,7 @@ inline namespace v0 {
 /// the shape of w.
 template <Code C>
 void dequantize(const QuantizedMatrix<C>& w, MatrixView<float> out, Executor& executor = default_executor());
+/// The same for a code that is known at run time.
 template <std::same_as<AnyQuantizedMatrix> Any>
 void dequantize(const Any& w, MatrixView<float> out, Executor& executor = default_executor());
 

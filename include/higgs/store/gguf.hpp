@@ -256,7 +256,7 @@ HIGGS_INLINE std::uint64_t GgufFile::natural(std::string_view key, std::uint64_t
 
 HIGGS_INLINE std::string GgufFile::part_ending(std::uint64_t number, std::uint64_t count) {
   char text[64];
-  std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(number + 1),
+  std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(number) + 1,
                 static_cast<unsigned long long>(count));
   return text;
 }

@@ -27,6 +27,7 @@ namespace higgs {
 inline namespace v0 {
 namespace cpu {
 
+/// Lookup tables of the decoders.
 struct E8Tables {
   // Two levels of 4 bits: bytes[i][pattern] has the magnitudes 2i and 2i + 1.
   alignas(64) std::uint8_t bytes[4][256] = {};

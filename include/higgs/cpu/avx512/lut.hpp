@@ -45,7 +45,7 @@ struct Decoder<Lut<Bits, Dim, Planes>> {
   static constexpr int quads = vectors * Dim;
 
   struct Tables {
-    __m512i table[extent<Dim * Planes>][registers];
+    __m512i table[extent<Dim * Planes>][extent<registers>];
   };
   [[gnu::always_inline]] static inline Tables load_tables(const LutTables& from) noexcept {
     Tables out;

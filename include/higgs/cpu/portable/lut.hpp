@@ -120,7 +120,7 @@ void pack_indices(const CodedGroup& group, int per_index, std::int64_t steps, st
     write_lanes<Bits>(group.row.data() + group.first * group.symbol_bits / 8, whole, step_bytes, lane);
   const std::int64_t done = whole * indices * per_index;
   lane += whole * step_bytes;
-  std::uint8_t step[indices * 2];
+  std::uint8_t step[higgs::detail::extent<indices * 2>];
   for (std::int64_t s = whole, next = done; s < steps; ++s, next += indices * per_index, lane += step_bytes) {
     std::fill(std::begin(step), std::end(step), std::uint8_t{0});
     const std::int64_t count = std::min<std::int64_t>(indices * per_index, group.count - next);

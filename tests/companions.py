@@ -46,5 +46,5 @@ def errors_of(root):
 
 if __name__ == "__main__":
     found = list(errors_of(Path(sys.argv[1])))
-    print("\n".join(found) or "every header has its doors")
+    print("\n".join(found) or "every header has its companion files")
     sys.exit(bool(found))
