@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/fit/fit_grid.hpp>
 #include <higgs/codes/lattice/code.hpp>
 #include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/core/scale_format.hpp>
+#include <higgs/fit/fit_grid.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/matmul/matmul.hpp>
-#include <higgs/matmul/reference.hpp>
 #include <higgs/matmul/packed_matrix.hpp>
+#include <higgs/matmul/reference.hpp>
 #include <higgs/quantizer.hpp>
 
 #include <catch2/catch.hpp>

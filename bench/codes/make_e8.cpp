@@ -5,9 +5,9 @@
 // The start are the points of E8 + 1/4 of least norm: 256 patterns of magnitudes, with every choice of signs
 // of the right parity, moved by +-1/4. Lloyd's method then moves patterns and shift, all points of a pattern
 // alike. At last the magnitudes become one of 16 levels, a few at a time, so that the others make up for it.
-#include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/fit/gaussian_cloud.hpp>
 
 #include <algorithm>
 #include <array>

@@ -83,11 +83,12 @@ struct Table {
 
   void make() const {
     const higgs::FittedGrid<Dim, Size> grid = higgs::fit_grid<Dim, Size>(options);
-    std::fprintf(stderr,
-                 "%-7s float MSE %.9g +- %.1g   integer MSE %.9g +- %.1g (%+.3f %%)   entropy %.4f   step %.12g\n",
-                 name().c_str(), grid.points_error.mse, grid.points_error.standard_error, grid.error.mse,
-                 grid.error.standard_error, 100 * (grid.error.mse / grid.points_error.mse - 1), grid.error.entropy,
-                 grid.step);
+    std::fprintf(
+        stderr,
+        "%-7s float MSE %.9g +- %.1g   integer MSE %.9g +- %.1g (%+.3f %%)   entropy %.4f   step %.12g\n",
+        name().c_str(), grid.points_error.mse, grid.points_error.standard_error, grid.error.mse,
+        grid.error.standard_error, 100 * (grid.error.mse / grid.points_error.mse - 1), grid.error.entropy,
+        grid.step);
     print(grid);
   }
 
@@ -96,7 +97,8 @@ struct Table {
     std::printf("\ntemplate <>\nstruct GaussianGrid<%d, %d> {\n", Dim, Size);
     std::printf("  static constexpr double step = %.12g;\n", grid.step);
     std::printf("  static constexpr double mse = %.9g;\n", grid.error.mse);
-    std::printf("  static constexpr std::array<std::array<std::int%d_t, %d>, %d> points = {{\n", bits, Dim, Size);
+    std::printf("  static constexpr std::array<std::array<std::int%d_t, %d>, %d> points = {{\n", bits, Dim,
+                Size);
     std::string line = "   ";
     for (const auto& integers : grid.integers) {
       std::string point;
@@ -138,10 +140,8 @@ int main(int count, char** arguments) {
       Table<8, 256>{effort(1, 200)},
   };
   const std::tuple large{
-      Table<2, 1024>{effort(2, 800)},
-      Table<2, 4096>{large_effort(22, 8, 100, 40)},
-      Table<3, 4096>{large_effort(22, 2, 30)},
-      Table<4, 4096>{large_effort(22, 2, 40)},
+      Table<2, 1024>{effort(2, 800)},          Table<2, 4096>{large_effort(22, 8, 100, 40)},
+      Table<3, 4096>{large_effort(22, 2, 30)}, Table<4, 4096>{large_effort(22, 2, 40)},
       Table<6, 4096>{large_effort(20, 2, 4)},
   };
   if (count == 1) {
@@ -160,6 +160,7 @@ int main(int count, char** arguments) {
     made = true;
   };
   std::apply([&](const auto&... table) { (make(table), ...); }, std::tuple_cat(tables, large));
-  if (!made) std::fputs("usage: make_grids [NAME], NAME a shape that ships, such as 2x256 or 4x4096\n", stderr);
+  if (!made)
+    std::fputs("usage: make_grids [NAME], NAME a shape that ships, such as 2x256 or 4x4096\n", stderr);
   return made ? 0 : 2;
 }

@@ -12,8 +12,8 @@
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
-#include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/encoder.hpp>
+#include <higgs/encode/exhaustive_search.hpp>
 
 #include <algorithm>
 #include <array>

@@ -7,8 +7,8 @@
 #include <higgs/codes/grid/tables/6x4096.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/random.hpp>
-#include <higgs/encode/exhaustive_search.hpp>
 #include <higgs/encode/encoder.hpp>
+#include <higgs/encode/exhaustive_search.hpp>
 
 #include <benchmark/benchmark.h>
 

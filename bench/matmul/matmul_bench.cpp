@@ -84,7 +84,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
   __m512i sums[12] = {};
   __m512i x = _mm512_set1_epi8(3);
   for (int i = 0; i < 20000; ++i) HIGGS_UNROLL
-  for (int j = 0; j < 12; ++j) sums[j] = higgs::cpu::avx512::add_dot(sums[j], x, x);
+    for (int j = 0; j < 12; ++j) sums[j] = higgs::cpu::avx512::add_dot(sums[j], x, x);
   benchmark::DoNotOptimize(sums);
   return 20000.0 * 12 * 128;
 }

@@ -235,7 +235,8 @@ const int registered = [] {
   for (const std::int64_t n : {64, 256, 1024, 4096, 32768}) {
     add("rotate/hadamard/radix2_loop/f32", n, radix2);
 #if defined(HIGGS_TARGET_BEGIN)
-    if (higgs::isa_includes(higgs::best_isa(), Isa::Avx2)) add("rotate/hadamard/radix2_avx2/f32", n, radix2_avx2);
+    if (higgs::isa_includes(higgs::best_isa(), Isa::Avx2))
+      add("rotate/hadamard/radix2_avx2/f32", n, radix2_avx2);
 #endif
   }
   return 0;

@@ -28,7 +28,7 @@ struct ToyCode {
   using Encoder = ToyEncoder;
   using PackedFormat = ToyFormat;
 
-  static constexpr std::array<std::int8_t, 16> table{-40, -12, 10, 36, -30, -6, 14, 46,
+  static constexpr std::array<std::int8_t, 16> table{-40, -12, 10, 36, -30, -6,  14, 46,
                                                      -46, -14, 6,  30, -36, -10, 12, 40};
 
   void decode(std::span<const Symbol> symbols, std::span<Element> values) const noexcept {
@@ -62,7 +62,8 @@ class ToyEncoder {
           const std::int64_t miss =
               static_cast<std::int64_t>(scaled[i]) - unit * ToyCode::table[before << 2 | s];
           const std::int64_t sum = cost[before] + miss * miss;
-          if (cost[before] < never && sum < next[s]) next[s] = sum, from[i][s] = static_cast<std::uint8_t>(before);
+          if (cost[before] < never && sum < next[s])
+            next[s] = sum, from[i][s] = static_cast<std::uint8_t>(before);
         }
       }
       cost = next;

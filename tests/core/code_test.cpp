@@ -44,7 +44,8 @@ void check_product(const higgs::QuantizedMatrix<C>& w) {
       norm += exact[i] * exact[i];
     }
     CHECK(std::sqrt(error / norm) < 1e-4);  // 16-bit activations leave 3e-5
-    for (const auto isa : {higgs::Isa::Avx2, higgs::Isa::AvxVnniEvex, higgs::Isa::Avx512, higgs::best_isa()}) {
+    for (const auto isa :
+         {higgs::Isa::Avx2, higgs::Isa::AvxVnniEvex, higgs::Isa::Avx512, higgs::best_isa()}) {
       higgs::matmul(x.view, packed, higgs::MatrixView<float>(y.data(), batch, w.rows()), {},
                     higgs::default_executor(), {.isa = isa});
       CHECK(y == first);
@@ -73,8 +74,9 @@ TEST_CASE("a codebook decodes the symbols of a group one by one, the last one cu
   for (std::size_t i = 0; i < values.size(); ++i) CHECK(values[i] == book.decode(symbols[i / 4])[i % 4]);
 }
 
-TEMPLATE_TEST_CASE("a code of neighbouring symbols quantizes, decodes and multiplies without a change to a kernel",
-                   "[core][code]", ToyCode, PlainToyCode) {
+TEMPLATE_TEST_CASE(
+    "a code of neighbouring symbols quantizes, decodes and multiplies without a change to a kernel",
+    "[core][code]", ToyCode, PlainToyCode) {
   const Normals w(70, 1280, 5);
   for (const std::int64_t group : {16, 256, 1024}) {
     const auto quantized = higgs::quantize(w.view, TestType{}, {.group = group});

@@ -94,8 +94,8 @@ std::vector<float> panel_sums(const RandomPanel<Code>& panel, higgs::cpu::Activa
   for (int m = 0; m < rows; ++m) {
     for (std::size_t i = 0; i < x.size(); ++i)
       x[i] = static_cast<float>(higgs::random_normal(static_cast<std::uint64_t>(m), i));
-    quantize_row(higgs::cpu::Portable{}, x.data(), shape, kind, order, panels[static_cast<std::size_t>(m / most)],
-                 m % most);
+    quantize_row(higgs::cpu::Portable{}, x.data(), shape, kind, order,
+                 panels[static_cast<std::size_t>(m / most)], m % most);
   }
   std::vector<float> sums(static_cast<std::size_t>(rows * 32), 0.25f);
   multiply(shape, panels.data(), count, sums.data());

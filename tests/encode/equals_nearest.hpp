@@ -3,8 +3,8 @@
 #pragma once
 
 #include <higgs/codes/grid/grid.hpp>
-#include <higgs/cpu/isas.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
 
 #include <catch2/catch.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/fit/gaussian_cloud.hpp>
 
 #include <catch2/catch.hpp>
 

@@ -25,7 +25,8 @@ TEST_CASE("a packed matrix keeps its shape, its seed and its size, and copies sh
   CHECK(copy.bytes().data() == packed.bytes().data());
 }
 
-TEST_CASE("a packed matrix may be made empty, and is empty once it was moved from", "[matmul][packed_matrix]") {
+TEST_CASE("a packed matrix may be made empty, and is empty once it was moved from",
+          "[matmul][packed_matrix]") {
   struct Layer {
     higgs::PackedMatrix q, k;
   };

@@ -60,7 +60,8 @@ TEST_CASE("every group and every scale is packed at the offset that the order sa
             REQUIRE(scale == (row < rows ? row * 3 + group + 1 : 0));
             at += layout.scale_bytes() + row % 32 / 16 * (step_bytes / 2) + row % 16 * 4;
             for (std::int64_t s = 0; s < layout.steps_per_group(); ++s, at += step_bytes) {
-              REQUIRE(at[0] == (row < rows ? codes[static_cast<std::size_t>((row * 3 + group) * symbols)] + 1 : 0));
+              REQUIRE(at[0] ==
+                      (row < rows ? codes[static_cast<std::size_t>((row * 3 + group) * symbols)] + 1 : 0));
               REQUIRE(at[1] == (row < rows ? symbols : 0));
             }
           }
@@ -71,7 +72,8 @@ TEST_CASE("impossible layouts and spans of the wrong size are refused", "[pack][
   const PackedLayout layout{.rows = 2, .groups = 1, .group = 8, .step_bytes = 128, .step_inputs = 8};
   std::vector<std::uint8_t> codes(8), packed(static_cast<std::size_t>(layout.bytes()));
   std::vector<Half> scales(2);
-  const auto pack = [&](const PackedLayout& with, std::size_t bytes, int bits, std::size_t count, std::size_t size) {
+  const auto pack = [&](const PackedLayout& with, std::size_t bytes, int bits, std::size_t count,
+                        std::size_t size) {
     higgs::pack_panels(with, std::span(codes).first(bytes), 8, bits, std::span(scales).first(count),
                        std::span(packed).first(size), [](auto...) {});
   };

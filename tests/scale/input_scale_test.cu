@@ -25,9 +25,8 @@ TEST_CASE("columns have the host's statistics for any pieces of rows", "[scale][
     const gpu::DeviceBuffer<T> weights{std::span<const T>(w)};
     gpu::DeviceColumnStatistics device(cols);
     device.add_async(gpu::DenseView<const T>(weights.data(), first_piece, cols), nullptr);
-    device.add_async(
-        gpu::DenseView<const T>(weights.data() + first_piece * cols, rows - first_piece, cols),
-        nullptr);
+    device.add_async(gpu::DenseView<const T>(weights.data() + first_piece * cols, rows - first_piece, cols),
+                     nullptr);
     const higgs::ColumnStatistics found = device.to_host(nullptr);
     CHECK(found.input_scales() == host.input_scales());
     CHECK(found.max_magnitude() == host.max_magnitude());

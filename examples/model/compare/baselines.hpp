@@ -252,8 +252,8 @@ inline void round_to_levels(std::span<float> group, const Levels& levels, float 
   for (float& w : group) {
     const float x = w * inverse;
     float value = levels.values[0];
-    HIGGS_UNROLL
-    for (std::size_t i = 0; i < 15; ++i) value = x > levels.borders[i] ? levels.values[i + 1] : value;
+    HIGGS_UNROLL for (std::size_t i = 0; i < 15; ++i)
+      value = x > levels.borders[i] ? levels.values[i + 1] : value;
     w = value * stored;
   }
 }

@@ -21,7 +21,8 @@ class FunctionRef<Result(Arguments...)> {
   template <class F>
     requires(std::is_invocable_r_v<Result, const F&, Arguments...> && !std::is_same_v<F, FunctionRef>)
   FunctionRef(const F& function) noexcept
-      : object_(static_cast<const void*>(std::addressof(function))), call_([](const void* object, Arguments... arguments) -> Result {
+      : object_(static_cast<const void*>(std::addressof(function))),
+        call_([](const void* object, Arguments... arguments) -> Result {
           return (*static_cast<const F*>(object))(arguments...);
         }) {}
   Result operator()(Arguments... arguments) const { return call_(object_, arguments...); }

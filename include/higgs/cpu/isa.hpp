@@ -15,10 +15,10 @@ enum class Isa {
   AvxVnni,      ///< Avx2 and AVX-VNNI (Alder Lake, Zen 5 and newer)
   AvxVnniEvex,  ///< Avx2 and AVX-512 VNNI on 256 bits (Cascade Lake)
   Avx512,       ///< AVX-512 F, BW, DQ, VL, VBMI, VNNI and GFNI (Ice Lake, Zen 4 and newer)
-  Amx,          ///< Avx512 and the int8 tiles of AMX (Sapphire Rapids); best_isa() names it with HIGGS_AMX only
-  Neon,         ///< the part of AArch64 that every processor has
-  NeonDot,      ///< Neon and FEAT_DotProd (Armv8.2)
-  NeonI8mm,     ///< NeonDot and FEAT_I8MM (Armv8.6)
+  Amx,       ///< Avx512 and the int8 tiles of AMX (Sapphire Rapids); best_isa() names it with HIGGS_AMX only
+  Neon,      ///< the part of AArch64 that every processor has
+  NeonDot,   ///< Neon and FEAT_DotProd (Armv8.2)
+  NeonI8mm,  ///< NeonDot and FEAT_I8MM (Armv8.6)
 };
 
 // The order of the enumerators means nothing: isa_includes() says which set builds on which.
@@ -39,8 +39,8 @@ namespace cpu {
 /// with the four bytes of a lane of decoded weights (quad_position()). Planes are the high bytes of 16-bit integers, then
 /// the low bytes.
 enum class ActivationOrder {
-  Bytes,     // (quads, rows, planes, 4) int8
-  Words,     // (quads, rows, 4) int16; inputs 0, 2, 1, 3 of a quad: those of even bytes, then those of odd bytes
+  Bytes,  // (quads, rows, planes, 4) int8
+  Words,  // (quads, rows, 4) int16; inputs 0, 2, 1, 3 of a quad: those of even bytes, then those of odd bytes
   AmxTiles,  // (quads / 16, planes, 16 rows, 16 quads, 4) int8
 };
 

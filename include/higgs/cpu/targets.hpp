@@ -32,7 +32,6 @@
 #  endif
 #endif
 
-
 // Code between HIGGS_TARGET_BEGIN and HIGGS_TARGET_END is compiled for the named features. Call it only after the
 // instruction set's runs(). A function outside may call a function inside, but must not inline it.
 #if defined(__x86_64__) && defined(__clang__)

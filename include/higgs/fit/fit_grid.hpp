@@ -2,14 +2,14 @@
 // Makes Gaussian-optimal grids: the tables that ship come from here, and so can any other pair of Dim and Size.
 #pragma once
 
-#include <higgs/fit/fit_line.hpp>
-#include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/codes/grid/grid.hpp>
-#include <higgs/fit/measure_grid.hpp>
 #include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/random.hpp>
+#include <higgs/fit/fit_line.hpp>
+#include <higgs/fit/gaussian_cloud.hpp>
+#include <higgs/fit/measure_grid.hpp>
 
 #include <algorithm>
 #include <array>

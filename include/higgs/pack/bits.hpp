@@ -37,8 +37,8 @@ constexpr void pack_bits(std::span<const Index> codes, int bits, std::span<std::
     // Eight codes make `bits` bytes: neighbours close up in pairs, then in fours, then in eights.
     for (; in + 8 <= codes.size(); in += 8) {
       std::uint64_t word = 0;
-      HIGGS_UNROLL
-      for (std::size_t i = 0; i < 8; ++i) word |= static_cast<std::uint64_t>(codes[in + i]) << (8 * i);
+      HIGGS_UNROLL for (std::size_t i = 0; i < 8; ++i)
+        word |= static_cast<std::uint64_t>(codes[in + i]) << (8 * i);
       word = (word & 0x00ff00ff00ff00ffu) | (word >> 8 & 0x00ff00ff00ff00ffu) << bits;
       word = (word & 0x0000ffff0000ffffu) | (word >> 16 & 0x0000ffff0000ffffu) << 2 * bits;
       word = (word & 0x00000000ffffffffu) | word >> 32 << 4 * bits;
@@ -76,13 +76,13 @@ constexpr void unpack_bits(std::span<const std::uint8_t> bytes, int bits, std::s
       const std::size_t bit = (first + out) * static_cast<std::size_t>(bits), byte = bit / 8;
       if (byte + 8 > bytes.size()) break;
       std::uint64_t word = 0;
-      HIGGS_UNROLL
-      for (std::size_t i = 0; i < 8; ++i) word |= static_cast<std::uint64_t>(bytes[byte + i]) << (8 * i);
+      HIGGS_UNROLL for (std::size_t i = 0; i < 8; ++i)
+        word |= static_cast<std::uint64_t>(bytes[byte + i]) << (8 * i);
       word = spread(word >> bit % 8, 4, 1u);
       word = spread(word, 2, 0x0000000100000001u);
       word = spread(word, 1, 0x0001000100010001u);
-      HIGGS_UNROLL
-      for (std::size_t i = 0; i < 8; ++i) codes[out + i] = static_cast<Index>(word >> (8 * i) & 0xffu);
+      HIGGS_UNROLL for (std::size_t i = 0; i < 8; ++i)
+        codes[out + i] = static_cast<Index>(word >> (8 * i) & 0xffu);
     }
     if (out == codes.size()) return;
   }

@@ -114,8 +114,8 @@ __global__ void repack_kernel(PackedLayout layout, const std::uint8_t* codes, ui
   if (tile >= layout.warp_tile_rows() * cols) return;
   uint4 loads[Format::loads];
   Format::repack(layout, codes, tile / cols * warp_tile, tile % cols * warp_tile, lane, loads);
-  HIGGS_UNROLL
-  for (int i = 0; i < Format::loads; ++i) packed[(tile * Format::loads + i) * 32 + lane] = loads[i];
+  HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
+    packed[(tile * Format::loads + i) * 32 + lane] = loads[i];
 }
 
 /// Lane 4 g + t needs the scales of rows g, g + 8, g + 16, ... of a warp tile; they become eight neighbours.

@@ -75,8 +75,8 @@ void pack_panel(const PackedLayout& layout, std::int64_t panel, std::span<const 
                 std::int64_t symbols, int symbol_bits, std::span<const Half> scales, std::uint8_t* out,
                 const PackGroup& pack_group) {
   const std::int64_t first = panel * panel_rows, count = std::min(panel_rows, layout.rows - first);
-  const auto row_bytes = static_cast<std::int64_t>(
-      packed_bytes(static_cast<std::size_t>(layout.groups * symbols), symbol_bits));
+  const auto row_bytes =
+      static_cast<std::int64_t>(packed_bytes(static_cast<std::size_t>(layout.groups * symbols), symbol_bits));
   if (count < panel_rows) std::memset(out, 0, static_cast<std::size_t>(layout.panel_bytes()));
   for (std::int64_t g = 0; g < layout.groups; ++g) {
     std::uint8_t* group = out + g * layout.group_bytes();

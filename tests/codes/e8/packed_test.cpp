@@ -47,7 +47,7 @@ TEST_CASE("a decoded chunk holds the points of E8's codes", "[codes][e8]") {
       const std::uint8_t* lane = panel.codes() + row / 16 * (E8Format::step_bytes / 2) + row % 16 * 4;
       const auto point = higgs::E8Codebook{}.decode(static_cast<std::uint16_t>(code_at(lane, i)));
       for (std::size_t d = 0; d < 8; ++d)
-        REQUIRE(decoded[static_cast<std::size_t>((i / 4 * 8 + static_cast<std::int64_t>(d)) * 128 + row * 4 + i % 4)] ==
-                128 + point[d]);
+        REQUIRE(decoded[static_cast<std::size_t>((i / 4 * 8 + static_cast<std::int64_t>(d)) * 128 + row * 4 +
+                                                 i % 4)] == 128 + point[d]);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/e8/e8.hpp>
-#include <higgs/core/random.hpp>
 #include <higgs/codes/e8/search.hpp>
+#include <higgs/core/random.hpp>
 
 #include <catch2/catch.hpp>
 

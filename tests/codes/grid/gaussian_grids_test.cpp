@@ -88,7 +88,8 @@ TEST_CASE("tables on the line have the error they claim, next to the optimum", "
   CHECK(line_error<256>() < 0.0000411851 * 1.003);
 }
 
-TEST_CASE("tables in the plane have the error they claim, no more than the best published", "[codes][gaussian_grids]") {
+TEST_CASE("tables in the plane have the error they claim, no more than the best published",
+          "[codes][gaussian_grids]") {
   CHECK(plane_error<16>(0.02) == Approx(GaussianGrid<2, 16>::mse).epsilon(2e-4));
   CHECK(plane_error<23>(0.03) == Approx(GaussianGrid<2, 23>::mse).epsilon(4e-4));
   CHECK(plane_error<40>(0.03) == Approx(GaussianGrid<2, 40>::mse).epsilon(1e-3));
@@ -105,13 +106,16 @@ TEST_CASE("tables in the plane have the error they claim, no more than the best 
   CHECK(GaussianGrid<2, 4096>::mse < 0.00054);
 }
 
-TEMPLATE_TEST_CASE_SIG("tables in three dimensions and more have the error they claim", "[codes][gaussian_grids]",
-                       ((int Dim, int Size), Dim, Size), (3, 64), (3, 512), (3, 4096), (4, 16), (4, 256), (4, 4096), (6, 4096), (8, 256)) {
+TEMPLATE_TEST_CASE_SIG("tables in three dimensions and more have the error they claim",
+                       "[codes][gaussian_grids]", ((int Dim, int Size), Dim, Size), (3, 64), (3, 512),
+                       (3, 4096), (4, 16), (4, 256), (4, 4096), (6, 4096), (8, 256)) {
   const higgs::GridError error = measured<Dim, Size>();
-  CHECK(std::fabs(error.mse / GaussianGrid<Dim, Size>::mse - 1) < 5 * error.standard_error / error.mse + 3e-4);
+  CHECK(std::fabs(error.mse / GaussianGrid<Dim, Size>::mse - 1) <
+        5 * error.standard_error / error.mse + 3e-4);
 }
 
-TEST_CASE("tables in three dimensions and more are no worse than the best published", "[codes][gaussian_grids]") {
+TEST_CASE("tables in three dimensions and more are no worse than the best published",
+          "[codes][gaussian_grids]") {
   CHECK(GaussianGrid<3, 64>::mse < 0.1012);
   CHECK(GaussianGrid<3, 512>::mse < 0.0271);
   CHECK(GaussianGrid<3, 4096>::mse < 0.00697);

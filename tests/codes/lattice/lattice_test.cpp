@@ -104,8 +104,8 @@ TEST_CASE("the points of a Voronoi code differ, and the index of each is its own
   CHECK(std::adjacent_find(points.begin(), points.end()) == points.end());
 }
 
-TEMPLATE_TEST_CASE_SIG("points of a Voronoi code are those of the cell, in E8 + offset",
-                       "[codes][lattice]", ((int Bits), Bits), 2, 3, 4) {
+TEMPLATE_TEST_CASE_SIG("points of a Voronoi code are those of the cell, in E8 + offset", "[codes][lattice]",
+                       ((int Bits), Bits), 2, 3, 4) {
   using Book = higgs::NestedE8Codebook<Bits>;
   const std::vector<Vector> steps = shortest(Book::cell);
   for (std::uint64_t i = 0; i < 3000; ++i) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/lattice/code.hpp>
-#include <higgs/core/random.hpp>
 #include <higgs/codes/lattice/search.hpp>
+#include <higgs/core/random.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -87,8 +87,8 @@ TEMPLATE_TEST_CASE_SIG("no neighbour in the code is nearer than what the lattice
   }
 }
 
-TEMPLATE_TEST_CASE_SIG("Voronoi codes have the errors they claim", "[codes][lattice]",
-                       ((int Bits), Bits), 2, 3, 4) {
+TEMPLATE_TEST_CASE_SIG("Voronoi codes have the errors they claim", "[codes][lattice]", ((int Bits), Bits), 2,
+                       3, 4) {
   using Book = higgs::NestedE8Codebook<Bits>;
   const Book book;
   constexpr std::size_t count = 4000;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/radix/radix.hpp>
-#include <higgs/core/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/random.hpp>
 
 #include <catch2/catch.hpp>
@@ -10,8 +10,8 @@
 #include <array>
 #include <cstdint>
 
-TEMPLATE_TEST_CASE("the digits of a code are the codes of its points, the last one first",
-                   "[codes][radix]", (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>),
+TEMPLATE_TEST_CASE("the digits of a code are the codes of its points, the last one first", "[codes][radix]",
+                   (higgs::RadixCodebook<higgs::GridCodebook<2, 84>, 5>),
                    (higgs::RadixCodebook<higgs::GridCodebook<2, 40>, 6>),
                    (higgs::RadixCodebook<higgs::GridCodebook<2, 23>, 7>),
                    (higgs::RadixCodebook<higgs::GridCodebook<1, 3>, 20>)) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/radix/code.hpp>
+#include <higgs/codes/radix/search.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/encode/encoder.hpp>
-#include <higgs/codes/radix/search.hpp>
 
 #include <catch2/catch.hpp>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/fit/measure_grid.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/fit/measure_grid.hpp>
 
 #include <catch2/catch.hpp>
 

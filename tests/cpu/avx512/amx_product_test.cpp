@@ -79,11 +79,12 @@ TEST_CASE("tiles as Intel's manual defines them give the bits of the portable ke
             REQUIRE(tiles.configured == 0);
           };
           const auto portable = [&](const auto& shape, const auto* panels, int count, float* sums) {
-            multiply_panel(cpu::Portable{}, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(), panels,
-                           count, sums);
+            multiply_panel(cpu::Portable{}, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(),
+                           panels, count, sums);
           };
-          REQUIRE(panel_sums(panel, ActivationOrder::AmxTiles, 64, kind, rows, cpu::amx_tile_rows, by_tiles) ==
-                  panel_sums(panel, ActivationOrder::Words, 1, kind, rows, 4, portable));
+          REQUIRE(
+              panel_sums(panel, ActivationOrder::AmxTiles, 64, kind, rows, cpu::amx_tile_rows, by_tiles) ==
+              panel_sums(panel, ActivationOrder::Words, 1, kind, rows, 4, portable));
         }
     });
 }

@@ -24,9 +24,11 @@ using higgs::cpu::Portable;
 
 namespace {
 
-constexpr ActivationOrder orders[] = {ActivationOrder::Bytes, ActivationOrder::Words, ActivationOrder::AmxTiles};
+constexpr ActivationOrder orders[] = {ActivationOrder::Bytes, ActivationOrder::Words,
+                                      ActivationOrder::AmxTiles};
 
-ActivationShape make_shape(Activations kind, std::int64_t group, int dim, ActivationOrder order = ActivationOrder::Bytes) {
+ActivationShape make_shape(Activations kind, std::int64_t group, int dim,
+                           ActivationOrder order = ActivationOrder::Bytes) {
   const std::int64_t step = order == ActivationOrder::AmxTiles ? 64 : 4 * dim;  // inputs
   return {.groups = 2,
           .group = group,
@@ -37,8 +39,8 @@ ActivationShape make_shape(Activations kind, std::int64_t group, int dim, Activa
 }
 
 // The integer of input i of group g in row `at`.
-int value_at(const ActivationShape& shape, ActivationOrder order, const ActivationPanel& panel, std::int64_t g, std::int64_t i,
-             int at) {
+int value_at(const ActivationShape& shape, ActivationOrder order, const ActivationPanel& panel,
+             std::int64_t g, std::int64_t i, int at) {
   const std::int64_t place = g * shape.padded_group + higgs::cpu::quad_position(i, shape.dim),
                      byte = place % 4;
   const std::uint8_t* quad = panel.quad(shape, order, place / 4, at);
@@ -68,7 +70,8 @@ TEST_CASE("inputs are rounded to the nearest step of their run, in all orders", 
           for (std::int64_t g = 0; g < 2; ++g)
             for (std::int64_t r = 0; r < shape.x_groups_per_group(); ++r) {
               const std::int64_t run = (g * shape.x_groups_per_group() + r) * 3 + 1;
-              const std::int64_t begin = r * shape.x_group, end = std::min(begin + shape.x_group, shape.padded_group);
+              const std::int64_t begin = r * shape.x_group,
+                                 end = std::min(begin + shape.x_group, shape.padded_group);
               const double step = panel.scales[run];
               std::int64_t sum = 0;
               float peak = 0;
@@ -101,14 +104,16 @@ TEST_CASE("every instruction set writes the same panel, and only its row", "[cpu
             row[row.size() / 2] *= unusual;
             for (const ActivationOrder order : orders) {
               const ActivationShape shape = make_shape(kind, group, dim, order);
-              std::vector<std::uint8_t> a(ActivationPanel::bytes(shape, order, rows), 0x55), b(a.size(), 0x55);
+              std::vector<std::uint8_t> a(ActivationPanel::bytes(shape, order, rows), 0x55),
+                  b(a.size(), 0x55);
               const ActivationPanel slow(shape, order, rows, a.data()), fast(shape, order, rows, b.data());
               quantize_row(Portable{}, row.data(), shape, kind, order, slow, rows - 1);
               for_each_set([&](auto set) {
                 quantize_row(set, row.data(), shape, kind, order, fast, rows - 1);
                 REQUIRE(a == b);
                 std::fill(b.begin(), b.end(), std::uint8_t{0x55});
-                static_cast<void>(ActivationPanel(shape, order, rows, b.data()));  // zeros where it wants them
+                static_cast<void>(
+                    ActivationPanel(shape, order, rows, b.data()));  // zeros where it wants them
               });
             }
           }
@@ -128,4 +133,3 @@ TEST_CASE("a run that is not finite has step NaN, a vanishing one is zero", "[cp
     CHECK(panel.scales[1] == 0.0f);
   }
 }
-

@@ -82,7 +82,8 @@ TEST_CASE("the tables of a format hold the coordinates of its symbols", "[cpu][l
   });
 }
 
-TEST_CASE("a decoded chunk holds the points of its symbols, four inputs of a row side by side", "[cpu][lut]") {
+TEST_CASE("a decoded chunk holds the points of its symbols, four inputs of a row side by side",
+          "[cpu][lut]") {
   for_each_panel(24, []<class Code>(const RandomPanel<Code>& panel, const Code& code) {
     using Format = higgs::PackedFormatOf<Code>;
     if constexpr (std::is_same_v<typename Format::Tables, cpu::LutTables>) {
@@ -95,8 +96,8 @@ TEST_CASE("a decoded chunk holds the points of its symbols, four inputs of a row
               const std::uint8_t* lane = panel.codes() + row / 16 * (Format::step_bytes / 2) + row % 16 * 4;
               const unsigned index = index_at<Format::index_bits>(lane, Format::step_bytes, i);
               const std::int64_t quad = i / 4 * Format::dim + d;
-              REQUIRE(decoded[static_cast<std::size_t>(plane * cpu::chunk_bytes + quad * 128 + row * 4 + i % 4)] ==
-                      panel.tables.bytes[plane + d][index]);
+              REQUIRE(decoded[static_cast<std::size_t>(plane * cpu::chunk_bytes + quad * 128 + row * 4 +
+                                                       i % 4)] == panel.tables.bytes[plane + d][index]);
             }
     }
   });
@@ -114,7 +115,8 @@ TEST_CASE("every instruction set decodes the same bytes", "[cpu][lut]") {
 
 TEST_CASE("coordinates too large for two bytes are refused", "[cpu][lut]") {
   const auto table = [](int last) {
-    return cpu::Lut<8, 1, 2>::make_tables([last](int index) { return std::array<int, 1>{index == 255 ? last : 0}; });
+    return cpu::Lut<8, 1, 2>::make_tables(
+        [last](int index) { return std::array<int, 1>{index == 255 ? last : 0}; });
   };
   CHECK_NOTHROW(table(32639));
   CHECK_THROWS_AS(table(32640), higgs::InvalidArgument);

@@ -21,8 +21,8 @@ std::vector<float> product(Set set, const RandomPanel<Code>& panel, Activations 
   const int planes = kind == Activations::Int16 ? 2 : 1;
   return panel_sums(panel, Set::activation_order, Set::group_multiple, kind, rows, Set::panel_rows(planes),
                     [&](const cpu::ActivationShape& shape, const auto* panels, int count, float* sums) {
-                      multiply_panel(set, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(), panels,
-                                     count, sums);
+                      multiply_panel(set, Format{}, panel.layout, panel.tables, shape, panel.bytes.data(),
+                                     panels, count, sums);
                     });
 }
 
@@ -37,7 +37,8 @@ TEST_CASE("all kernels give the same bits for every code, number of rows and sha
         for (int rows = 8; rows > 0; --rows) {
           const std::vector<float> expected = product(cpu::Portable{}, panel, kind, rows);
           for_each_set([&](auto set) {
-            INFO(code.name() << ", instruction set " << static_cast<int>(decltype(set)::isa) << ", rows " << rows);
+            INFO(code.name() << ", instruction set " << static_cast<int>(decltype(set)::isa) << ", rows "
+                             << rows);
             REQUIRE(product(set, panel, kind, rows) == expected);
           });
         }
@@ -80,11 +81,12 @@ TEST_CASE("no sum overflows: extreme weights times extreme activations are exact
         std::vector<std::uint8_t> memory(cpu::ActivationPanel::bytes(shape, Set::activation_order, rows));
         const cpu::ActivationPanel panel(shape, Set::activation_order, rows, memory.data());
         for (int m = 0; m < rows; ++m)
-          quantize_row(cpu::Portable{}, row.data(), shape, Activations::Int16, Set::activation_order, panel, m);
+          quantize_row(cpu::Portable{}, row.data(), shape, Activations::Int16, Set::activation_order, panel,
+                       m);
         std::vector<float> sums(static_cast<std::size_t>(rows * 32));
         multiply_panel(set, Format{}, packed.packed(),
-                       *static_cast<const typename Format::Tables*>(packed.tables()), shape, packed.bytes().data(),
-                       &panel, 1, sums.data());
+                       *static_cast<const typename Format::Tables*>(packed.tables()), shape,
+                       packed.bytes().data(), &panel, 1, sums.data());
         const double exact = -32639.0 * lowest * static_cast<double>(cols / Code::dim);
         for (int m = 0; m < rows; ++m)
           // Two activation groups of two planes at most, each converted, scaled and added with one rounding.

@@ -33,7 +33,7 @@ struct E8Codebook {
   using Element = std::int8_t;
   using Index = std::uint16_t;
   using Point = std::array<std::int8_t, 8>;
-  using Search = E8Search;              // codes/e8/search.hpp
+  using Search = E8Search;             // codes/e8/search.hpp
   using PackedFormat = cpu::E8Format;  // codes/e8/packed.hpp
 
   constexpr Point decode(Index index) const noexcept {

@@ -110,7 +110,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
 
 inline void decode_e8(const E8Tables& tables, const std::uint8_t* codes, std::int64_t steps,
-                          std::uint8_t* out) noexcept {
+                      std::uint8_t* out) noexcept {
   const __m256i low4 = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
   const __m256i middle =
                     _mm256_set1_epi8(static_cast<char>(tables.values[0])),  // level 0 is 0, of either side
@@ -131,8 +131,7 @@ inline void decode_e8(const E8Tables& tables, const std::uint8_t* codes, std::in
       const __m256i last = _mm256_xor_si256(
           load(from), _mm256_xor_si256(_mm256_shuffle_epi8(parities, _mm256_and_si256(signs, low4)),
                                        _mm256_shuffle_epi8(parities, high)));
-      HIGGS_UNROLL
-      for (int d = 0; d < 8; ++d) {
+      HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
         const __m256i pair = pairs[d / 2],
                       level = _mm256_and_si256(d % 2 == 0 ? pair : _mm256_srli_epi16(pair, 4), low4);
         const __m256i sign = _mm256_or_si256(d == 7 ? last : _mm256_slli_epi16(signs, 7 - d), one);
@@ -238,7 +237,7 @@ namespace neon {
 
 /// Decodes coordinates 2i and 2i + 1, with the table of their levels in registers.
 inline void decode_e8(const E8Tables& tables, int i, const std::uint8_t* codes, std::int64_t steps,
-                          std::uint8_t* out) noexcept {
+                      std::uint8_t* out) noexcept {
   const std::uint8_t* bytes = tables.bytes[i];
   const uint8x16x4_t table0 = vld1q_u8_x4(bytes), table1 = vld1q_u8_x4(bytes + 64),
                      table2 = vld1q_u8_x4(bytes + 128), table3 = vld1q_u8_x4(bytes + 192),

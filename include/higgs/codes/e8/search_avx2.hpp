@@ -28,8 +28,7 @@ inline void search_e8(Avx2, const E8Patterns& patterns, const float* fixed, std:
     for (int side = 0; side < 2; ++side) {
       const float sign = side == 0 ? 1.0f : -1.0f;
       __m256 z[8], base = _mm256_setzero_ps(), parity = _mm256_setzero_ps();
-      HIGGS_UNROLL
-      for (int d = 0; d < 8; ++d) {
+      HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
         const __m256 at = _mm256_load_ps(y[d] + half);
         z[d] = _mm256_sub_ps(at, _mm256_set1_ps(sign * E8Patterns::shift));
         base = _mm256_fmadd_ps(at, _mm256_set1_ps(sign * higgs::detail::e8_shift), base);
@@ -42,8 +41,7 @@ inline void search_e8(Avx2, const E8Patterns& patterns, const float* fixed, std:
             _mm256_sub_ps(base, _mm256_broadcast_ss(&patterns.half_norms[static_cast<std::size_t>(k)]));
         __m256 least = _mm256_mul_ps(z[0], _mm256_broadcast_ss(magnitudes));
         score = _mm256_add_ps(score, least);
-        HIGGS_UNROLL
-        for (int d = 1; d < 8; ++d) {
+        HIGGS_UNROLL for (int d = 1; d < 8; ++d) {
           const __m256 product = _mm256_mul_ps(z[d], _mm256_broadcast_ss(magnitudes + d));
           score = _mm256_add_ps(score, product);
           least = _mm256_min_ps(least, product);

@@ -4,9 +4,9 @@
 
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/core/concepts.hpp>
-#include <higgs/encode/point_search.hpp>
 #include <higgs/cpu/isas.hpp>
 #include <higgs/encode/nearest.hpp>
+#include <higgs/encode/point_search.hpp>
 
 #include <algorithm>
 #include <array>

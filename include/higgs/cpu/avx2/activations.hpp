@@ -2,8 +2,8 @@
 #pragma once
 
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/activations.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/activations.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -54,8 +54,8 @@ struct Inputs {
     const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
     __m256i magnitude = _mm256_setzero_si256();
     for (std::int64_t i = 0; i < padded; i += 8)
-      magnitude = _mm256_max_epu32(magnitude,
-                                   _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
+      magnitude =
+          _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(_mm256_load_ps(x + i)), no_sign));
     alignas(32) std::uint32_t peaks[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(peaks), magnitude);
     return *std::max_element(peaks, peaks + 8);
@@ -76,8 +76,7 @@ struct Rounder {
                                            ActivationOrder order, std::uint8_t* quads) noexcept {
     const __m256i low_byte = _mm256_set1_epi32(255);
     __m256i low[2], high[2];
-    HIGGS_UNROLL
-    for (int j = 0; j < 2; ++j) {
+    HIGGS_UNROLL for (int j = 0; j < 2; ++j) {
       const __m256 scaled = _mm256_mul_ps(_mm256_load_ps(inputs.x + i + 8 * j), inverse);
       const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(scaled), real);
       total = _mm256_add_epi32(total, q);

@@ -3,8 +3,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/cell_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/cell_search.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,16 +24,14 @@ inline void search_cells(Avx2, const CellBatch<Dim, Bits>& batch, std::size_t co
   constexpr int pairs = CellBlock<Dim>::pairs;
   for (std::size_t i = 0; i < count; ++i) {
     __m256i y[higgs::detail::extent<pairs>];
-    HIGGS_UNROLL
-    for (int p = 0; p < pairs; ++p) y[p] = _mm256_set1_epi32(packed_pair(batch.y[i] + 2 * p));
+    HIGGS_UNROLL for (int p = 0; p < pairs; ++p)
+      y[p] = _mm256_set1_epi32(packed_pair(batch.y[i] + 2 * p));
     __m256i most = _mm256_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm256_setzero_si256();
     __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     for (const CellBlock<Dim>& block : batch.blocks[i]) {
-      HIGGS_UNROLL
-      for (int half = 0; half < 2; ++half) {
+      HIGGS_UNROLL for (int half = 0; half < 2; ++half) {
         __m256i score = _mm256_setzero_si256();
-        HIGGS_UNROLL
-        for (int p = 0; p < pairs; ++p) {
+        HIGGS_UNROLL for (int p = 0; p < pairs; ++p) {
           const __m256i c =
               _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(block.points[p]) + half));
           score = _mm256_add_epi32(

@@ -3,8 +3,8 @@
 
 #include <higgs/core/half.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/convert.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/convert.hpp>
 
 #include <algorithm>
 #include <cstdint>

@@ -3,8 +3,8 @@
 
 #include <higgs/cpu/avx2/convert.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/dense.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/dense.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -34,43 +34,39 @@ inline void multiply_rows(const DenseProduct<W>& t, std::int64_t i, std::int64_t
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
   const float* x[extent<Rows>];
   const W* w[4];
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
-  HIGGS_UNROLL
-  for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+    x[r] = t.x + (i + r) * t.ldx;
+  HIGGS_UNROLL for (int c = 0; c < 4; ++c)
+    w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
   __m256 sums[extent<Rows>][4];
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
-  for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_ps();
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_ps();
   std::int64_t k = 0;
   for (; k + 8 <= t.k; k += 8) {
     __m256 xs[extent<Rows>];
-    HIGGS_UNROLL
-    for (int r = 0; r < Rows; ++r) xs[r] = _mm256_loadu_ps(x[r] + k);
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) {
+    HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+      xs[r] = _mm256_loadu_ps(x[r] + k);
+    HIGGS_UNROLL for (int c = 0; c < 4; ++c) {
       const __m256 ws = load_floats(w[c] + k);
-      HIGGS_UNROLL
-      for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
+      HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+        sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
   }
   if (k < t.k) {
     __m256 xs[extent<Rows>];
-    HIGGS_UNROLL
-    for (int r = 0; r < Rows; ++r) xs[r] = load_floats(x[r] + k, t.k - k);
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) {
+    HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+      xs[r] = load_floats(x[r] + k, t.k - k);
+    HIGGS_UNROLL for (int c = 0; c < 4; ++c) {
       const __m256 ws = load_floats(w[c] + k, t.k - k);
-      HIGGS_UNROLL
-      for (int r = 0; r < Rows; ++r) sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
+      HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+        sums[r][c] = _mm256_fmadd_ps(xs[r], ws, sums[r][c]);
     }
   }
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) {
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r) {
     alignas(16) float out[4];
     _mm_store_ps(out, reduce4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
-    HIGGS_UNROLL
-    for (int c = 0; c < cols; ++c) t.store(i + r, j + c, out[c]);
+    HIGGS_UNROLL for (int c = 0; c < cols; ++c)
+      t.store(i + r, j + c, out[c]);
   }
 }
 

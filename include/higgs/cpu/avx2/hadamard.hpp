@@ -2,8 +2,8 @@
 #pragma once
 
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/hadamard.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/hadamard.hpp>
 
 #include <array>
 #include <bit>

@@ -3,8 +3,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/line_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/line_search.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -35,8 +35,8 @@ inline void search_line(Avx2, const LineTable<Index>& table, const float* fixed,
         _mm256_add_epi32(_mm256_and_si256(bucket, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(1)), below);
     alignas(32) std::int32_t ranks[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(ranks), rank);
-    HIGGS_UNROLL
-    for (std::size_t lane = 0; lane < 8; ++lane) codes[i + lane] = order[ranks[lane]];
+    HIGGS_UNROLL for (std::size_t lane = 0; lane < 8; ++lane)
+      codes[i + lane] = order[ranks[lane]];
   }
   search_line(Portable{}, table, fixed + i, codes + i, count - i);
 }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/lut.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/lut.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,6 @@ namespace cpu {
 using higgs::detail::extent;
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace avx2 {
-
 
 inline __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store(void* p, __m256i x) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
@@ -50,20 +49,17 @@ template <int Count, int Coordinates>
 [[gnu::always_inline]] inline void look_up(const std::uint8_t (*slices)[16][32], int first,
                                            __m256i (&index)[4],
                                            __m256i (&out)[extent<Coordinates>][4]) noexcept {
-  HIGGS_UNROLL
-  for (int i = 0; i < Count; ++i) {
-    HIGGS_UNROLL
-    for (int c = 0; c < Coordinates; ++c) {
+  HIGGS_UNROLL for (int i = 0; i < Count; ++i) {
+    HIGGS_UNROLL for (int c = 0; c < Coordinates; ++c) {
       const __m256i slice = load(slices[c][first + i]);
-      HIGGS_UNROLL
-      for (int r = 0; r < 4; ++r) {
+      HIGGS_UNROLL for (int r = 0; r < 4; ++r) {
         out[c][r] = _mm256_xor_si256(out[c][r], _mm256_shuffle_epi8(slice, index[r]));
         asm("" : "+x"(out[c][r]));
       }
     }
     if (i + 1 == Count) continue;
-    HIGGS_UNROLL
-    for (int r = 0; r < 4; ++r) index[r] = _mm256_subs_epi8(index[r], _mm256_set1_epi8(16));
+    HIGGS_UNROLL for (int r = 0; r < 4; ++r)
+      index[r] = _mm256_subs_epi8(index[r], _mm256_set1_epi8(16));
   }
 }
 
@@ -72,14 +68,14 @@ template <int Bits, int Coordinates>
 [[gnu::always_inline]] inline void decode(const std::uint8_t (*slices)[16][32], const __m256i (&indices)[4],
                                           __m256i (&out)[extent<Coordinates>][4]) noexcept {
   __m256i index[4];
-  HIGGS_UNROLL
-  for (int r = 0; r < 4; ++r) index[r] = indices[r];
-  HIGGS_UNROLL
-  for (int i = 0; i < 4 * Coordinates; ++i) out[i / 4][i % 4] = _mm256_setzero_si256();
+  HIGGS_UNROLL for (int r = 0; r < 4; ++r)
+    index[r] = indices[r];
+  HIGGS_UNROLL for (int i = 0; i < 4 * Coordinates; ++i)
+    out[i / 4][i % 4] = _mm256_setzero_si256();
   look_up<Bits == 8 ? 8 : Bits == 6 ? 4 : 1, Coordinates>(slices, 0, index, out);
   if constexpr (Bits == 8) {
-    HIGGS_UNROLL
-    for (int r = 0; r < 4; ++r) index[r] = _mm256_xor_si256(indices[r], _mm256_set1_epi8(-128));
+    HIGGS_UNROLL for (int r = 0; r < 4; ++r)
+      index[r] = _mm256_xor_si256(indices[r], _mm256_set1_epi8(-128));
     look_up<8, Coordinates>(slices, 8, index, out);
   }
 }
@@ -89,8 +85,7 @@ template <int Bits>
 [[gnu::always_inline]] inline void load_indices(const std::uint8_t* codes, __m256i (*out)[4]) noexcept {
   constexpr std::int64_t half = Bits == 6 ? 192 : 64;
   const __m256i low4 = _mm256_set1_epi8(15), low6 = _mm256_set1_epi8(63);
-  HIGGS_UNROLL
-  for (int r = 0; r < 4; ++r) {
+  HIGGS_UNROLL for (int r = 0; r < 4; ++r) {
     const std::uint8_t* lanes = codes + r / 2 * half + r % 2 * 32;
     const __m256i a = load(lanes);
     if constexpr (Bits == 8) out[0][r] = a;
@@ -119,18 +114,16 @@ inline void decode_steps(const Slices& slices, const std::uint8_t* codes, std::i
   for (; steps > 0; --steps, codes += Bits == 6 ? 384 : 128, out += vectors * Dim * 128) {
     __m256i index[4][4];
     load_indices<Bits>(codes, index);
-    HIGGS_UNROLL
-    for (int v = 0; v < vectors; ++v) HIGGS_UNROLL
-    for (int c = 0; c < Dim * Planes; c += together) {
-      __m256i points[extent<together>][4];
-      decode<Bits, together>(slices.bytes + c, index[v], points);
-      HIGGS_UNROLL
-      for (int i = 0; i < together; ++i) {
-        std::uint8_t* to = out + (Planes == 2 ? (c + i) * chunk_bytes : (v * Dim + c + i) * 128);
-        HIGGS_UNROLL
-        for (int r = 0; r < 4; ++r) store(to + 32 * r, points[i][r]);
+    HIGGS_UNROLL for (int v = 0; v < vectors; ++v) HIGGS_UNROLL
+      for (int c = 0; c < Dim * Planes; c += together) {
+        __m256i points[extent<together>][4];
+        decode<Bits, together>(slices.bytes + c, index[v], points);
+        HIGGS_UNROLL for (int i = 0; i < together; ++i) {
+          std::uint8_t* to = out + (Planes == 2 ? (c + i) * chunk_bytes : (v * Dim + c + i) * 128);
+          HIGGS_UNROLL for (int r = 0; r < 4; ++r)
+            store(to + 32 * r, points[i][r]);
+        }
       }
-    }
   }
 }
 
@@ -150,11 +143,10 @@ inline void decode_steps(const Slices& slices, const std::uint8_t* codes, std::i
   const __m256i by_byte =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   __m256i rows[4];  // j and 4 + j
-  HIGGS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  HIGGS_UNROLL for (int j = 0; j < 4; ++j) {
     const __m256i low = _mm256_castsi128_si256(load_words(words, indices + 4 * j));
-    rows[j] =
-        _mm256_shuffle_epi8(_mm256_inserti128_si256(low, load_words(words, indices + 16 + 4 * j), 1), by_byte);
+    rows[j] = _mm256_shuffle_epi8(_mm256_inserti128_si256(low, load_words(words, indices + 16 + 4 * j), 1),
+                                  by_byte);
   }
   const __m256i a = _mm256_unpacklo_epi32(rows[0], rows[1]), b = _mm256_unpacklo_epi32(rows[2], rows[3]),
                 c = _mm256_unpackhi_epi32(rows[0], rows[1]), d = _mm256_unpackhi_epi32(rows[2], rows[3]);
@@ -168,8 +160,8 @@ inline void decode_words(const LutTables& tables, const std::uint8_t* codes, std
     for (int r = 0; r < 4; ++r) {
       __m256i quads[4];
       look_up_words(tables.words, codes + r * 32, quads);
-      HIGGS_UNROLL
-      for (int i = 0; i < 4; ++i) store(out + i * 128 + r * 32, quads[i]);
+      HIGGS_UNROLL for (int i = 0; i < 4; ++i)
+        store(out + i * 128 + r * 32, quads[i]);
     }
 }
 

@@ -5,8 +5,8 @@
 #include <higgs/cpu/avx2/convert.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
 #include <higgs/cpu/avx2/lut.hpp>
-#include <higgs/cpu/portable/panel_product.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/panel_product.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -55,22 +55,19 @@ struct WordDot {
                                                 Ahead ahead,
                                                 __m256i (&total)[extent<Rows>][extent<V>]) noexcept {
     const __m256i low = _mm256_set1_epi16(255);
-    HIGGS_UNROLL
-    for (int i = 0; i < Rows * V; ++i) total[i / V][i % V] = _mm256_set1_epi32(compensation[i / V]);
+    HIGGS_UNROLL for (int i = 0; i < Rows * V; ++i)
+      total[i / V][i % V] = _mm256_set1_epi32(compensation[i / V]);
     for (; count > 0; --count, w += 128, quads += 8 * Rows) {
       ahead.prefetch();
       __m256i even[extent<V>], odd[extent<V>];
-      HIGGS_UNROLL
-      for (int v = 0; v < V; ++v) {
+      HIGGS_UNROLL for (int v = 0; v < V; ++v) {
         const __m256i bytes = load(w + 32 * v);
         even[v] = _mm256_and_si256(bytes, low);
         odd[v] = _mm256_srli_epi16(bytes, 8);
       }
-      HIGGS_UNROLL
-      for (int m = 0; m < Rows; ++m) {
+      HIGGS_UNROLL for (int m = 0; m < Rows; ++m) {
         const __m256i x0 = broadcast(quads + 8 * m), x1 = broadcast(quads + 8 * m + 4);
-        HIGGS_UNROLL
-        for (int v = 0; v < V; ++v) {
+        HIGGS_UNROLL for (int v = 0; v < V; ++v) {
           total[m][v] = _mm256_add_epi32(total[m][v], _mm256_madd_epi16(even[v], x0));
           total[m][v] = _mm256_add_epi32(total[m][v], _mm256_madd_epi16(odd[v], x1));
         }
@@ -109,31 +106,28 @@ struct ByteDot {
                                                 Ahead ahead,
                                                 __m256i (&total)[extent<Rows>][extent<V>]) noexcept {
     __m256i high[extent<(Planes == 2 ? Rows : 1)>][extent<V>];  // total: the low plane, or the only one
-    HIGGS_UNROLL
-    for (int i = 0; i < Rows * V; ++i) {
+    HIGGS_UNROLL for (int i = 0; i < Rows * V; ++i) {
       total[i / V][i % V] = _mm256_set1_epi32(compensation[i / V]);
       if constexpr (Planes == 2) high[i / V][i % V] = _mm256_setzero_si256();
     }
     for (; count > 0; --count, w += 128, quads += 4 * Planes * Rows) {
       ahead.prefetch();
       __m256i bytes[extent<V>];
-      HIGGS_UNROLL
-      for (int v = 0; v < V; ++v) bytes[v] = load(w + 32 * v);
-      HIGGS_UNROLL
-      for (int m = 0; m < Rows; ++m) {
+      HIGGS_UNROLL for (int v = 0; v < V; ++v)
+        bytes[v] = load(w + 32 * v);
+      HIGGS_UNROLL for (int m = 0; m < Rows; ++m) {
         if constexpr (Planes == 2) {
           const __m256i x = broadcast(quads + 8 * m);
-          HIGGS_UNROLL
-          for (int v = 0; v < V; ++v) high[m][v] = Instruction::add(high[m][v], bytes[v], x);
+          HIGGS_UNROLL for (int v = 0; v < V; ++v)
+            high[m][v] = Instruction::add(high[m][v], bytes[v], x);
         }
         const __m256i x = broadcast(quads + 4 * (Planes * m + Planes - 1));
-        HIGGS_UNROLL
-        for (int v = 0; v < V; ++v) total[m][v] = Instruction::add(total[m][v], bytes[v], x);
+        HIGGS_UNROLL for (int v = 0; v < V; ++v)
+          total[m][v] = Instruction::add(total[m][v], bytes[v], x);
       }
     }
     if constexpr (Planes == 2) {
-      HIGGS_UNROLL
-      for (int i = 0; i < Rows * V; ++i)
+      HIGGS_UNROLL for (int i = 0; i < Rows * V; ++i)
         total[i / V][i % V] = _mm256_add_epi32(total[i / V][i % V], _mm256_slli_epi32(high[i / V][i % V], 8));
     }
   }
@@ -143,7 +137,8 @@ struct ByteDot {
 template <class Dot, int Rows, int Planes>
 inline void dot_rows(const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
   constexpr int vectors = Dot::template vectors<Rows, Planes>;
-  constexpr std::int64_t quad_bytes = Rows * (Dot::Set::activation_order == ActivationOrder::Words ? 8 : 4 * Planes);
+  constexpr std::int64_t quad_bytes =
+      Rows * (Dot::Set::activation_order == ActivationOrder::Words ? 8 : 4 * Planes);
   alignas(32) float parts[extent<Rows * panel_rows>] = {};
   std::int64_t x_group = chunk.first_x_group * Rows;
   for (std::int64_t first = 0; first < chunk.quads; first += chunk.x_group_quads, x_group += Rows) {
@@ -158,10 +153,9 @@ inline void dot_rows(const Chunk& chunk, const ActivationPanel& panel, float* su
         Dot::template run<vectors, Rows, Planes>(chunk.weights + plane * chunk_bytes + first * 128 + 4 * row,
                                                  panel.quads + (chunk.first_quad + first) * quad_bytes, count,
                                                  panel.compensation + x_group, ahead, total);
-        HIGGS_UNROLL
-        for (int i = 0; i < Rows * vectors; ++i)
+        HIGGS_UNROLL for (int i = 0; i < Rows * vectors; ++i)
           add_x_group(total[i / vectors][i % vectors], panel.scales[x_group + i / vectors] * factor,
-                  parts + i / vectors * panel_rows + row + i % vectors * 8);
+                      parts + i / vectors * panel_rows + row + i % vectors * 8);
       }
     }
   }
@@ -199,12 +193,12 @@ inline void multiply(const PanelProduct& p, const ActivationPanel* panels, std::
 
 }  // namespace avx2
 
-inline void panel_product(Avx2, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
-                          float* sums) noexcept {
+inline void panel_product(Avx2, const PanelProduct& p, const ActivationPanel* panels,
+                          std::int64_t panel_count, float* sums) noexcept {
   avx2::multiply<avx2::WordDot>(p, panels, panel_count, sums);
 }
-inline void panel_product(AvxVnni, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
-                          float* sums) noexcept {
+inline void panel_product(AvxVnni, const PanelProduct& p, const ActivationPanel* panels,
+                          std::int64_t panel_count, float* sums) noexcept {
   avx2::multiply<avx2::ByteDot<avx2::VexDot>>(p, panels, panel_count, sums);
 }
 inline void panel_product(AvxVnniEvex, const PanelProduct& p, const ActivationPanel* panels,

@@ -3,8 +3,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/plane_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/plane_search.hpp>
 
 #include <cstdint>
 
@@ -34,8 +34,7 @@ inline bool search_plane(Avx2, const PlaneTable& table, const float* fixed, std:
     alignas(32) std::int32_t at[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(at), cell);
     __m256i scores[4];  // scores[j]: the four of lane j, then those of lane 4 + j
-    HIGGS_UNROLL
-    for (int j = 0; j < 4; ++j) {
+    HIGGS_UNROLL for (int j = 0; j < 4; ++j) {
       const __m256i c = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(points + at[j])),
                                                 _mm_loadu_si128(points + at[4 + j]), 1);
       const __m256i y = _mm256_shuffle_epi8(xy, _mm256_set1_epi32(0x03020100 + 0x04040404 * j));

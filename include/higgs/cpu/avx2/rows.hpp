@@ -2,8 +2,8 @@
 #pragma once
 
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/rows.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/rows.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +15,8 @@ inline namespace v0 {
 namespace cpu {
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 
-inline void round_clamped(Avx2, const float* x, std::size_t count, float factor, float limit, float* out) noexcept {
+inline void round_clamped(Avx2, const float* x, std::size_t count, float factor, float limit,
+                          float* out) noexcept {
   const __m256 low = _mm256_set1_ps(-limit), high = _mm256_set1_ps(limit);
   std::size_t i = 0;
   for (; i + 8 <= count; i += 8) {

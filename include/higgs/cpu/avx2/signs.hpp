@@ -4,8 +4,8 @@
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx2/convert.hpp>
 #include <higgs/cpu/avx2/isa.hpp>
-#include <higgs/cpu/portable/signs.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/signs.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,8 +32,7 @@ inline void flip_signs(Avx2, float* x, std::size_t count, std::uint64_t seed,
     const std::uint64_t bits = sign_bits(seed, first_column + static_cast<std::int64_t>(i));
     for (std::size_t half = 0; half < 64; half += 32) {
       const __m256i word = _mm256_set1_epi32(static_cast<int>(static_cast<std::uint32_t>(bits >> half)));
-      HIGGS_UNROLL
-      for (int part = 0; part < 4; ++part) {
+      HIGGS_UNROLL for (int part = 0; part < 4; ++part) {
         float* at = x + i + half + 8 * part;
         _mm256_storeu_ps(at, _mm256_xor_ps(_mm256_loadu_ps(at), sign_mask(word, part)));
       }

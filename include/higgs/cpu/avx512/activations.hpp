@@ -3,8 +3,8 @@
 
 #include <higgs/cpu/avx2/activations.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/activations.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/activations.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -65,7 +65,7 @@ struct Rounder {
     total = _mm512_add_epi32(total, q);
     const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
     avx2::rounding::join_planes(shape, order, _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), shuffle),
-                      _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), shuffle), quads);
+                                _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), shuffle), quads);
   }
   [[gnu::always_inline]] inline std::uint32_t sum() const noexcept {
     return static_cast<std::uint32_t>(_mm512_reduce_add_epi32(total));

@@ -8,8 +8,8 @@
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/avx512/lut.hpp>
 #include <higgs/cpu/avx512/panel_product.hpp>
-#include <higgs/cpu/portable/panel_product.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/panel_product.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -120,10 +120,11 @@ inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const ActivationPanel& p
 }
 
 template <class Tiles>
-inline void multiply(Tiles& tiles, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
-                     float* sums) noexcept {
+inline void multiply(Tiles& tiles, const PanelProduct& p, const ActivationPanel* panels,
+                     std::int64_t panel_count, float* sums) noexcept {
   // Tiles are read whole: codes that are bytes are copied, so that no byte beyond the matrix is read.
-  const auto decode = [&p](const std::uint8_t* codes, std::int64_t steps, std::int64_t first, std::uint8_t* out) {
+  const auto decode = [&p](const std::uint8_t* codes, std::int64_t steps, std::int64_t first,
+                           std::uint8_t* out) {
     if (p.decode(codes, steps, first, out) == codes)
       std::memcpy(out, codes, static_cast<std::size_t>(steps * p.layout->step_bytes));
     return static_cast<const std::uint8_t*>(out);

@@ -29,8 +29,7 @@ struct ByteTable {
   __m512i part[4];
 
   inline explicit ByteTable(const void* bytes) noexcept {
-    HIGGS_UNROLL
-    for (int i = 0; i < 4; ++i)
+    HIGGS_UNROLL for (int i = 0; i < 4; ++i)
       part[i] = _mm512_loadu_si512(static_cast<const char*>(bytes) + (64 * i < Size ? 64 * i : 0));
   }
   /// Byte i of the result is entry index[i], index[i] < Size.

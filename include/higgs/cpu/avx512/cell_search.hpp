@@ -3,8 +3,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/cell_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/cell_search.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,14 +24,13 @@ inline void search_cells(Avx512, const CellBatch<Dim, Bits>& batch, std::size_t 
   constexpr int pairs = CellBlock<Dim>::pairs;
   for (std::size_t i = 0; i < count; ++i) {
     __m512i y[higgs::detail::extent<pairs>];
-    HIGGS_UNROLL
-    for (int p = 0; p < pairs; ++p) y[p] = _mm512_set1_epi32(packed_pair(batch.y[i] + 2 * p));
+    HIGGS_UNROLL for (int p = 0; p < pairs; ++p)
+      y[p] = _mm512_set1_epi32(packed_pair(batch.y[i] + 2 * p));
     __m512i most = _mm512_set1_epi32(std::numeric_limits<std::int32_t>::min()), at = _mm512_setzero_si512();
     __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (const CellBlock<Dim>& block : batch.blocks[i]) {
       __m512i score = _mm512_setzero_si512();
-      HIGGS_UNROLL
-      for (int p = 0; p < pairs; ++p) {
+      HIGGS_UNROLL for (int p = 0; p < pairs; ++p) {
         const __m512i c =
             _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(block.points[p])));
         score = _mm512_dpwssd_epi32(score, _mm512_sub_epi16(y[p], _mm512_slli_epi16(c, Bits - 1)), c);

@@ -3,8 +3,8 @@
 
 #include <higgs/cpu/avx512/convert.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/dense.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/dense.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -35,14 +35,13 @@ inline void multiply_rows(const DenseProduct<W>& t, std::int64_t i, std::int64_t
   const int cols = static_cast<int>(std::min<std::int64_t>(4, t.n - j));
   const float* x[extent<Rows>];
   const W* w[4];
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) x[r] = t.x + (i + r) * t.ldx;
-  HIGGS_UNROLL
-  for (int c = 0; c < 4; ++c) w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r)
+    x[r] = t.x + (i + r) * t.ldx;
+  HIGGS_UNROLL for (int c = 0; c < 4; ++c)
+    w[c] = t.w + (j + std::min(c, cols - 1)) * t.ldw;
   __m512 sums[extent<Rows>][4];
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
-  for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r) HIGGS_UNROLL
+    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
   // The next rows of w, 4 KiB ahead or more: rows are too short for the prefetcher of the machine to notice them.
   constexpr std::int64_t size = sizeof(W);
   const std::int64_t ahead =
@@ -50,33 +49,29 @@ inline void multiply_rows(const DenseProduct<W>& t, std::int64_t i, std::int64_t
   std::int64_t k = 0;
   for (; k + 16 <= t.k; k += 16) {
     __m512 ws[4];
-    HIGGS_UNROLL
-    for (int c = 0; c < 4; ++c) ws[c] = load_16_floats(w[c] + k);
+    HIGGS_UNROLL for (int c = 0; c < 4; ++c)
+      ws[c] = load_16_floats(w[c] + k);
     if constexpr (Rows <= 3)  // limited by memory; prefetches beyond the last row do not fault
       for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(w[c] + k) + ahead, _MM_HINT_T0);
-    HIGGS_UNROLL
-    for (int r = 0; r < Rows; ++r) {
+    HIGGS_UNROLL for (int r = 0; r < Rows; ++r) {
       const __m512 xs = _mm512_loadu_ps(x[r] + k);
-      HIGGS_UNROLL
-      for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_fmadd_ps(xs, ws[c], sums[r][c]);
+      HIGGS_UNROLL for (int c = 0; c < 4; ++c)
+        sums[r][c] = _mm512_fmadd_ps(xs, ws[c], sums[r][c]);
     }
   }
   if (k < t.k) {
     const __mmask16 rest = static_cast<__mmask16>((1u << (t.k - k)) - 1u);
-    HIGGS_UNROLL
-    for (int r = 0; r < Rows; ++r) {
+    HIGGS_UNROLL for (int r = 0; r < Rows; ++r) {
       const __m512 xs = _mm512_maskz_loadu_ps(rest, x[r] + k);
-      HIGGS_UNROLL
-      for (int c = 0; c < 4; ++c)
+      HIGGS_UNROLL for (int c = 0; c < 4; ++c)
         sums[r][c] = _mm512_fmadd_ps(xs, load_16_floats(w[c] + k, rest), sums[r][c]);
     }
   }
-  HIGGS_UNROLL
-  for (int r = 0; r < Rows; ++r) {
+  HIGGS_UNROLL for (int r = 0; r < Rows; ++r) {
     alignas(16) float out[4];
     _mm_store_ps(out, reduce4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
-    HIGGS_UNROLL
-    for (int c = 0; c < cols; ++c) t.store(i + r, j + c, out[c]);
+    HIGGS_UNROLL for (int c = 0; c < cols; ++c)
+      t.store(i + r, j + c, out[c]);
   }
 }
 

@@ -3,8 +3,8 @@
 
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/dot.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/dot.hpp>
 
 #include <array>
 #include <cstddef>
@@ -41,8 +41,8 @@ inline double strided_dot(Avx512, const A* a, const B* b, std::size_t count) noe
     __m512d x[2], y[2];
     load_doubles(a + i, x);
     load_doubles(b + i, y);
-    HIGGS_UNROLL
-    for (int half = 0; half < 2; ++half) total[half] = _mm512_fmadd_pd(x[half], y[half], total[half]);
+    HIGGS_UNROLL for (int half = 0; half < 2; ++half)
+      total[half] = _mm512_fmadd_pd(x[half], y[half], total[half]);
   }
   std::array<double, 16> sums;
   _mm512_storeu_pd(sums.data(), total[0]);

@@ -3,8 +3,8 @@
 
 #include <higgs/cpu/avx2/hadamard.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/hadamard.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/hadamard.hpp>
 
 #include <array>
 #include <bit>

@@ -5,8 +5,8 @@
 #include <higgs/cpu/avx2/line_search.hpp>
 #include <higgs/cpu/avx512/byte_table.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/line_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/line_search.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -34,8 +34,8 @@ inline void search_line(Avx512, const Int8LineTable<Size>& table, const float* f
   const std::size_t whole = count / 64 * 64;
   for (std::size_t i = 0; i < whole; i += 64) {
     __m512i y[4];
-    HIGGS_UNROLL
-    for (std::size_t j = 0; j < 4; ++j) y[j] = _mm512_cvttps_epi32(_mm512_loadu_ps(fixed + i + 16 * j));
+    HIGGS_UNROLL for (std::size_t j = 0; j < 4; ++j)
+      y[j] = _mm512_cvttps_epi32(_mm512_loadu_ps(fixed + i + 16 * j));
     const __m512i y0 = _mm512_max_epi16(_mm512_packs_epi32(y[0], y[1]), low);
     const __m512i y1 = _mm512_max_epi16(_mm512_packs_epi32(y[2], y[3]), low);
     // Saturation sends what lies above the points to bucket 127, which holds no border.
@@ -61,8 +61,7 @@ inline void search_line(Avx512, const ByteLineTable<Size>& table, const float* f
   const std::size_t whole = count / 64 * 64;
   for (std::size_t i = 0; i < whole; i += 64) {
     __m512i rank[4];
-    HIGGS_UNROLL
-    for (std::size_t j = 0; j < 4; ++j) {
+    HIGGS_UNROLL for (std::size_t j = 0; j < 4; ++j) {
       const __m512 clamped = _mm512_min_ps(_mm512_max_ps(_mm512_loadu_ps(fixed + i + 16 * j), low), high);
       const __m512i y = _mm512_add_epi32(_mm512_cvttps_epi32(clamped), reach);
       const __m512i bucket = gather(_mm512_srl_epi32(y, bits), table.buckets.data());

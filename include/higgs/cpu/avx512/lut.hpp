@@ -4,8 +4,8 @@
 
 #include <higgs/cpu/avx2/lut.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/lut.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/lut.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -49,8 +49,7 @@ struct Decoder<Lut<Bits, Dim, Planes>> {
   };
   [[gnu::always_inline]] static inline Tables load_tables(const LutTables& from) noexcept {
     Tables out;
-    HIGGS_UNROLL
-    for (int i = 0; i < Dim * Planes * registers; ++i)
+    HIGGS_UNROLL for (int i = 0; i < Dim * Planes * registers; ++i)
       out.table[i / registers][i % registers] =
           _mm512_loadu_si512(from.bytes[i / registers] + 64 * (i % registers));
     return out;
@@ -66,8 +65,7 @@ struct Decoder<Lut<Bits, Dim, Planes>> {
       const __m512i b = _mm512_srli_epi16(index[1], 4), c = _mm512_srli_epi16(index[2], 2);
       // Bitwise select, 0xca: where the mask is set the second operand, else the third.
       const __m512i bc = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x0c), b, c, 0xca);
-      index[3] =
-          _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x03), _mm512_srli_epi16(index[0], 6), bc, 0xca);
+      index[3] = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x03), _mm512_srli_epi16(index[0], 6), bc, 0xca);
     }
   }
 
@@ -104,15 +102,14 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
   const auto tables = U::load_tables(from);
   std::uint8_t* to = out;
   for (; steps > 0; --steps, codes += Format::step_bytes, to += 128 * U::quads) {
-    HIGGS_UNROLL
-    for (int half = 0; half < 2; ++half) {
+    HIGGS_UNROLL for (int half = 0; half < 2; ++half) {
       __m512i index[4];
       U::load_indices(codes + half * (Format::step_bytes / 2), index);
-      HIGGS_UNROLL
-      for (int v = 0; v < U::vectors; ++v) HIGGS_UNROLL
-      for (int c = 0; c < Format::dim * Format::planes; ++c)
-        _mm512_store_si512(to + (Format::planes == 2 ? c * chunk_bytes : (v * Format::dim + c) * 128) + half * 64,
-                           U::decode(tables, c, index, v));
+      HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) HIGGS_UNROLL
+        for (int c = 0; c < Format::dim * Format::planes; ++c)
+          _mm512_store_si512(
+              to + (Format::planes == 2 ? c * chunk_bytes : (v * Format::dim + c) * 128) + half * 64,
+              U::decode(tables, c, index, v));
     }
   }
   return out;

@@ -6,8 +6,8 @@
 #include <higgs/cpu/avx512/convert.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
 #include <higgs/cpu/avx512/lut.hpp>
-#include <higgs/cpu/portable/panel_product.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/panel_product.hpp>
 
 #include <algorithm>
 #include <array>
@@ -74,39 +74,33 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
     codes += 2 * panel_rows;
     for (std::int64_t chunk = 0; chunk < steps; chunk += chunk_steps) {
       __m512 part[2][extent<Rows>];
-      HIGGS_UNROLL
-      for (int i = 0; i < 2 * Rows; ++i) part[i % 2][i / 2] = _mm512_setzero_ps();
+      HIGGS_UNROLL for (int i = 0; i < 2 * Rows; ++i)
+        part[i % 2][i / 2] = _mm512_setzero_ps();
       const std::int64_t end = std::min(chunk + chunk_steps, steps);
-      for (std::int64_t first = chunk; first < end; first += x_group_steps, scale += Rows, compensation += Rows) {
+      for (std::int64_t first = chunk; first < end;
+           first += x_group_steps, scale += Rows, compensation += Rows) {
         __m512i total[2][extent<Format::planes>][extent<columns>];
-        HIGGS_UNROLL
-        for (int i = 0; i < Format::planes * columns; ++i)
+        HIGGS_UNROLL for (int i = 0; i < Format::planes * columns; ++i)
           total[0][i / columns][i % columns] = total[1][i / columns][i % columns] =
               i % Planes == Planes - 1 ? _mm512_set1_epi32(compensation[i % columns / Planes])
                                        : _mm512_setzero_si512();
         for (std::int64_t s = std::min(x_group_steps, end - first); s > 0;
              --s, codes += step_bytes, quads += act_bytes) {
-          HIGGS_UNROLL
-          for (int i = 0; i < Format::step_bytes / 64; ++i)
+          HIGGS_UNROLL for (int i = 0; i < Format::step_bytes / 64; ++i)
             _mm_prefetch(reinterpret_cast<const char*>(codes + 4096 + 64 * i), _MM_HINT_T0);
           __m512i index[2][4];
           U::load_indices(codes, index[0]);
           U::load_indices(codes + step_bytes / 2, index[1]);
-          HIGGS_UNROLL
-          for (int v = 0; v < U::vectors; ++v) {
-            HIGGS_UNROLL
-            for (int d = 0; d < Format::dim; ++d) {
+          HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
+            HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d) {
               __m512i w[2][Format::planes];
-              HIGGS_UNROLL
-              for (int plane = 0; plane < Format::planes; ++plane) {
+              HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) {
                 w[0][plane] = U::decode(tables, plane + d, index[0], v);
                 w[1][plane] = U::decode(tables, plane + d, index[1], v);
               }
-              HIGGS_UNROLL
-              for (int c = 0; c < columns; ++c) {
+              HIGGS_UNROLL for (int c = 0; c < columns; ++c) {
                 const __m512i x = broadcast_quad(quads + 4 * ((v * Format::dim + d) * columns + c));
-                HIGGS_UNROLL
-                for (int plane = 0; plane < Format::planes; ++plane) {
+                HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) {
                   total[0][plane][c] = add_dot(total[0][plane][c], w[0][plane], x);
                   total[1][plane][c] = add_dot(total[1][plane][c], w[1][plane], x);
                 }
@@ -114,15 +108,13 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
             }
           }
         }
-        HIGGS_UNROLL
-        for (int plane = 0; plane < Format::planes; ++plane) HIGGS_UNROLL
-        for (int i = 0; i < 2 * Rows; ++i)
-          part[i % 2][i / 2] = add_x_group<Planes>(
-              total[i % 2][plane][i / 2 * Planes], total[i % 2][plane][i / 2 * Planes + Planes - 1],
-              scale[i / 2] * (plane == 0 ? 1.0f : 256.0f), part[i % 2][i / 2]);
+        HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) HIGGS_UNROLL
+          for (int i = 0; i < 2 * Rows; ++i)
+            part[i % 2][i / 2] = add_x_group<Planes>(
+                total[i % 2][plane][i / 2 * Planes], total[i % 2][plane][i / 2 * Planes + Planes - 1],
+                scale[i / 2] * (plane == 0 ? 1.0f : 256.0f), part[i % 2][i / 2]);
       }
-      HIGGS_UNROLL
-      for (int i = 0; i < 2 * Rows; ++i)
+      HIGGS_UNROLL for (int i = 0; i < 2 * Rows; ++i)
         add_part(part[i % 2][i / 2], scales[i % 2], sums + i / 2 * panel_rows + i % 2 * 16);
     }
   }
@@ -134,21 +126,20 @@ template <int Rows, int Planes>
 inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
   constexpr int columns = Rows * Planes;
   __m512 part[2][extent<Rows>];
-  HIGGS_UNROLL
-  for (int m = 0; m < Rows; ++m) part[0][m] = part[1][m] = _mm512_setzero_ps();
+  HIGGS_UNROLL for (int m = 0; m < Rows; ++m)
+    part[0][m] = part[1][m] = _mm512_setzero_ps();
   const std::uint8_t* quads = panel.quads + chunk.first_quad * 4 * columns;
   const float* scale = panel.scales + chunk.first_x_group * Rows;
   const std::int32_t* compensation = panel.compensation + chunk.first_x_group * Rows;
   const std::uint8_t* ahead = chunk.ahead;
   const std::ptrdiff_t to_next = chunk.next->quads - panel.quads;
-  for (std::int64_t first = 0; first < chunk.quads;
-       first += chunk.x_group_quads, quads += chunk.x_group_quads * 4 * columns, scale += Rows, compensation += Rows) {
+  for (std::int64_t first = 0; first < chunk.quads; first += chunk.x_group_quads,
+                    quads += chunk.x_group_quads * 4 * columns, scale += Rows, compensation += Rows) {
     const std::int64_t count = std::min(chunk.x_group_quads, chunk.quads - first);
     float factor = 1.0f;
     for (int plane = 0; plane < chunk.planes; ++plane, factor *= 256.0f) {
       __m512i total[2][extent<columns>];
-      HIGGS_UNROLL
-      for (int c = 0; c < columns; ++c)
+      HIGGS_UNROLL for (int c = 0; c < columns; ++c)
         total[0][c] = total[1][c] =
             c % Planes == Planes - 1 ? _mm512_set1_epi32(compensation[c / Planes]) : _mm512_setzero_si512();
       const std::uint8_t* w = chunk.weights + plane * chunk_bytes + first * 128;
@@ -157,15 +148,13 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
         _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(x + to_next), _MM_HINT_T0);
         const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 64);
-        HIGGS_UNROLL
-        for (int c = 0; c < columns; ++c) {
+        HIGGS_UNROLL for (int c = 0; c < columns; ++c) {
           const __m512i each = broadcast_quad(x + 4 * c);
           total[0][c] = add_dot(total[0][c], w0, each);
           total[1][c] = add_dot(total[1][c], w1, each);
         }
       }
-      HIGGS_UNROLL
-      for (int m = 0; m < Rows; ++m) {
+      HIGGS_UNROLL for (int m = 0; m < Rows; ++m) {
         const int high = m * Planes, low = high + Planes - 1;
         part[0][m] = add_x_group<Planes>(total[0][high], total[0][low], scale[m] * factor, part[0][m]);
         part[1][m] = add_x_group<Planes>(total[1][high], total[1][low], scale[m] * factor, part[1][m]);
@@ -173,8 +162,7 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
     }
   }
   const __m512 scale0 = _mm512_load_ps(chunk.scales), scale1 = _mm512_load_ps(chunk.scales + 16);
-  HIGGS_UNROLL
-  for (int m = 0; m < Rows; ++m) {
+  HIGGS_UNROLL for (int m = 0; m < Rows; ++m) {
     add_part(part[0][m], scale0, sums + m * panel_rows);
     add_part(part[1][m], scale1, sums + m * panel_rows + 16);
   }
@@ -201,8 +189,8 @@ constexpr const StreamPanel (*stream_panels(Avx512, Format) noexcept)[2] {
   return avx512::streams<Format>;
 }
 
-inline void panel_product(Avx512, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
-                          float* sums) noexcept {
+inline void panel_product(Avx512, const PanelProduct& p, const ActivationPanel* panels,
+                          std::int64_t panel_count, float* sums) noexcept {
   if (p.stream != nullptr && panel_count == 1 && panels->rows <= 2)
     return p.stream[panels->rows - 1][p.shape->planes - 1](p, *panels, sums);
   const avx512::DotRows* const dots =

@@ -4,8 +4,8 @@
 #include <higgs/config.hpp>
 #include <higgs/cpu/avx512/byte_table.hpp>
 #include <higgs/cpu/avx512/isa.hpp>
-#include <higgs/cpu/portable/plane_search.hpp>
 #include <higgs/cpu/intrinsics.hpp>
+#include <higgs/cpu/portable/plane_search.hpp>
 
 #include <cstdint>
 
@@ -46,8 +46,7 @@ inline bool search_plane(Avx512, const SizedPlaneTable<Size>& table, const float
     const __m512i c[4] = {_mm512_slli_epi16(lower, 8), _mm512_and_si512(lower, high_bytes),
                           _mm512_slli_epi16(upper, 8), _mm512_and_si512(upper, high_bytes)};
     __m512i score[4];
-    HIGGS_UNROLL
-    for (int place = 0; place < 4; ++place)
+    HIGGS_UNROLL for (int place = 0; place < 4; ++place)
       score[place] = _mm512_dpwssd_epi32(
           _mm512_set1_epi32(place), _mm512_sub_epi16(place < 2 ? yx : xy, _mm512_srai_epi16(c[place], 2)),
           c[place]);

@@ -22,8 +22,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 template <class T>
 [[gnu::noinline]] void load_64_signed(const T* x, const float* scales, std::uint64_t bits,
                                       float* out) noexcept {
-  HIGGS_UNROLL
-  for (std::ptrdiff_t i = 0; i < 64; i += 16) {
+  HIGGS_UNROLL for (std::ptrdiff_t i = 0; i < 64; i += 16) {
     __m512 v = load_16_floats(x + i);
     if (scales != nullptr) v = _mm512_mul_ps(v, _mm512_loadu_ps(scales + i));
     v = _mm512_mask_xor_ps(v, static_cast<__mmask16>(bits >> i), v, _mm512_set1_ps(-0.0f));

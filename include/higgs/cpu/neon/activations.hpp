@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <higgs/cpu/intrinsics.hpp>
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/activations.hpp>
-#include <higgs/cpu/intrinsics.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -42,16 +42,13 @@ struct Rounder {
   uint8x16_t shuffle, swap = vld1q_u8(word_shuffle);
 
   Rounder(float factor, int dim) noexcept
-      : inverse(factor),
-        real(vdupq_n_s32(factor != 0.0f ? -1 : 0)),
-        shuffle(vld1q_u8(quad_shuffle(dim))) {}
+      : inverse(factor), real(vdupq_n_s32(factor != 0.0f ? -1 : 0)), shuffle(vld1q_u8(quad_shuffle(dim))) {}
 
   [[gnu::always_inline]] inline void round(const Inputs& inputs, std::int64_t i, const ActivationShape& shape,
                                            ActivationOrder order, std::uint8_t* quads) noexcept {
     const bool words = order == ActivationOrder::Words;
     int16x4_t parts[4];
-    HIGGS_UNROLL
-    for (int j = 0; j < 4; ++j) {
+    HIGGS_UNROLL for (int j = 0; j < 4; ++j) {
       const float32x4_t scaled = vmulq_n_f32(vld1q_f32(inputs.x + i + 4 * j), inverse);
       const int32x4_t q = vandq_s32(vcvtnq_s32_f32(scaled), real);
       total = vaddq_s32(total, q);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <higgs/cpu/intrinsics.hpp>
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/hadamard.hpp>
-#include <higgs/cpu/intrinsics.hpp>
 
 #include <array>
 #include <bit>

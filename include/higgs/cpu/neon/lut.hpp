@@ -2,9 +2,9 @@
 // Lookups by tbl.
 #pragma once
 
+#include <higgs/cpu/intrinsics.hpp>
 #include <higgs/cpu/neon/isa.hpp>
 #include <higgs/cpu/portable/lut.hpp>
-#include <higgs/cpu/intrinsics.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,6 @@ inline namespace v0 {
 namespace cpu {
 using higgs::detail::extent;
 namespace neon {
-
 
 /// A vector of indices of Bits bits, looked up in a table of 16, 64 or 256 entries.
 template <int Bits>
@@ -66,8 +65,7 @@ inline void decode_coordinate(const std::uint8_t* bytes, const std::uint8_t* cod
     for (int r = 0; r < 8; ++r) {
       uint8x16_t index[extent<vectors>];
       load_indices<Bits>(codes + r / 4 * half + r % 4 * 16, index);
-      HIGGS_UNROLL
-      for (int v = 0; v < vectors; ++v)
+      HIGGS_UNROLL for (int v = 0; v < vectors; ++v)
         vst1q_u8(out + v * dim * 128 + r * 16, look_up<Bits>(table0, table1, table2, table3, index[v]));
     }
 }
@@ -79,7 +77,8 @@ struct LutDecoder {
   const std::uint8_t* operator()(const std::uint8_t* codes, std::int64_t steps, std::int64_t /*first*/,
                                  std::uint8_t* out) const noexcept {
     for (int c = 0; c < Dim * Planes; ++c)  // coordinates, or the planes of the only one
-      decode_coordinate<Bits>(tables.bytes[c], codes, steps, Dim, out + c * (Planes == 2 ? chunk_bytes : 128));
+      decode_coordinate<Bits>(tables.bytes[c], codes, steps, Dim,
+                              out + c * (Planes == 2 ? chunk_bytes : 128));
     return out;
   }
 };

@@ -67,9 +67,10 @@ inline constexpr int amx_tile_rows = 16;
 /// Some rows of x as integers. The integers of one input are neighbours for all rows.
 struct ActivationPanel {
   int rows = 0;
-  std::uint8_t* quads = nullptr;         // integers, see ActivationOrder
-  float* scales = nullptr;               // (x_groups, rows)
-  std::int32_t* compensation = nullptr;  // (x_groups, rows): -128 * sum of q, as packed coordinates have 128 added
+  std::uint8_t* quads = nullptr;  // integers, see ActivationOrder
+  float* scales = nullptr;        // (x_groups, rows)
+  std::int32_t* compensation =
+      nullptr;  // (x_groups, rows): -128 * sum of q, as packed coordinates have 128 added
 
   /// Bytes of a panel of `rows` rows, a multiple of 64.
   static std::size_t bytes(const ActivationShape& shape, ActivationOrder order, int rows) noexcept {

@@ -21,8 +21,8 @@ double strided_dot(Portable, const A* a, const B* b, std::size_t count,
                    std::array<double, 16> sums = {}) noexcept {
   std::size_t i = 0;
   for (; i + 16 <= count; i += 16) HIGGS_UNROLL
-  for (std::size_t lane = 0; lane < 16; ++lane)
-    sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
+    for (std::size_t lane = 0; lane < 16; ++lane)
+      sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
   for (std::size_t lane = 0; i + lane < count; ++lane)
     sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
   for (std::size_t half = 8; half > 0; half /= 2)

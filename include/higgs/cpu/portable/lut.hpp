@@ -45,7 +45,7 @@ template <int Bits>
 struct IndexFacts {
   static_assert(Bits == 4 || Bits == 6 || Bits == 8, "a packed index has 4, 6 or 8 bits");
   static constexpr int index_bits = Bits;
-  static constexpr int vectors = Bits == 6 ? 3 : 1;                     // vectors of half a step
+  static constexpr int vectors = Bits == 6 ? 3 : 1;                   // vectors of half a step
   static constexpr int indices = Bits == 8 ? 4 : Bits == 4 ? 8 : 16;  // indices of one row in a step
 };
 

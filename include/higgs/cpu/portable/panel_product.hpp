@@ -35,8 +35,8 @@ inline namespace v0 {
 namespace cpu {
 
 /// Decodes steps of a weight panel: (codes, steps, first, out), see chunk_decoder().
-using DecodeChunk = higgs::detail::FunctionRef<const std::uint8_t*(const std::uint8_t*, std::int64_t, std::int64_t,
-                                                                   std::uint8_t*)>;
+using DecodeChunk = higgs::detail::FunctionRef<const std::uint8_t*(const std::uint8_t*, std::int64_t,
+                                                                   std::int64_t, std::uint8_t*)>;
 
 struct PanelProduct;
 /// A product with one activation panel that decodes in registers.
@@ -78,8 +78,9 @@ struct Chunk {
 using DotChunk = higgs::detail::FunctionRef<void(const Chunk&, const ActivationPanel&, float*)>;
 
 /// Decodes every chunk of a weight panel, then calls dot() for each activation panel.
-inline void for_each_chunk(const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count, float* sums,
-                           void (*scales_to_floats)(const Half*, std::int64_t, float*) noexcept, DotChunk dot) noexcept {
+inline void for_each_chunk(const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
+                           float* sums, void (*scales_to_floats)(const Half*, std::int64_t, float*) noexcept,
+                           DotChunk dot) noexcept {
   alignas(64) std::uint8_t weights[2 * chunk_bytes];
   alignas(64) float scales[panel_rows];
   const std::int64_t step_bytes = p.layout->step_bytes, step_inputs = p.layout->step_inputs,
@@ -151,8 +152,8 @@ inline void dot_chunk(const Chunk& chunk, const ActivationPanel& panel, float* s
 
 }  // namespace portable
 
-inline void panel_product(Portable, const PanelProduct& p, const ActivationPanel* panels, std::int64_t panel_count,
-                          float* sums) noexcept {
+inline void panel_product(Portable, const PanelProduct& p, const ActivationPanel* panels,
+                          std::int64_t panel_count, float* sums) noexcept {
   const auto dot = &portable::dot_chunk;
   for_each_chunk(p, panels, panel_count, sums, scales_to_floats<Portable>, dot);
 }
@@ -163,8 +164,10 @@ void multiply_panel(Set set, Format format, const PackedLayout& layout, const ty
                     const ActivationShape& shape, const std::uint8_t* weights, const ActivationPanel* panels,
                     std::int64_t panel_count, float* sums) noexcept {
   const auto decoder = chunk_decoder(set, format, tables);
-  panel_product(set, PanelProduct{&layout, &shape, weights, Format::planes, &tables, decoder, stream_panels(set, format)},
-                panels, panel_count, sums);
+  panel_product(
+      set,
+      PanelProduct{&layout, &shape, weights, Format::planes, &tables, decoder, stream_panels(set, format)},
+      panels, panel_count, sums);
 }
 
 }  // namespace cpu

@@ -56,8 +56,7 @@ inline bool search_plane(Portable, const PlaneTable& table, const float* fixed,
     good &= static_cast<std::uint32_t>(x + PlaneTable::far) <= 2 * PlaneTable::far;
     good &= static_cast<std::uint32_t>(y + PlaneTable::far) <= 2 * PlaneTable::far;
     std::int32_t scores[4];
-    HIGGS_UNROLL
-    for (int place = 0; place < 4; ++place) {
+    HIGGS_UNROLL for (int place = 0; place < 4; ++place) {
       const std::size_t k = near >> (8 * place) & 255;
       const std::int32_t cx = table.x[k], cy = table.y[k];
       scores[place] = 4 * ((x - 64 * cx) * cx + (y - 64 * cy) * cy) + place;

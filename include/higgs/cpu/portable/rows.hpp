@@ -22,10 +22,12 @@ inline void round_clamped(Portable, const float* x, std::size_t count, float fac
 /// out[i] = x[i] - scale * q[i], rounded once. `scale` is an fp16 number: the products are exact, of 11 and 8 bits, or
 /// in double.
 template <class Element>
-void subtract_scaled(Portable, const float* x, const Element* q, std::size_t count, float scale, float* out) noexcept {
+void subtract_scaled(Portable, const float* x, const Element* q, std::size_t count, float scale,
+                     float* out) noexcept {
   using Exact = std::conditional_t<sizeof(Element) == 1, float, double>;
   for (std::size_t i = 0; i < count; ++i)
-    out[i] = static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
+    out[i] =
+        static_cast<float>(static_cast<Exact>(x[i]) - static_cast<Exact>(scale) * static_cast<Exact>(q[i]));
 }
 
 /// x[i] *= factors[i].
