@@ -6,6 +6,7 @@
 """
 import json
 import math
+import re
 import struct
 import sys
 from pathlib import Path
@@ -109,9 +110,10 @@ def code_of(name, shape, table):
             return [v - near for v, near in zip(x, nearest_e8(x, 4 << bits))]
         return 8 * bits, 8, point
     rows = [table[i * dim:(i + 1) * dim] for i in range(size)]
-    if "r" not in name:
+    radix = re.fullmatch(r"\d+x\d+r(\d+)", name)
+    if not radix:
         return (size - 1).bit_length(), dim, lambda code: rows[code]
-    count = int(name.split("r")[1])
+    count = int(radix[1])
     return 32, dim * count, lambda code: [
         v for i in range(count) for v in rows[code // size ** (count - 1 - i) % size]]
 

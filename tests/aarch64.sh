@@ -9,7 +9,8 @@ need_packages g++-aarch64-linux-gnu qemu-user catch2
 tests=("$@")
 [ $# -gt 0 ] || tests=(core/half core/random cpu/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
                        scale/group_scale codes/grid/grid store/safetensors matmul/activations matmul/packed_matrix
-                       matmul/strip_neon matmul/strip_product matmul/matmul)
+                       cpu/portable/lut cpu/portable/activations cpu/portable/panel_product codes/e8/packed
+                       core/code matmul/matmul)
 out=build/aarch64
 mkdir -p "$out/include"
 ln -sfn /usr/include/catch2 "$out/include/catch2"  # not all of /usr/include: its C headers are the host's

@@ -21,11 +21,11 @@ TEST_CASE("every shipped codebook is found by its name, and names are unique", "
 
 namespace {
 template <class... Books>
-bool all_are_codebooks(higgs::TypeList<Books...>) {
-  return (higgs::Codebook<Books> && ...) && ((Books{}.mse() > 0 && Books{}.step() > 0) && ...);
+bool all_are_codes(higgs::TypeList<Books...>) {
+  return (higgs::Code<Books> && ...) && ((Books{}.mse() > 0 && Books{}.step() > 0) && ...);
 }
 }  // namespace
 
-TEST_CASE("every shipped type is a codebook with a step and an error", "[codes][registry]") {
-  CHECK(all_are_codebooks(higgs::ShippedCodes{}));
+TEST_CASE("every shipped type is a code with a step and an error", "[codes][registry]") {
+  CHECK(all_are_codes(higgs::ShippedCodes{}));
 }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "codes/toy_code.hpp"
+#include "cpu/sets.hpp"
 #include "matmul/matrices.hpp"
 
 namespace {
@@ -44,8 +45,7 @@ void check_product(const higgs::QuantizedMatrix<C>& w) {
       norm += exact[i] * exact[i];
     }
     CHECK(std::sqrt(error / norm) < 1e-4);  // 16-bit activations leave 3e-5
-    for (const auto isa :
-         {higgs::Isa::Avx2, higgs::Isa::AvxVnniEvex, higgs::Isa::Avx512, higgs::best_isa()}) {
+    for (const auto isa : all_isas()) {
       higgs::matmul(x.view, packed, higgs::MatrixView<float>(y.data(), batch, w.rows()), {},
                     higgs::default_executor(), {.isa = isa});
       CHECK(y == first);

@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/sets.hpp"
+
 /// One weight panel of random codes: two groups of `indices` packed indices of each row, scales random bits as well.
 template <class Code>
 struct RandomPanel {
@@ -58,14 +60,6 @@ void for_each_panel(std::int64_t indices, const Visit& visit) {
   [&]<class... Codes>(higgs::TypeList<Codes...>) {
     (visit(RandomPanel<Codes>(Codes{}, indices), Codes{}), ...);
   }(higgs::ShippedCodes{});
-}
-
-/// Calls visit(set) for every instruction set that this machine has.
-template <class Visit>
-void for_each_set(const Visit& visit) {
-  [&]<class... Sets>(higgs::TypeList<Sets...>) {
-    ((Sets::runs() ? visit(Sets{}) : void()), ...);
-  }(higgs::cpu::Isas{});
 }
 
 /// The product of a panel with `rows` rows of random activations in activation panels of `most` rows:

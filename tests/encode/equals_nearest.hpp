@@ -16,12 +16,7 @@
 #include <span>
 #include <vector>
 
-inline std::vector<higgs::Isa> all_isas() {
-  std::vector<higgs::Isa> isas;
-  for (const higgs::Isa isa : {higgs::Isa::Portable, higgs::Isa::Avx2, higgs::Isa::Avx512})
-    if (higgs::usable_isa(isa) == isa) isas.push_back(isa);
-  return isas;
-}
+#include "cpu/sets.hpp"
 
 template <class Search, higgs::Codebook Book>
 void equals_nearest(const Search& search, const Book& book, const std::vector<std::int32_t>& y) {

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/sets.hpp"
+
 using higgs::Isa;
 using higgs::MatrixView;
 
@@ -19,19 +21,13 @@ std::vector<float> normals(std::int64_t count, std::uint64_t seed) {
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(higgs::random_normal(seed, i));
   return out;
 }
-std::vector<Isa> isas() {
-  std::vector<Isa> out;
-  for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512})
-    if (higgs::usable_isa(isa) == isa) out.push_back(isa);
-  return out;
-}
 
 }  // namespace
 
 TEST_CASE("the dense product equals sums in double for every edge shape and instruction set",
           "[matmul][dense]") {
   higgs::ThreadPool pool(3);
-  for (const Isa isa : isas())
+  for (const Isa isa : all_isas())
     for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 6, 7, 13, 97})
       for (const std::int64_t n : {1, 2, 3, 4, 5, 67})
         for (const std::int64_t k : {1, 7, 8, 9, 15, 16, 17, 33, 1030}) {
@@ -65,7 +61,7 @@ TEST_CASE("a row's bits depend neither on the batch, nor on other outputs, nor o
   const auto x = normals(m * k, 3), w = normals(n * k, 4);
   higgs::ThreadPool pool(3);
   higgs::SerialExecutor serial;
-  for (const Isa isa : isas()) {
+  for (const Isa isa : all_isas()) {
     std::vector<float> whole(static_cast<std::size_t>(m * n)), part(whole.size());
     higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const float>(w.data(), n, k),
                   MatrixView<float>(whole.data(), m, n), pool, isa);
@@ -99,7 +95,7 @@ TEMPLATE_TEST_CASE("weights of 16 bits give the bits of the same weights as floa
       for (const float value : floats) w.push_back(static_cast<TestType>(value));
       std::vector<float> same(w.size()), y(static_cast<std::size_t>(m * n)), expected(y.size());
       higgs::to_floats(w.data(), std::ssize(w), same.data());
-      for (const Isa isa : isas()) {
+      for (const Isa isa : all_isas()) {
         higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const TestType>(w.data(), n, k),
                       MatrixView<float>(y.data(), m, n), higgs::default_executor(), isa);
         higgs::matmul(MatrixView<const float>(x.data(), m, k), MatrixView<const float>(same.data(), n, k),

@@ -16,6 +16,7 @@
 #include <new>
 #include <vector>
 
+#include "cpu/sets.hpp"
 #include "matrices.hpp"
 
 using higgs::Isa;
@@ -107,8 +108,7 @@ TEST_CASE("the product equals the reference for every codebook, edge shape and i
           std::vector<float> y(static_cast<std::size_t>(batch * rows));
           const MatrixView<float> out(y.data(), batch, rows);
           const Expected expected(x.view, quantized);
-          for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
-            if (higgs::usable_isa(isa) != isa) continue;
+          for (const Isa isa : all_isas()) {
             higgs::matmul(x.view, quantized, out, {}, higgs::default_executor(), isa);
             INFO(book.name() << " " << batch << " x " << cols << " x " << rows);
             REQUIRE(expected.relative_error(y, batch) < 1e-6);  // float sums of 1536 terms
@@ -134,9 +134,8 @@ void check_tiled(MatrixView<float> x, const Expected& expected, std::span<const 
                   higgs::default_executor(), {.activations = kind, .isa = isa});
   };
   product(batch, tiled, first, Isa::Portable);
-  for (const Isa isa : {Isa::Avx2, Isa::Avx512})
+  for (const Isa isa : all_isas())
     for (const std::int64_t few : {1, 2, 3, 9}) {
-      if (higgs::usable_isa(isa) != isa) continue;
       product(few, tiled, y, isa);
       REQUIRE(std::memcmp(y.data(), first.data(), static_cast<std::size_t>(few * rows) * sizeof(float)) == 0);
     }
@@ -357,7 +356,7 @@ void check_magnitudes(bool input_scales) {
   };
   const higgs::PackedMatrix tiled(w);
   for (const auto kind : {higgs::Activations::Int16, higgs::Activations::Int8}) {
-    for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
+    for (const Isa isa : all_isas()) {
       higgs::matmul(x.view, tiled, out, {}, higgs::default_executor(), {kind, isa});
       if (isa == Isa::Portable) first = y;
       REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
@@ -369,7 +368,7 @@ void check_magnitudes(bool input_scales) {
       REQUIRE(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) == 0);
     }
   }
-  for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512}) {
+  for (const Isa isa : all_isas()) {
     higgs::matmul(x.view, w, out, {}, higgs::default_executor(), isa);
     check(1e-4);
   }

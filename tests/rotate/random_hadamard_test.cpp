@@ -13,11 +13,12 @@
 #include <span>
 #include <vector>
 
+#include "cpu/sets.hpp"
+
 using namespace higgs;
 
 namespace {
 
-constexpr Isa all_isas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon};
 
 std::vector<float> normal_row(std::size_t n, std::uint64_t seed) {
   std::vector<float> x(n);
@@ -78,7 +79,7 @@ TEST_CASE("apply_signs negates just the columns whose sign is set, on every path
           "[rotate][random_hadamard]") {
   for (const std::size_t n : {0u, 1u, 7u, 63u, 64u, 65u, 200u, 256u})
     for (const std::int64_t first : {0, 1, 12, 63, 64, 100, 1000000007})
-      for (const Isa isa : all_isas) {
+      for (const Isa isa : all_isas()) {
         std::vector<float> x(n + 1, 3.0f);  // guarded
         apply_signs(std::span<float>(x).first(n), 5, first, isa);
         for (std::size_t i = 0; i < n; ++i) {
@@ -114,7 +115,7 @@ TEST_CASE("rotate_row is signs, then the transform of each block, on every path"
     for (std::int64_t i = 0; i < blocks; ++i)
       hadamard(std::span<float>(expected).subspan(static_cast<std::size_t>(i * block),
                                                   static_cast<std::size_t>(block)));
-    for (const Isa isa : all_isas) {
+    for (const Isa isa : all_isas()) {
       std::vector<float> y = x;
       rotate_row(y, block, 3, 0, isa);
       CHECK(same_bits(y, expected));
@@ -136,7 +137,7 @@ TEMPLATE_TEST_CASE("rotate_row from other numbers converts, scales and pads firs
           for (std::size_t i = 0; i < size; ++i)
             expected[i] = static_cast<float>(x[i]) * (scaled ? scales[i] : 1.0f);
           rotate_row(expected, block, seed, 5, Isa::Portable);
-          for (const Isa isa : all_isas) {
+          for (const Isa isa : all_isas()) {
             std::vector<float> y(padded, 7.0f);
             rotate_row(std::span<const TestType>(x), scaled ? scales : std::span<const float>(), y, block,
                        seed, 5, isa);

@@ -94,5 +94,10 @@ TEST_CASE("no sum overflows: extreme weights times extreme activations are exact
       }
     });
   };
-  [&]<class... Codes>(higgs::TypeList<Codes...>) { (check(Codes{}), ...); }(higgs::ShippedCodes{});
+  [&]<class... Codes>(higgs::TypeList<Codes...>) {
+    const auto one = [&]<class Code>(const Code& code) {
+      if constexpr (higgs::Codebook<Code>) check(code);
+    };
+    (one(Codes{}), ...);
+  }(higgs::ShippedCodes{});
 }

@@ -18,7 +18,10 @@ struct Avx2 : Portable {
   static constexpr Isa isa = Isa::Avx2;
   static bool runs() noexcept {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) != 0 &&
+           (c >> 29 & 1u) != 0;  // F16C, which not every compiler's __builtin_cpu_supports knows
   }
 };
 
