@@ -21,7 +21,6 @@ using namespace higgs;
 
 namespace {
 
-
 // Rows differ in exactly half of their places, and the first row and column are ones.
 template <int N>
 constexpr bool is_normalized_hadamard() {

@@ -19,7 +19,6 @@ using namespace higgs;
 
 namespace {
 
-
 std::vector<float> normal_row(std::size_t n, std::uint64_t seed) {
   std::vector<float> x(n);
   for (std::size_t i = 0; i < n; ++i) x[i] = static_cast<float>(random_normal(seed, i));
