@@ -44,22 +44,17 @@ int main() {
   higgs::matmul(higgs::MatrixView<const float>(hidden.data(), 1, inputs), w,
                 higgs::MatrixView<float>(expected.data(), 1, outputs));
 
-  const gpu::Device device = gpu::current_device();
-  const gpu::PackedMatrix matrix(w);
-  const gpu::MatmulPlan plan = gpu::plan_matmul(matrix.view().layout, device);
+  const gpu::Linear<gpu::MatmulFormats<gpu::TableFormat<4>>> linear(w);
   const gpu::DeviceBuffer<float> gate_device{std::span<const float>(gate)},
       up_device{std::span<const float>(up)};
   const gpu::DeviceBuffer<Half> rotated(inputs);
   const gpu::DeviceBuffer<float> y(outputs);
-  const auto workspace =
-      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(matrix.view(), 1, plan, device));
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(1));
 
   gpu::launch(activate_and_rotate_kernel, dim3(inputs / 1024), 32, 0, nullptr, gate_device.data(),
-              up_device.data(), matrix.view().rotation.signs, rotated.data());
-  gpu::matmul_rotated_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
-      gpu::DenseView<const Half>(rotated.data(), 1, inputs), matrix.view(),
-      gpu::DenseView<float>(y.data(), 1, outputs), std::span(workspace.data(), workspace.size()), plan,
-      device, nullptr);
+              up_device.data(), linear.weights().view().rotation.signs, rotated.data());
+  linear.multiply_rotated(gpu::DenseView<const Half>(rotated.data(), 1, inputs),
+                          gpu::DenseView<float>(y.data(), 1, outputs), workspace.span(), nullptr);
   const std::vector<float> result = y.to_host();
 
   double error = 0, norm = 0;

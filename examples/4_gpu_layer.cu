@@ -32,25 +32,20 @@ int main() {
   const auto path = std::filesystem::temp_directory_path() / "higgs_example_gpu_layer.safetensors";
   write_checkpoint(path);
 
-  // Load: codes go to the device and into the order in which kernels read them.
+  // Load: the layer's weights go to the device, packed in the order in which kernels read them.
   const higgs::AnyQuantizedMatrix quantized = higgs::Checkpoint::open(path).load("layer");
-  const gpu::PackedMatrix w(quantized);
-  const gpu::Device device = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, device);
+  const gpu::Linear<gpu::MatmulFormats<gpu::TableFormat<4>>> linear(quantized);  // kernels for 4 bits alone
   const gpu::DeviceBuffer<Half> x(batch * inputs), y(batch * outputs);
-  const auto workspace =
-      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), batch, plan, device));
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(batch));
 
-  // Capture: matmul_async neither allocates nor waits.
+  // Capture: a call neither allocates nor waits.
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t token = nullptr;
   gpu::check(cudaStreamCreate(&stream), "cudaStreamCreate");
   gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
-      gpu::DenseView<const Half>(x.data(), batch, inputs), w.view(),
-      gpu::DenseView<Half>(y.data(), batch, outputs), std::span(workspace.data(), workspace.size()), plan,
-      device, stream);
+  linear(gpu::DenseView<const Half>(x.data(), batch, inputs), gpu::DenseView<Half>(y.data(), batch, outputs),
+         workspace.span(), stream);
   gpu::check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   gpu::check(cudaGraphInstantiate(&token, graph, 0), "cudaGraphInstantiate");
 

@@ -12,27 +12,32 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROTATE, E8_TEST, PACK = "rotate/hadamard_test.cu", "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
+ROTATE, PALEY_TEST = "rotate/hadamard_test.cu", "rotate/paley_test.cu"
+E8_TEST, PACK = "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
 DECODE, FORMATS = "matmul/decode_test.cu", "codes/formats_test.cu"
 GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
 STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
+SPLIT, SUMS, TOY = "matmul/stream_task_test.cu", "matmul/stream_fixup_test.cu", "pack/fragment_decoder_test.cu"
+LAUNCH, GEMM, LINEAR = "matmul/stream_launch_test.cu", "matmul/decoded_gemm_test.cu", "matmul/linear_test.cu"
+TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
+FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
 TABLES, E8 = "codes/grid/fragments.cuh", "codes/e8/fragments.cuh"
 FAULTS = [  # what it breaks, name, header under include/higgs, what stands there and what takes its place, the check
-    ("result", "a butterfly's sign", HADAMARD,
+    ("result", "a butterfly's sign", TRANSFORM,
      {"v[i + stride] = __fsub_rn(a, b);": "v[i + stride] = __fadd_rn(a, b);"}, ROTATE),
-    ("result", "Paley's matrix: a quad added that is to be subtracted", HADAMARD, {"Code >= 8 ?": "Code >= 9 ?"}, ROTATE),
-    ("race", "no __syncwarp between the passes of a warp", HADAMARD,
+    ("result", "Paley's matrix: a quad added that is to be subtracted", PALEY, {"Code >= 8 ?": "Code >= 9 ?"}, PALEY_TEST),
+    ("race", "no __syncwarp between the passes of a warp", TRANSFORM,
      {"store_quads(v, MiddleQuads<Apart>(space, lane));\n  __syncwarp();":
       "store_quads(v, MiddleQuads<Apart>(space, lane));"}, ROTATE),
-    ("race", "no barrier between the passes of a block", HADAMARD, {"      __syncthreads();\n  }\n};": "      ;\n  }\n};"}, ROTATE),
-    ("bank conflicts", "quads of a warp without their swizzle", HADAMARD,
+    ("race", "no barrier between the passes of a block", TRANSFORM, {"      __syncthreads();\n  }\n};": "      ;\n  }\n};"}, ROTATE),
+    ("bank conflicts", "quads of a warp without their swizzle", TRANSFORM,
      {"return base ^ 16 * I;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads":
       "return base;\n  }\n};\ntemplate <int Apart>\nstruct MiddleQuads",
       "lane % 8 * (Apart + 16)": "lane % 8 * Apart", "(lane % 4 * 2 ^ lane / 4) * 16": "lane / 4 * 16",
       "return base ^ 16 * (I % 2);": "return base;"}, ROTATE),
-    ("bank conflicts", "values of a block without gaps", HADAMARD, {"return i + (i >> 5 << 2);": "return i;"}, ROTATE),
+    ("bank conflicts", "values of a block without gaps", TRANSFORM, {"return i + (i >> 5 << 2);": "return i;"}, ROTATE),
     ("sectors", "rows are read twice", HADAMARD,
      {"const uint4 pairs = load_128(from);": "load_streaming_128(from);\n    const uint4 pairs = load_128(from);"}, ROTATE),
 
@@ -67,16 +72,26 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "product: coordinates without their sign", "codes/formats.cuh",
      {"static_cast<std::int8_t>(byte)": "static_cast<std::int16_t>(byte)"}, FORMATS),
     ("result", "product: the scale of another row", KERNEL,
-     {"now % 32 / 4 * 8": "now % 32 / 8 * 8"}, MATMUL),
-    ("result", "product: the bias of another row", KERNEL, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, MATMUL),
-    ("result", "product: a border of the split off by one", KERNEL,
-     {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, STREAM),
+     {"thread % 32 / 4 * 8": "thread % 32 / 8 * 8"}, MATMUL),
+    ("result", "product: the bias of another row", FIXUP, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, SUMS),
+    ("result", "product: a border of the split off by one", TASK,
+     {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, SPLIT),
+    ("result", "product: pieces of activations that overlap", TASK, {"number % 8 * 16": "number % 4 * 16"}, SPLIT),
+    ("result", "symbols read from the wrong bit", "pack/packed_layout.cuh",
+     {"word >> bit % 8 &": "word >> bit % 4 &"}, TOY),
+    ("result", "product: rows that are not aligned are rotated inside", "matmul/stream_launch.cuh",
+     {"reinterpret_cast<std::uintptr_t>(task.x.data) % 16 == 0": "true"}, LAUNCH),
+    ("result", "product: a gemm for the first rows of W alone", "matmul/decoded_gemm.cuh",
+     {"task.w, row, weights, stream": "task.w, 0, weights, stream"}, GEMM),
+    ("result", "a linear layer's workspace for the most rows alone", "matmul/linear.cuh",
+     {"std::max(matmul_workspace(size, device_), matmul_workspace(fused_size, device_))":
+      "matmul_workspace(size, device_)"}, LINEAR),
     ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
     ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
-    ("result", "product: the counter of arrivals is not left at zero", KERNEL, {"+ block, others);": "+ block, others + 1);"},
-     MATMUL),
-    ("race", "product: no fence before the arrival", KERNEL,
-     {"      __threadfence();\n      __syncthreads();": "      __syncthreads();"}, STREAM),
+    ("result", "product: the counter of arrivals is not left at zero", FIXUP,
+     {"+ row_block, others);": "+ row_block, others + 1);"}, SUMS),
+    ("race", "product: no fence before the arrival", FIXUP,
+     {"{\n  __threadfence();\n  __syncthreads();": "{\n  __syncthreads();"}, SUMS),
     ("race", "product: no barrier behind the rotation of x", KERNEL, {"if (c == 0) __syncthreads();": ""}, STREAM),
     ("sectors", "product: weights are read twice", KERNEL,
      {"return load_streaming_128(from, policy);":
@@ -96,14 +111,13 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"return load_streaming_128(from, policy);":
       "return uint4{" + ", ".join(f"reinterpret_cast<const volatile unsigned*>(from)[{i}]" for i in range(4)) + "};"},
      STREAM_CODE),
-    ("ptxas: barrier", "product: a barrier in the loop", KERNEL, {"      fetch += stride;\n": "      fetch += stride;\n"
-     "      __syncthreads();\n"}, STREAM_CODE),
+    ("ptxas: barrier", "product: a barrier in the loop", KERNEL, {"  ++step;\n": "  ++step;\n  __syncthreads();\n"}, STREAM_CODE),
     ("ptxas: spills", "product: registers for four blocks", KERNEL,
-     {"&& !Rotates ? 3 : 2;": "&& !Rotates ? 4 : 2;"}, STREAM_CODE),
+     {"&& !rotates ? 3 : 2;": "&& !rotates ? 4 : 2;"}, STREAM_CODE),
     ("ptxas: registers", "product: registers for two blocks", KERNEL,
-     {"&& !Rotates ? 3 : 2;": "&& !Rotates ? 2 : 2;"}, STREAM_CODE),
+     {"&& !rotates ? 3 : 2;": "&& !rotates ? 2 : 2;"}, STREAM_CODE),
     ("ptxas: local memory", "product: sums behind an index", KERNEL,
-     {"      fetch += stride;\n": "      fetch += stride;\n      sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
+     {"  ++step;\n": "  ++step;\n  sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
 ]
 
 

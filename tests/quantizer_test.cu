@@ -158,7 +158,7 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   higgs::dequantize(host, higgs::MatrixView<float>(expected.data(), 130, 200));
   const gpu::DeviceBuffer<float> decoded(expected.size()), workspace(192 * 256);
   gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 130, 200),
-                        gpu::Basis::Original, device, nullptr, std::span(workspace.data(), workspace.size()));
+                        gpu::Basis::Original, device, nullptr, workspace.span());
   CHECK(decoded.to_host() == expected);
   if constexpr (gpu::FormatOf<Book>::type::loads ==
                 4) {  // one format, for short builds: matmul_test.cu has them all
@@ -197,8 +197,7 @@ TEST_CASE("no schedule of repacking and dequantizing has a race or changes a bit
       const gpu::PackedMatrix on_device(w);
       const gpu::DeviceBuffer<float> decoded(66 * 80), workspace(128 * 80);
       gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 66, 80),
-                            gpu::Basis::Original, device, nullptr,
-                            std::span(workspace.data(), workspace.size()));
+                            gpu::Basis::Original, device, nullptr, workspace.span());
       if (seed == 0) first = decoded.to_host();
       REQUIRE(decoded.to_host() == first);
     });

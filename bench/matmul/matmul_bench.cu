@@ -151,8 +151,7 @@ class Bench {
     void operator()(cudaStream_t stream) const {
       gpu::matmul_async<gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>>(
           gpu::DenseView<const Half>(x.data(), batch, w.cols()), w.view(),
-          gpu::DenseView<Half>(y.data(), batch, w.rows()), std::span(workspace.data(), workspace.size()),
-          plan, device, stream);
+          gpu::DenseView<Half>(y.data(), batch, w.rows()), workspace.span(), plan, device, stream);
     }
   };
 

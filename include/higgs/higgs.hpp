@@ -91,14 +91,22 @@
 #  include <higgs/gpu/launch.cuh>
 #  include <higgs/gpu/matrix.cuh>
 #  include <higgs/matmul/decode.cuh>
+#  include <higgs/matmul/decoded_gemm.cuh>
 #  include <higgs/matmul/grouped.cuh>
+#  include <higgs/matmul/linear.cuh>
 #  include <higgs/matmul/matmul.cuh>
+#  include <higgs/matmul/matmul_task.cuh>
 #  include <higgs/matmul/packed_matrix.cuh>
+#  include <higgs/matmul/stream_fixup.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
+#  include <higgs/matmul/stream_launch.cuh>
+#  include <higgs/matmul/stream_task.cuh>
 #  include <higgs/pack/fragment_decoder.cuh>
 #  include <higgs/pack/packed_layout.cuh>
 #  include <higgs/quantizer.cuh>
 #  include <higgs/rotate/hadamard.cuh>
+#  include <higgs/rotate/hadamard_device.cuh>
+#  include <higgs/rotate/paley.cuh>
 #  include <higgs/scale/group_scale.cuh>
 #  include <higgs/scale/input_scale.cuh>
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotate, scale, encode and pack rows on the device: the same codes and scales as quantizer.hpp, bit for bit.
+// Rotate, scale, encode and pack rows on the device: the codes and scales of quantizer.hpp, bit for bit.
 #pragma once
 
 #include <higgs/core/concepts.hpp>
@@ -37,12 +37,11 @@ namespace gpu {
 
 namespace detail {
 
-/// out = w times 2^-exponent, in two steps, times the factors of the columns; zeros beyond them. The grid's y
-/// counts rows.
+/// out = w * half * rest * factors of the columns, half * rest = 2^-exponent; zeros in the columns of padding. The
+/// grid's y counts rows.
 template <class T>
-__global__ void __launch_bounds__(128)
-    load_rows_kernel(DenseView<const T> w, DenseView<float> out, const float* factors,
-                     float half, float rest) {
+__global__ void __launch_bounds__(128) load_rows_kernel(DenseView<const T> w, DenseView<float> out,
+                                                        const float* factors, float half, float rest) {
   const std::int64_t col = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (col >= out.cols) return;
   const float factor = factors != nullptr && col < w.cols ? factors[col] : 1.0f;
@@ -50,9 +49,9 @@ __global__ void __launch_bounds__(128)
     out.row(row)[col] = col < w.cols ? to_float(w.row(row)[col]) * half * rest * factor : 0.0f;
 }
 
-/// How groups are scaled and encoded.
+/// How groups are scaled and encoded; a parameter of encode_groups_kernel.
 struct GroupEncoding {
-  double step;  // of the codebook
+  double step;  // step() of the codebook
   int fraction_bits;
   float limit;  // fixed_limit
   ScaleFormat format;
@@ -60,9 +59,8 @@ struct GroupEncoding {
   std::array<double, 33> ladder{};  // scale_ladder(-scale_search ... scale_search)
 };
 
-/// Half a warp for each group: scale, encode, refit, and that again with other scales if asked. `words` are
-/// the search's, copied to shared memory if they fit; `trial` holds as much as `codes`, or is null without a
-/// search.
+/// Half a warp per group: scale, encode, refit, and again for each other scale of the scale search. `words` are the
+/// search's, copied to shared memory if they fit. `trial` has the size of `codes`, or is null without a scale search.
 template <class Search, bool InShared, class Index>
 __global__ void __launch_bounds__(128)
     encode_groups_kernel(DenseView<const float> x, std::int64_t group, const std::uint32_t* words,
@@ -78,7 +76,7 @@ __global__ void __launch_bounds__(128)
   }
   const std::int64_t groups = x.cols / group, count = x.rows * groups;
   const std::int64_t mine = std::int64_t{blockIdx.x} * 8 + threadIdx.x / 16;
-  const bool active = mine < count;  // the others stay for the shuffles
+  const bool active = mine < count;  // inactive threads take part in shuffles alone
   const std::int64_t item = active ? mine : 0, inputs = active ? group : 0;
   const int lane = static_cast<int>(threadIdx.x) % 16;
   const float* in = x.row(item / groups) + item % groups * group;
@@ -96,16 +94,14 @@ __global__ void __launch_bounds__(128)
     for (std::int64_t first = lane; first < each; first += 16 * batch) {
       float y[batch][dim];
       std::uint32_t code[batch] = {};
-      HIGGS_UNROLL
-      for (int b = 0; b < batch; ++b) HIGGS_UNROLL
-      for (int d = 0; d < dim; ++d) {
-        const std::int64_t i = (first + 16 * b) * dim + d;
-        const float scaled = i < group ? in[i] * factor : 0.0f;
-        y[b][d] = rintf(fminf(fmaxf(scaled, -how.limit), how.limit));
-      }
+      HIGGS_UNROLL for (int b = 0; b < batch; ++b) HIGGS_UNROLL
+        for (int d = 0; d < dim; ++d) {
+          const std::int64_t i = (first + 16 * b) * dim + d;
+          const float scaled = i < group ? in[i] * factor : 0.0f;
+          y[b][d] = rintf(fminf(fmaxf(scaled, -how.limit), how.limit));
+        }
       search.find(words, y, code);
-      HIGGS_UNROLL
-      for (int b = 0; b < batch; ++b)
+      HIGGS_UNROLL for (int b = 0; b < batch; ++b)
         if (first + 16 * b < each) out[first + 16 * b] = static_cast<Index>(code[b]);
     }
     __syncwarp();
@@ -123,7 +119,7 @@ __global__ void __launch_bounds__(128)
   if (errors != nullptr) errors[item] = double2{best.squared_error, norm};
 }
 
-/// One thread for each byte of a row in interchange order. The grid's y counts rows.
+/// One thread per byte of a row in canonical layout. The grid's y counts rows.
 template <class Index>
 __global__ void __launch_bounds__(128)
     pack_bits_kernel(const Index* codes, std::int64_t rows, std::int64_t codes_per_row, int bits,
@@ -144,15 +140,15 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace detail
 
-/// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once for a matrix; holds
-/// the search's constants, the signs and the factors of the columns.
+/// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once per matrix; owns the search's
+/// constants, the signs and the factors of the columns on the device.
 template <Codebook Book>
 class DeviceRowQuantizer {
   using Search = typename DeviceSearchOf<Book>::Type;
   using Index = typename Book::Index;
 
  public:
-  /// Arguments as RowQuantizer's.
+  /// The arguments are those of RowQuantizer.
   DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
                      int exponent, std::span<const Half> input_scales = {}, int scale_search = 0)
       : layout_(layout),
@@ -180,16 +176,14 @@ class DeviceRowQuantizer {
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
   }
 
-  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice if scales are
-  /// searched.
+  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice with a scale search.
   std::size_t workspace_size(std::int64_t rows, const Device& device) const {
     return 4 * static_cast<std::size_t>(floats(rows) + rotate_scratch(rotation(), rows, device)) +
            sizeof(Index) * static_cast<std::size_t>(plain_codes(rows) * (how_.scale_search > 0 ? 2 : 1)) + 16;
   }
 
-  /// codes (n, row_bytes) and scales (n, groups) of the rows of `w` (n, cols), which must be finite. `errors`
-  /// (n, groups), if given, receives each group's squared error and squared norm; their ratio, summed, is
-  /// t^2.
+  /// Writes codes (n, row_bytes) and scales (n, groups) of the rows of `w` (n, cols), which must be finite, and, if
+  /// given, `errors` (n, groups): squared error and squared norm of each group. The ratio of their sums is t^2.
   template <class T, class Archs = BuiltFor>
   void quantize_rows_async(DenseView<const T> w, std::uint8_t* codes, Half* scales,
                            std::span<std::byte> workspace, const Device& device, cudaStream_t stream,
@@ -206,8 +200,7 @@ class DeviceRowQuantizer {
                       " bytes and begins ", begin % 16, " after a multiple of 16, but must hold ",
                       workspace_size(w.rows, device), " (see workspace_size) from such a multiple on");
     });
-    const DenseView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows,
-                                       layout_.padded_cols());
+    const DenseView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, layout_.padded_cols());
     float* scratch = rows.data + floats(w.rows);
     auto* plain = reinterpret_cast<Index*>(scratch + rotate_scratch(rotation(), w.rows, device));
     auto* trial = how_.scale_search > 0 ? plain + plain_codes(w.rows) : nullptr;
@@ -243,13 +236,12 @@ class DeviceRowQuantizer {
   DeviceBuffer<float> factors_;
 };
 
-/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix, bit for bit, in host memory, but
-/// for its weight_error, which is measured only where it is t2: without input scales and padding. Rows go
-/// through about 256 MiB of device memory, some at a time; waits for `stream`. Throws InvalidArgument for
-/// weights that are NaN or infinite.
+/// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix in host memory, bit for bit, except for
+/// weight_error: that is NaN with input scales or padding, and t2 otherwise. Takes about 256 MiB of device memory, some
+/// rows at a time; waits for `stream`. Throws InvalidArgument for weights that are NaN or infinite.
 template <class T, Codebook Book, class Archs = BuiltFor>
-QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book,
-                               const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
+QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const QuantizeOptions& options = {},
+                               cudaStream_t stream = nullptr) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
@@ -314,8 +306,8 @@ QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book,
 /// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
 template <class T, Codebook Book, class Archs = BuiltFor>
   requires(!higgs::detail::is_scalar<T>)
-QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book,
-                               const QuantizeOptions& options = {}, cudaStream_t stream = nullptr) {
+QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const QuantizeOptions& options = {},
+                               cudaStream_t stream = nullptr) {
   const auto scalars = higgs::detail::as_scalars(w);
   using Plain = std::remove_const_t<std::remove_pointer_t<decltype(scalars.data)>>;
   return quantize<Plain, Book, Archs>(scalars, book, options, stream);

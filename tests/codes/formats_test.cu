@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes/toy_code.hpp"
 #include "matmul/device_matrices.cuh"
 
 using higgs::GridCodebook;
@@ -15,6 +16,9 @@ using higgs::Half;
 namespace gpu = higgs::gpu;
 
 namespace {
+
+// A code of neighbouring symbols without a format of its own.
+struct PlainToyCode : ToyCode {};
 
 template <class Code, class Format>
 constexpr bool is_in = std::is_same_v<typename gpu::FormatOf<Code>::type, Format>;
@@ -53,6 +57,7 @@ TEST_CASE("codes without a format of their own are multiplied as coordinates", "
   check_stored_coordinates<GridCodebook<3, 64>>(5, 300, 60,
                                                 20);  // a symbol cut short at the end of each group
   check_stored_coordinates<GridCodebook<2, 1024>>(64, 128, 128, 128);
+  check_stored_coordinates<PlainToyCode>(70, 130, 64, 64);
 }
 
 TEST_CASE("a format without a compiled kernel is refused by name", "[codes][formats][gpu]") {

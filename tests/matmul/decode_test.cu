@@ -25,10 +25,10 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   const gpu::DeviceBuffer<Out> rotated(static_cast<std::size_t>(rows * padded)),
       original(static_cast<std::size_t>(rows * cols));
   const gpu::DeviceBuffer<float> workspace(static_cast<std::size_t>(64 * padded + 3));
-  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(rotated.data(), rows, padded),
-                        gpu::Basis::Rotated, here, nullptr);
-  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(original.data(), rows, cols),
-                        gpu::Basis::Original, here, nullptr, std::span(workspace.data(), workspace.size()));
+  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(rotated.data(), rows, padded), gpu::Basis::Rotated,
+                        here, nullptr);
+  gpu::dequantize_async(device.view(), gpu::DenseView<Out>(original.data(), rows, cols), gpu::Basis::Original,
+                        here, nullptr, workspace.span());
   gpu::check(cudaDeviceSynchronize(), "dequantize_async");
 
   const higgs::GroupDecoder<Book> points(w.book);

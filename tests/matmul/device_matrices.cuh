@@ -25,9 +25,8 @@ std::vector<Y> device_product(const higgs::gpu::PackedView& w, const Normals<X>&
   const gpu::DeviceBuffer<Y> residual_device{std::span<const Y>(residual)};
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w, batch, plan, device));
   gpu::matmul_async<Formats>(gpu::DenseView<const X>(x_device.data(), batch, x.view.cols), w,
-                             gpu::DenseView<Y>(y.data(), batch, rows),
-                             std::span(workspace.data(), workspace.size()), plan, device, nullptr,
-                             {bias_device.data(), residual_device.data()});
+                             gpu::DenseView<Y>(y.data(), batch, rows), workspace.span(), plan, device,
+                             nullptr, {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "device_product");
   return y.to_host();
 }

@@ -42,7 +42,7 @@ std::vector<Y> grouped_product(const gpu::Experts& w, const Normals<Half>& x,
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(w, batch, plan, device));
   gpu::matmul_grouped_async<Formats>(gpu::DenseView<const Half>(x_device.data(), batch, x.view.cols), w,
                                      offsets_device.data(), gpu::DenseView<Y>(y.data(), batch, rows),
-                                     std::span(workspace.data(), workspace.size()), plan, device, nullptr,
+                                     workspace.span(), plan, device, nullptr,
                                      {bias_device.data(), residual_device.data()});
   gpu::check(cudaDeviceSynchronize(), "grouped_product");
   return y.to_host();

@@ -54,12 +54,12 @@ void check_shape(const Shape& s, std::int64_t batch) {
 
 constexpr Shape shapes[] = {
     {1, 1, 1, 1},          // nothing but padding
-    {3, 7, 8, 8},          // a block that no slab divides
-    {65, 64, 64, 64},      // one row beyond a slab
+    {3, 7, 8, 8},          // a block that is not a multiple of 64
+    {65, 64, 64, 64},      // one row more than a warp tile
     {127, 300, 60, 20},    // Paley's matrix; groups padded from 20 to 64 inputs
     {130, 200, 128, 128},  // inputs beyond cols
     {320, 950, 960, 40},   // several row blocks
-    {200, 576, 576, 192},  // many groups, each of three slabs
+    {200, 576, 576, 192},  // many groups, each of three warp tiles
     {70, 2048, 512, 512},
 };
 
@@ -81,24 +81,6 @@ template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
-
-// y = x w^T (+ y), a thread for each output.
-template <class T, class Y>
-__global__ void gemm_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
-                            bool add) {
-  const auto m = static_cast<std::int64_t>(blockIdx.x), n = static_cast<std::int64_t>(threadIdx.x);
-  for (std::int64_t row = n; row < w.rows; row += blockDim.x) {
-    float sum = add ? gpu::to_float(y.row(m)[row]) : 0.0f;
-    for (std::int64_t k = 0; k < x.cols; ++k)
-      sum = fmaf(gpu::to_float(x.row(m)[k]), gpu::to_float(w.row(row)[k]), sum);
-    y.row(m)[row] = gpu::from_float<Y>(sum);
-  }
-}
-
-const auto gemm = []<class T, class Y>(gpu::DenseView<const T> x, gpu::DenseView<const T> w,
-                                       gpu::DenseView<Y> y, bool add, cudaStream_t stream) {
-  gpu::launch(gemm_kernel<T, Y>, dim3(static_cast<unsigned>(x.rows)), 64, 0, stream, x, w, y, add);
-};
 
 // Rows [first, first + count) of a matrix, as a matrix that shares its memory.
 higgs::QuantizedMatrix<GridCodebook<2, 256>> row_shard(const higgs::QuantizedMatrix<GridCodebook<2, 256>>& w,
@@ -207,7 +189,7 @@ TEST_CASE("a captured product computes again from new inputs", "[matmul][matmul]
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
   gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
       gpu::DenseView<const Half>(x.data(), 4, 384), device.view(), gpu::DenseView<float>(y.data(), 4, 200),
-      std::span(workspace.data(), workspace.size()), plan, here, stream);
+      workspace.span(), plan, here, stream);
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
   for (const Normals<Half>* input : {&second, &first}) {
@@ -232,8 +214,8 @@ TEST_CASE("CUDA's own 16-bit types are taken as what they are", "[matmul][matmul
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(w.view(), 1, plan, here));
   const auto call = [&]<class T>(const T* input, const T* added, T* output) {
     gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
-        gpu::DenseView<const T>(input, 1, 64), w.view(), gpu::DenseView<T>(output, 1, 64),
-        std::span(workspace.data(), workspace.size()), plan, here, nullptr, {nullptr, added});
+        gpu::DenseView<const T>(input, 1, 64), w.view(), gpu::DenseView<T>(output, 1, 64), workspace.span(),
+        plan, here, nullptr, {nullptr, added});
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
   };
   call(static_cast<const Half*>(x_device.data()), static_cast<const Half*>(residual_device.data()), y.data());
@@ -246,7 +228,7 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5);
   const gpu::PackedMatrix device(w);
   const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
+  gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
   const gpu::DeviceBuffer<Half> x(64), y(64);
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 1, plan, here));
@@ -258,6 +240,8 @@ TEST_CASE("misuse of the product is refused", "[matmul][matmul][gpu]") {
   CHECK_NOTHROW(call(64, workspace.size()));
   CHECK_THROWS_AS(call(63, workspace.size()), higgs::InvalidArgument);
   CHECK_THROWS_AS(call(64, workspace.size() - 1), higgs::InvalidArgument);
+  plan.dense_from = 1;  // and there is no gemm
+  CHECK_THROWS_WITH(call(64, workspace.size()), Catch::Contains("no kernel can"));
 }
 
 TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves matrix after matrix",
@@ -271,8 +255,7 @@ TEST_CASE("a workspace that did not begin as zeros is seen, one that did serves 
     const gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, here);
     gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
         gpu::DenseView<const Half>(x_device.data(), 1, 512), w.view(),
-        gpu::DenseView<float>(y.data(), 1, w.rows()), std::span(workspace.data(), workspace.size()), plan,
-        here, nullptr);
+        gpu::DenseView<float>(y.data(), 1, w.rows()), workspace.span(), plan, here, nullptr);
     gpu::check(cudaDeviceSynchronize(), "matmul_async");
     auto all = y.to_host();
     all.resize(static_cast<std::size_t>(w.rows()));
@@ -323,64 +306,4 @@ TEST_CASE("shards of rows have the bits of the whole, shards of inputs add up to
     for (std::size_t i = 0; i < part.size(); ++i) sums[i] += static_cast<double>(part[i]);
   }
   CHECK(relative_error(whole, sums) < 1e-6);  // both are sums in float of the same products
-}
-
-TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights", "[matmul][matmul][gpu]") {
-  const auto w = random_matrix<GridCodebook<2, 256>>(150, 140, 60, 20, 5, true);
-  const gpu::PackedMatrix device(w);
-  const gpu::Device here = gpu::current_device();
-  gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
-  plan.dense_from = 70;
-  plan.dense_rows = 64;
-  const std::int64_t batch = 71;
-  const Normals<Half> x(batch, 140, 6);
-  const Normals bias(1, 150, 8);
-  const Normals<float> residual(batch, 150, 9);
-  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
-  const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias.data)};
-  const gpu::DeviceBuffer<float> y{std::span<const float>(residual.data)};
-  const auto workspace =
-      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), batch, plan, here));
-  const auto call = [&](std::int64_t rows, const gpu::Epilogue<float>& epilogue, const auto& product) {
-    gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
-        gpu::DenseView<const Half>(x_device.data(), rows, 140), device.view(),
-        gpu::DenseView<float>(y.data(), rows, 150), std::span(workspace.data(), workspace.size()), plan, here,
-        nullptr, epilogue, product);
-    gpu::check(cudaDeviceSynchronize(), "matmul_async");
-  };
-  call(batch, {bias_device.data(), y.data()}, gemm);  // the residual is y itself
-  auto with_both = y.to_host();
-  call(batch, {}, gemm);
-  const auto plain = y.to_host();
-  std::vector<double> exact(plain.size());
-  higgs::matmul_reference(MatrixView<const Half>(x.view), w, MatrixView<double>(exact.data(), batch, 150));
-  CHECK(relative_error(plain, exact) < 6e-4);  // activations and weights rounded to fp16
-  for (std::size_t i = 0; i < exact.size(); ++i)
-    exact[i] += static_cast<double>(bias.data[i % 150] + residual.data[i]);
-  CHECK(relative_error(with_both, exact) < 6e-4);
-  CHECK_THROWS_AS(call(batch, {}, gpu::NoGemm{}), higgs::InvalidArgument);
-}
-
-TEST_CASE("any alignment gives the same bits", "[matmul][matmul][gpu]") {
-  const auto w = random_matrix<GridCodebook<2, 256>>(130, 200, 128, 64, 5);
-  const gpu::PackedMatrix device(w);
-  const gpu::Device here = gpu::current_device();
-  const gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, here);
-  const Normals<Half> x(5, 200, 6);
-  const auto expected = device_product<Half, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan);
-  const auto workspace =
-      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace(device.view(), 5, plan, here));
-  std::vector<Half> spread(1 + 5 * 203);
-  for (std::size_t i = 0; i < x.data.size(); ++i) spread[1 + i / 200 * 203 + i % 200] = x.data[i];
-  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(spread)}, y(1 + 5 * 137);
-  gpu::matmul_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(
-      gpu::DenseView<const Half>(x_device.data() + 1, 5, 200, 203), device.view(),
-      gpu::DenseView<Half>(y.data() + 1, 5, 130, 137), std::span(workspace.data(), workspace.size()), plan,
-      here, nullptr);
-  gpu::check(cudaDeviceSynchronize(), "matmul_async");
-  const auto got = y.to_host();
-  std::size_t wrong = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i)
-    wrong += !(got[1 + i / 130 * 137 + i % 130] == expected[i]);
-  CHECK(wrong == 0);
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ptxas must make of the streaming kernel. 168 registers for 128 threads leave room for three blocks on
-// a multiprocessor, 255 for two; the shared memory of a block, 66 KiB, for one (sm_86, 89, 120), two (80) or
-// three (90, 100). The loop holds a round of slabs of 16 tiles between two changes of group: a load of 128
-// bits for 4 tiles, 4 lookups for a tile, one mma for a tile and 8 rows of x, no barrier, and up to 13
-// instructions for a tile where x has up to 8 rows.
+// The code that ptxas must make of the streaming kernel. With 168 registers for 128 threads three blocks fit a
+// multiprocessor, with 255 two; by their shared memory of 66 KiB one fits (sm_86, 89, 120), two (80) or three (90,
+// 100). The loop is a round of warp tiles, of 16 tiles each, between two changes of group: a load of 128 bits for 4
+// tiles, 4 lookups per tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up
+// to 8 rows of x.
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 
@@ -12,7 +12,7 @@ using higgs::gpu::TableFormat;
 
 #define HIGGS_STREAM_KERNEL(Format, ColumnTiles, X)                                                \
   template __global__ void higgs::gpu::detail::stream_kernel<Format, higgs::Half, ColumnTiles, X>( \
-      __grid_constant__ const higgs::gpu::detail::MatmulTask);
+      __grid_constant__ const higgs::gpu::detail::StreamTask);
 
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, void>: registers <= 168
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
@@ -29,12 +29,12 @@ HIGGS_STREAM_KERNEL(TableFormat<3>, 1, void)
 // plan: stream_kernel<.*TableFormat<2>, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
 HIGGS_STREAM_KERNEL(TableFormat<2>, 1, void)
 HIGGS_STREAM_KERNEL(TableFormat<2>, 1, higgs::Half)
-// Up to 16 and 32 rows of x: half the slabs in a round.
+// Up to 16 and 32 rows of x: half the warp tiles in a round.
 // plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 2, void>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
 HIGGS_STREAM_KERNEL(TableFormat<4>, 2, void)
 // plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 4, void>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
 HIGGS_STREAM_KERNEL(TableFormat<4>, 4, void)
-// Up to 64 rows of x: half of all registers are sums; what a block needs once lies in shared memory.
+// Up to 64 rows of x: half of all registers are sums; the facts of a block are in shared memory.
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
 HIGGS_STREAM_KERNEL(TableFormat<8>, 8, void)
 // 3 bits on sm_100 and 4 bits on sm_90 keep one number in local memory, outside the loop.
@@ -42,7 +42,7 @@ HIGGS_STREAM_KERNEL(TableFormat<8>, 8, void)
 // plan: stream_kernel<.*TableFormat<[34]>, higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
 HIGGS_STREAM_KERNEL(TableFormat<4>, 8, void)
 HIGGS_STREAM_KERNEL(TableFormat<3>, 8, void)
-// E8: a lookup of 128 bits for eight weights of a lane, no more registers than two blocks leave.
+// E8: a lookup of 128 bits for eight weights of a lane, registers for two blocks.
 // plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: registers <= 255; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0
 // plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
 // plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.lds32 == 0; loop.lds64 == 16

@@ -91,19 +91,6 @@ void check_counts(std::initializer_list<Case> cases) {
 
 }  // namespace
 
-TEST_CASE("the owner of a slab is the block whose run holds it", "[matmul][stream_kernel][gpu]") {
-  for (int total = 1; total <= 30; ++total)
-    for (int grid = 1; grid <= 40; ++grid) {
-      const gpu::detail::StreamSplit split{total, grid};
-      CHECK(split.begin(0) == 0);
-      CHECK(split.begin(grid) == total);
-      for (int item = 0; item < total; ++item) {
-        const int owner = split.owner(item);
-        CHECK((split.begin(owner) <= item && item < split.begin(owner + 1)));
-      }
-    }
-}
-
 TEST_CASE("no schedule changes a bit, and none has a race", "[matmul][stream_kernel][gpu]") {
   for (const std::int64_t batch : {12, 3, 2, 40}) {
     const std::int64_t block = batch == 3 ? 64 : 320;  // 3 rows are rotated by the product's kernel

@@ -36,8 +36,7 @@ std::vector<Out> rotate_on_device(const Normals<In>& x, gpu::Rotation r, std::ui
   const gpu::DeviceBuffer<float> scratch(
       static_cast<std::size_t>(gpu::rotate_scratch(r, x.view.rows, device)));
   gpu::rotate_async(r, gpu::DenseView<const In>(in.data(), x.view.rows, x.view.cols),
-                    gpu::DenseView<Out>(out.data(), x.view.rows, stride), device, nullptr,
-                    scratch.data());
+                    gpu::DenseView<Out>(out.data(), x.view.rows, stride), device, nullptr, scratch.data());
   gpu::check(cudaDeviceSynchronize(), "rotate_on_device");
   return out.to_host();
 }
@@ -146,67 +145,6 @@ TEST_CASE("rotation is right to two units in the last place of fp16", "[rotate][
           std::max(worst, std::abs(static_cast<double>(static_cast<float>(y[m * count + k])) - exact) / unit);
     }
   CHECK(worst <= 0.51);  // rounding to fp16, and 10 additions of floats
-}
-
-namespace {
-
-__global__ void hadamard_block_kernel(const float* x, float* y, int n, int run) {
-  extern __shared__ __align__(16) float space[];
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
-    space[gpu::padded_place(i)] = x[i];
-  __syncthreads();
-  gpu::hadamard_block(space, n, run);
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
-    y[i] = space[gpu::padded_place(i)];
-}
-
-}  // namespace
-
-namespace {
-
-// Value 8 c + i of lane l is element 256 c + 8 l + i.
-template <int Count>
-__global__ void hadamard_warp_kernel(const float* x, float* y, int n) {
-  float v[Count];
-  for (int i = 0; i < Count; ++i) v[i] = x[i / 8 * 256 + static_cast<int>(threadIdx.x) * 8 + i % 8];
-  gpu::hadamard_warp(v, n);
-  for (int i = 0; i < Count; ++i) y[i / 8 * 256 + static_cast<int>(threadIdx.x) * 8 + i % 8] = v[i];
-}
-
-template <int Count>
-void check_warp(int n) {
-  const Normals<float> x(1, 32 * Count, 3);
-  std::vector<float> expected = x.data;
-  higgs::hadamard_blocks(expected, n);
-  const gpu::DeviceBuffer<float> in{std::span<const float>(x.data)}, out(x.data.size());
-  gpu::launch(hadamard_warp_kernel<Count>, dim3(1), 32, 0, nullptr, in.data(), out.data(), n);
-  std::vector<float> found = out.to_host();
-  for (float& value : found) value *= static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
-  CHECK(found == expected);
-}
-
-}  // namespace
-
-TEST_CASE("a warp transforms what its lanes hold", "[rotate][hadamard][gpu]") {
-  for (int n = 1; n <= 256; n *= 2) check_warp<8>(n);
-  check_warp<16>(512);
-  check_warp<32>(1024);
-}
-
-TEST_CASE("a block transforms runs of every power of two in its shared memory", "[rotate][hadamard][gpu]") {
-  for (int run = 1; run <= 4096; run *= 2) {
-    const int n = std::max(3 * run, 24);
-    const Normals<float> x(1, n / std::max(run, 8) * std::max(run, 8), 3);
-    const auto count = static_cast<int>(x.view.cols);
-    std::vector<float> expected = x.data;
-    higgs::hadamard_blocks(expected, run);
-    const gpu::DeviceBuffer<float> in{std::span<const float>(x.data)}, out(x.data.size());
-    gpu::launch(hadamard_block_kernel, dim3(1), 96, sizeof(float) * static_cast<std::size_t>(count) * 9 / 8,
-                nullptr, in.data(), out.data(), count, run);
-    std::vector<float> found = out.to_host();
-    for (float& value : found) value *= static_cast<float>(1.0 / std::sqrt(static_cast<double>(run)));
-    CHECK(found == expected);
-  }
 }
 
 TEST_CASE("rotation reads and writes each sector once, without bank conflicts and in few instructions",

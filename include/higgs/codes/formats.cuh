@@ -6,6 +6,7 @@
 #include <higgs/codes/e8/fragments.cuh>
 #include <higgs/codes/grid/fragments.cuh>
 #include <higgs/codes/registry.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/pack/fragment_decoder.cuh>
@@ -40,12 +41,12 @@ void with_format(const char* function, const PackedLayout& layout, MatmulFormats
 
 namespace detail {
 /// Bits a weight of the TableFormat that holds the symbols of a code as they are; 0 if there is none.
-template <class Code>
+template <class C>
 constexpr int table_bits() {
-  if constexpr (Codebook<Code>) {
-    constexpr int each = code_bits<Code> / Code::dim;
-    if constexpr (code_bits<Code> % Code::dim == 0 && (each == 2 || each == 3 || each == 4 || each == 8))
-      if (TableFormat<each>::width % Code::dim == 0) return each;
+  if constexpr (Codebook<C>) {
+    constexpr int each = code_bits<C> / C::dim;
+    if constexpr (code_bits<C> % C::dim == 0 && (each == 2 || each == 3 || each == 4 || each == 8))
+      if (TableFormat<each>::width % C::dim == 0) return each;
   }
   return 0;
 }
@@ -57,13 +58,13 @@ constexpr int table_bits() {
 ///
 /// Specialize it for a code with a format of its own, with stores_coordinates = false, and give that code a
 /// function lookup_table(code) beside it.
-template <class Code>
+template <class C>
 struct FormatOf {
-  static constexpr bool stores_coordinates = detail::table_bits<Code>() == 0;
-  static_assert(!stores_coordinates || std::is_same_v<typename Code::Element, std::int8_t>,
+  static constexpr bool stores_coordinates = detail::table_bits<C>() == 0;
+  static_assert(!stores_coordinates || std::is_same_v<typename C::Element, std::int8_t>,
                 "higgs::gpu::FormatOf: the code has neither 2, 3, 4 or 8 whole bits a weight nor int8 "
                 "coordinates");
-  using type = TableFormat<stores_coordinates ? 8 : detail::table_bits<Code>()>;
+  using type = TableFormat<stores_coordinates ? 8 : detail::table_bits<C>()>;
 };
 template <>
 struct FormatOf<E8Codebook> {
@@ -73,9 +74,9 @@ struct FormatOf<E8Codebook> {
 
 /// The lookup table in global memory for matrices of a code: (table_size of its format). That of stored
 /// coordinates reads a byte in two's complement.
-template <class Code>
-std::vector<std::int16_t> device_table(const Code& code) {
-  if constexpr (!FormatOf<Code>::stores_coordinates) {
+template <class C>
+std::vector<std::int16_t> device_table(const C& code) {
+  if constexpr (!FormatOf<C>::stores_coordinates) {
     return lookup_table(code);
   } else {
     std::vector<std::int16_t> table;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Searches for nearest points on the device: the same codes as nearest(), bit for bit.
+// Searches for nearest points on the device: the symbols of nearest(), bit for bit.
 //
-// A search keeps its constants in 32-bit words, which a kernel copies to shared memory once. find() takes a
-// batch of vectors in fixed point, so that they share the reading of a point; decoding goes by coordinate().
+// A search has its constants in 32-bit words, made by words() on the host; a kernel copies them to shared memory once.
+// find() takes a batch of vectors in fixed point, which share the loads of points. coordinate() decodes.
 #pragma once
 
 #include <higgs/codes/e8/e8.hpp>
@@ -25,11 +25,11 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// Compares with every point of a table. Scores are integers below 2^24, so floats hold them exactly.
+/// Compares a vector with every point of a table. Scores are integers below 2^24, so they are exact in float.
 template <int Dim>
 struct PointSearch {
   static constexpr int dim = Dim, batch = Dim <= 4 ? 4 : 2;
-  /// Words of a point: coordinates, then half its squared norm in units of nearest_score(), then padding.
+  /// Words per point: coordinates, then half its squared norm in units of nearest_score(), then padding.
   static constexpr int stride = (Dim + 4) / 4 * 4;
 
   int size = 0;
@@ -53,18 +53,16 @@ struct PointSearch {
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][Dim],
                        std::uint32_t (&codes)[batch]) const {
     float best[batch];
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b) best[b] = -std::numeric_limits<float>::infinity();
+    HIGGS_UNROLL for (int b = 0; b < batch; ++b)
+      best[b] = -std::numeric_limits<float>::infinity();
     for (int p = 0; p < size; ++p) {
       float point[stride];
-      HIGGS_UNROLL
-      for (int w = 0; w < stride; w += 4)
+      HIGGS_UNROLL for (int w = 0; w < stride; w += 4)
         *reinterpret_cast<uint4*>(point + w) = *reinterpret_cast<const uint4*>(words + p * stride + w);
-      HIGGS_UNROLL
-      for (int b = 0; b < batch; ++b) {
+      HIGGS_UNROLL for (int b = 0; b < batch; ++b) {
         float score = -point[Dim];
-        HIGGS_UNROLL
-        for (int d = 0; d < Dim; ++d) score = fmaf(y[b][d], point[d], score);
+        HIGGS_UNROLL for (int d = 0; d < Dim; ++d)
+          score = fmaf(y[b][d], point[d], score);
         if (score > best[b]) {
           best[b] = score;
           codes[b] = static_cast<std::uint32_t>(p);
@@ -77,13 +75,13 @@ struct PointSearch {
   }
 };
 
-/// A codebook on a line: the borders between neighbours, halved again and again.
+/// A codebook of one dimension: bisects the borders between neighbours.
 struct LineSearch {
   static constexpr int dim = 1, batch = 8;
 
-  int size = 0;  // of the tables, a power of two
+  int size = 0;  // entries per table, a power of two
 
-  /// Borders, codes in the order of coordinates, coordinates in the order of codes.
+  /// Three tables: borders, codes in the order of coordinates, coordinates in the order of codes.
   template <Codebook Book>
   static std::vector<std::uint32_t> words(const Book& book) {
     struct Place {
@@ -98,7 +96,8 @@ struct LineSearch {
     std::stable_sort(line.begin(), line.end(),
                      [](const Place& a, const Place& b) { return a.coordinate < b.coordinate; });
     const auto same = [](const Place& a, const Place& b) { return a.coordinate == b.coordinate; };
-    line.erase(std::unique(line.begin(), line.end(), same), line.end());  // of equals, the lowest code stays
+    line.erase(std::unique(line.begin(), line.end(), same),
+               line.end());  // the lowest code of equal points stays
     constexpr std::size_t count = std::bit_ceil(static_cast<std::size_t>(Book::size));
     std::vector<std::uint32_t> out(2 * count, std::numeric_limits<std::int32_t>::max());
     for (std::size_t i = 0; i < line.size(); ++i) {
@@ -115,8 +114,7 @@ struct LineSearch {
 
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][1],
                        std::uint32_t (&codes)[batch]) const {
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b) {
+    HIGGS_UNROLL for (int b = 0; b < batch; ++b) {
       const int at = __float2int_rn(y[b][0]);
       int rank = 0;  // borders below y
       for (int step = size / 2; step > 0; step /= 2)
@@ -129,7 +127,7 @@ struct LineSearch {
   }
 };
 
-/// E8Codebook: 512 shifted patterns with the best signs for each, as higgs::E8Search.
+/// E8Codebook: compares with 512 shifted patterns, each with its best signs, as higgs::E8Search does.
 struct E8PatternSearch {
   static constexpr int dim = 8, batch = 2, patterns = 256;
   static constexpr float shift = higgs::detail::e8_shift << fraction_bits<E8Codebook>;  // in fixed point
@@ -156,29 +154,26 @@ struct E8PatternSearch {
                        std::uint32_t (&codes)[batch]) const {
     float best[batch];
     int found[batch] = {};
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b) best[b] = -std::numeric_limits<float>::infinity();
+    HIGGS_UNROLL for (int b = 0; b < batch; ++b)
+      best[b] = -std::numeric_limits<float>::infinity();
     for (int side = 0; side < 2; ++side) {
       const float sign = side == 0 ? 1.0f : -1.0f;
       float z[batch][8], base[batch] = {};
       bool odd[batch] = {};
-      HIGGS_UNROLL
-      for (int b = 0; b < batch; ++b) HIGGS_UNROLL
-      for (int d = 0; d < 8; ++d) {
-        const float moved = y[b][d] - sign * shift;
-        odd[b] ^= moved < 0;
-        z[b][d] = fabsf(moved);
-        base[b] = fmaf(sign * higgs::detail::e8_shift, y[b][d], base[b]);
-      }
+      HIGGS_UNROLL for (int b = 0; b < batch; ++b) HIGGS_UNROLL
+        for (int d = 0; d < 8; ++d) {
+          const float moved = y[b][d] - sign * shift;
+          odd[b] ^= moved < 0;
+          z[b][d] = fabsf(moved);
+          base[b] = fmaf(sign * higgs::detail::e8_shift, y[b][d], base[b]);
+        }
       for (int k = 0; k < patterns; ++k) {
         float pattern[8];
         load_pattern(words, k, pattern);
         const float half_norm = std::bit_cast<float>(words[8 * patterns + k]);
-        HIGGS_UNROLL
-        for (int b = 0; b < batch; ++b) {
+        HIGGS_UNROLL for (int b = 0; b < batch; ++b) {
           float score = base[b] - half_norm, least = std::numeric_limits<float>::infinity();
-          HIGGS_UNROLL
-          for (int d = 0; d < 8; ++d) {
+          HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
             const float product = z[b][d] * pattern[d];
             score += product;
             least = fminf(least, product);
@@ -191,8 +186,7 @@ struct E8PatternSearch {
         }
       }
     }
-    HIGGS_UNROLL
-    for (int b = 0; b < batch; ++b)
+    HIGGS_UNROLL for (int b = 0; b < batch; ++b)
       codes[b] = static_cast<std::uint32_t>(found[b] << 7 | best_signs(words, y[b], found[b]));
   }
   __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int d) const {
@@ -209,28 +203,26 @@ struct E8PatternSearch {
     *reinterpret_cast<uint4*>(pattern) = *reinterpret_cast<const uint4*>(words + 8 * k);
     *reinterpret_cast<uint4*>(pattern + 4) = *reinterpret_cast<const uint4*>(words + 8 * k + 4);
   }
-  // The lowest of the best signs. If their parity is wrong, the one that costs least is turned.
+  // The lowest of the best signs. If their parity is wrong, the sign whose change costs least is changed.
   static __device__ int best_signs(const std::uint32_t* words, const float (&y)[8], int found) {
     float pattern[8], losses[8], least = std::numeric_limits<float>::infinity();
     load_pattern(words, found % patterns, pattern);
     int signs = 0;
     bool odd = found % patterns >= patterns / 2;
-    HIGGS_UNROLL
-    for (int d = 0; d < 8; ++d) {
+    HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
       const float product = (y[d] - (found < patterns ? shift : -shift)) * pattern[d];
       if (product < 0) signs |= 1 << d, odd = !odd;
       losses[d] = fabsf(product);
       least = fminf(least, losses[d]);
     }
     int best = odd ? 256 : signs & 127;
-    HIGGS_UNROLL
-    for (int d = 0; d < 8; ++d)
+    HIGGS_UNROLL for (int d = 0; d < 8; ++d)
       if (odd && losses[d] == least) best = min(best, (signs ^ 1 << d) & 127);
     return best;
   }
 };
 
-/// The search for a codebook: its type, what it calls its size, and whether its words fit into shared memory.
+/// The search for a codebook: its type, its member `size`, and whether its words fit into shared memory.
 template <Codebook Book>
 struct DeviceSearchOf {
   static_assert(Book::size <= 65536, "DeviceSearchOf<Book>: codes of at most 16 bits");

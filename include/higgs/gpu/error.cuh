@@ -16,7 +16,7 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The CUDA runtime refused or a kernel failed; the message holds the call and the runtime's own words.
+/// The CUDA runtime refused a call or a kernel failed; the message has the call and the runtime's text.
 struct CudaError : std::runtime_error {
   CudaError(cudaError_t error, const char* what)
       : std::runtime_error(std::string(what).append(": ").append(cudaGetErrorString(error))), code(error) {}

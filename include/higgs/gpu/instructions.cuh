@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One function for each instruction that C++ does not spell, all of sm_80's (PTX ISA, version 7.4 or newer).
+// One function per PTX instruction that C++ has no name for, all of sm_80 (PTX ISA, version 7.4 or later).
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -52,7 +52,7 @@ __device__ inline std::uint32_t fma_pair<BFloat16>(std::uint32_t a, std::uint32_
   return out;
 }
 
-/// prmt: byte i of the result is byte (selector >> 4 i & 7) of the eight bytes b:a, a's the low ones.
+/// prmt: byte i of the result is byte (Selector >> 4 i & 7) of the eight bytes of b:a, where a is low.
 template <std::uint32_t Selector>
 __device__ inline std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b) {
   std::uint32_t out;
@@ -60,7 +60,7 @@ __device__ inline std::uint32_t select_bytes(std::uint32_t a, std::uint32_t b) {
   return out;
 }
 
-/// lop3: the bits of `a` where Mask is set, those of `b` elsewhere.
+/// lop3: the bits of `a` where Mask is set, the bits of `b` elsewhere.
 template <std::uint32_t Mask>
 __device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
   std::uint32_t out;  // 0xe4 = (a & m) | (b & ~m) of a = 0xf0, b = 0xcc, m = 0xaa
@@ -68,7 +68,7 @@ __device__ inline std::uint32_t select_bits(std::uint32_t a, std::uint32_t b) {
   return out;
 }
 
-/// lop3: the bits of `a` that Mask has, and those of Others.
+/// lop3: (a & Mask) | Others.
 template <std::uint32_t Mask, std::uint32_t Others>
 __device__ inline std::uint32_t keep_bits(std::uint32_t a) {
   std::uint32_t out;  // 0xea = (a & m) | o of a = 0xf0, m = 0xcc, o = 0xaa
@@ -76,7 +76,7 @@ __device__ inline std::uint32_t keep_bits(std::uint32_t a) {
   return out;
 }
 
-/// lop3: `a` with those bits flipped that are set in both `b` and Mask.
+/// lop3: a ^ (b & Mask).
 template <std::uint32_t Mask>
 __device__ inline std::uint32_t flip_bits(std::uint32_t a, std::uint32_t b) {
   std::uint32_t out;  // 0x78 = a ^ (b & m) of a = 0xf0, b = 0xcc, m = 0xaa
@@ -84,13 +84,13 @@ __device__ inline std::uint32_t flip_bits(std::uint32_t a, std::uint32_t b) {
   return out;
 }
 
-/// The address that instructions on shared memory take.
+/// The address of a pointer to shared memory, for the instructions below.
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// ld.shared of 32 or 64 bits at address + Offset, aligned to their size. Volatile, so that no barrier is
-/// crossed.
+/// ld.shared of 32 or 64 bits at address + Offset, aligned to their size. Volatile, so that the compiler moves none
+/// across a barrier.
 template <int Offset>
 __device__ inline std::uint32_t load_shared_32(std::uint32_t address) {
   std::uint32_t out;
@@ -127,16 +127,15 @@ __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {
                : "memory");
 }
 
-/// createpolicy: lines read under it leave the second-level cache first.
+/// createpolicy: lines that are loaded under it are the first to leave the second-level cache.
 __device__ inline std::uint64_t evict_first_policy() {
   std::uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 
-/// a / b rounded to nearest where a, b, 1 / b and a / b are normal numbers, as __fdiv_rn but without its
-/// branch for others: rcp.approx, then corrections by fused multiply-adds (Markstein, IBM J. Res. Dev. 34,
-/// 1990).
+/// a / b rounded to nearest, if a, b, 1 / b and a / b are normal numbers: __fdiv_rn without its branch for other
+/// numbers. rcp.approx, then corrections by fused multiply-adds (Markstein, IBM J. Res. Dev. 34, 1990).
 __device__ inline float divide_normal(float a, float b) {
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
@@ -146,14 +145,13 @@ __device__ inline float divide_normal(float a, float b) {
   return fmaf(fmaf(-b, quotient, a), inverse, quotient);
 }
 
-/// The same value, of which the compiler knows nothing: keeps it from computing ahead what would cost
-/// registers.
+/// The same value, unknown to the compiler: keeps it from computing in advance and spending registers on that.
 __device__ inline int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
 }
 
-/// threadIdx.x, read anew: no register holds it from one use to the next.
+/// threadIdx.x, read again by each call: it takes no register between two uses.
 __device__ inline int thread_index() {
   int out;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(out));
@@ -162,8 +160,8 @@ __device__ inline int thread_index() {
 
 /// ld.global.v4.
 __device__ inline uint4 load_128(const void* pointer) { return *static_cast<const uint4*>(pointer); }
-/// ld.global.v4 of what no thread writes and nobody reads again: past the first-level cache, `policy` in the
-/// second.
+/// ld.global.v4 of data that no thread writes and no thread reads again: without the first-level cache, and under
+/// `policy` in the second.
 __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t policy) {
   uint4 out;
   asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
@@ -172,7 +170,7 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
   return out;
 }
 
-/// The same without a policy, for where a register is worth more.
+/// The same without a policy, which takes two registers.
 __device__ inline uint4 load_streaming_128(const void* pointer) {
   uint4 out;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -181,8 +179,8 @@ __device__ inline uint4 load_streaming_128(const void* pointer) {
   return out;
 }
 
-/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, past
-/// the first-level cache; zeros, and no read, unless `exists`.
+/// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, without the
+/// first-level cache. Unless `exists` it writes zeros and reads nothing.
 template <int SharedOffset, int GlobalOffset>
 __device__ inline void copy_async_128(std::uint32_t shared, const void* global, bool exists) {
   asm volatile("cp.async.cg.shared.global [%0+%1], [%2+%3], 16, %4;" ::"r"(shared), "n"(SharedOffset),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a launch needs to know of its device.
+// Launches of kernels, and the facts of a device that they depend on.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -14,9 +14,9 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The architectures a translation unit is compiled for. It stands in the signature of everything that
-/// launches a kernel: two objects built for different architectures then never share a launcher, which the
-/// linker would otherwise merge although their kernels differ.
+/// The architectures that a translation unit is compiled for. Every template that launches a kernel has them as a
+/// parameter: so the linker never merges the launchers of two objects that were built for different architectures,
+/// whose kernels differ.
 template <int... Archs>
 struct Architectures {};
 #if defined(__CUDA_ARCH_LIST__)
@@ -25,10 +25,10 @@ using BuiltFor = Architectures<__CUDA_ARCH_LIST__>;
 using BuiltFor = Architectures<>;
 #endif
 
-/// What plans depend on, asked of the device once and kept by the caller.
+/// The facts of a device that plans depend on: asked once, kept by the caller.
 struct Device {
   int multiprocessors = 0;
-  int shared_bytes = 0;  // that one block may ask for
+  int shared_bytes = 0;  // shared memory that one block may have
 };
 
 /// The properties of the current device.
@@ -43,7 +43,7 @@ inline Device current_device() {
   return device;
 }
 
-/// Whole runs of `each` that hold `count`.
+/// count / each, rounded up.
 HIGGS_HOST_DEVICE constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t each) noexcept {
   return (count + each - 1) / each;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two faces of device memory: DeviceBuffer owns it on the host, DenseView is what a kernel sees.
+// Device memory: DeviceBuffer owns it on the host, DenseView is a matrix in it for kernels.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -18,7 +18,7 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// A row-major matrix in device memory that somebody else owns; rows are `row_stride` elements apart.
+/// A row-major matrix in device memory, not owned; rows begin `row_stride` elements after each other.
 template <class T>
 struct DenseView {
   T* data = nullptr;
@@ -30,9 +30,9 @@ struct DenseView {
   constexpr DenseView(T* first, std::int64_t row_count, std::int64_t col_count) noexcept
       : DenseView(first, row_count, col_count, col_count) {}
   constexpr DenseView(T* first, std::int64_t row_count, std::int64_t col_count,
-                             std::int64_t row_step) noexcept
+                      std::int64_t row_step) noexcept
       : data(first), rows(row_count), cols(col_count), row_stride(row_step) {}
-  /// What may be written may also be read.
+  /// A view for reading, from a view for writing.
   template <class Mutable>
     requires(std::is_same_v<T, const Mutable> && !std::is_const_v<Mutable>)
   constexpr DenseView(const DenseView<Mutable>& other) noexcept
@@ -41,7 +41,7 @@ struct DenseView {
   HIGGS_HOST_DEVICE constexpr T* row(std::int64_t r) const noexcept { return data + r * row_stride; }
 };
 
-/// Device memory for `size` elements, freed with the object; its contents are undefined until written.
+/// Owns device memory for `size` elements, whose contents are undefined until written.
 template <class T>
 class DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "DeviceBuffer<T>: T is copied byte by byte");
@@ -53,7 +53,7 @@ class DeviceBuffer {
     if (size != 0) check(cudaMalloc(&memory, size * sizeof(T)), "higgs::gpu::DeviceBuffer: cudaMalloc");
     data_ = static_cast<T*>(memory);
   }
-  /// `size` elements whose bytes are zeros; returns when they are.
+  /// `size` elements of zero bytes; returns when they are written.
   static DeviceBuffer zeros(std::size_t size) {
     DeviceBuffer out(size);
     if (size != 0) {
@@ -80,6 +80,7 @@ class DeviceBuffer {
   T* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  std::span<T> span() const noexcept { return {data_, size_}; }
   /// The whole buffer in host memory; waits for the device.
   std::vector<T> to_host() const {
     std::vector<T> host(size_);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From codes back to weights on the device, for batches so large that a dense product is cheaper, and for
-// codebooks that have no kernels of their own.
+// From codes back to weights on the device: for batches so large that a dense product is cheaper.
 #pragma once
 
 #include <higgs/codes/formats.cuh>
@@ -28,24 +27,26 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// Which weights a dense matrix holds: those that meet rotated activations, or those that were quantized.
+/// The basis of dense weights: Rotated for rotated activations, Original for activations as they are.
 enum class Basis { Rotated, Original };
 
-/// What kernels see of a quantized matrix in interchange order, of any codebook.
+/// A matrix in canonical layout as kernels see it, of any codebook.
 struct CodedMatrix {
   std::int64_t rows = 0;
-  std::int64_t groups = 0;     // of a row
-  std::int64_t group = 1;      // inputs of a group
-  std::int64_t row_bytes = 0;  // of codes
-  int dim = 1, code_bits = 8;
-  Rotation rotation;  // of the activations that meet it
-  int exponent = 0;   // weight = 2^exponent * scale * coordinate
-  const std::uint8_t* codes = nullptr;
+  std::int64_t groups = 0;               // groups per row
+  std::int64_t group = 1;                // inputs per group
+  std::int64_t row_bytes = 0;            // bytes of codes per row
+  int dim = 1;                           // weights per symbol
+  int code_bits = 8;                     // bits per symbol
+  Rotation rotation;                     // for the activations
+  int exponent = 0;                      // weight = 2^exponent * scale * coordinate
+  const std::uint8_t* codes = nullptr;   // (rows, row_bytes)
   const Half* scales = nullptr;          // (rows, groups)
   const std::int16_t* points = nullptr;  // (size, dim)
 };
 
-/// Owns a CodedMatrix: a table of points, codes and scales as files hold them.
+/// Owns a CodedMatrix: codes and scales as files hold them, and a table of points. It takes the bits of the file,
+/// where PackedMatrix may take more (see FormatOf), and can be decoded but not multiplied.
 class DeviceCodes {
  public:
   template <Codebook Book>
@@ -89,6 +90,15 @@ class DeviceCodes {
   CodedMatrix view_;
 };
 
+/// out = the weights, rounded once from what dequantize() gives on the host: (rows, padded_cols) in the rotated
+/// basis, (rows, cols) in the original one. The latter takes `workspace`: padded_cols floats for each row of a pass,
+/// at least 64 rows, from a multiple of 16 bytes on; more rows mean fewer launches. `w` is a PackedView or a
+/// CodedMatrix. Formats: those that kernels are compiled for. Throws InvalidArgument for a shape or workspace that
+/// does not fit, and for a rotation whose block exceeds shared memory.
+template <class Formats = AnyFormat, class Matrix, class Out, class Archs = BuiltFor>
+void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
+                      cudaStream_t stream, std::span<float> workspace = {});
+
 namespace detail {
 
 /// One warp per warp tile of rows [first_row, first_row + out.rows), first_row a multiple of 64.
@@ -101,16 +111,14 @@ __global__ void __launch_bounds__(128)
   const std::int64_t tile_row = first_row / warp_tile + warp / cols, tile_col = warp % cols;
   if (tile_row * warp_tile >= first_row + out.rows) return;
   uint4 loads[Format::loads];
-  HIGGS_UNROLL
-  for (int i = 0; i < Format::loads; ++i)
+  HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
     loads[i] = w.codes[((tile_row * cols + tile_col) * Format::loads + i) * 32 + lane];
   const std::int64_t group = tile_col * warp_tile / layout.padded_group();
   const std::int64_t within = tile_col * warp_tile % layout.padded_group();
   const uint4 halves =
       load_128(w.scales + (tile_row * layout.groups + group) * warp_tile + lane / 4 * 8);  // rows 8 apart
   float scales[8];
-  HIGGS_UNROLL
-  for (int i = 0; i < 4; ++i) {
+  HIGGS_UNROLL for (int i = 0; i < 4; ++i) {
     const float2 two = to_floats<Half>(word_of(halves, i));
     scales[2 * i] = two.x * output_scale;
     scales[2 * i + 1] = two.y * output_scale;
@@ -131,22 +139,22 @@ void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Ou
   });
 }
 
-/// One thread for each code of rows [first_row, first_row + out.rows).
+/// One thread per symbol of rows [first_row, first_row + out.rows).
 template <class Out>
 __global__ void __launch_bounds__(128)
-    decode_codes_kernel(CodedMatrix w, std::int64_t first_row, DenseView<Out> out, float unit) {
+    decode_codes_kernel(CodedMatrix w, std::int64_t first_row, DenseView<Out> out, float output_scale) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::int64_t each = ceil_div(w.group, w.dim), row = thread / (w.groups * each);
   if (row >= out.rows) return;
   const std::int64_t code = thread % (w.groups * each), group = code / each, inside = code % each * w.dim;
   const std::int64_t bit = code * w.code_bits;
   const std::uint8_t* from = w.codes + (first_row + row) * w.row_bytes;
-  std::uint32_t bytes = 0;  // a code of up to 16 bits touches three
+  std::uint32_t bytes = 0;  // a symbol of up to 16 bits touches three
   for (std::int64_t i = 0; i < 3; ++i)
     if (bit / 8 + i < w.row_bytes) bytes |= static_cast<std::uint32_t>(from[bit / 8 + i]) << 8 * i;
   const std::int16_t* point =
       w.points + static_cast<std::int64_t>(bytes >> bit % 8 & ((1u << w.code_bits) - 1u)) * w.dim;
-  const float scale = to_float(w.scales[(first_row + row) * w.groups + group]) * unit;
+  const float scale = to_float(w.scales[(first_row + row) * w.groups + group]) * output_scale;
   for (int d = 0; d < w.dim && inside + d < w.group; ++d)
     out.row(row)[group * w.group + inside + d] = from_float<Out>(static_cast<float>(point[d]) * scale);
 }
@@ -164,13 +172,9 @@ inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 
 }  // namespace detail
 
-/// out = the weights, rounded once from what dequantize() gives on the host: in the rotated basis (rows,
-/// padded_cols), in the original one (rows, cols). The latter takes `workspace`: padded_cols floats for each
-/// row of a pass, at least 64 rows and from a multiple of 16 bytes; the more, the fewer launches. `w` is a
-/// PackedView or a CodedMatrix.
-template <class Formats = AnyFormat, class Matrix, class Out, class Archs = BuiltFor>
+template <class Formats, class Matrix, class Out, class Archs>
 void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
-                      cudaStream_t stream, std::span<float> workspace = {}) {
+                      cudaStream_t stream, std::span<float> workspace) {
   const std::int64_t padded = w.rotation.padded_cols();
   const std::int64_t cols = basis == Basis::Rotated ? padded : w.rotation.cols;
   expects(out.rows == detail::rows_of(w) && out.cols == cols, [&] {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/codes/formats.cuh>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/gpu/launch.cuh>
@@ -38,15 +39,15 @@ struct PackedView {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  /// Copies `w` to the device and packs it there, in the format that FormatOf<Code> names; returns when that is
+  /// Copies `w` to the device and packs it there, in the format that FormatOf<C> names; returns when that is
   /// done.
-  template <Codebook Code, class Archs = BuiltFor>
-  explicit PackedMatrix(const QuantizedMatrix<Code>& w, cudaStream_t stream = nullptr)
+  template <Code C, class Archs = BuiltFor>
+  explicit PackedMatrix(const QuantizedMatrix<C>& w, cudaStream_t stream = nullptr)
       : PackedMatrix(w, w.book, stream, Archs{}) {}
   /// The same for a part of `w`.
-  template <Codebook Code, class Archs = BuiltFor>
-  PackedMatrix(const QuantizedMatrix<Code>& w, const Shard& part, cudaStream_t stream = nullptr)
-      : PackedMatrix(ShardedMatrix<Code>(w, part).matrix, w.book, stream, Archs{}, part.first_col) {}
+  template <Code C, class Archs = BuiltFor>
+  PackedMatrix(const QuantizedMatrix<C>& w, const Shard& part, cudaStream_t stream = nullptr)
+      : PackedMatrix(ShardedMatrix<C>(w, part).matrix, w.book, stream, Archs{}, part.first_col) {}
   /// The same for a code known at run time.
   template <class Archs = BuiltFor>
   explicit PackedMatrix(const AnyQuantizedMatrix& w, cudaStream_t stream = nullptr)
@@ -65,20 +66,19 @@ class PackedMatrix {
   }
 
  private:
-  template <class Code, class Archs>
-  PackedMatrix(const QuantizedMatrix<Code>& w, const Code& code, cudaStream_t stream, Archs,
+  template <class C, class Archs>
+  PackedMatrix(const QuantizedMatrix<C>& w, const C& code, cudaStream_t stream, Archs,
                std::int64_t first_col = 0)
       : table_(std::span<const std::int16_t>(device_table(code))),
         factors_(std::span<const float>(floats_of(w.input_scales))) {
-    using Format = typename FormatOf<Code>::type;
+    using Format = typename FormatOf<C>::type;
     const CodeLayout& layout = w.layout;
     DeviceBuffer<std::uint8_t> codes;  // in canonical layout
-    if constexpr (FormatOf<Code>::stores_coordinates) {
+    if constexpr (FormatOf<C>::stores_coordinates) {
       view_.layout = packed_layout<Format>(1, 8, w.rows(), layout.groups(), layout.group);
       codes = DeviceBuffer<std::uint8_t>(std::span<const std::uint8_t>(coordinates_of(w, code)));
     } else {
-      view_.layout =
-          packed_layout<Format>(Code::dim, code_bits<Code>, w.rows(), layout.groups(), layout.group);
+      view_.layout = packed_layout<Format>(C::dim, code_bits<C>, w.rows(), layout.groups(), layout.group);
       codes = DeviceBuffer<std::uint8_t>(w.codes);
     }
     codes_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.layout.load_count()));
@@ -99,19 +99,19 @@ class PackedMatrix {
   }
 
   /// All coordinates of a matrix, in two's complement. (rows, padded_cols)
-  template <class Code>
-  static std::vector<std::uint8_t> coordinates_of(const QuantizedMatrix<Code>& w, const Code& code) {
-    using Symbol = SymbolOf<Code>;
-    const auto each = static_cast<std::size_t>(w.layout.codes_per_group(Code::dim));
-    std::vector<Symbol> symbols(static_cast<std::size_t>(w.layout.codes_per_row(Code::dim)));
-    std::vector<typename Code::Element> values(static_cast<std::size_t>(w.layout.group));
+  template <class C>
+  static std::vector<std::uint8_t> coordinates_of(const QuantizedMatrix<C>& w, const C& code) {
+    using Symbol = SymbolOf<C>;
+    const auto each = static_cast<std::size_t>(w.layout.codes_per_group(C::dim));
+    std::vector<Symbol> symbols(static_cast<std::size_t>(w.layout.codes_per_row(C::dim)));
+    std::vector<typename C::Element> values(static_cast<std::size_t>(w.layout.group));
     std::vector<std::uint8_t> out;
     out.reserve(static_cast<std::size_t>(w.rows() * w.layout.padded_cols()));
     for (std::int64_t r = 0; r < w.rows(); ++r) {
-      unpack_bits(w.row_codes(r), code_bits<Code>, 0, std::span<Symbol>(symbols));
+      unpack_bits(w.row_codes(r), code_bits<C>, 0, std::span<Symbol>(symbols));
       for (std::size_t first = 0; first < symbols.size(); first += each) {
         decode_group(code, std::span<const Symbol>(symbols).subspan(first, each),
-                     std::span<typename Code::Element>(values));
+                     std::span<typename C::Element>(values));
         for (const auto value : values) out.push_back(static_cast<std::uint8_t>(value));
       }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scales of groups on the device: half a warp takes a group, and sums as exact_dot() does, bit for bit.
+// Scales of groups on the device: half a warp per group, with the sums of exact_dot(), bit for bit.
 #pragma once
 
 #include <higgs/gpu/error.cuh>
@@ -13,8 +13,8 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// The sum of `each` over the 16 lanes of half a warp in the order of exact_dot(), for all of them. Lane l
-/// brings what it added up of terms l, l + 16, ...; all lanes of the warp call it.
+/// The sum of `each` over the 16 lanes of half a warp in the order of exact_dot(), returned to all 16. `each` of lane l
+/// is the sum of terms l, l + 16, ... All lanes of the warp call it.
 template <class T>
 __device__ inline T fold_half_warp(T each) {
   for (int by = 8; by > 0; by /= 2)
@@ -22,8 +22,8 @@ __device__ inline T fold_half_warp(T each) {
   return __shfl_sync(0xffffffffu, each, 0, 16);
 }
 
-/// sum_of_squares() of a group. Lane is threadIdx.x % 16; all lanes of the warp call it, with size 0 for no
-/// group.
+/// sum_of_squares() of a group by lanes threadIdx.x % 16. All lanes of the warp call it; size is 0 for half a warp
+/// without a group.
 __device__ inline double sum_of_squares_half_warp(const float* x, std::int64_t size) {
   double sum = 0;  // products of floats are exact in double, so fusing changes nothing
   for (std::int64_t i = threadIdx.x % 16; i < size; i += 16)
@@ -31,12 +31,12 @@ __device__ inline double sum_of_squares_half_warp(const float* x, std::int64_t s
   return fold_half_warp(sum);
 }
 
-/// fit_group_scale() of a group whose input i was encoded as the integer point(i): all lanes have the result.
+/// fit_group_scale() of a group whose input i was encoded as the integer point(i), returned to all 16 lanes.
 template <class Point>
 __device__ inline GroupFit fit_group_scale_half_warp(const float* x, std::int64_t size, double x_squared,
                                                      ScaleFormat format, Point&& point) {
   double product = 0;
-  std::int64_t norm = 0;  // integers are exact in either type, and GPUs for games have few doubles
+  std::int64_t norm = 0;  // as exact as a double, and faster on most GPUs
   for (std::int64_t i = threadIdx.x % 16; i < size; i += 16) {
     const int q = point(i);
     product = fma(static_cast<double>(x[i]), static_cast<double>(q), product);

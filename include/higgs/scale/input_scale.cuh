@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Statistics of the columns of a matrix on the device, from which input scales and the exponent are made.
+// Statistics of the columns of a matrix on the device, for input scales and the exponent.
 #pragma once
 
 #include <higgs/core/error.hpp>
@@ -23,8 +23,8 @@ inline namespace v0 {
 namespace gpu {
 
 namespace detail {
-/// One thread for each column: sums in the order of the rows. `largest` holds bits, which sort like
-/// magnitudes.
+/// One thread per column: sums in the order of the rows. `largest` holds the bits of magnitudes, which sort as the
+/// magnitudes do.
 template <class T>
 __global__ void __launch_bounds__(64)
     column_statistics_kernel(DenseView<const T> w, double* squares, std::int32_t* largest) {
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(64)
 }
 }  // namespace detail
 
-/// ColumnStatistics of a matrix in device memory whose rows stream by in order: the same bits.
+/// ColumnStatistics of a matrix in device memory, given as rows in order: the host's bits.
 class DeviceColumnStatistics {
  public:
   /// For matrices of `cols` columns.
@@ -52,7 +52,7 @@ class DeviceColumnStatistics {
       : squares_(std::span<const double>(std::vector<double>(size_of(cols)))),
         largest_(std::span<const std::int32_t>(std::vector<std::int32_t>(size_of(cols)))) {}
 
-  /// Takes in the next rows of the matrix.
+  /// Adds the next rows of the matrix.
   template <class T, class Archs = BuiltFor>
   void add_async(DenseView<const T> rows, cudaStream_t stream) {
     expects(rows.cols == static_cast<std::int64_t>(squares_.size()), [&] {
@@ -65,8 +65,8 @@ class DeviceColumnStatistics {
     rows_ += rows.rows;
   }
 
-  /// What was taken in; waits for `stream`. Throws InvalidArgument naming the first column with a weight that
-  /// is NaN or infinite.
+  /// The statistics of all rows added; waits for `stream`. Throws InvalidArgument, naming the first column, for a
+  /// weight that is NaN or infinite.
   ColumnStatistics to_host(cudaStream_t stream) const {
     check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceColumnStatistics");
     return {squares_.to_host(), largest_.to_host(), rows_};

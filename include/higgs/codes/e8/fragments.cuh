@@ -81,14 +81,13 @@ __device__ inline void E8Format::repack(const PackedLayout& layout, const std::u
                                         std::int64_t row, std::int64_t k, int lane, uint4 (&out)[2]) {
   const int g = lane / 4, t = lane % 4;
   std::uint32_t patterns[4] = {}, signs[4] = {};
-  HIGGS_UNROLL
-  for (int i = 0; i < 4; ++i) HIGGS_UNROLL
-  for (int z = 0; z < 4; ++z) {
-    const std::uint32_t symbol =
-        symbol_at(layout, codes, row + 16 * i + z % 2 * 8 + g, k + z / 2 * 32 + 8 * t);
-    patterns[i] |= (symbol >> 7 & 255u) << 8 * z;
-    signs[i] |= tile_signs(symbol, t >= 2) << z;
-  }
+  HIGGS_UNROLL for (int i = 0; i < 4; ++i) HIGGS_UNROLL
+    for (int z = 0; z < 4; ++z) {
+      const std::uint32_t symbol =
+          symbol_at(layout, codes, row + 16 * i + z % 2 * 8 + g, k + z / 2 * 32 + 8 * t);
+      patterns[i] |= (symbol >> 7 & 255u) << 8 * z;
+      signs[i] |= tile_signs(symbol, t >= 2) << z;
+    }
   out[0] = uint4{patterns[0], patterns[1], patterns[2], patterns[3]};
   out[1] = uint4{signs[0], signs[1], signs[2], signs[3]};
 }
@@ -99,10 +98,10 @@ __device__ inline void E8Format::fill_table(const std::int16_t* table) {
   for (unsigned line = threadIdx.x; line < LookupTable::lines; line += blockDim.x) {
     const std::int16_t* from = table + line * 8;
     std::uint32_t words[4];
-    HIGGS_UNROLL
-    for (int w = 0; w < 4; ++w) words[w] = round_pair<T>(from[2 * w], from[2 * w + 1]);
-    HIGGS_UNROLL
-    for (unsigned i = 0; i < 8; ++i) {  // eight lanes write eight different copies of their lines
+    HIGGS_UNROLL for (int w = 0; w < 4; ++w)
+      words[w] = round_pair<T>(from[2 * w], from[2 * w + 1]);
+    HIGGS_UNROLL for (unsigned i = 0; i < 8;
+                      ++i) {  // eight lanes write eight different copies of their lines
       const unsigned copy = (i + threadIdx.x) % 8;
       const bool exchanged = copy % 4 >= 2;
       store_shared_128(LookupTable::begin + line * LookupTable::line_bytes + copy * 16,
@@ -142,14 +141,12 @@ template <class Use>
 __device__ inline void E8Format::for_each_weight(const uint4 (&loads)[2], int lane, const std::int16_t* table,
                                                  const Use& use) {
   const int t = lane % 4;
-  HIGGS_UNROLL
-  for (int symbol = 0; symbol < 16; ++symbol) {
+  HIGGS_UNROLL for (int symbol = 0; symbol < 16; ++symbol) {
     const int i = symbol / 4, z = symbol % 4;
     const std::uint32_t word = detail::word_of(loads[1], i), signs = word ^ __funnelshift_l(word, word, 4);
     const int shift = (word >> z & 1u) != 0 ? -higgs::detail::e8_shift : higgs::detail::e8_shift;
     const std::int16_t* magnitudes = table + (detail::word_of(loads[0], i) >> 8 * z & 255u) * 8;
-    HIGGS_UNROLL
-    for (int d = 0; d < 8; ++d) {
+    HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
       const int own = t >= 2 ? d ^ 4 : d, j = own / 2 + own % 2 * 4;  // the bit that is its sign
       const int magnitude = magnitudes[d];
       const int coordinate = ((signs >> (z + 4 * j) & 1u) != 0 ? -magnitude : magnitude) + shift;

@@ -2,6 +2,7 @@
 // Codes that are tables, for tensor cores: one lookup of a byte for up to four weights.
 #pragma once
 
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/pack/fragment_decoder.cuh>
@@ -77,17 +78,17 @@ struct TableFormat {
 
 /// The lookup table of a codebook in TableFormat<symbol bits / dim>: the coordinates that each byte names, first
 /// those of the symbol in its low bits. (256, width)
-template <Codebook Code>
-std::vector<std::int16_t> lookup_table(const Code& code) {
-  constexpr int bits = code_bits<Code>, width = TableFormat<bits / Code::dim>::width;
+template <Codebook C>
+std::vector<std::int16_t> lookup_table(const C& code) {
+  constexpr int bits = code_bits<C>, width = TableFormat<bits / C::dim>::width;
   std::vector<std::int16_t> table;
   for (unsigned byte = 0; byte < 256; ++byte)
     for (int w = 0; w < width; ++w) {
-      const unsigned symbol = byte >> w / Code::dim * bits & ((1u << bits) - 1u);
-      const bool exists = symbol < static_cast<unsigned>(Code::size);
-      table.push_back(exists ? code.decode(static_cast<typename Code::Index>(
-                                   symbol))[static_cast<std::size_t>(w % Code::dim)]
-                             : std::int16_t{0});
+      const unsigned symbol = byte >> w / C::dim * bits & ((1u << bits) - 1u);
+      const bool exists = symbol < static_cast<unsigned>(C::size);
+      table.push_back(
+          exists ? code.decode(static_cast<typename C::Index>(symbol))[static_cast<std::size_t>(w % C::dim)]
+                 : std::int16_t{0});
     }
   return table;
 }
@@ -113,8 +114,8 @@ __device__ inline void TableFormat<Bits>::put(std::uint32_t (&words)[4 * Bits], 
     if (i < 3) {
       words[i * 4 + s] |= byte << j * 8;
     } else {
-      HIGGS_UNROLL
-      for (int p = 0; p < 3; ++p) words[p * 4 + s] |= (byte >> 2 * p & 3u) << (j * 8 + 6);
+      HIGGS_UNROLL for (int p = 0; p < 3; ++p)
+        words[p * 4 + s] |= (byte >> 2 * p & 3u) << (j * 8 + 6);
     }
   }
 }
@@ -140,18 +141,15 @@ __device__ inline void TableFormat<Bits>::repack(const PackedLayout& layout, con
                                                  uint4 (&out)[loads]) {
   const int g = lane / 4, t = lane % 4;
   std::uint32_t words[4 * Bits] = {};  // (load, word)
-  HIGGS_UNROLL
-  for (int tile = 0; tile < 16; ++tile) {
+  HIGGS_UNROLL for (int tile = 0; tile < 16; ++tile) {
     const int i = tile / 4, s = tile % 4;
-    HIGGS_UNROLL
-    for (int j = 0; j < tile_bytes; ++j) {
+    HIGGS_UNROLL for (int j = 0; j < tile_bytes; ++j) {
       const int half = width == 1 ? j / 4 : j % 2;  // row g or g + 8
       const int input = width == 1 ? j % 4 : width == 2 ? j / 2 * 2 : 0;
       put(words, i, s, j, byte_at(layout, codes, row + 16 * i + 8 * half + g, k + 16 * s + 4 * t + input));
     }
   }
-  HIGGS_UNROLL
-  for (int i = 0; i < Bits; ++i)
+  HIGGS_UNROLL for (int i = 0; i < Bits; ++i)
     out[i] = uint4{words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]};
 }
 
@@ -169,8 +167,7 @@ __device__ inline void TableFormat<Bits>::fill_table(const std::int16_t* table) 
     // Eight lanes write a line, four lines at a time.
     const auto to = static_cast<std::uint32_t>(LookupTable::begin +
                                                (first + lane / 8) * LookupTable::line_bytes + lane % 8 * 16);
-    HIGGS_UNROLL
-    for (int line = 0; line < 32; line += 4) {
+    HIGGS_UNROLL for (int line = 0; line < 32; line += 4) {
       const std::uint32_t a = __shfl_sync(0xffffffffu, low, line + lane / 8);
       std::uint32_t b = a;
       if constexpr (width == 4) b = __shfl_sync(0xffffffffu, high, line + lane / 8);
@@ -225,11 +222,9 @@ template <int Bits>
 template <class Use>
 __device__ inline void TableFormat<Bits>::for_each_weight(const uint4 (&loads)[Bits], int lane,
                                                           const std::int16_t* table, const Use& use) {
-  HIGGS_UNROLL
-  for (int tile = 0; tile < 16; ++tile) {
+  HIGGS_UNROLL for (int tile = 0; tile < 16; ++tile) {
     const int i = tile / 4, s = tile % 4;
-    HIGGS_UNROLL
-    for (int weight = 0; weight < 8; ++weight) {
+    HIGGS_UNROLL for (int weight = 0; weight < 8; ++weight) {
       const int half = weight / 4, k = weight % 4;
       const int j = width == 1 ? 4 * half + k : width == 2 ? half + 2 * (k / 2) : half;
       use(2 * i + half, 16 * s + lane % 4 * 4 + k, int{table[get(loads, i, s, j) * width + k % width]});

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// A linear layer on the device: what an engine calls.
+#pragma once
+
+#include <higgs/codes/formats.cuh>
+#include <higgs/core/code.hpp>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+#include <higgs/matmul/matmul.cuh>
+#include <higgs/matmul/matmul_task.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/store/quantized_matrix.hpp>
+#include <higgs/store/shard.hpp>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// y = x * W^T + bias + residual with a matrix on the device: owns the packed weights, the plan and the facts of
+/// the device.
+///
+///     const gpu::Linear linear(quantized);                       // at load
+///     const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(batch));
+///     linear(x, y, workspace.span(), stream);                    // for each token
+///
+/// A workspace as large as the largest need serves all layers of a stream: calls leave it as they need it. Formats:
+/// those that kernels are compiled for; name fewer for shorter builds:
+/// gpu::Linear<gpu::MatmulFormats<gpu::TableFormat<4>>>.
+template <class Formats = AnyFormat>
+class Linear {
+ public:
+  /// Takes packed weights. Throws InvalidArgument if the list lacks their format.
+  explicit Linear(PackedMatrix weights, const Device& device = current_device())
+      : Linear(std::move(weights), device, Reproducibility::PerDevice) {}
+  Linear(PackedMatrix weights, const Device& device, Reproducibility reproducibility)
+      : weights_(std::move(weights)),
+        device_(device),
+        plan_(plan_matmul(weights_.view().layout, device, reproducibility)) {
+    with_format("higgs::gpu::Linear", weights_.view().layout, Formats{}, [](auto) {});
+  }
+  /// Packs `w`, or a part of it, on the current device; returns when that is done.
+  template <Code C>
+  explicit Linear(const QuantizedMatrix<C>& w) : Linear(PackedMatrix(w)) {}
+  template <Code C>
+  Linear(const QuantizedMatrix<C>& w, const Shard& part) : Linear(PackedMatrix(w, part)) {}
+  explicit Linear(const AnyQuantizedMatrix& w) : Linear(PackedMatrix(w)) {}
+  Linear(const AnyQuantizedMatrix& w, const Shard& part) : Linear(PackedMatrix(w, part)) {}
+
+  std::int64_t rows() const noexcept { return weights_.rows(); }
+  std::int64_t cols() const noexcept { return weights_.cols(); }
+  const PackedMatrix& weights() const noexcept { return weights_; }
+  const Device& device() const noexcept { return device_; }
+  /// How the work is cut, for a caller to change before the first call: dense_from, dense_rows, rotate_inside.
+  MatmulPlan& plan() noexcept { return plan_; }
+  const MatmulPlan& plan() const noexcept { return plan_; }
+
+  /// Bytes of workspace for calls with up to `batch` rows of x. It begins as zeros and at a multiple of 256.
+  std::size_t workspace_bytes(std::int64_t batch) const {
+    const std::int64_t fused = std::min(batch, plan_.dense_from - 1);  // the most rows without a GEMM
+    const MatmulSize size{weights_.view(), batch, plan_}, fused_size{weights_.view(), fused, plan_};
+    return std::max(matmul_workspace(size, device_), matmul_workspace(fused_size, device_));
+  }
+
+  /// Puts y = x * W^T + bias + residual on the stream: x (M, cols), y (M, rows), each of float or a 16-bit float.
+  /// Contract and errors: see matmul_async.
+  template <class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
+  void operator()(DenseView<X> x, DenseView<Y> y, std::span<std::byte> workspace, cudaStream_t stream,
+                  const std::type_identity_t<Epilogue<Y>>& epilogue = {}, const Gemm& gemm = {}) const {
+    matmul_async<Formats, X, Y, Archs, Gemm>(x, weights_.view(), y, workspace, plan_, device_, stream,
+                                             epilogue, gemm);
+  }
+
+  /// The same for fewer than plan().dense_from rows of x that the caller has rotated, (M, depth): see
+  /// matmul_rotated_async.
+  template <class T, class Y, class Archs = BuiltFor>
+  void multiply_rotated(DenseView<const T> x, DenseView<Y> y, std::span<std::byte> workspace,
+                        cudaStream_t stream, const std::type_identity_t<Epilogue<Y>>& epilogue = {}) const {
+    matmul_rotated_async<Formats, T, Y, Archs>(x, weights_.view(), y, workspace, plan_, device_, stream,
+                                               epilogue);
+  }
+
+ private:
+  PackedMatrix weights_;
+  Device device_;
+  MatmulPlan plan_;
+};
+
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

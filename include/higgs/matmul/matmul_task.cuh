@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// A product as kernels get it: matrices, plan and epilogue; and what a kernel must offer to be in the list of
+// matmul/matmul.cuh.
+#pragma once
+
+#include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/pack/packed_layout.cuh>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <type_traits>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// How the work on one matrix is cut.
+struct MatmulPlan {
+  int row_warps = 4;      // warps of a block along the rows of W, 64 rows each: 2 or 4
+  std::int64_t grid = 1;  // blocks for up to 64 rows of x, each with an equal Stream-K range
+  std::int64_t dense_from =
+      std::numeric_limits<std::int64_t>::max();  // rows of x from which a GEMM multiplies
+  std::int64_t dense_rows = 1024;  // rows of W that are decoded for it at a time; a multiple of 64
+  // Rows of x up to which the product's kernel rotates them, where it can; more rows take a launch before it. At
+  // most 4; 0: never. The bits are the same.
+  std::int64_t rotate_inside = 4;
+
+  friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
+};
+
+/// What has no influence on the bits of a row of y, which depend on the order of sums. Every product is
+/// deterministic: equal calls give equal bits.
+enum class Reproducibility {
+  PerDevice,      // the batch that the row is in
+  AcrossDevices,  // also the device, and the shard of rows that a row of W is in
+  PerBatch        // nothing more: fewer and longer Stream-K ranges for more than 64 rows of x
+};
+
+/// The plan for a matrix. PerDevice: a block for each multiprocessor unless there is less work. AcrossDevices:
+/// one for each 512 inputs of 256 rows. `batch` counts for PerBatch alone.
+inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
+                              Reproducibility reproducibility = Reproducibility::PerDevice,
+                              std::int64_t batch = 1) {
+  MatmulPlan plan;
+  if (reproducibility == Reproducibility::AcrossDevices) {
+    plan.grid = ceil_div(layout.warp_tile_rows(), plan.row_warps) * ceil_div(layout.warp_tile_cols(), 8);
+    return plan;
+  }
+  plan.row_warps = layout.warp_tile_rows() > 2 ? 4 : 2;
+  const std::int64_t work = ceil_div(layout.warp_tile_rows(), plan.row_warps) * layout.warp_tile_cols();
+  const std::int64_t tiles = reproducibility == Reproducibility::PerBatch ? ceil_div(batch, 64) : 1;
+  const std::int64_t blocks =
+      tiles == 1 ? device.multiprocessors : ceil_div(2 * device.multiprocessors, tiles);
+  const std::int64_t least =
+      8 / plan.row_warps;  // warp tiles of a row block that are worth a block of 4 warps
+  plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
+  return plan;
+}
+
+/// No GEMM: the fused kernels serve every batch. A GEMM is called as gemm(x, w, y, add, stream) with
+/// DenseView<const T> x and w, DenseView<Y> y, all row-major. It gives y = x * w^T, plus y if `add`. cuBLAS counts
+/// columns first: to it a row-major matrix is a transposed one (see class Blas in bench/matmul/matmul_bench.cu).
+struct NoGemm {};
+
+/// What may be added to a product on its way out.
+template <class Y>
+struct Epilogue {
+  const float* bias = nullptr;  // (N)
+  const Y* residual = nullptr;  // (M, N), rows as far apart as y's; may be y itself
+};
+
+/// The type in which tensor cores multiply activations of type X: bf16 for bf16, fp16 for all others.
+template <class X>
+using OperandOf = std::conditional_t<std::is_same_v<std::remove_const_t<X>, BFloat16>, BFloat16, Half>;
+
+/// What distinguishes one of several matrices of equal layout, code and rotation.
+struct ExpertWeights {
+  const uint4* codes = nullptr;
+  const Half* scales = nullptr;
+  float output_scale = 1;  // 2^exponent
+};
+
+/// The matrices of a mixture of experts, all in device memory. No experts: `weights` is null.
+struct ExpertTask {
+  const ExpertWeights* weights = nullptr;  // (count)
+  int count = 0;
+  const std::int32_t* offsets = nullptr;  // (count + 1): rows [offsets[e], offsets[e + 1]) of x meet expert e
+};
+
+/// What the workspace of a product depends on.
+struct MatmulSize {
+  PackedView w;            // for experts: what they share
+  std::int64_t batch = 0;  // rows of x
+  MatmulPlan plan;
+  int expert_count = 0;  // 0: one matrix
+  bool rotated = false;  // whether the caller has rotated x
+};
+
+/// A product y = x * W^T + bias + residual. Either x or rotated_x is given.
+template <class X, class Y, class Gemm = NoGemm>
+struct MatmulTask : MatmulSize {
+  DenseView<const X> x;                     // (batch, cols)
+  DenseView<const OperandOf<X>> rotated_x;  // (batch, depth) in padded groups, without gaps between rows
+  DenseView<Y> y;                           // (batch, rows)
+  Epilogue<Y> epilogue;
+  ExpertTask experts{};
+  const Gemm* gemm = nullptr;
+};
+
+namespace detail {
+using AnyTask = MatmulTask<Half, float>;
+}
+
+/// A kernel of the list in matmul/matmul.cuh, a class without state:
+///
+/// - can(task, device): whether it computes this product.
+/// - workspace(size, device): bytes that it needs for a product of this size; 0 if it serves none of that size.
+/// - launch<Formats, Archs>(task, workspace, device, stream): puts the product on the stream. The first
+///   `workspace_counters` bytes are zeros; so they must be after it. The rest has any contents.
+template <class K>
+concept MatmulKernel = requires(const detail::AnyTask& task, const Device& device) {
+  { K::can(task, device) } -> std::same_as<bool>;
+  { K::workspace(task, device) } -> std::same_as<std::size_t>;
+};
+
+/// Bytes at the front of a workspace that kernels may use as counters, zeros between two calls.
+inline constexpr std::size_t workspace_counters = 4096;
+
+namespace detail {
+
+/// A part of a workspace: `bytes` rounded up to a multiple of 256.
+inline std::size_t whole_part(std::int64_t bytes) {
+  return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
+}
+
+inline void check_workspace(const char* function, std::span<std::byte> workspace, std::size_t needed) {
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(workspace.data());
+  expects(workspace.size() >= needed && begin % 256 == 0, [&] {
+    return higgs::detail::sentence(function, ": the workspace holds ", workspace.size(), " bytes and begins ",
+                                   begin % 256, " after a multiple of 256, but must hold ", needed,
+                                   " (see matmul_workspace) from such a multiple on");
+  });
+}
+
+}  // namespace detail
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs

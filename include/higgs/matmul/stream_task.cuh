@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the streaming kernel works on: its parameters, how blocks share the work, and its shared memory.
+#pragma once
+
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/launch.cuh>
+#include <higgs/matmul/matmul_task.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/pack/fragment_decoder.cuh>
+#include <higgs/pack/packed_layout.cuh>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+
+/// Storage of the outputs.
+enum class OutputType { Float, Half, BFloat16 };
+
+/// y (M, N) with what is added to it on the way out: y = x W^T + bias + residual.
+struct MatmulOutput {
+  void* data = nullptr;
+  OutputType type = OutputType::Float;
+  std::int64_t row_stride = 0;
+  const float* bias = nullptr;     // (N)
+  const void* residual = nullptr;  // (M, N), type and stride of y
+};
+
+namespace detail {
+
+/// Parameters of the streaming kernel. Either x or rotated_x is given; their rows are `x_stride` numbers apart.
+struct StreamTask {
+  PackedView w;  // for experts: what they share
+  ExpertTask experts;
+  const void* x = nullptr;          // (batch, cols) of X, which the kernel rotates
+  const void* rotated_x = nullptr;  // (batch, depth) of T, in padded groups
+  std::int64_t x_stride = 0;
+  std::int64_t batch = 0;  // rows of x
+  MatmulOutput y;
+  std::uint32_t* arrivals = nullptr;  // (batch tiles, row blocks): zeros before and after a launch
+  float* partial_sums = nullptr;      // (batch tiles, grid, 2, rows of a batch tile, rows of a row block)
+  float output_scale = 1;             // 2^exponent
+  float rotation_scale = 1;           // 1 / sqrt(block of the rotation)
+  int row_warps = 4, k_warps = 1;     // warps of a block along the rows and along the inputs
+  int cols = 0, group_cols = 0;       // warp tiles per row of W, per group
+  int rows = 0, row_blocks = 0;       // rows of warp tiles of W, row blocks: row_warps of these
+  // The grid has grid * batch_tiles blocks; those that read the same weights are neighbours.
+  int batch_tiles = 1, grid = 1;
+};
+
+inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
+
+/// Stream-K: block b multiplies the warp tiles [begin(b), begin(b + 1)) of `total`, counted through W row block
+/// by row block.
+struct StreamSplit {
+  int total, grid;
+  HIGGS_HOST_DEVICE int begin(int block) const {
+    return static_cast<int>(std::int64_t{total} * block / grid);
+  }
+  /// The block that multiplies a warp tile.
+  HIGGS_HOST_DEVICE int owner(int item) const {
+    return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total);
+  }
+};
+
+/// The rows of x that a block multiplies, and the expert that they meet.
+struct BatchTile {
+  int first, rows, expert;
+};
+
+/// A block's part of one row block: warp tiles [begin, end) of its rows. Warps count their steps from `base`.
+struct alignas(16) RowRange {
+  int begin, end, base, row_block;
+};
+
+/// The facts of a block, in shared memory behind the table, where they cost no registers.
+struct StreamBlock {
+  int index, batch_tile;  // number of the block among those with the same rows of x; number of these rows
+  int first_x, batch;     // rows of x: the first one and how many
+  int begin, end;         // its Stream-K range
+  RowRange range;         // the part that it works on
+  ExpertWeights w;
+  bool last;  // whether all other blocks with sums for the same rows of y have arrived
+};
+
+/// Shared memory of a block: the lookup table, two buffers of activations in the second halves of its lines,
+/// and a StreamBlock. A buffer holds one chunk of activations, `chunk` warp tiles.
+template <int ColumnTiles>
+struct SharedLayout {
+  static constexpr int chunk = 16 / ColumnTiles;
+  static constexpr int warp_tile_bytes = 4 * ColumnTiles * activation_step_bytes;  // activations, and gaps
+  static constexpr int buffer_bytes = chunk * warp_tile_bytes;
+  static_assert(2 * buffer_bytes == LookupTable::lines * LookupTable::line_bytes);
+
+  /// The buffer of chunk c.
+  static __device__ int buffer(int c) { return LookupTable::rest + c % 2 * buffer_bytes; }
+  /// Activations are written in pieces of 16 bytes: eight fill the half of a line. The offset of a piece in a
+  /// buffer.
+  static constexpr HIGGS_HOST_DEVICE int piece(int number) {
+    return number / 8 * LookupTable::line_bytes + number % 8 * 16;
+  }
+  /// 32 halves of lines that a warp rotates 1024 inputs in: every other line, which has activations of columns
+  /// 4 to 7. For up to 4 columns.
+  static constexpr int rotation_line_bytes = 2 * LookupTable::line_bytes;
+  static __device__ std::uint32_t rotation_space(unsigned warp) {
+    return LookupTable::rest + LookupTable::line_bytes + warp * 32 * rotation_line_bytes;
+  }
+};
+
+/// Where StreamBlock begins, and all shared memory of a block.
+inline constexpr int stream_block_begin = LookupTable::end;
+inline constexpr int stream_shared = stream_block_begin + sizeof(StreamBlock);
+
+/// The sums of a warp: 4 tiles of rows by ColumnTiles tiles of 8 rows of x.
+template <int ColumnTiles>
+using StreamSums = float[4][ColumnTiles][4];
+
+/// Tile `index` of up to `columns` rows when each expert's rows are cut into such tiles; no rows beyond the
+/// last. All lanes of a warp call it.
+__device__ inline BatchTile expert_tile(const ExpertTask& experts, int index, int columns) {
+  constexpr unsigned all = 0xffffffffu;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int from = 0; from < experts.count; from += 32) {
+    const int e = min(from + lane, experts.count - 1), begin = experts.offsets[e];
+    const int rows = from + lane < experts.count ? experts.offsets[e + 1] - begin : 0;
+    const int tiles = (rows + columns - 1) / columns;
+    int end = tiles;  // end of this expert's tiles, counted from those of `from`
+    HIGGS_UNROLL for (int by = 1; by < 32; by *= 2) {
+      const int left = __shfl_up_sync(all, end, by);
+      if (lane >= by) end += left;
+    }
+    const unsigned beyond = __ballot_sync(all, end > index);
+    if (beyond != 0) {
+      const int owner = __ffs(static_cast<int>(beyond)) - 1;
+      const int tile = index - __shfl_sync(all, end - tiles, owner);
+      const int first = __shfl_sync(all, begin, owner) + tile * columns;
+      return {first, min(columns, __shfl_sync(all, rows, owner) - tile * columns), from + owner};
+    }
+    index -= __shfl_sync(all, end, 31);
+  }
+  return {0, 0, 0};
+}
+
+}  // namespace detail
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs
