@@ -90,7 +90,9 @@ class Checkpoint {
   /// The layer of that name, in the mapped file: only the table of points is copied. Reads and checks the scales.
   /// Throws FormatError for a code that does not ship.
   template <std::same_as<AnyQuantizedMatrix> Any = AnyQuantizedMatrix>
-  Any load(std::string_view name) const;
+  Any load(std::string_view name) const {
+    return load_any<Any>(name);  // nvcc 13 takes no default of a template parameter outside the class
+  }
 
   /// The same for a code whose type the program has: a table of points comes from the file. Symbols that stand for no
   /// point are refused. Throws InvalidArgument if the layer has a code of another name.
@@ -98,6 +100,8 @@ class Checkpoint {
   QuantizedMatrix<C> load(std::string_view name) const;
 
  private:
+  template <class Any>
+  Any load_any(std::string_view name) const;
   [[noreturn]] void fail(std::string_view layer, const std::string& what) const {
     throw FormatError(source_ + ": layer \"" + std::string(layer) + "\": " + what);
   }
@@ -277,8 +281,8 @@ C Checkpoint::load_code(const CheckpointLayer& layer) const {
   }
 }
 
-template <std::same_as<AnyQuantizedMatrix> Any>
-Any Checkpoint::load(std::string_view name) const {
+template <class Any>
+Any Checkpoint::load_any(std::string_view name) const {
   const CheckpointLayer& layer = layer_named(name);
   Any out;
   const auto read = [&]<class C>(std::type_identity<C>) { out = load_as<C>(layer); };
