@@ -109,6 +109,7 @@ class Checks(unittest.TestCase):
         self.expect(docs, "links to the heading glossary.md#words", "docs/format.md", "[bits](glossary.md#words)\n")
         self.expect(docs, "names notes/x.md", "docs/format.md", "[bits](notes/x.md#words)\n")
         self.expect(docs, "calls it weight panel", "docs/notes/new.md", "A strip of weights.\n")
+        self.expect(docs, "half.hpp:5: \"strips\" is not in docs/glossary.md", "include/higgs/core/half.hpp", "// strips\n")
         self.expect(docs, 'docs/format.md: the snippet that begins "int x = 2;"', "docs/format.md",
                     "```cpp\nint x = 2;\n```\n")
         self.expect(docs, 'the snippet that begins "int y = 2;"', "README.md", "```cpp\nint y = 2;\n```\n")

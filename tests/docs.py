@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fails when a document names a path or a heading that is not there, shows C++ that no file of the tree has, or uses a
-word that the glossary has replaced."""
+"""Fails when a document names a path or a heading that is not there, shows C++ that no file of the tree has, or when it
+or a header uses a word that the glossary has replaced."""
 import re
 import sys
 import textwrap
@@ -49,6 +49,13 @@ def errors_of_links(root, path, text):
             yield f"{path.relative_to(root)} links to the heading {link}, which is not there"
 
 
+def errors_of_words(root, path, text):
+    for word, better in REPLACED.items():
+        for found in re.finditer(rf"\b{word}\b", text, re.I):
+            line = text.count("\n", 0, found.start()) + 1
+            yield f'{path.relative_to(root)}:{line}: "{found[0]}" is not in docs/glossary.md, which calls it {better}'
+
+
 def errors_of(root):
     regions = [textwrap.dedent(region).strip() for path in sorted((root / "examples").rglob("*"))
                if path.suffix in SOURCES for region in REGION.findall(path.read_text())]
@@ -82,11 +89,11 @@ def errors_of(root):
                            for file in sorted((root / top).rglob("*")) if file.suffix in SOURCES]
             if not any("\n" + lines_of(snippet) in "\n" + source for source in sources):
                 yield f'{document}: the snippet that begins "{first}" is in no file of examples, tests or include'
-        for word, better in REPLACED.items():
-            found = re.search(rf"\b{word}\b", text, re.I)
-            if found and document != "CHANGELOG.md":  # which names old words
-                line = text.count("\n", 0, found.start()) + 1
-                yield f'{document}:{line}: "{found[0]}" is not in docs/glossary.md, which calls it {better}'
+        if document != "CHANGELOG.md":  # which names old words
+            yield from errors_of_words(root, path, text)
+    for path in sorted((root / "include").rglob("*")):
+        if path.suffix in SOURCES:
+            yield from errors_of_words(root, path, path.read_text())
 
 
 if __name__ == "__main__":

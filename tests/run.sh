@@ -19,7 +19,7 @@ END
 }
 every=$(list | cut -d' ' -f1)
 phases=("$@")
-[ $# -gt 0 ] || phases=(gcc clang cuda demo)
+[ $# -gt 0 ] || mapfile -t phases <<<"$every"
 for name in "${phases[@]}"; do
   [ "$name" != --list ] || { list && exit; }
   grep -qx -- "$name" <<<"$every" || { printf 'no phase %s; there are:\n%s\n' "$name" "$(list)" >&2 && exit 2; }

@@ -318,19 +318,19 @@ HIGGS_INLINE void CheckpointWriter::write_rows(std::string_view name, std::int64
   expects(detail::all_finite(scales),
           [&] { return place("write_rows", name) + "a scale is NaN or infinite"; });
   const auto first = static_cast<std::uint64_t>(first_row);
-  const bool brief = item.layer->layout.scale_format == ScaleFormat::Log8;
-  std::vector<std::uint8_t> brief_scales;
-  for (std::size_t i = 0; brief && i < scales.size(); ++i) {
+  const bool log8 = item.layer->layout.scale_format == ScaleFormat::Log8;
+  std::vector<std::uint8_t> log8_scales;
+  for (std::size_t i = 0; log8 && i < scales.size(); ++i) {
     const Log8 rounded(static_cast<double>(static_cast<float>(scales[i])));
     expects(static_cast<Half>(rounded) == scales[i],
             [&] { return place("write_rows", name) + "the layout has 8-bit scales, but these are others"; });
-    brief_scales.push_back(rounded.code);
+    log8_scales.push_back(rounded.code);
   }
   SafetensorsWriter& file = *shards_[at.shard].writer;
   file.write(item.tensors[0].name, first * row_bytes, codes);
   file.write(item.tensors[1].name,
              first * groups * static_cast<std::uint64_t>(item.layer->layout.scale_bytes()),
-             brief ? brief_scales : detail::bytes_of(scales));
+             log8 ? log8_scales : detail::bytes_of(scales));
 }
 
 HIGGS_INLINE void CheckpointWriter::write_input_scales(std::string_view name,

@@ -42,7 +42,7 @@ struct Ahead {
   }
 };
 
-/// A run of quads times words: V vectors of 8 rows of the strip, Rows rows of x. Bytes of weights, unsigned,
+/// A run of quads times words: V vectors of 8 rows of the weight panel, Rows rows of x. Bytes of weights, unsigned,
 /// become words by a mask and a shift.
 struct WordDot {
   using Set = Avx2;

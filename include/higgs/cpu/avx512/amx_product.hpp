@@ -66,7 +66,7 @@ HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace amx {
 
 /// As portable::dot_chunk, for a panel in ActivationOrder::Tiles. Tiles 0 to 3 are the sums (plane of x, half of
-/// the weight panel), 4 and 5 planes of x, 6 and 7 halves of the strip.
+/// the weight panel), 4 and 5 planes of x, 6 and 7 halves of the weight panel.
 template <int Planes, class Tiles>
 inline void dot_chunk(Tiles& tiles, const Chunk& chunk, const ActivationPanel& panel, float* sums) noexcept {
   alignas(64) float parts[amx_tile_rows * panel_rows] = {};

@@ -40,7 +40,7 @@ struct QuadRange {
   const std::int32_t* compensation;
 };
 
-/// A run times words, for V vectors of 4 rows of the strip.
+/// A run times words, for V vectors of 4 rows of the weight panel.
 struct WordDot {
   using Set = Neon;
   template <int Rows, int Planes>
@@ -132,7 +132,7 @@ struct ByteDot {
 #  endif
 
 #  if defined(HIGGS_NEON_I8MM)
-/// The same with bytes: two quads, two rows of the strip, two columns (planes or rows of x) an instruction.
+/// The same with bytes: two quads, two rows of the weight panel, two columns (planes or rows of x) an instruction.
 struct MatrixDot {
   using Set = NeonI8mm;
   template <int Rows, int Planes>
