@@ -48,7 +48,8 @@ decltype(auto) dispatch(Isa isa, Function&& function, TypeList<First, Rest...>) 
 
 template <class Set>
 Isa usable() noexcept {
-  if (Set::runs()) return Set::isa;
+  static const bool runs = Set::runs();  // CPUID takes microseconds in a virtual machine
+  if (runs) return Set::isa;
   if constexpr (requires { typename Set::Base; }) return usable<typename Set::Base>();
   return Isa::Portable;
 }
@@ -89,6 +90,7 @@ inline bool isa_includes(Isa isa, Isa part) noexcept {
 }
 
 inline Isa usable_isa(Isa isa) noexcept {
+  if (isa == best_isa()) return isa;
   return cpu::dispatch(isa, []<class Set>(Set) { return cpu::detail::usable<Set>(); });
 }
 

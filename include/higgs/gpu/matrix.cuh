@@ -38,6 +38,7 @@ struct DenseView {
   constexpr DenseView(const DenseView<Mutable>& other) noexcept
       : DenseView(other.data, other.rows, other.cols, other.row_stride) {}
 
+  /// The first element of a row.
   HIGGS_HOST_DEVICE constexpr T* row(std::int64_t r) const noexcept { return data + r * row_stride; }
 };
 
@@ -48,6 +49,7 @@ class DeviceBuffer {
 
  public:
   DeviceBuffer() = default;
+  /// `size` elements; throws CudaError if the device has no room.
   explicit DeviceBuffer(std::size_t size) : size_(size) {
     void* memory = nullptr;
     if (size != 0) check(cudaMalloc(&memory, size * sizeof(T)), "higgs::gpu::DeviceBuffer: cudaMalloc");
@@ -80,6 +82,7 @@ class DeviceBuffer {
   T* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  /// The whole buffer, for calls that take a part of device memory.
   std::span<T> span() const noexcept { return {data_, size_}; }
   /// The whole buffer in host memory; waits for the device.
   std::vector<T> to_host() const {

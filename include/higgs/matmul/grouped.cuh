@@ -52,6 +52,7 @@ class Experts {
     weights_ = DeviceBuffer<ExpertWeights>(std::span<const ExpertWeights>(weights));
   }
 
+  /// The number of experts.
   int size() const noexcept { return static_cast<int>(matrices_.size()); }
   /// One expert. All share the layout, rotation and table of `[0]`.
   const PackedView& operator[](int expert) const {

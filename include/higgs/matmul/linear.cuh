@@ -41,6 +41,7 @@ class Linear {
   /// Takes packed weights. Throws InvalidArgument if the list lacks their format.
   explicit Linear(PackedMatrix weights, const Device& device = current_device())
       : Linear(std::move(weights), device, Reproducibility::PerDevice) {}
+  /// The same under another promise of equal bits.
   Linear(PackedMatrix weights, const Device& device, Reproducibility reproducibility)
       : weights_(std::move(weights)),
         device_(device),
@@ -55,9 +56,13 @@ class Linear {
   explicit Linear(const AnyQuantizedMatrix& w) : Linear(PackedMatrix(w)) {}
   Linear(const AnyQuantizedMatrix& w, const Shard& part) : Linear(PackedMatrix(w, part)) {}
 
+  /// Outputs.
   std::int64_t rows() const noexcept { return weights_.rows(); }
+  /// Inputs.
   std::int64_t cols() const noexcept { return weights_.cols(); }
+  /// The packed weights, for calls of the lower layer.
   const PackedMatrix& weights() const noexcept { return weights_; }
+  /// The device that the plan is for.
   const Device& device() const noexcept { return device_; }
   /// How the work is cut, for a caller to change before the first call: dense_from, dense_rows, rotate_inside.
   MatmulPlan& plan() noexcept { return plan_; }

@@ -85,9 +85,9 @@ using OperandOf = std::conditional_t<std::is_same_v<std::remove_const_t<X>, BFlo
 
 /// What distinguishes one of several matrices of equal layout, code and rotation.
 struct ExpertWeights {
-  const uint4* codes = nullptr;
-  const Half* scales = nullptr;
-  float output_scale = 1;  // 2^exponent
+  const uint4* codes = nullptr;  // as in PackedView
+  const Half* scales = nullptr;  // as in PackedView
+  float output_scale = 1;        // 2^exponent
 };
 
 /// The matrices of a mixture of experts, all in device memory. No experts: `weights` is null.

@@ -56,8 +56,11 @@ class PackedMatrix {
   PackedMatrix(const AnyQuantizedMatrix& w, const Shard& part, cudaStream_t stream = nullptr)
       : PackedMatrix(w.visit([&](const auto& matrix) { return PackedMatrix(matrix, part, stream); })) {}
 
+  /// The matrix for kernels; valid as long as this object.
   const PackedView& view() const noexcept { return view_; }
+  /// Outputs.
   std::int64_t rows() const noexcept { return view_.layout.rows; }
+  /// Inputs.
   std::int64_t cols() const noexcept { return view_.rotation.cols; }
   /// Device memory it holds.
   std::size_t size_bytes() const noexcept {

@@ -46,14 +46,17 @@ struct PackedLayout {
   std::int64_t groups = 0;  // groups per row
   std::int64_t group = 1;   // inputs per group
 
+  /// Inputs per group, those of padding included.
   HIGGS_HOST_DEVICE constexpr std::int64_t padded_group() const noexcept {
     return ceil_div(group, warp_tile) * warp_tile;
   }
   /// Inputs, those of padding included.
   HIGGS_HOST_DEVICE constexpr std::int64_t depth() const noexcept { return groups * padded_group(); }
+  /// Rows of warp tiles.
   HIGGS_HOST_DEVICE constexpr std::int64_t warp_tile_rows() const noexcept {
     return ceil_div(rows, warp_tile);
   }
+  /// Warp tiles per row of them.
   HIGGS_HOST_DEVICE constexpr std::int64_t warp_tile_cols() const noexcept { return depth() / warp_tile; }
   /// Loads of 128 bits in the whole matrix.
   HIGGS_HOST_DEVICE constexpr std::int64_t load_count() const noexcept {
@@ -63,6 +66,7 @@ struct PackedLayout {
   HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept {
     return warp_tile_rows() * groups * warp_tile;
   }
+  /// Symbols per group in the canonical layout.
   HIGGS_HOST_DEVICE constexpr std::int64_t symbols_per_group() const noexcept { return ceil_div(group, dim); }
   /// Bytes per row in the canonical layout.
   HIGGS_HOST_DEVICE constexpr std::int64_t row_bytes() const noexcept {

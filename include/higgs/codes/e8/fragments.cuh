@@ -26,7 +26,7 @@ namespace gpu {
 /// exchanged.
 struct E8Format {
   static constexpr PackedFormat format = PackedFormat::E8;
-  static constexpr int loads = 2;
+  static constexpr int loads = 2;             // loads of 128 bits per lane and warp tile
   static constexpr int table_size = 256 * 8;  // (256, 8)
   using Activations = EightInputsPerLane;
 
