@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the readers of config.json and of GGUF metadata share.
+// Steps that the readers of config.json and of GGUF metadata share.
 #pragma once
 
 #include "architecture/config.hpp"

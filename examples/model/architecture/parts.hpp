@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a decoder is made of: one table of the parts of a block. Loading, checking, listing, quantizing, measuring, the
-// ties of plans and the names of files follow from it.
+// The parts of a decoder: one table of the norms and linear layers of a block. Loading, checks, lists, quantization,
+// measurements, the ties of plans and the names in files follow from it.
 #pragma once
 
 #include "architecture/config.hpp"
@@ -28,8 +28,8 @@ struct Part {
   Shape (*shape)(const ModelConfig& config);
   /// Whether a linear layer of a model has a bias (rows).
   bool (*has_bias)(const ModelConfig& config) = nullptr;
-  /// What a linear layer reads. Layers of a block with the same input read one matrix: they are measured together, and a
-  /// plan may tie their formats, as kernels that fuse them want it.
+  /// The input of a linear layer. Layers of a block with the same input read one matrix: they are measured together, and
+  /// a plan may tie their formats for kernels that fuse them.
   std::string_view input{};
   bool rotary = false;  // its rows are heads that rotary positions turn
 
@@ -62,7 +62,7 @@ std::string hugging_face_name(std::string_view gguf_name);
 /// The name that hugging_face_name() turns into `name`, or `name`.
 std::string gguf_name(std::string_view name);
 
-/// A linear layer of a model.
+/// A linear layer of one block of a model.
 struct BlockLinear {
   std::size_t block;
   const Part* part;

@@ -37,8 +37,8 @@ struct Embedding {
   void read_row(std::int64_t row, float* out) const;
 };
 
-/// One decoder block: the union of what the blocks of all families hold. block_parts() says which members a model has,
-/// and of what shapes; members that it lacks are empty.
+/// One decoder block, with the members of all families. block_parts() lists the members of a model and their shapes; the
+/// others are empty.
 struct Block {
   std::vector<float> attention_norm;  // (width)
   std::vector<float> ffn_norm;        // (width)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one matrix of floats that owns its memory. Whoever only looks at one takes a higgs::MatrixView.
+// The one matrix of floats that owns its memory. Functions that only read or fill one take a higgs::MatrixView.
 #pragma once
 
 #include <higgs/core/matrix_view.hpp>
@@ -34,7 +34,7 @@ struct Matrix {
   MatrixView<const float> view() const noexcept { return {values.data(), rows, cols}; }
 };
 
-/// A matrix that nobody changes any more, so that copies of a model can share it. Null: there is none.
+/// A matrix that does not change, so that copies of a model can share it. Null: not loaded.
 using SharedMatrix = std::shared_ptr<const Matrix>;
 /// Makes a matrix shareable.
 inline SharedMatrix share(Matrix matrix) { return std::make_shared<const Matrix>(std::move(matrix)); }

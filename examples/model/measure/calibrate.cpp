@@ -45,13 +45,11 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
   if (!embedding)
     throw FormatError(source.path().string() +
                       ": the embedding is quantized already; start from the original model");
-  std::vector<float> states(static_cast<std::size_t>(count * config.width));  // (tokens, width)
+  Matrix states(count, config.width);
   for (std::int64_t t = 0; t < count; ++t) {
     const TokenId id = tokens[static_cast<std::size_t>(t)];
     check_token(id, embedding->rows(), source.path().string());
-    read_finite_rows(*embedding, id, 1,
-                     std::span(states).subspan(static_cast<std::size_t>(t * config.width),
-                                               static_cast<std::size_t>(config.width)));
+    read_finite_rows(*embedding, id, 1, {states.row(t), static_cast<std::size_t>(config.width)});
   }
 
   Weights frame;
@@ -70,14 +68,13 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
     const auto index = static_cast<std::size_t>(block);
     model.weights.blocks[index] = load_block(source, block, executor);
     for (std::int64_t first = 0; first < count; first += window)
-      model.run_blocks(index, index + 1,
-                       {states.data() + first * config.width, std::min(window, count - first), config.width},
+      model.run_blocks(index, index + 1, states.view().row_range(first, std::min(window, count - first)),
                        cache, executor);
     model.weights.blocks[index] = {};
     if (progress) progress(block + 1, config.layers);
   }
   model.weights.norm = load_norm(source, executor);
-  const MatrixView<float> hidden(states.data(), count, config.width);
+  const MatrixView<float> hidden = states.view();
   model.finish(hidden, hidden, executor);
   add_squares(hidden, count, out[std::string(config.tied_embeddings ? embedding_name : output_name)]);
   return out;

@@ -148,7 +148,7 @@ Evaluator::Evaluator(std::vector<TokenId> text, std::int64_t window, Executor& e
 }
 
 Evaluation Evaluator::set_reference(const Transformer& model, const Progress& progress) {
-  Reference reference{model.config(), model.weights.output, {}};
+  Reference reference{model.config(), model.weights.output, Matrix(tokens(), model.config().width)};
   const Evaluation out = run(model, nullptr, &reference.hidden, KvType::Float, progress);
   reference_ = std::move(reference);
   return out;
@@ -160,8 +160,8 @@ Evaluation Evaluator::evaluate(const Transformer& model, const Progress& progres
   return run(model, reference_ ? &*reference_ : nullptr, nullptr, kv, progress);
 }
 
-Evaluation Evaluator::run(const Transformer& model, const Reference* reference, std::vector<float>* keep,
-                          KvType kv, const Progress& progress) const {
+Evaluation Evaluator::run(const Transformer& model, const Reference* reference, Matrix* keep, KvType kv,
+                          const Progress& progress) const {
   const ModelConfig& config = model.config();
   const std::int64_t width = config.width, vocabulary = config.vocabulary, predicted = window_ - 1;
   if (window_ > config.context)
@@ -176,15 +176,13 @@ Evaluation Evaluator::run(const Transformer& model, const Reference* reference, 
     const std::int64_t begin = window * window_;
     cache.truncate(0);
     model.forward({text_.data() + begin, static_cast<std::size_t>(window_)}, cache, states.view(), executor_);
-    if (keep) keep->insert(keep->end(), states.values.begin(), states.values.end());
+    if (keep) std::copy(states.values.begin(), states.values.end(), keep->row(begin));
     for (std::int64_t first = 0; first < predicted; first += logit_rows) {
       const std::int64_t rows = std::min(logit_rows, predicted - first);
       const MatrixView<float> q = logits.view().row_range(0, rows), p(wanted.values.data(), rows, vocabulary);
       model.logits(states.view().row_range(first, rows), q, executor_);
       if (reference) {
-        const std::int64_t reference_width = reference->config.width;
-        const float* seen = reference->hidden.data() + (begin + first) * reference_width;
-        reference->output.apply({seen, rows, reference_width}, p, executor_);
+        reference->output.apply(reference->hidden.view().row_range(begin + first, rows), p, executor_);
       }
       parallel_for(executor_, rows, 1, [&](std::int64_t row, std::int64_t) {
         const TokenId next = text_[static_cast<std::size_t>(begin + first + row + 1)];

@@ -2,6 +2,7 @@
 // How good a model is on a text: its perplexity, and its divergence from a reference model.
 #pragma once
 
+#include "math/matrix.hpp"
 #include "network/transformer.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -79,10 +80,10 @@ class Evaluator {
  private:
   struct Reference {
     ModelConfig config;
-    Linear output;              // shares the weights
-    std::vector<float> hidden;  // (tokens, width)
+    Linear output;  // shares the weights
+    Matrix hidden;  // (tokens, width)
   };
-  Evaluation run(const Transformer& model, const Reference* reference, std::vector<float>* keep, KvType kv,
+  Evaluation run(const Transformer& model, const Reference* reference, Matrix* keep, KvType kv,
                  const Progress& progress) const;
 
   std::vector<TokenId> text_;

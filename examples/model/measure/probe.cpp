@@ -56,18 +56,16 @@ NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, st
   if (windows_ == 0) throw InvalidArgument("the text has fewer tokens than a window");
   if (window > model.config().context) throw InvalidArgument("a window exceeds the model's context");
   tokens_.resize(static_cast<std::size_t>(windows_ * window));
-  states_.resize(tokens_.size() * static_cast<std::size_t>(model.config().width));
-  model.embed(tokens_, {states_.data(), windows_ * window_, model.config().width});
+  states_ = Matrix(windows_ * window_, model.config().width);
+  model.embed(tokens_, states_.view());
   reference_ = finish(model, 0, states_);
   compare({}, model.weights.output, {});
 }
 
 // What the output layer of `model` sees, from the states before block `block`.
-std::vector<float> NoiseProbe::finish(const Transformer& model, std::size_t block,
-                                      std::vector<float> hidden) {
-  const std::int64_t width = model.config().width;
+Matrix NoiseProbe::finish(const Transformer& model, std::size_t block, Matrix hidden) {
   for (std::int64_t i = 0; i < windows_; ++i) {
-    const MatrixView<float> x(hidden.data() + i * window_ * width, window_, width);
+    const MatrixView<float> x = hidden.view().row_range(i * window_, window_);
     model.run_blocks(block, model.weights.blocks.size(), x, cache_, executor_);
     model.finish(x, x, executor_);
   }
@@ -75,14 +73,12 @@ std::vector<float> NoiseProbe::finish(const Transformer& model, std::size_t bloc
 }
 
 void NoiseProbe::go_to(std::size_t block) {
-  const std::int64_t width = model_.config().width;
   if (block < block_) {
-    model_.embed(tokens_, {states_.data(), windows_ * window_, width});
+    model_.embed(tokens_, states_.view());
     block_ = 0;
   }
   for (std::int64_t i = 0; i < windows_; ++i)
-    model_.run_blocks(block_, block, {states_.data() + i * window_ * width, window_, width}, cache_,
-                      executor_);
+    model_.run_blocks(block_, block, states_.view().row_range(i * window_, window_), cache_, executor_);
   block_ = block;
 }
 
@@ -102,7 +98,7 @@ std::vector<ProbeResult> NoiseProbe::measure_linear(const BlockLinear& layer, st
   Linear& linear = layer.in(noisy.weights);
   const SharedMatrix weight = require_dense(linear, function);
   std::vector<ProbeResult> results(levels.size());
-  std::vector<std::vector<float>> hidden;  // by level: what the output layer sees
+  std::vector<Matrix> hidden;  // by level: what the output layer sees
   for (std::size_t i = 0; i < levels.size(); ++i) {
     linear.weight = with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
     hidden.push_back(finish(noisy, layer.block, states_));
@@ -121,8 +117,8 @@ std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> l
                                            random_bits(seed, i), scales, results[i].t2, executor_);
     noisy.weights.embedding.weight = weight;
     if (config.tied_embeddings) noisy.weights.output.weight = weight;
-    std::vector<float> states(states_.size());
-    noisy.embed(tokens_, {states.data(), windows_ * window_, config.width});
+    Matrix states(states_.rows, states_.cols);
+    noisy.embed(tokens_, states.view());
     compare({finish(noisy, 0, std::move(states))}, noisy.weights.output, {&results[i], 1});
   }
   return results;
@@ -141,11 +137,11 @@ std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> leve
 }
 
 // Fills in what `output` makes of `hidden`, beside what the model's own output layer makes of its own states.
-void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
+void NoiseProbe::compare(const std::vector<Matrix>& hidden, const Linear& output,
                          std::span<ProbeResult> results) {
-  const std::int64_t width = model_.config().width, vocabulary = model_.config().vocabulary;
+  const std::int64_t vocabulary = model_.config().vocabulary;
   const auto predicted = static_cast<double>(windows_ * (window_ - 1));
-  std::vector<float> p_values(static_cast<std::size_t>(logit_rows * vocabulary)), q_values(p_values.size());
+  Matrix p_logits(logit_rows, vocabulary), q_logits(logit_rows, vocabulary);
   struct Row {  // of one position
     double p_sum, p_loss, kl, q_loss;
   };
@@ -153,9 +149,9 @@ void NoiseProbe::compare(const std::vector<std::vector<float>>& hidden, const Li
   Row sum{};
   for (std::int64_t position = 0; position < windows_ * window_; position += logit_rows) {
     const std::int64_t rows = std::min(logit_rows, windows_ * window_ - position);
-    const MatrixView<float> p(p_values.data(), rows, vocabulary), q(q_values.data(), rows, vocabulary);
-    const auto logits = [&](const Linear& layer, const std::vector<float>& seen, MatrixView<float> out) {
-      layer.apply(MatrixView<const float>(seen.data() + position * width, rows, width), out, executor_);
+    const MatrixView<float> p = p_logits.view().row_range(0, rows), q = q_logits.view().row_range(0, rows);
+    const auto logits = [&](const Linear& layer, const Matrix& seen, MatrixView<float> out) {
+      layer.apply(seen.view().row_range(position, rows), out, executor_);
     };
     const auto next = [&](std::int64_t r) {  // none at the end of a window
       return (position + r + 1) % window_ == 0 ? -1 : tokens_[static_cast<std::size_t>(position + r + 1)];

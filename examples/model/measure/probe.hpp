@@ -3,6 +3,7 @@
 #pragma once
 
 #include "architecture/parts.hpp"
+#include "math/matrix.hpp"
 #include "network/transformer.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -51,9 +52,8 @@ class NoiseProbe {
   std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
                                           std::span<const float> scales);
   void go_to(std::size_t block);
-  std::vector<float> finish(const Transformer& model, std::size_t block, std::vector<float> states);
-  void compare(const std::vector<std::vector<float>>& hidden, const Linear& output,
-               std::span<ProbeResult> results);
+  Matrix finish(const Transformer& model, std::size_t block, Matrix states);
+  void compare(const std::vector<Matrix>& hidden, const Linear& output, std::span<ProbeResult> results);
 
   const Transformer& model_;
   std::vector<BlockLinear> layers_;
@@ -62,8 +62,8 @@ class NoiseProbe {
   Executor& executor_;
   KvCache cache_;
   std::size_t block_ = 0;
-  std::vector<float> states_;     // before block_: (windows * window, width)
-  std::vector<float> reference_;  // what the model's output layer sees: (windows * window, width)
+  Matrix states_;     // before block_: (windows * window, width)
+  Matrix reference_;  // what the model's output layer sees: (windows * window, width)
   double cross_entropy_ = 0;
 };
 

@@ -22,20 +22,20 @@
 
 namespace higgs::model {
 
-/// A matrix that a forward pass computes, a row for each token. On a tape it also has the gradient of the loss, of the
-/// same shape, once the way back has reached it.
+/// A matrix that a forward pass computes, a row for each token. On a tape it gets a gradient of the same shape on the way
+/// back.
 struct Node {
   Matrix value;
   Matrix gradient{};
 };
-/// Buffers are used again as soon as nobody holds a value any more; a tape holds those that its way back needs.
+/// A buffer is used again when the last holder of its value is gone. A tape holds the values that its way back needs.
 using Value = std::shared_ptr<Node>;
 
 /// Records the steps of one forward pass, and goes back through them.
 class Tape {
  public:
-  /// Called on the way back for each linear layer with what it read (tokens, cols) and the gradient after it (tokens,
-  /// rows): the gradient of its weight is after^T * input.
+  /// Called on the way back for each linear layer with its input (tokens, cols) and the gradient after it (tokens, rows).
+  /// The gradient of its weight is after^T * input.
   using OnLinear = std::function<void(const Linear& layer, const Matrix& input, const Matrix& after)>;
   explicit Tape(OnLinear on_linear) : on_linear_(std::move(on_linear)) {}
 
@@ -56,7 +56,7 @@ class Tape {
 /// The operations of one forward pass: `count` tokens that follow those in a cache.
 class Ops {
  public:
-  /// Called with what linear layers read, once for all layers that read the same matrix (tokens, cols).
+  /// Called with the input of linear layers (tokens, cols), once for all layers that read the same matrix.
   using Observer = std::function<void(std::span<const Linear* const> layers, MatrixView<const float> input)>;
 
   /// All arguments must outlive this; `observer` and `tape` may be null, and so may `cache` where no operation turns heads

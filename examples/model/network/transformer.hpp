@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward pass of a decoder on the CPU, in float: run_block() in transformer.cpp is the one place that says what a
-// decoder computes.
+// The forward pass of a decoder on the CPU, in float. run_block() and last_norm() in transformer.cpp hold all of its
+// arithmetic.
 #pragma once
 
 #include "architecture/config.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the files of a model to its weights in memory, and what keeps files from becoming weights.
+// Weights in memory from the files of a model, and the problems that prevent it.
 #pragma once
 
 #include "architecture/parts.hpp"

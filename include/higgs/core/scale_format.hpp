@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a file keeps of a group's scale. In memory a scale is always a Half.
+// The formats of a group's scale in a file. In memory a scale is a Half.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -14,13 +14,12 @@ inline namespace v0 {
 enum class ScaleFormat : std::uint8_t { Fp16, Log8 };
 
 /// A scale in 8 bits: 0, or 2^((code - 15) / 16) rounded to fp16: 2^(-7/8) ... 2^15, neighbours 4.4 % apart.
-/// As each code stands for one fp16 number, whoever multiplies needs not know that a scale was stored so.
+/// Each code is one fp16 number, so that products read the same scales from either format.
 struct Log8 {
   std::uint8_t code = 0;
 
   constexpr Log8() = default;
-  /// The nearest scale, of two equally near ones the smaller. Negative values and NaN give 0, large ones
-  /// 2^15.
+  /// The nearest scale, and the smaller of two at the same distance. Negative values and NaN give 0, large ones 2^15.
   HIGGS_HOST_DEVICE constexpr explicit Log8(double scale) noexcept {
     int low = 0, high = 255;  // value(low) <= scale, and so for value(high + 1)
     while (low < high) {

@@ -30,20 +30,20 @@ class LineSearch {
     // Only the lowest index of equal points is ever nearest.
     points.erase(std::unique(points.begin(), points.end(), [](auto a, auto b) { return a.first == b.first; }),
                  points.end());
-    std::vector<std::uint32_t> begins;  // where each rank but the first begins, counted from -reach
+    std::vector<std::uint32_t> begins;  // where each rank but the first begins, counted from -limit
     for (std::size_t i = 0; i < points.size(); ++i) {
       table_.order.push_back(static_cast<Index>(points[i].second));
       if (i == 0) continue;
-      // The border between a < b lies at (a + b) / 2, and on it the lower index wins.
+      // The border between a < b is (a + b) / 2. At equal distances the lower index wins.
       const std::int32_t middle = (points[i - 1].first + points[i].first) * (1 << (fraction_bits<Book> - 1));
       begins.push_back(
-          static_cast<std::uint32_t>(middle + reach + (points[i].second > points[i - 1].second)));
+          static_cast<std::uint32_t>(middle + limit + (points[i].second > points[i - 1].second)));
     }
     // Borders between distinct integers never share a step, so some width always leaves one to a bucket.
     int bits = 15;
     for (std::size_t i = 1; i < begins.size(); ++i)
       while (begins[i - 1] >> bits == begins[i] >> bits) --bits;
-    table_.reach = reach;
+    table_.limit = limit;
     table_.bits = bits;
     table_.buckets = make_buckets(begins, bits);
     if constexpr (int8_points) {
@@ -68,12 +68,12 @@ class LineSearch {
   static constexpr bool byte_codes = sizeof(Index) == 1 && Book::size <= 256;
   static constexpr bool int8_points = byte_codes && sizeof(typename Book::Element) == 1;
   static constexpr int table_size = byte_codes ? static_cast<int>(Book::size) : 1;
-  static constexpr std::int32_t reach = fixed_limit<Book> / 2;
+  static constexpr std::int32_t limit = fixed_limit<Book> / 2;
 
   static std::vector<std::uint32_t> make_buckets(const std::vector<std::uint32_t>& begins, int bits) {
     std::vector<std::uint32_t> buckets;
     std::uint32_t rank = 0;
-    for (std::uint32_t low = 0; low < static_cast<std::uint32_t>(2 * reach); low += 1u << bits) {
+    for (std::uint32_t low = 0; low < static_cast<std::uint32_t>(2 * limit); low += 1u << bits) {
       const bool holds = rank < begins.size() && begins[rank] >> bits == low >> bits;
       buckets.push_back((holds ? begins[rank] - low : 1u << bits) << 16 | rank);
       rank += holds;

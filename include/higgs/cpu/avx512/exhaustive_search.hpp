@@ -17,7 +17,7 @@ inline namespace v0 {
 namespace cpu {
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 
-// Coordinate d of 16 vectors: 16 * Dim floats as they lie in memory, permuted.
+// Coordinate d of 16 vectors (16, Dim) in memory: loads and permutations.
 template <int Dim>
 inline void load_coordinates(const float* fixed, __m512* y) noexcept {
   __m512 in[higgs::detail::extent<Dim>];

@@ -38,7 +38,7 @@ inline void search_line(Avx512, const Int8LineTable<Size>& table, const float* f
       y[j] = _mm512_cvttps_epi32(_mm512_loadu_ps(fixed + i + 16 * j));
     const __m512i y0 = _mm512_max_epi16(_mm512_packs_epi32(y[0], y[1]), low);
     const __m512i y1 = _mm512_max_epi16(_mm512_packs_epi32(y[2], y[3]), low);
-    // Saturation sends what lies above the points to bucket 127, which holds no border.
+    // Values above all points saturate to bucket 127, in which no rank begins.
     const __m512i bucket = _mm512_packs_epi16(_mm512_srai_epi16(y0, 7), _mm512_srai_epi16(y1, 7));
     const __m512i place = _mm512_packus_epi16(_mm512_and_si512(y0, inside), _mm512_and_si512(y1, inside));
     const __mmask64 above = _mm512_cmpge_epu8_mask(place, begins[bucket]);
@@ -54,16 +54,16 @@ template <int Size>
 inline void search_line(Avx512, const ByteLineTable<Size>& table, const float* fixed, std::uint8_t* codes,
                         std::size_t count) noexcept {
   const ByteTable<Size> order(table.order_bytes.data());
-  const __m512 low = _mm512_set1_ps(static_cast<float>(-table.reach));
-  const __m512 high = _mm512_set1_ps(static_cast<float>(table.reach - 1));
-  const __m512i reach = _mm512_set1_epi32(table.reach), inside = _mm512_set1_epi32((1 << table.bits) - 1);
+  const __m512 low = _mm512_set1_ps(static_cast<float>(-table.limit));
+  const __m512 high = _mm512_set1_ps(static_cast<float>(table.limit - 1));
+  const __m512i limit = _mm512_set1_epi32(table.limit), inside = _mm512_set1_epi32((1 << table.bits) - 1);
   const __m128i bits = _mm_cvtsi32_si128(table.bits);
   const std::size_t whole = count / 64 * 64;
   for (std::size_t i = 0; i < whole; i += 64) {
     __m512i rank[4];
     HIGGS_UNROLL for (std::size_t j = 0; j < 4; ++j) {
       const __m512 clamped = _mm512_min_ps(_mm512_max_ps(_mm512_loadu_ps(fixed + i + 16 * j), low), high);
-      const __m512i y = _mm512_add_epi32(_mm512_cvttps_epi32(clamped), reach);
+      const __m512i y = _mm512_add_epi32(_mm512_cvttps_epi32(clamped), limit);
       const __m512i bucket = gather(_mm512_srl_epi32(y, bits), table.buckets.data());
       const __mmask16 above =
           _mm512_cmpge_epi32_mask(_mm512_and_si512(y, inside), _mm512_srli_epi32(bucket, 16));

@@ -16,7 +16,7 @@ namespace higgs {
 inline namespace v0 {
 namespace cpu {
 
-/// 16 candidates of a cell, in pairs of coordinates; an odd last one stands beside 0.
+/// 16 candidate points of a cell, in pairs of coordinates; an odd last coordinate is paired with 0.
 template <int Dim>
 struct CellBlock {
   static constexpr int pairs = (Dim + 1) / 2, lanes = 16;
@@ -24,17 +24,16 @@ struct CellBlock {
   std::uint16_t index[lanes];  // ascending; the last candidate is repeated
 };
 
-/// All space in bins^Dim boxes. The same bins on each axis: about as many points in each, and edges at integers.
+/// Space in bins^Dim boxes. All axes have the same bins, with integer edges and about the same number of points in each.
 template <int Dim>
 struct CellTable {
   std::uint32_t bins = 0;
   std::array<std::uint8_t, 513> bin{};  // bin of coordinates in [i - 256, i - 255)
-  std::vector<std::uint32_t> first;     // (cells + 1): cell c's blocks are first[c] ... first[c + 1] - 1
+  std::vector<std::uint32_t> first;     // cell c has blocks first[c] ... first[c + 1] - 1  (cells + 1)
   std::vector<CellBlock<Dim>> blocks;
 };
 
-/// Vectors on their way through the search, each with the blocks of its cell, for points whose coordinates have `Bits`
-/// binary places in fixed point.
+/// A batch of vectors in fixed point, with `Bits` fraction bits, and the blocks of the cell of each.
 template <int Dim, int Bits>
 struct CellBatch {
   static constexpr std::size_t size = 64;
@@ -48,7 +47,7 @@ constexpr std::int32_t packed_pair(const std::int32_t* y) noexcept {
                                    static_cast<std::uint32_t>(y[1]) << 16);
 }
 
-/// Whether y - 2^(Bits - 1) c fits an int16 for every vector and every int8 c: what the vector kernels need.
+/// Whether y - 2^(Bits - 1) c fits an int16 for every vector and every int8 c, as the vector kernels require.
 template <int Dim, int Bits>
 [[gnu::noinline]] bool fits_int16(const CellBatch<Dim, Bits>& batch, std::size_t count) noexcept {
   bool fits = true;
@@ -77,7 +76,7 @@ std::uint16_t search_cell(std::span<const CellBlock<Dim>> blocks, const std::int
   return nearest;
 }
 /// Finds the nearest points of the first `count` vectors: the score of c, y c - 2^(bits - 1) c^2, is taken as
-/// (y - 2^(bits - 1) c) c. The first of equal scores wins: the lowest index.
+/// (y - 2^(bits - 1) c) c. The first of equal scores wins: it has the lowest index.
 template <int Dim, int Bits>
 void search_cells(Portable, const CellBatch<Dim, Bits>& batch, std::size_t count,
                   std::uint16_t* found) noexcept {

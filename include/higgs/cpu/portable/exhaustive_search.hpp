@@ -31,7 +31,7 @@ struct PointRun {
   int count;
 };
 
-/// What the maximum over a run says: its place in the run and, for comparison between runs, its score.
+/// The position in the run and the score (for comparison between runs) of a maximum.
 constexpr std::int32_t place_of(std::int32_t best) noexcept { return 255 - (best & 255); }
 constexpr std::int32_t score_of(std::int32_t best) noexcept { return best >> 8; }
 

@@ -89,21 +89,29 @@ inline constexpr Paley<Order> paley;
 inline constexpr int max_hadamard_base = 100;
 inline constexpr std::ptrdiff_t max_hadamard_quads = max_hadamard_base / 4;
 
-/// The codes of all base matrices, made at run time: in every file that includes this one they would take a compiler
-/// half a second.
+/// The codes of all base matrices. They are made at run time, because a compiler would take half a second for them in
+/// each file that includes this one.
 struct PaleyTables {
-  std::uint8_t codes[max_hadamard_base / 4 + 1][max_hadamard_base * max_hadamard_base / 4];
+  std::uint8_t codes[9580];                                   // of all matrices, one after another
+  const std::uint8_t* first[max_hadamard_base / 4 + 1] = {};  // at order / 4
 
   PaleyTables() noexcept {
-    for (int order = 12; order <= max_hadamard_base; order += 4)
-      if (paley_field(order).p != 0) fill_paley_codes(order, codes[order / 4]);
+    std::uint8_t* next = codes;
+    for (int order = 12; order <= max_hadamard_base; order += 4) {
+      if (paley_field(order).p == 0) continue;
+      fill_paley_codes(order, next);
+      first[order / 4] = next;
+      next += order * order / 4;
+    }
   }
+  PaleyTables(const PaleyTables&) = delete;
+  PaleyTables& operator=(const PaleyTables&) = delete;
 };
 
 /// The codes of the base matrix of this order.
 inline const std::uint8_t* paley_codes(std::ptrdiff_t order) noexcept {
   static const PaleyTables tables;
-  return tables.codes[order / 4];
+  return tables.first[order / 4];
 }
 
 /// The factors of an order: n = base * run.
@@ -189,8 +197,8 @@ template <int W>
 
 /// The stride of the last pass: passes are as few and as equal as they can be.
 constexpr std::ptrdiff_t last_stride(std::ptrdiff_t n, std::ptrdiff_t lanes, std::ptrdiff_t radix) {
-  std::ptrdiff_t passes = 1, reach = lanes * radix;
-  for (; reach < n; reach *= radix) ++passes;
+  std::ptrdiff_t passes = 1;
+  for (std::ptrdiff_t done = lanes * radix; done < n; done *= radix) ++passes;
   if (passes == 1) return lanes;
   const int bits = std::countr_zero(static_cast<std::size_t>(n / lanes));
   return n >> (bits / static_cast<int>(passes));

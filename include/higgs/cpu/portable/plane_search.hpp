@@ -17,12 +17,12 @@ inline namespace v0 {
 namespace cpu {
 
 /// 64 x 64 cells, 2^9 fixed-point values wide, cover the range of int8 points, [-2^14, 2^14)^2. The cells on
-/// the rim reach out to +-far: as far as y - 64 c fits int16.
+/// the rim extend to +-far, the limit up to which y - 64 c fits an int16.
 struct PlaneTable {
   static constexpr int side = 64;
   static constexpr int cell_bits = 9;
   static constexpr std::int32_t far = 32767 - 64 * 128;
-  /// What a cell of more than four points holds; in every other cell byte 0 is no less than byte 1.
+  /// The word of a cell with more than four candidates. In the words of other cells byte 0 is no less than byte 1.
   static constexpr std::uint32_t crowded = 0x0000ff00;
 
   /// Cell (x, y) at y * side + x: four points that include the nearest of each input in the cell, the lowest
@@ -32,17 +32,17 @@ struct PlaneTable {
   std::vector<std::array<std::uint32_t, 4>> points = std::vector<std::array<std::uint32_t, 4>>(side * side);
   std::array<std::int8_t, 256> x{}, y{};  // coordinates of all points
 
-  /// Where cell (0, 0) is counted from the middle of the plane.
+  /// Index of the cell whose lower corner is the origin.
   static constexpr std::ptrdiff_t center = side / 2 * side + side / 2;
 };
 
-/// The same of a code whose indices are less than Size <= 256.
+/// A PlaneTable of a code whose indices are less than Size <= 256.
 template <int Size>
 struct SizedPlaneTable : PlaneTable {};
 
 /// Encodes search_batch vectors, integers x, y in turn, |fixed| <= 2^15. False if one of them is too far out or in a
-/// crowded cell: codes are unspecified then. The score of c, y c - 64 c^2, is taken 256-fold as (y - 64 c) * 256 c. This
-/// leaves low bits for the place in the cell: one maximum finds the nearest and the lowest of equals.
+/// crowded cell: codes are unspecified then. The score of c, y c - 64 c^2, is taken 256-fold as (y - 64 c) * 256 c. The low bits then
+/// number the candidate, so that one maximum finds the nearest point and the lowest index of equals.
 inline bool search_plane(Portable, const PlaneTable& table, const float* fixed,
                          std::uint8_t* codes) noexcept {
   constexpr std::int32_t edge = PlaneTable::side / 2;
