@@ -127,6 +127,7 @@ TEST_CASE("a row has the same bits in every batch, and under AcrossDevices on ev
   emulator::for_each_device([&](int multiprocessors) {
     const gpu::Device here = gpu::current_device();
     if (emulator::in_use) REQUIRE(here.multiprocessors == multiprocessors);
+    REQUIRE(here.architecture >= 80);
     const auto everywhere = gpu::plan_matmul(device.view().layout, here, gpu::Reproducibility::AcrossDevices);
     const auto y =
         device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, everywhere);

@@ -29,6 +29,7 @@ using BuiltFor = Architectures<>;
 struct Device {
   int multiprocessors = 0;
   int shared_bytes = 0;  // shared memory that one block may have
+  int architecture = 0;  // compute capability: 90 for sm_90
 };
 
 /// The properties of the current device.
@@ -40,6 +41,10 @@ inline Device current_device() {
         "higgs::gpu::current_device");
   check(cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, id),
         "higgs::gpu::current_device");
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id), "higgs::gpu::current_device");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id), "higgs::gpu::current_device");
+  device.architecture = 10 * major + minor;
   return device;
 }
 
