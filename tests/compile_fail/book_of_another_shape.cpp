@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: Book has another shape; pass its own dim and size
+// expect: the codebook C has another shape; pass its own dim and size
 #include <higgs/quantizer.hpp>
 #if defined(MISUSE)
 using Q = higgs::Quantizer<2, 256, 1024, higgs::UniformCodebook8>;
