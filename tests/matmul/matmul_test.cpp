@@ -268,10 +268,10 @@ TEST_CASE("a caller's own thread pool runs a product", "[matmul][matmul]") {
   higgs::matmul(x.view, tiled, MatrixView<float>(a.data(), 5, 70), {}, pool);
   higgs::matmul(x.view, tiled, MatrixView<float>(b.data(), 5, 70));
   CHECK(a == b);
-  CHECK(pool.calls >= 3);  // strips
+  CHECK(pool.calls >= 3);  // weight panels
 }
 
-TEST_CASE("with one row no thread gets more strips than an equal share, nor gaps of less than a MiB",
+TEST_CASE("with one row no thread gets more weight panels than an equal share, nor gaps of less than a MiB",
           "[matmul]") {
   for (const std::int64_t rows : {32, 576, 4096, 49152})
     for (const std::int64_t width : {1, 2, 3, 8, 96}) {

@@ -83,8 +83,8 @@ struct WordDot {
 };
 
 #  if defined(HIGGS_NEON_DOT)
-/// The same with bytes. sdot takes both factors signed, so weights lose the 128 that was added and the
-/// corrections are not needed.
+/// The same with bytes. sdot takes both factors signed, so the kernel subtracts the 128 of the weights and needs no
+/// compensation.
 struct ByteDot {
   using Set = NeonDot;
   template <int Rows, int Planes>
