@@ -12,7 +12,8 @@
 namespace {
 
 constexpr std::int64_t rows = 64, cols = 256;
-constexpr double importance[] = {40, 9, 3, 1, 0.5, 0.1};  // of the layers; an engine would not know it
+constexpr double importance[] = {40, 9,   3,
+                                 1,  0.5, 0.1};  // importance of the layers; an engine would not know it
 
 std::vector<float> weights_of(std::size_t layer) {
   std::vector<float> w(rows * cols);

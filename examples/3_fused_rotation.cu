@@ -17,7 +17,8 @@ __global__ void activate_and_rotate_kernel(const float* gate, const float* up, c
   const int lane = static_cast<int>(threadIdx.x), start = static_cast<int>(blockIdx.x) * 1024 + lane * 8;
   float v[32];
   for (int i = 0; i < 32; ++i) {
-    const int column = start + i / 8 * 256 + i % 8, place = column % 32;  // what hadamard_warp wants in v[i]
+    const int column = start + i / 8 * 256 + i % 8,
+              place = column % 32;  // the column that hadamard_warp takes in v[i]
     const float hidden = gate[column] / (1.0f + expf(-gate[column])) * up[column];
     const bool negative = signs[column / 32] >> ((place % 2 == 0 ? 15 : 31) - place / 2) & 1u;
     v[i] = negative ? -hidden : hidden;

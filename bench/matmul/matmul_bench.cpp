@@ -108,7 +108,7 @@ struct Case {
 
 template <class Book>
 void measure(benchmark::State& state, const Case& c) {
-  static std::vector<higgs::PackedMatrix> matrices[2];  // of this codebook, by order
+  static std::vector<higgs::PackedMatrix> matrices[2];  // matrices of this codebook, by form
   std::vector<higgs::PackedMatrix>& all = matrices[static_cast<int>(c.order)];
   if (all.empty())
     for (std::size_t bytes = 0; bytes < beyond_cache; bytes += all.back().bytes().size())

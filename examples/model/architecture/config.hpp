@@ -21,7 +21,7 @@ namespace higgs::model {
 struct ModelConfig {
   std::string family = "llama";  // Family::name: what config.json is written as
   std::int64_t layers = 0;
-  std::int64_t width = 0;      // of the residual stream, d_model
+  std::int64_t width = 0;      // width of the residual stream, d_model
   std::int64_t ffn_width = 0;  // between gate, up and down
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;  // divides heads

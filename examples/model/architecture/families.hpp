@@ -31,7 +31,7 @@ struct Family {
   std::string_view gguf{};        // general.architecture; empty: GGUF files name another family
   std::string_view written_as{};  // the family of the config.json that is written; empty: this one
 
-  std::span<const Number> numbers;  // what its files hold beside counts and rotary positions
+  std::span<const Number> numbers;  // further numbers of its files
 
   // What config.json may leave out.
   std::int64_t context;          // positions
@@ -42,9 +42,9 @@ struct Family {
 
   // The form of its blocks.
   bool head_norms = false;            // each head of q and k is normalized
-  Bias attention_bias = Bias::Never;  // of q, k and v
+  Bias attention_bias = Bias::Never;  // biases of q, k and v
   bool o_bias = false;                // where q, k and v have biases, o has one
-  Bias mlp_bias = Bias::Never;        // of gate, up and down
+  Bias mlp_bias = Bias::Never;        // biases of gate, up and down
   bool interleaved = false;           // GGUF interleaves the two halves of each head of q and k
 };
 

@@ -66,7 +66,7 @@ std::string gguf_name(std::string_view name);
 struct BlockLinear {
   std::size_t block;
   const Part* part;
-  std::string name;  // of its weight
+  std::string name;  // name of its weight
 
   Linear& in(Weights& weights) const { return part->in(weights.blocks[block]); }
   const Linear& in(const Weights& weights) const { return part->in(weights.blocks[block]); }

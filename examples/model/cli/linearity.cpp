@@ -196,7 +196,7 @@ class Measurement {
  private:
   const Options& options_;
   const std::vector<SensitivityFile>& files_;
-  std::int64_t weights_;  // of the planned layers
+  std::int64_t weights_;  // number of weights of the planned layers
   Evaluator evaluator_;
   Transformer model_;
   PlanRunner runner_;

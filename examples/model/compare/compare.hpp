@@ -27,7 +27,7 @@ struct ComparisonRow {
   double t2 = 0;       // mean over those weights of the error in the basis in which the layer was rounded:
                        // rotated and scaled for HIGGS, the weights' own for baselines
   double weight_error = 0;  // mean over those weights of the layer's ||W' - W||^2 / ||W||^2
-  std::string choices;      // what the format leaves open, and how it was settled
+  std::string choices;      // choices that the format leaves open
   Evaluation evaluation{};  // with a divergence but for the reference
 };
 

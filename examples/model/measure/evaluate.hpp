@@ -33,7 +33,7 @@ Estimate estimate_mean(std::span<const double> values, std::int64_t block);
 struct Divergence {
   Estimate kl;
   double quantile_99 = 0;    // the least value that 99 % of the tokens do not exceed
-  double most = 0;           // of all tokens
+  double most = 0;           // largest of all tokens
   double top_agreement = 0;  // share of tokens of which both hold the same one likeliest
 };
 
@@ -41,7 +41,7 @@ struct Divergence {
 struct Evaluation {
   std::int64_t tokens = 0;
   std::int64_t windows = 0;
-  Estimate cross_entropy{};                // of the text under the model, in nats
+  Estimate cross_entropy{};                // cross entropy of the text under the model, in nats
   std::optional<Divergence> divergence{};  // none without a reference
 
   double perplexity() const;

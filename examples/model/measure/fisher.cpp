@@ -93,7 +93,7 @@ class Backward {
   std::int64_t count_;
   KvCache cache_;
   std::vector<Matrix> states_;  // before each block, and after the last
-  Matrix hidden_;               // what the output layer sees
+  Matrix hidden_;               // inputs of the output layer
   Matrix output_transposed_;    // (width, vocabulary)
 };
 
@@ -244,7 +244,7 @@ class FisherLayers {
   Executor& executor_;
   SensitivityFile file_;
   std::vector<std::vector<double>> shares_;     // by layer: what a column's squared gradient counts
-  std::map<const Linear*, std::size_t> index_;  // of the layers of blocks among all layers
+  std::map<const Linear*, std::size_t> index_;  // number of each layer of a block among all layers
   std::size_t embedding_ = 0;                   // index of the embedding
 };
 

@@ -142,7 +142,7 @@ void NoiseProbe::compare(const std::vector<Matrix>& hidden, const Linear& output
   const std::int64_t vocabulary = model_.config().vocabulary;
   const auto predicted = static_cast<double>(windows_ * (window_ - 1));
   Matrix p_logits(logit_rows, vocabulary), q_logits(logit_rows, vocabulary);
-  struct Row {  // of one position
+  struct Row {  // results of one position
     double p_sum, p_loss, kl, q_loss;
   };
   std::vector<Row> each(static_cast<std::size_t>(logit_rows));

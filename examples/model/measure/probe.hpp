@@ -21,7 +21,7 @@ namespace higgs::model {
 struct ProbeResult {
   double t2 = 0;
   double kl = 0;             // KL(model || noisy model), in nats a token
-  double cross_entropy = 0;  // of the noisy model less that of the model, in nats a token
+  double cross_entropy = 0;  // difference, noisy model less model, in nats a token
 };
 
 /// Inserts noise into one layer after the other. Only the blocks from that layer on are run: the states
@@ -63,7 +63,7 @@ class NoiseProbe {
   KvCache cache_;
   std::size_t block_ = 0;
   Matrix states_;     // before block_: (windows * window, width)
-  Matrix reference_;  // what the model's output layer sees: (windows * window, width)
+  Matrix reference_;  // inputs of the model's output layer: (windows * window, width)
   double cross_entropy_ = 0;
 };
 

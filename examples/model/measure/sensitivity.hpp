@@ -25,15 +25,15 @@ namespace higgs::model {
 struct ProbeProtocol {
   std::string model{};            // file name of the model
   std::string text{};             // file name of the text, or "random tokens"
-  std::uint64_t fingerprint = 0;  // of the tokens
+  std::uint64_t fingerprint = 0;  // hash of the tokens
   std::int64_t tokens = 0;        // in whole windows
   std::int64_t window = 0;
   bool input_scales = true;      // noise spreads as the error of a quantizer with input scales,
   bool calibrated = false;       // whose inputs were measured
-  std::uint64_t seed = 0;        // of the noise
+  std::uint64_t seed = 0;        // seed of the noise
   std::vector<double> levels{};  // t^2 of the noise; none: from gradients
-  double cross_entropy = 0;      // of the model on the text, in nats a token
-  std::uint64_t weights = 0;     // what weights_fingerprint() says of the model; 0: not known
+  double cross_entropy = 0;      // cross entropy of the model on the text, in nats a token
+  std::uint64_t weights = 0;     // weights_fingerprint() of the model; 0: unknown
 
   bool random() const { return text == "random tokens"; }
   friend bool operator==(const ProbeProtocol&, const ProbeProtocol&) = default;
@@ -41,9 +41,9 @@ struct ProbeProtocol {
 
 /// A layer and what noise in it did.
 struct LayerProbe {
-  std::string name;  // of the weight
+  std::string name;  // name of the weight
   std::vector<ProbeResult> results;
-  std::int64_t rows = 0, cols = 0;  // of the weight; 0: not known
+  std::int64_t rows = 0, cols = 0;  // shape of the weight; 0: unknown
 };
 
 struct SensitivityFile {

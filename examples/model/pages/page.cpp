@@ -212,7 +212,7 @@ std::vector<Box> place_labels(const std::vector<LabelledDot>& dots, const Box& f
     for (double distance = dot_radius + 3; distance < 900; distance += 4)
       for (int turn = 0; turn < directions; ++turn) {
         const double angle = std::numbers::pi * 2 / directions * ((turn + 1) / 2) * (turn % 2 == 0 ? 1 : -1);
-        const double share = (1 - std::cos(angle)) / 2;  // of the label that lies left of the point reached
+        const double share = (1 - std::cos(angle)) / 2;  // share of the label on the left of its point
         const Box box{dot.x + distance * std::cos(angle) - share * dot.label_width,
                       dot.y + distance * std::sin(angle) - label_height / 2 * (1 - std::sin(angle)),
                       dot.label_width, label_height};
@@ -298,7 +298,7 @@ class Chart::Drawing {
         draw_point(series, point, colour);
     }
     if (!path.empty()) out_ += path_of(colour, path, 1.5);
-    const double row = 30 + 18 * static_cast<double>(index);  // of the legend
+    const double row = 30 + 18 * static_cast<double>(index);  // row of the legend
     if (series.mark == Mark::Line)
       out_ += path_of(colour, joined("M732 ", fixed(row, 1), "H748"), 1.5);
     else

@@ -67,7 +67,7 @@ struct Outline {
     Role role;
     std::string codebook;
     CodeLayout layout;
-    std::int64_t bytes;  // of codes and scales
+    std::int64_t bytes;  // bytes of codes and scales
 
     std::int64_t weights() const noexcept { return layout.rows * layout.cols; }
   };
@@ -80,10 +80,10 @@ struct Outline {
   };
   std::vector<Matrix> matrices;
   std::vector<Kept> kept;
-  std::int64_t weights = 0;         // of all tensors
-  std::uint64_t file_bytes = 0;     // of the model.safetensors to be written, header included
+  std::int64_t weights = 0;         // weights of all tensors
+  std::uint64_t file_bytes = 0;     // bytes of the model.safetensors to be written, header included
   std::vector<std::string> unused;  // tensors that the model has no use for; they are kept
-  std::vector<std::string> notes;   // what the user should know of it
+  std::vector<std::string> notes;   // remarks for the user
 };
 
 /// Decides it. Reads no weights but those of kept tensors in formats of GGUF's own, whose type in the checkpoint depends

@@ -34,7 +34,7 @@ struct Sizes {
   Share linear{}, embedding{}, output{},
       rest{};  // by Role; `embedding` is the output layer too if the model is tied
   bool tied = false;
-  std::uint64_t file_bytes = 0;  // of all files of weights, headers included
+  std::uint64_t file_bytes = 0;  // bytes of all files of weights, headers included
 
   std::int64_t weights() const noexcept {
     return linear.weights + embedding.weights + output.weights + rest.weights;

@@ -35,8 +35,8 @@ class ProgressBar {
   Style style_;
   std::ostream& out_;
   Clock::time_point start_, shown_;
-  std::int64_t first_ = -1;  // what was done when the first update came: it tells nothing about the rate
-  std::int64_t tenth_ = 0;   // of all work, when last shown
+  std::int64_t first_ = -1;  // work done at the first update; the rate does not count it
+  std::int64_t tenth_ = 0;   // tenths of all work, when last shown
 };
 
 /// "1234567 tokens" as "1.23 M tokens".

@@ -329,7 +329,7 @@ std::vector<TokenId> Tokenizer::merge(const std::vector<TokenId>& word) const {
 // found first.
 std::vector<TokenId> Tokenizer::likeliest(std::string_view word) const {
   struct Node {
-    double score = -std::numeric_limits<double>::infinity();  // of the best way to here
+    double score = -std::numeric_limits<double>::infinity();  // score of the best path to here
     std::size_t from = 0;
     TokenId id = 0;
   };
@@ -439,7 +439,7 @@ std::string Tokenizer::normalized(std::string_view text) const {
 template <class Plain>
 void Tokenizer::split(std::string_view text, const Patterns& patterns, std::vector<TokenId>& out,
                       const Plain& plain) const {
-  std::size_t begin = 0;  // of the text since the last added token
+  std::size_t begin = 0;  // begin of the text since the last added token
   for (std::size_t at = 0; at < text.size();) {
     const auto& candidates = patterns[static_cast<unsigned char>(text[at])];
     const auto found = std::find_if(candidates.begin(), candidates.end(), [&](const Pattern& pattern) {

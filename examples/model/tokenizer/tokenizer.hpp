@@ -161,8 +161,8 @@ class Tokenizer {
   std::unordered_map<std::uint64_t, Merge> merges_;  // by left id << 32 | right id
   std::vector<TokenId> single_bytes_;                // by byte: the token of this byte alone, or -1
   std::size_t longest_ = 0;                          // bytes of the longest token
-  double unknown_score_ = 0;                         // of a character without a token, in unigram models
-  Patterns raw_, cooked_;                            // looked for before and after the normalizer
+  double unknown_score_ = 0;  // score of a character without a token, in unigram models
+  Patterns raw_, cooked_;     // looked for before and after the normalizer
 };
 
 /// Cuts `text` into words and returns where each one ends.
