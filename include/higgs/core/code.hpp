@@ -24,7 +24,9 @@ inline namespace v0 {
 
 /// A code whose coordinates may depend on several symbols of a group. `decode` takes all symbols of a group,
 /// ceil(values.size() / dim), and writes its coordinates. `Encoder(code).encode(scaled, symbols, isa)` chooses the
-/// symbols of one group, see encode/encoder.hpp. `step` and `mse` are those of Codebook.
+/// symbols of one group, see encode/encoder.hpp. `step` and `mse` are those of Codebook. A code with a table has `size`,
+/// a type `Points` (size arrays of dim coordinates), points(), and a constructor from (Points, step, mse); files then
+/// contain its table.
 template <class C>
 concept ChainCode = requires(const C& code, std::span<const typename C::Symbol> symbols,
                              std::span<typename C::Element> values) {

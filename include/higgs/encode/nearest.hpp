@@ -15,12 +15,17 @@ inline namespace v0 {
 /// Binary places that a coordinate keeps on its way to the search, in integer steps of the codebook. Rounding there
 /// moves borders by at most 2^-6 of a step (no measurable MSE) and makes every distance an integer: codes are the
 /// same bits on every machine, and exact ties go to the lower index. Chosen so that nearest_score() stays below
-/// 2^24 for int8 points: float lanes, int lanes and tensor cores all compute it without rounding.
+/// 2^24 for int8 points: float lanes, int lanes and tensor cores all compute it without rounding. A code may choose its
+/// own number: Book::fraction_bits.
 template <Code Book>
-inline constexpr int fraction_bits = sizeof(typename Book::Element) > 1 ? 4
-                                     : Book::dim <= 2                   ? 7
-                                     : Book::dim <= 4                   ? 6
-                                                                        : 5;
+inline constexpr int fraction_bits = [] {
+  if constexpr (requires { Book::fraction_bits; })
+    return Book::fraction_bits;
+  else if constexpr (sizeof(typename Book::Element) > 1)
+    return 4;
+  else
+    return Book::dim <= 2 ? 7 : Book::dim <= 4 ? 6 : 5;
+}();
 
 /// The largest magnitude of a fixed-point coordinate: twice the range of the points.
 template <Code Book>

@@ -157,13 +157,16 @@ constexpr const auto& stored_code(const C& code) noexcept {
 template <Code C>
 using StoredCode = std::remove_cvref_t<decltype(stored_code(std::declval<const C&>()))>;
 
-/// How many points a file repeats. The name says all of a ChainCode and of a large codebook without a table.
+/// How many points a file repeats: those of a code with a table (C::Points), and of any codebook of up to 256 points. The
+/// name says all of any other code.
 template <Code C>
 constexpr std::int64_t count_stored_points() noexcept {
-  if constexpr (ChainCode<C>)
-    return 0;
+  if constexpr (requires { typename C::Points; })
+    return C::size;
+  else if constexpr (Codebook<C>)
+    return C::size <= 256 ? C::size : 0;
   else
-    return C::size <= 256 || requires { typename C::Points; } ? C::size : 0;
+    return 0;
 }
 template <Code C>
 inline constexpr std::int64_t stored_points = count_stored_points<C>();
@@ -172,10 +175,13 @@ template <Code C>
 std::vector<typename C::Element> points_of(const C& code) {
   std::vector<typename C::Element> out;
   using Stored = StoredCode<C>;
-  if constexpr (stored_points<Stored> > 0)
+  if constexpr (ChainCode<Stored> && stored_points<Stored> > 0) {
+    for (const auto& point : stored_code(code).points()) out.insert(out.end(), point.begin(), point.end());
+  } else if constexpr (stored_points<Stored> > 0) {
     for (std::int64_t i = 0; i < stored_points<Stored>; ++i)
       for (const auto coordinate : stored_code(code).decode(static_cast<SymbolOf<Stored>>(i)))
         out.push_back(coordinate);
+  }
   return out;
 }
 

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Window codes: two weights a symbol, from a table of 256 points that is read through a window on the bits of the group.
+#pragma once
+
+#include <higgs/codes/window/points.hpp>
+#include <higgs/config.hpp>
+#include <higgs/core/code.hpp>
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <type_traits>
+
+namespace higgs {
+inline namespace v0 {
+
+template <int SymbolBits>
+class WindowEncoder;
+namespace cpu {
+template <int SymbolBits>
+struct WindowFormat;
+}
+
+/// A trellis code (bitshift trellis, QTIP section 3.1; trellis coded quantization, Marcellin and Fischer 1990). The symbols
+/// of a group, of `SymbolBits` bits each, follow each other in one stream of bits, least significant bit first:
+///
+///     stream | symbol 0 | symbol 1 | ... | symbol t |          zeros before symbol 0
+///                             |  window of symbol t |          the last 8 bits up to its end, the newest on top
+///
+/// The window is the index of a point (x, y). The point's signs come from symbols before: each symbol has a sign bit, the
+/// top bit of its window. x is negated if the sign bits of an odd number of the symbols t - d differ from 0, where d are
+/// the set bits of `x_taps` (bit d - 1 for d); y likewise with `y_taps`. A group begins with no symbols before it, so that
+/// every group decodes alone. So each symbol chooses among 1024 points with SymbolBits bits, and any 13 bits or
+/// 6 symbols of the stream tell the next point.
+///
+/// Made without arguments it has the table that ships for N(0, 1); a file or a caller may bring another one.
+template <int SymbolBits>
+class WindowCode {
+  static_assert(SymbolBits >= 2 && SymbolBits <= 8, "WindowCode<SymbolBits>: 2 to 8 bits for two weights");
+
+ public:
+  static constexpr int dim = 2, symbol_bits = SymbolBits;
+  static constexpr int size = 256;  ///< points of the table
+  static constexpr int window_bits = 8;
+  /// Bits of the window that belong to symbols before.
+  static constexpr int older_bits = window_bits - SymbolBits;
+  /// Symbols before that a sign may depend on.
+  static constexpr int memory = 5;
+  static constexpr unsigned x_taps = detail::WindowTable<SymbolBits>::x_taps;
+  static constexpr unsigned y_taps = detail::WindowTable<SymbolBits>::y_taps;
+  static_assert(x_taps < 1u << memory && y_taps < 1u << memory);
+
+  using Symbol = std::uint8_t;
+  using Element = std::int8_t;
+  using Point = std::array<Element, 2>;
+  using Points = std::array<Point, 256>;
+  using Encoder = WindowEncoder<SymbolBits>;           // codes/window/viterbi.hpp
+  using PackedFormat = cpu::WindowFormat<SymbolBits>;  // codes/window/packed.hpp
+
+  /// Encoding rounds weights to 1/16 of an integer step: distances along a group then fit 32 bits.
+  static constexpr int fraction_bits = 4;
+
+  /// The table that ships.
+  constexpr WindowCode() noexcept
+      : WindowCode(detail::WindowTable<SymbolBits>::points, detail::WindowTable<SymbolBits>::step,
+                   detail::WindowTable<SymbolBits>::mse) {}
+  constexpr WindowCode(const Points& points, double step, double mse) noexcept : step_(step), mse_(mse) {
+    if (std::is_constant_evaluated())
+      points_ = points;
+    else
+      std::memcpy(&points_, &points, sizeof(points));
+  }
+
+  /// The window behind `symbol`, from the window before it.
+  static constexpr unsigned next_window(unsigned window, unsigned symbol) noexcept {
+    return (window >> SymbolBits | symbol << older_bits) & 255u;
+  }
+  /// Whether x and y are negated, in bits 0 and 1. `signs`: the sign bit of symbol t - d is bit d - 1.
+  static constexpr unsigned negated(unsigned signs) noexcept {
+    return (static_cast<unsigned>(std::popcount(signs & x_taps)) & 1u) |
+           (static_cast<unsigned>(std::popcount(signs & y_taps)) & 1u) << 1;
+  }
+
+  constexpr void decode(std::span<const Symbol> symbols, std::span<Element> values) const noexcept {
+    unsigned window = 0, signs = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (i % 2 == 0) window = next_window(window, symbols[i / 2]);
+      const int coordinate = points_[window][i % 2];
+      values[i] = static_cast<Element>((negated(signs) >> i % 2 & 1u) != 0 ? -coordinate : coordinate);
+      if (i % 2 == 1) signs = signs << 1 | window >> 7;
+    }
+  }
+  constexpr double step() const noexcept { return step_; }
+  constexpr double mse() const noexcept { return mse_; }
+  constexpr const Points& points() const noexcept { return points_; }
+  /// "w2.5": a window code of 2.5 bits a weight.
+  static std::string name() {
+    return "w" + std::to_string(SymbolBits / 2) + (SymbolBits % 2 != 0 ? ".5" : "");
+  }
+
+ private:
+  Points points_;
+  double step_;
+  double mse_;
+};
+
+}  // namespace v0
+}  // namespace higgs
