@@ -57,7 +57,7 @@ double read_bandwidth(higgs::Executor& executor) {
   return best;
 }
 
-template <class T, higgs::Codebook Book>
+template <class T, higgs::Code Book>
 void quantize(benchmark::State& state) {
   const higgs::MatrixView<const T> w(weights<T>().data(), rows, cols);
   higgs::ThreadPool pool(static_cast<int>(state.range(0)));
@@ -69,7 +69,7 @@ void quantize(benchmark::State& state) {
       benchmark::Counter(count * sizeof(T) / bandwidth, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-template <class T, higgs::Codebook Book>
+template <class T, higgs::Code Book>
 void register_one(const std::string& type) {
   benchmark::RegisterBenchmark(("quantizer/quantize/cpu/" + type + "/" + Book::name()).c_str(),
                                quantize<T, Book>)

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 UMBRELLAS = {"higgs.hpp", "models.hpp", "tools.hpp"}
-NO_TEST = UMBRELLAS | {"config.hpp", "codes/e8/points.hpp", "cpu/intrinsics.hpp", "cpu/isa.hpp", "cpu/targets.hpp"}  # nothing in them can be called
+NO_TEST = UMBRELLAS | {"config.hpp", "codes/e8/points.hpp", "codes/window/points.hpp", "cpu/intrinsics.hpp", "cpu/isa.hpp",
+                       "cpu/targets.hpp"}  # nothing in them can be called
 E8_KERNELS = {f"codes/e8/search_{isa}.hpp" for isa in ("portable", "avx2", "avx512")}  # building blocks of search.hpp
 NO_TEST_FOLDERS = {"gpu", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/neon",  # building blocks: tested by their users
                    "codes/grid/tables"}  # tables that codes/grid/grid_test.cpp covers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SUFFIXES = {".hpp", ".inc", ".cuh", ".cpp", ".cu"}
 GENERATED = ("include/higgs/codes/grid/tables/", "include/higgs/codes/grid/gaussian_grids.hpp",
-             "include/higgs/codes/e8/points.hpp", "examples/model/tokenizer/unicode_forms.inc")
+             "include/higgs/codes/e8/points.hpp", "include/higgs/codes/window/points.hpp", "examples/model/tokenizer/unicode_forms.inc")
 
 
 def files_of(root):

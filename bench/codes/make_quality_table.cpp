@@ -100,7 +100,7 @@ Point measure(std::string name, Family family, const std::vector<float>& w, Quan
   return summarize(std::move(name), family, bits, errors);
 }
 
-template <higgs::Codebook Book>
+template <higgs::Code Book>
 Point measure_book(const Book& book, const std::vector<float>& w,
                    const higgs::QuantizeOptions& options = {}) {
   const bool brief = options.scale_format == higgs::ScaleFormat::Log8;

@@ -31,7 +31,13 @@
 
 namespace {
 
-const char* const isa_names[] = {"portable", "avx2", "avx512"};
+// The instruction sets that have searches of their own.
+struct NamedIsa {
+  const char* name;
+  higgs::Isa isa;
+};
+constexpr NamedIsa isas[] = {
+    {"portable", higgs::Isa::Portable}, {"avx2", higgs::Isa::Avx2}, {"avx512", higgs::Isa::Avx512}};
 
 constexpr std::int64_t block = 1 << 16;  // vectors that are compared at a time
 
@@ -40,18 +46,34 @@ constexpr std::int64_t block = 1 << 16;  // vectors that are compared at a time
 template <higgs::Codebook Book, class Fill, class Search, class Expected>
 std::vector<std::int64_t> differences(std::int64_t blocks, Fill fill, const Search& search, Expected expected,
                                       std::size_t first_isa = 0) {
-  std::array<std::atomic<std::int64_t>, std::size(isa_names)> totals{};
+  std::array<std::atomic<std::int64_t>, std::size(isas)> totals{};
   higgs::parallel_for(higgs::default_executor(), blocks, 1, [&](std::int64_t number, std::int64_t) {
     std::vector<float> fixed(static_cast<std::size_t>(block) * Book::dim);
     std::vector<typename Book::Index> found(static_cast<std::size_t>(block)), wanted(found.size());
     fill(number, fixed);
     expected(fixed, wanted);
-    for (std::size_t isa = first_isa; isa <= static_cast<std::size_t>(higgs::best_isa()); ++isa) {
-      search.encode(fixed, found, static_cast<higgs::Isa>(isa));
-      for (std::size_t i = 0; i < found.size(); ++i) totals[isa] += found[i] != wanted[i];
+    for (std::size_t i = first_isa; i < std::size(isas); ++i) {
+      if (higgs::usable_isa(isas[i].isa) != isas[i].isa) continue;
+      search.encode(fixed, found, isas[i].isa);
+      for (std::size_t c = 0; c < found.size(); ++c) totals[i] += found[c] != wanted[c];
     }
   });
-  return {totals.begin(), totals.begin() + static_cast<int>(higgs::best_isa()) + 1};
+  return {totals.begin(), totals.end()};
+}
+
+// Prints the differences of each instruction set that the machine has; their sum.
+std::int64_t report(const std::string& code, const char* what, std::int64_t inputs,
+                    const std::vector<std::int64_t>& counts) {
+  std::int64_t sum = 0;
+  std::printf("%-6s %-34s %11lld inputs, differences:", code.c_str(), what, static_cast<long long>(inputs));
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (higgs::usable_isa(isas[i].isa) != isas[i].isa) continue;
+    std::printf(" %s %lld", isas[i].name, static_cast<long long>(counts[i]));
+    sum += counts[i];
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+  return sum;
 }
 
 template <higgs::Codebook Book>
@@ -135,14 +157,7 @@ std::int64_t check() {
   const higgs::ExhaustiveSearch<Book> all(book);
   std::int64_t wrong = 0;
   const auto report = [&](const char* what, std::int64_t blocks, const std::vector<std::int64_t>& counts) {
-    std::printf("%-6s %-34s %11lld inputs, differences:", Book::name().c_str(), what,
-                static_cast<long long>(blocks * block));
-    for (std::size_t isa = 0; isa < counts.size(); ++isa) {
-      std::printf(" %s %lld", isa_names[isa], static_cast<long long>(counts[isa]));
-      wrong += counts[isa];
-    }
-    std::printf("\n");
-    std::fflush(stdout);
+    wrong += ::report(Book::name(), what, blocks * block, counts);
   };
   constexpr std::int64_t side = 2 * std::int64_t{higgs::fixed_limit<Book>} + 1;
   constexpr std::int64_t line = side / block + 1, plane = side * side / block + 1,
@@ -175,6 +190,42 @@ std::int64_t check() {
              differences<Book>(random, fill_random<Book>, fast, by_all));
   }
   return wrong;
+}
+
+// Groups of 4 to 1024 weights of a window code: three quarters are Gaussian, the others small integers with many ties or
+// the largest numbers.
+template <higgs::ChainCode C>
+std::int64_t check() {
+  constexpr std::int64_t groups = 24'000, most = 1024;
+  const C code;
+  const higgs::Encoder<C> encoder(code);
+  const double units = static_cast<double>(1 << higgs::fraction_bits<C>) / code.step();
+  std::array<std::atomic<std::int64_t>, std::size(isas)> totals{};
+  std::atomic<std::int64_t> weights = 0;
+  higgs::parallel_for(higgs::default_executor(), groups, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t g = begin; g < end; ++g) {
+      const auto seed = static_cast<std::uint64_t>(g) + 7;
+      const std::size_t count = 4 + 2 * (higgs::random_bits(seed, 0) % (most / 2 - 1));
+      std::vector<float> fixed(count);
+      constexpr auto limit = static_cast<double>(higgs::fixed_limit<C>);
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::uint64_t bits = higgs::random_bits(seed, i + 1);
+        const double value = g % 8 == 0   ? 16.0 * static_cast<double>(bits % 9) - 64
+                             : g % 8 == 1 ? ((bits & 1) != 0 ? limit : -limit)
+                                          : std::rint(higgs::random_normal(seed, i) * units);
+        fixed[i] = static_cast<float>(std::clamp(value, -limit, limit));
+      }
+      std::vector<higgs::SymbolOf<C>> wanted(count / 2), found(count / 2);
+      higgs::search_window_plainly(code, fixed, std::span(wanted));
+      for (std::size_t i = 0; i < std::size(isas); ++i) {
+        if (higgs::usable_isa(isas[i].isa) != isas[i].isa) continue;
+        encoder.encode(fixed, found.size(), std::span(found), isas[i].isa);
+        for (std::size_t s = 0; s < found.size(); ++s) totals[i] += found[s] != wanted[s];
+      }
+      weights += static_cast<std::int64_t>(count);
+    }
+  });
+  return report(C::name(), "search = definition", weights, {totals.begin(), totals.end()});
 }
 
 }  // namespace

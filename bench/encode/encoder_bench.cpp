@@ -18,13 +18,14 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
 
 constexpr std::size_t weights = 32768;
 
-template <higgs::Codebook Book>
+template <higgs::Code Book>
 std::vector<float> gaussian_inputs() {
   constexpr auto limit = static_cast<double>(higgs::fixed_limit<Book>);
   const double units = static_cast<double>(1 << higgs::fraction_bits<Book>) / Book{}.step();
@@ -46,6 +47,21 @@ void encode(benchmark::State& state, higgs::Isa isa) {
     benchmark::ClobberMemory();
   }
   if (codes != expected) state.SkipWithError("codes differ from those of the exhaustive search");
+  state.counters["weights/s"] =
+      benchmark::Counter(static_cast<double>(weights), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// Groups of 1024 weights of a code whose symbols depend on each other.
+template <higgs::ChainCode C>
+void encode_groups(benchmark::State& state, higgs::Isa isa) {
+  const higgs::Encoder<C> encoder{C{}};
+  const std::vector<float> fixed = gaussian_inputs<C>();
+  std::vector<higgs::SymbolOf<C>> symbols(weights / C::dim);
+  for (auto _ : state) {
+    encoder.encode(fixed, 1024 / C::dim, symbols, isa);
+    benchmark::DoNotOptimize(symbols.data());
+    benchmark::ClobberMemory();
+  }
   state.counters["weights/s"] =
       benchmark::Counter(static_cast<double>(weights), benchmark::Counter::kIsIterationInvariantRate);
 }
@@ -73,6 +89,15 @@ void register_book() {
       benchmark::RegisterBenchmark((name + "/exhaustive" + each.name).c_str(), encode<All, Book>, each.isa);
   }
   benchmark::RegisterBenchmark((name + "/construct").c_str(), construct<Book>)->Unit(benchmark::kMicrosecond);
+}
+
+template <higgs::ChainCode C>
+void register_book() {
+  for (const auto& [name, isa] : {std::pair{"", higgs::best_isa()}, std::pair{"_avx2", higgs::Isa::Avx2},
+                                  std::pair{"_portable", higgs::Isa::Portable}})
+    if (higgs::usable_isa(isa) == isa)
+      benchmark::RegisterBenchmark(("encode/encoder/cpu/" + C::name() + "/search" + name).c_str(),
+                                   encode_groups<C>, isa);
 }
 
 template <class... Books>

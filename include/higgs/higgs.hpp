@@ -44,6 +44,10 @@
 #include <higgs/codes/radix/search.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/codes/window/code.hpp>
+#include <higgs/codes/window/points.hpp>
+#include <higgs/codes/window/viterbi.hpp>
+#include <higgs/codes/window/window.hpp>
 #include <higgs/encode/cell_search.hpp>
 #include <higgs/encode/encoder.hpp>
 #include <higgs/encode/exhaustive_search.hpp>

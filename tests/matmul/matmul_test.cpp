@@ -73,7 +73,7 @@ struct Expected {
         weights(static_cast<std::size_t>(w.rows() * w.layout.padded_cols())) {
     higgs::matmul_reference(x, w, MatrixView<double>(products.data(), x.rows, w.rows()));
     const higgs::GroupDecoder<Book> points(w.book);
-    std::vector<typename Book::Index> codes;
+    std::vector<higgs::SymbolOf<Book>> codes;
     const auto padded = static_cast<std::size_t>(w.layout.padded_cols());
     for (std::int64_t n = 0; n < w.rows(); ++n)
       higgs::decode_groups(w, points, n, 0, w.layout.groups(),

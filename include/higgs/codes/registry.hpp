@@ -5,6 +5,7 @@
 #include <higgs/codes/e8/code.hpp>
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/codes/window/code.hpp>
 #include <higgs/core/code.hpp>
 #include <higgs/core/error.hpp>
 
@@ -17,9 +18,11 @@ namespace higgs {
 inline namespace v0 {
 
 /// Every code that ships, cheapest first.
-using ShippedCodes = TypeList<GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>, E8Codebook,
-                              GridCodebook<1, 8>, GridCodebook<2, 64>, GridCodebook<1, 16>,
-                              GridCodebook<2, 256>, GridCodebook<1, 256>, UniformCodebook8>;
+using ShippedCodes =
+    TypeList<WindowCode<2>, WindowCode<3>, GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>,
+             E8Codebook, WindowCode<4>, WindowCode<5>, GridCodebook<1, 8>, GridCodebook<2, 64>, WindowCode<6>,
+             WindowCode<7>, GridCodebook<1, 16>, GridCodebook<2, 256>, WindowCode<8>, GridCodebook<1, 256>,
+             UniformCodebook8>;
 
 namespace detail {
 template <class C, class... Codes>
