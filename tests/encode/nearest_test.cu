@@ -86,9 +86,14 @@ void check_equals_nearest(const Book& book, int vectors) {
   CHECK(wrong == 0);
 }
 
-template <class... Books>
-void check_all(higgs::TypeList<Books...>) {
-  (check_equals_nearest(Books{}, Books::size > 4096 ? 64 : 256), ...);
+// Codes that are chains have no nearest point.
+template <class C>
+void check_code() {
+  if constexpr (higgs::Codebook<C>) check_equals_nearest(C{}, C::size > 4096 ? 64 : 256);
+}
+template <class... Codes>
+void check_all(higgs::TypeList<Codes...>) {
+  (check_code<Codes>(), ...);
 }
 
 }  // namespace
