@@ -91,8 +91,29 @@ def nearest_e8(y, unit):
 
 
 def code_of(name, shape, table):
-    """code_bits, dim and the function from a code to its point."""
+    """code_bits, dim and the function from the codes of a group to its coordinates."""
     size, dim = shape
+    if re.fullmatch(r"w[1-4](\.5)?", name):
+        return int(2 * float(name[1:])), 2, lambda codes: decode_window(name, table, codes)
+    code_bits, dim, point = point_of(name, size, dim, table)
+    return code_bits, dim, lambda codes: [v for code in codes for v in point(code)]
+
+
+def decode_window(name, table, codes):
+    code_bits = int(2 * float(name[1:]))
+    signs_of = SIGNS_OF.get(name, SIGNS_OF["others"])
+    window, signs, out = 0, [0] * 5, []
+    for code in codes:
+        window = window >> code_bits | code << 8 - code_bits
+        for c in range(2):
+            negative = sum(signs[-d] for d in signs_of[c]) % 2
+            out.append((-1) ** negative * table[2 * window + c])
+        signs.append(window >> 7)
+    return out
+
+
+def point_of(name, size, dim, table):
+    """code_bits, dim and the function from a code to its point."""
     if name == "e8":
         def point(code):
             pattern, signs = code >> 7 & 255, code & 127
@@ -126,7 +147,7 @@ def scale_of_byte(b):
 
 def read_layer(layer, tensors, name):
     rows, cols, block, group = (layer[key] for key in ("rows", "cols", "block", "group"))
-    code_bits, dim, point = code_of(layer["codebook"], *tensors[name + ".codebook"])
+    code_bits, dim, decode = code_of(layer["codebook"], *tensors[name + ".codebook"])
     scales = tensors[name + ".scales"][1]
     if layer.get("scales") == "log8":
         scales = [scale_of_byte(b) for b in scales]
@@ -140,7 +161,7 @@ def read_layer(layer, tensors, name):
         x = []
         for g in range(groups):
             codes = [bits >> (g * codes_per_group + n) * code_bits & 2 ** code_bits - 1 for n in range(codes_per_group)]
-            coordinates = [v for code in codes for v in point(code)][:group]
+            coordinates = decode(codes)[:group]
             x += [2.0 ** layer["exponent"] * scales[r * groups + g] * v for v in coordinates]
         x = [v for b in range(0, padded, block) for v in transform(x[b:b + block])]
         if layer["seed"] is not None:
@@ -158,6 +179,8 @@ def read_checkpoint(path):
             for key, text in metadata.items() if key.startswith(prefix)}
 
 
+# Symbols before a window code's symbol whose sign bits negate x and y.
+SIGNS_OF = {"w4": ((2, 4), (1, 5)), "others": ((3, 5), (2, 4, 5))}
 LEVELS = [0, 16, 18, 20, 23, 27, 32, 44, 53, 56, 63, 67, 76, 91, 102, 111]
 PATTERNS = [int(word, 16) for word in """
 26222222 22222222 43d23432 28222282 333233d2 22882222 22828222 82822222 28822222 82282222 29292222 82228222

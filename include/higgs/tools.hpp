@@ -5,5 +5,6 @@
 #include <higgs/allocate/sensitivity.hpp>
 #include <higgs/fit/fit_grid.hpp>
 #include <higgs/fit/fit_line.hpp>
+#include <higgs/fit/fit_window.hpp>
 #include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/fit/measure_grid.hpp>

@@ -9,6 +9,7 @@
 #include <higgs/codes/lattice/lattice.hpp>
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/codes/window/window.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>
 #include <higgs/matmul/decode.hpp>
@@ -112,6 +113,13 @@ void write_all(const std::filesystem::path& folder) {
   one.add<NestedE8Codebook<3>>("e8n3", {3, 20, 20, 20}, 15, -3);
   one.add<NestedE8Codebook<4>>("e8n4", {3, 136, 136, 8}, 16, -3);
   one.add<higgs::RadixCodebook<GridCodebook<2, 84>, 5>>("2x84r5", {2, 84, 84, 21}, 17, -3, false, true);
+  one.add<higgs::WindowCode<2>>("w1", {2, 72, 72, 36}, 18, -3);
+  one.add<higgs::WindowCode<3>>("w1.5", {3, 50, 28, 7}, 19, -3);
+  one.add<higgs::WindowCode<4>>("w2", {2, 96, 32, 16}, 20, -3, false, true);
+  one.add<higgs::WindowCode<5>>("w2.5", {2, 88, 44, 22}, 21, -3);
+  one.add<higgs::WindowCode<6>>("w3", {2, 64, 64, 64}, std::nullopt, -3);
+  one.add<higgs::WindowCode<7>>("w3.5", {3, 30, 20, 5}, 22, -3);
+  one.add<higgs::WindowCode<8>>("w4", {2, 100, 100, 20}, 23, -3);
   one.add_tensor("norm", {1.0f, -0.5f, 0.25f});
   one.write(folder / "all.safetensors");
   one.write_weights(folder / "all.weights.safetensors");
