@@ -42,6 +42,7 @@
 #include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/radix/radix.hpp>
 #include <higgs/codes/radix/search.hpp>
+#include <higgs/codes/rates.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/codes/window/code.hpp>

@@ -5,6 +5,8 @@ What a user sees at the edges: names that are wrong, files that cannot be writte
 import array
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +128,66 @@ class CommandLine(unittest.TestCase):
         self.works("quantize", self.model, "-o", quantized, "--codebook", "2x256")
         self.assertIn("original", self.fails(1, "compare", quantized, "--text", self.text, "--window", 32))
         self.assertIn("original", self.fails(1, "linearity", quantized, "--text", self.text, "--window", 32, "--alpha", "x"))
+
+    def rates(self):
+        """The bits a weight that --bits takes, as its refusal of others lists them."""
+        said = self.fails(2, "quantize", "no-model", "-o", "out", "--bits", "0.7")
+        self.assertIn("0.7", said)
+        listed = re.search(r"there are ([\d., ]+)", said)[1].split(", ")
+        self.assertEqual(sorted(map(float, listed)), [float(each) for each in listed])
+        return listed
+
+    def quantize(self, *words):
+        """The bytes of the checkpoint, and the codebooks of its linear layers, embedding and output layer."""
+        out = self.folder / "out"
+        results = json.loads(self.works("quantize", self.model, "-o", out, "--json", "-", *words))
+        weights = (out / "model.safetensors").read_bytes()
+        shutil.rmtree(out)
+        linear = {layer["codebook"] for layer in results["layers"] if "layers" in layer["name"]}
+        return weights, linear, {layer["codebook"] for layer in results["layers"] if "embed" in layer["name"]}
+
+    def test_bits_stand_for_the_best_code_of_that_rate(self):
+        rates = self.rates()
+        self.assertIn("4", rates)
+        for rate in rates:
+            weights, linear, embedding = self.quantize("--bits", rate)
+            self.assertEqual((len(linear), embedding), (1, {"1x256"}))
+            self.assertEqual(weights, self.quantize("--codebook", *linear)[0], rate)
+            self.assertEqual(self.quantize("--embedding", rate)[2], linear)
+            if rate == "4":
+                self.assertEqual(weights, self.quantize()[0])
+
+    def test_bits_that_no_code_has_are_refused_with_those_that_there_are(self):
+        rates = self.rates()
+        options = [["quantize", "-o", "out", "--bits"], ["quantize", "-o", "out", "--embedding"],
+                   ["quantize", "-o", "out", "--lm-head"], ["generate", "--prompt", "x", "--output-codebook"],
+                   ["allocate", "--alpha", "x", "--bits", "4", "--codebooks"],
+                   ["linearity", "--alpha", "x", "--text", "x", "--codebooks"],
+                   ["linearity", "--alpha", "x", "--text", "x", "--uniform"]]
+        for words in options:
+            for wrong in ("2.7", "-4", "nan", "9x9", "4 bits"):
+                said = self.fails(2, words[0], "no-model", *words[1:-1], words[-1] + "=" + wrong)
+                self.assertIn(words[-1], said)
+                self.assertIn(wrong, said)
+                self.assertTrue(all(" " + rate in said for rate in rates), said)
+                if words[-1] != "--bits" and not re.match(r"[\d.-]+$|nan", wrong):
+                    self.assertIn("2x256", said)
+        for excluded in (["--codebook", "2x256"], ["--plan", "x"]):
+            said = self.fails(2, "quantize", "no-model", "-o", "out", "--bits", "4", *excluded)
+            self.assertTrue("--bits" in said and excluded[0] in said, said)
+
+    def test_plans_take_bits_for_codes(self):
+        alpha, plan = self.folder / "alpha.json", self.folder / "plan.json"
+        self.works("sensitivity", self.model, "-o", alpha, "--gradients", 2, "--tokens", 64, "--window", 64)
+        names = [next(iter(self.quantize("--bits", rate)[1])) for rate in ("2", "4", "8")]
+        results = [self.works("allocate", self.model, "--alpha", alpha, "--bits", 16, "--codebooks", codebooks, "-o", plan,
+                              "--json", "-") for codebooks in ("2,4,8", ",".join(names))]
+        self.assertEqual(*results)
+        self.assertLessEqual(set(json.loads(results[0])["counts"]), set(names))
+        self.works("quantize", self.model, "-o", self.folder / "out", "--plan", plan)
+        values = json.loads(self.works("linearity", self.model, "--alpha", alpha, "--text", self.text, "--window", 64,
+                                       "--random", 0, "--bits", 16, "--uniform", f"4,4/8,{names[0]}/8", "--json", "-"))
+        self.assertEqual([row["name"] for row in values["rows"][:3]], [names[1], names[1] + "/8", names[0] + "/8"])
 
     def test_eval_reports_errors_and_tails(self):
         result = self.folder / "result.json"

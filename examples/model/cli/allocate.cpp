@@ -6,7 +6,6 @@
 #include "quantize/sizes.hpp"
 #include "source/source.hpp"
 
-#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
@@ -143,7 +142,7 @@ void add_allocate(CLI::App& app) {
   command->add_option("--codebooks", options->request.codebooks, "to choose from")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::IsMember(shipped_code_names()));
+      ->transform(as_code());
   command->add_option("--metric", options->metric, "kl, nll or ppl")
       ->capture_default_str()
       ->check(CLI::IsMember({"kl", "nll", "ppl"}));

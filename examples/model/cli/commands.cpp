@@ -4,11 +4,15 @@
 #include "quantize/sizes.hpp"
 #include "source/load.hpp"
 
+#include <higgs/codes/rates.hpp>
 #include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +25,41 @@ void require_finite(const nlohmann::ordered_json& value, const std::string& wher
     throw InvalidArgument("the result \"" + where + "\" is " + std::to_string(value.get<double>()));
   if (!value.is_structured()) return;
   for (const auto& [key, each] : value.items()) require_finite(each, where.empty() ? key : where + "." + key);
+}
+
+// Nothing if the word is no number.
+std::optional<double> number_of(const std::string& word) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc{} || end != word.data() + word.size()) return std::nullopt;
+  return value;
+}
+
+// What an option accepts, as help shows it.
+std::string joined_words(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
+}
+std::vector<std::string> all_rates() {
+  std::vector<std::string> out;
+  for (const RatedCode& code : best_codes()) out.push_back(higgs::detail::sentence(code.bits));
+  return out;
+}
+
+// The text that `convert` makes of an option's, or what is wrong with it.
+template <class Convert>
+CLI::Validator transformer(const std::vector<std::string>& choices, Convert&& convert) {
+  return CLI::Validator(
+      [convert](std::string& text) {
+        try {
+          text = convert(text);
+          return std::string();
+        } catch (const InvalidArgument& error) {
+          return std::string(error.what());
+        }
+      },
+      "{" + joined_words(choices) + "}");
 }
 
 }  // namespace
@@ -49,6 +88,31 @@ void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& w
   command.add_option("--tokens", tokens, "use the first so many tokens of the text (0: all)")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+}
+
+std::string code_named(const std::string& word, const std::vector<std::string>& others) {
+  if (const auto bits = number_of(word)) return best_code_of_bits(*bits);
+  std::vector<std::string> names = shipped_code_names();
+  names.insert(names.end(), others.begin(), others.end());
+  if (std::find(names.begin(), names.end(), word) != names.end()) return word;
+  throw InvalidArgument("no codebook is named \"" + word + "\"; there are " + joined_words(names) +
+                        ", or bits a weight for the best of that rate: " + joined_words(all_rates()));
+}
+
+CLI::Validator as_code(const std::vector<std::string>& others) {
+  std::vector<std::string> choices = shipped_code_names();
+  choices.insert(choices.end(), others.begin(), others.end());
+  choices.emplace_back("or bits");
+  return transformer(choices, [others](const std::string& word) { return code_named(word, others); });
+}
+
+CLI::Validator as_code_of_bits() {
+  return transformer(all_rates(), [](const std::string& word) {
+    const auto bits = number_of(word);
+    if (!bits)
+      throw InvalidArgument("\"" + word + "\" is no number of bits; there are " + joined_words(all_rates()));
+    return best_code_of_bits(*bits);
+  });
 }
 
 Evaluator::Progress show_means(ProgressBar& bar) {

@@ -11,6 +11,7 @@
 #include <iosfwd>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "measure/evaluate.hpp"
 #include "source/source.hpp"
@@ -47,6 +48,14 @@ std::string version();
 
 /// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
 void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
+
+/// The code that a word of the command line stands for: its name, a word of `others`, or bits a weight, which stand for
+/// the best code of that rate. Throws InvalidArgument, which lists all of them.
+std::string code_named(const std::string& word, const std::vector<std::string>& others = {});
+/// For CLI::Option::transform of an option that takes such a word.
+CLI::Validator as_code(const std::vector<std::string>& others = {});
+/// For CLI::Option::transform of an option that takes bits alone: they become the name of the best code.
+CLI::Validator as_code_of_bits();
 
 /// For Evaluator: draws `bar` with the means so far. The bar must outlive the function.
 Evaluator::Progress show_means(ProgressBar& bar);

@@ -7,7 +7,6 @@
 #include "tokenizer/chat.hpp"
 #include "tokenizer/unicode.hpp"
 
-#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -110,8 +109,9 @@ void add_generate(CLI::App& app) {
   command
       ->add_option(
           "--output-codebook", options->output_codebook,
-          "round a dense output layer, which small models spend most of their time in; 1x256 has 8 bits")
-      ->check(CLI::IsMember(shipped_code_names()));
+          "round a dense output layer, which small models spend most of their time in, to a codebook or to "
+          "bits")
+      ->transform(as_code());
   command->add_flag("--chat", options->chat,
                     "the prompt is a question to a chat model, written as its template says");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");

@@ -131,21 +131,24 @@ std::string linearity_page(const std::string& title, const Options& options, con
                                  "</table>\n"));
 }
 
-// What is wrong with a format for all layers, CODEBOOK or CODEBOOK/GROUP; empty if nothing is.
-std::string check_format(const std::string& format) {
-  const std::size_t slash = format.find('/');
-  const std::string codebook = format.substr(0, slash);
-  const std::vector<std::string> names = shipped_code_names();
-  if (std::find(names.begin(), names.end(), codebook) == names.end()) {
-    std::string known;
-    for (const std::string& each : names) known += " " + each;
-    return "no codebook is named \"" + codebook + "\"; there are:" + known;
+// What is wrong with a format for all layers, CODEBOOK or CODEBOOK/GROUP; empty if nothing is. Bits in place of a
+// codebook become its name.
+std::string check_format(std::string& format) {
+  const std::size_t slash = std::min(format.find('/'), format.size());
+  const std::string suffix = format.substr(slash);
+  if (!suffix.empty()) {
+    int group = 0;
+    const char* end = suffix.data() + suffix.size();
+    const auto [stop, error] = std::from_chars(suffix.data() + 1, end, group);
+    if (error != std::errc{} || stop != end || group <= 0)
+      return format + ": the group is no positive number";
   }
-  if (slash == format.npos) return {};
-  int group = 0;
-  const char* end = format.data() + format.size();
-  const auto [stop, error] = std::from_chars(format.data() + slash + 1, end, group);
-  return error == std::errc{} && stop == end && group > 0 ? "" : format + ": the group is no positive number";
+  try {
+    format = code_named(format.substr(0, slash)) + suffix;
+    return {};
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
 }
 
 // Measures plans, prints a line for each, and keeps what the page and the results need.
@@ -314,12 +317,12 @@ void add_linearity(CLI::App& app) {
   add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--uniform", options->uniform, "formats for all layers: CODEBOOK or CODEBOOK/GROUP")
       ->delimiter(',')
-      ->check(CLI::Validator(check_format, ""))
+      ->transform(CLI::Validator(check_format, ""))
       ->capture_default_str();
   command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::IsMember(shipped_code_names()));
+      ->transform(as_code());
   command->add_option("--bits", options->bits, "budgets of the optimal plans")
       ->delimiter(',')
       ->capture_default_str();

@@ -180,29 +180,34 @@ void quantize(Options& options) {
 
 // Which codebook each matrix gets, and how its rows are cut.
 void add_format_options(CLI::App* command, Options* options) {
-  auto* codebook = command
-                       ->add_option("--codebook", options->request.codebook,
-                                    "of the linear layers: DIMxSIZE points, e8, ch8")
-                       ->capture_default_str()
-                       ->check(CLI::IsMember(shipped_code_names()));
-  std::vector<std::string> or_none = shipped_code_names();
-  or_none.emplace_back(keep_codebook);
+  const CLI::Validator code_or_none = as_code({std::string(keep_codebook)});
+  auto* bits = command
+                   ->add_option("--bits", options->request.codebook,
+                                "bits a weight of the linear layers, scales not counted: takes the most "
+                                "accurate code of that rate")
+                   ->default_str(higgs::detail::sentence(default_bits))
+                   ->transform(as_code_of_bits());
+  auto* codebook =
+      command->add_option("--codebook", options->request.codebook, "of the linear layers, in place of --bits")
+          ->excludes(bits)
+          ->check(CLI::IsMember(shipped_code_names()));
   options->embedding_option =
       command
           ->add_option(
               "--embedding", options->request.embedding,
               "codebook of the embedding, which most small models use as output layer too; none: keep it")
           ->capture_default_str()
-          ->check(CLI::IsMember(or_none));
+          ->transform(code_or_none);
   options->output_option = command
                                ->add_option("--lm-head", options->request.output,
                                             "codebook of an output layer of its own; none: keep it")
                                ->capture_default_str()
-                               ->check(CLI::IsMember(or_none));
+                               ->transform(code_or_none);
   auto* plan = command
                    ->add_option("--plan", options->plan,
                                 "what allocate wrote: a codebook, block and group for every layer")
                    ->type_name("JSON")
+                   ->excludes(bits)
                    ->excludes(codebook);
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compare/compare.hpp"
 
+#include <higgs/codes/rates.hpp>
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/quantizer.hpp>
@@ -107,29 +108,39 @@ std::string table_row(const ComparisonRow& row, const char* kind) {
 }  // namespace
 
 std::vector<std::string> default_methods() {
-  return {"higgs 1x16",
-          "higgs 2x256",
-          "higgs 2x256 random",
-          "nf4-64",
-          "nf4-64 dq",
-          "nf4-1024",
-          "nf4-1024 dq",
-          "af4-64",
-          "af4-1024",
-          "int4-64",
-          "hqq4-64",
-          "higgs 1x8",
-          "higgs 2x64",
-          "higgs 2x64 random",
-          "int3-64",
-          "hqq3-64",
-          "higgs 1x4",
-          "higgs 2x16",
-          "higgs 2x16 random",
-          "higgs 4x256",
-          "higgs 4x256 random",
-          "int2-64",
-          "hqq2-64"};
+  std::vector<std::string> out;
+  const auto add = [&](const std::string& name) {
+    if (std::find(out.begin(), out.end(), name) == out.end()) out.push_back(name);
+  };
+  for (const RatedCode& code : best_codes() | std::views::reverse)
+    if (code.bits >= 2 && code.bits <= 4)
+      for (const std::string_view suffix : {std::string_view(), random_suffix})
+        add(joined(higgs_prefix, code.name, suffix));
+  for (const char* name : {"higgs 1x16",
+                           "higgs 2x256",
+                           "higgs 2x256 random",
+                           "nf4-64",
+                           "nf4-64 dq",
+                           "nf4-1024",
+                           "nf4-1024 dq",
+                           "af4-64",
+                           "af4-1024",
+                           "int4-64",
+                           "hqq4-64",
+                           "higgs 1x8",
+                           "higgs 2x64",
+                           "higgs 2x64 random",
+                           "int3-64",
+                           "hqq3-64",
+                           "higgs 1x4",
+                           "higgs 2x16",
+                           "higgs 2x16 random",
+                           "higgs 4x256",
+                           "higgs 4x256 random",
+                           "int2-64",
+                           "hqq2-64"})
+    add(name);
+  return out;
 }
 
 Method parse_method(std::string_view name) {

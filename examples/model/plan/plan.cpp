@@ -8,9 +8,11 @@
 #include "quantize/quantize.hpp"
 
 #include <higgs/allocate/knapsack_front.hpp>
+#include <higgs/codes/rates.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/rotate/hadamard.hpp>
+#include <higgs/store/checkpoint.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -86,6 +88,13 @@ void require_all_layers(const ModelSource& source, const std::string& path, Cont
 
 }  // namespace
 
+std::vector<std::string> plan_codebooks() {
+  std::vector<std::string> names;
+  for (const RatedCode& code : best_codes())
+    if (code.bits >= 1.5) names.push_back(code.name);
+  return names;
+}
+
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request) {
   source.require_sound();
@@ -119,7 +128,7 @@ namespace {
 std::int64_t point_bytes(const std::string& codebook) {
   std::int64_t bytes = 0;
   with_shipped_code(codebook, [&]<class Book>(std::type_identity<Book>) {
-    if (Book::size <= 256) bytes = Book::size * Book::dim * std::int64_t{sizeof(typename Book::Element)};
+    bytes = detail::stored_points<Book> * Book::dim * std::int64_t{sizeof(typename Book::Element)};
   });
   return bytes;
 }

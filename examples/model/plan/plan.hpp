@@ -21,11 +21,14 @@
 
 namespace higgs::model {
 
+/// The best code of each rate from 1.5 bits on. Errors at 1 bit are far beyond the range of the linearity theorem.
+std::vector<std::string> plan_codebooks();
+
 /// What a plan may choose from, and how its choice is weighed.
 struct PlanRequest {
-  std::vector<std::string> codebooks{"e8", "2x64", "2x256", "1x256"};  // the best of each width
-  QuantizeOptions options{};  // input_scales is that of the sensitivities
-  bool calibrated = true;     // whether the model will be quantized with measured inputs
+  std::vector<std::string> codebooks = plan_codebooks();  ///< names of shipped codes
+  QuantizeOptions options{};                              // input_scales is that of the sensitivities
+  bool calibrated = true;  // whether the model will be quantized with measured inputs
   Metric metric = Metric::Kl;
   bool fused = false;  // q, k and v of a block share a format, as do gate and up
 };

@@ -6,6 +6,8 @@
 #include "measure/calibrate.hpp"
 #include "source/source.hpp"
 
+#include <higgs/codes/rates.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/quantizer.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
@@ -34,7 +36,7 @@ Role role_of(const ModelSource& source, const ModelTensor& tensor);
 Role role_named(const ModelSource& source, std::string_view name);
 
 /// Bytes of the codes and scales of a matrix.
-template <Codebook Book>
+template <Code Book>
 std::int64_t code_bytes(const CodeLayout& layout) noexcept {
   return layout.rows *
              (layout.row_bytes(Book::dim, code_bits<Book>) + layout.groups() * layout.scale_bytes()) +
@@ -44,10 +46,14 @@ std::int64_t code_bytes(const CodeLayout& layout) noexcept {
 /// Stands for a codebook where a matrix is kept as it is.
 inline constexpr std::string_view keep_codebook = "none";
 
+/// Bits of the linear layers where nothing else is asked for.
+inline constexpr double default_bits = 4;
+
 struct QuantizeRequest {
-  std::string codebook = "2x256";   ///< of the linear layers; one of shipped_code_names()
-  std::string embedding = "1x256";  ///< of the embedding, or keep_codebook
-  std::string output = "1x256";     ///< of an output layer that is a matrix of its own, or keep_codebook
+  std::string codebook =
+      best_code_of_bits(default_bits);  ///< of the linear layers; one of shipped_code_names()
+  std::string embedding = "1x256";      ///< of the embedding, or keep_codebook
+  std::string output = "1x256";         ///< of an output layer that is a matrix of its own, or keep_codebook
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of these
   QuantizeOptions options{};
   bool calibrated = false;           ///< input_squares are measured, or will be

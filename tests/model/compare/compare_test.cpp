@@ -4,10 +4,12 @@
 #include "architecture/parts.hpp"
 #include "model/tiny_model.hpp"
 
+#include <higgs/codes/rates.hpp>
 #include <higgs/core/error.hpp>
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -57,6 +59,18 @@ TEST_CASE("every method has a name that is read back, and states its choices", "
     if (method.baseline) CHECK(!method.baseline->choices.empty());
   }
   CHECK(parse_method("higgs 2x256 g128 random").options.group == 128);
+}
+
+TEST_CASE("without being told, compare takes the best code of each rate from 2 to 4 bits, calibrated and not",
+          "[model][compare]") {
+  const std::vector<std::string> names = default_methods();
+  for (const std::string& name : names) CHECK(std::count(names.begin(), names.end(), name) == 1);
+  for (const higgs::RatedCode& code : higgs::best_codes())
+    for (const char* suffix : {"", " random"}) {
+      const bool wanted = code.bits >= 2 && code.bits <= 4;
+      INFO(code.name);
+      CHECK(std::count(names.begin(), names.end(), "higgs " + code.name + suffix) == (wanted ? 1 : 0));
+    }
 }
 
 TEST_CASE("an unknown method is refused with all that there are", "[model][compare]") {

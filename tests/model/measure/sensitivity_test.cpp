@@ -2,9 +2,14 @@
 #include "measure/sensitivity.hpp"
 
 #include "model/tiny_model.hpp"
+#include "quantize/quantize.hpp"
 #include "source/source.hpp"
 
+#include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/core/random.hpp>
+#include <higgs/matmul/decode.hpp>
+#include <higgs/quantizer.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -111,4 +116,47 @@ TEST_CASE("fingerprints tell texts apart", "[model][sensitivity]") {
   CHECK(fingerprint_of(std::vector<TokenId>{1, 2}) != fingerprint_of(std::vector<TokenId>{2, 1}));
   CHECK(fingerprint_of(std::vector<TokenId>{0}) != fingerprint_of(std::vector<TokenId>{0, 0}));
   CHECK(fingerprint_of(std::vector<TokenId>{5, 6}) == fingerprint_of(std::vector<TokenId>{5, 6}));
+}
+
+// Sensitivities are measured with noise that is Gaussian, the same in every column and independent from weight to weight.
+// They hold for a code whose error is so, seen in the basis of the weights. Rows may differ: ch8 has a step of its own in
+// each.
+TEST_CASE("the error of every shipped code has the shape of the noise that sensitivities insert",
+          "[model][sensitivity]") {
+  constexpr std::int64_t rows = 128, cols = 1024, count = rows * cols;
+  std::vector<float> weights(count), rounded(count);
+  for (std::int64_t i = 0; i < count; ++i)
+    weights[static_cast<std::size_t>(i)] =
+        static_cast<float>(higgs::random_normal(3, static_cast<std::uint64_t>(i)));
+  for (const std::string& code : higgs::shipped_code_names()) {
+    INFO(code);
+    const auto quantized = higgs::quantize(higgs::MatrixView<const float>(weights.data(), rows, cols), code,
+                                           {.input_scales = false});
+    higgs::dequantize(quantized, higgs::MatrixView<float>(rounded.data(), rows, cols));
+    std::vector<double> errors(count), columns(cols);  // in units of the row's RMS
+    double fourth = 0;
+    for (std::size_t first = 0; first < errors.size(); first += cols) {
+      double square = 0;
+      for (std::size_t i = first; i < first + cols; ++i) {
+        errors[i] = static_cast<double>(rounded[i]) - static_cast<double>(weights[i]);
+        square += errors[i] * errors[i] / cols;
+      }
+      for (std::size_t i = first; i < first + cols; ++i) {
+        errors[i] /= std::sqrt(square);
+        columns[i % cols] += errors[i] * errors[i] / rows;
+        fourth += std::pow(errors[i], 4) / count;
+      }
+    }
+    // Five standard errors of what independent Gaussians show.
+    CHECK(fourth == Approx(3).margin(5 * std::sqrt(24.0 / count)));
+    double spread = 0;
+    for (const double each : columns) spread += (each - 1) * (each - 1) * rows / 2 / cols;
+    CHECK(spread == Approx(1).margin(5 * std::sqrt(2.0 / cols)));
+    for (const std::size_t lag : {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64}) {
+      double product = 0;
+      for (std::size_t i = lag; i < errors.size(); ++i) product += errors[i] * errors[i - lag] / count;
+      INFO("lag " << lag);
+      CHECK(product == Approx(0).margin(5 / std::sqrt(1.0 * count)));
+    }
+  }
 }

@@ -5,11 +5,13 @@
 #include "model/tiny_model.hpp"
 #include "quantize/quantize.hpp"
 
+#include <higgs/codes/rates.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/store/checkpoint.hpp>
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <numeric>
@@ -250,6 +252,34 @@ TEST_CASE("plans that do not fit the model or the format are refused", "[model][
     text.replace(text.find(from), from.size(), to);
     CHECK_THROWS_WITH(read_plan(text, "plan.json"), Catch::Contains("plan.json"));
     CHECK_THROWS_AS(read_plan(text, "plan.json"), higgs::FormatError);
+  }
+}
+
+TEST_CASE("plans choose from the best code of each rate from 1.5 bits on", "[model][plan]") {
+  const std::vector<std::string> names = plan_codebooks();
+  CHECK(PlanRequest{}.codebooks == names);
+  for (const std::string& each : names) CHECK(higgs::rate_of_code(each).bits >= 1.5);
+  for (const std::string& each : higgs::shipped_code_names()) {
+    const double bits = higgs::rate_of_code(each).bits;
+    INFO(each);
+    CHECK(std::count(names.begin(), names.end(), higgs::best_code_of_bits(bits)) == (bits >= 1.5 ? 1 : 0));
+  }
+}
+
+TEST_CASE("a format with a group is its code in groups of that size, for every shipped code",
+          "[model][plan]") {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), tiny_config("llama"));
+  const Transformer model = Transformer::load(ModelSource(folder.path()));
+  PlanRunner by_option(model, {.group = 12}), by_name(model, {});
+  for (const std::string& code : higgs::shipped_code_names()) {
+    std::vector<double> t2, expected_t2;
+    std::vector<std::int64_t> bytes, expected_bytes;
+    by_option.with(std::vector<std::string>(14, code), expected_t2, expected_bytes);
+    by_name.with(std::vector<std::string>(14, code + "/12"), t2, bytes);
+    INFO(code);
+    CHECK(t2 == expected_t2);
+    CHECK(bytes == expected_bytes);
   }
 }
 

@@ -51,6 +51,15 @@ TEST_CASE("the role of a tensor is what the model uses it for", "[model][outline
   }
 }
 
+TEST_CASE("linear layers get the best code of the default bits where nothing else is asked for",
+          "[model][outline]") {
+  const TemporaryFolder folder;
+  write_folder(folder.path(), tiny_config("llama"));
+  const ModelSource source(folder.path());
+  for (const Outline::Matrix& matrix : outline_of(source, QuantizeRequest{}).matrices)
+    CHECK(matrix.codebook == higgs::best_code_of_bits(matrix.role == Role::Linear ? default_bits : 8));
+}
+
 TEST_CASE("without a configuration names decide, and the user is told what was taken", "[model][outline]") {
   const std::vector<std::pair<std::string, Role>> names{
       {"model.embed_tokens.weight", Role::Embedding},
