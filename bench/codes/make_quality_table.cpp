@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rounds a 1024 x 4096 matrix of N(0, 1) weights with every format and every codebook that ships; prints the
-// errors as a Markdown table and draws them: make_quality_table [quality.svg]
+// errors as a Markdown table and draws them: make_quality_table [quality.svg [GGML]]
+// The picture has the rows of the file GGML too: a table as ggml_quality.py prints it.
 #include "../../examples/model/compare/baselines.hpp"
 
 #include <higgs/codes/grid/tables/2x1024.hpp>
@@ -11,6 +12,7 @@
 #include <higgs/codes/lattice/code.hpp>
 #include <higgs/codes/radix/code.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
+#include <higgs/codes/window/code.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/quantizer.hpp>
 
@@ -34,7 +36,7 @@ constexpr std::int64_t rows = 1024, cols = 4096;
 constexpr std::int64_t bands = 64;  // the standard error is that of the mean of so many bands of rows
 constexpr std::uint64_t seed = 1;
 
-enum class Family { Higgs, Uniform, Absmax, Affine, Float4 };
+enum class Family { Window, Higgs, Uniform, Absmax, Affine, Float4, Ggml };
 
 struct Point {
   std::string name;
@@ -104,8 +106,10 @@ template <higgs::Code Book>
 Point measure_book(const Book& book, const std::vector<float>& w,
                    const higgs::QuantizeOptions& options = {}) {
   const bool brief = options.scale_format == higgs::ScaleFormat::Log8;
-  const Family family = Book::name()[0] == 'u' || Book::name() == "ch8" ? Family::Uniform : Family::Higgs;
-  return measure((family == Family::Higgs ? "HIGGS " : "uniform ") + Book::name() +
+  const Family family = higgs::ChainCode<Book>                            ? Family::Window
+                        : Book::name()[0] == 'u' || Book::name() == "ch8" ? Family::Uniform
+                                                                          : Family::Higgs;
+  return measure((family == Family::Uniform ? "uniform " : "HIGGS ") + Book::name() +
                      (brief ? " g" + std::to_string(options.group) : ""),
                  family, w,
                  [&](higgs::MatrixView<const float> view) { return higgs::quantize(view, book, options); });
@@ -138,24 +142,43 @@ void print_table(const std::vector<Point>& points) {
                 at.standard_error, at.decibels(), at.shannon_bits());
 }
 
-// ---- the picture: dB above the bound over bits, with the axis broken between 4 and 8 bits
+/// The rows of a table that ggml_quality.py printed.
+std::vector<Point> read_ggml(const std::string& path) {
+  std::vector<Point> points;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    std::replace(line.begin(), line.end(), '|', ' ');
+    std::istringstream words(line);
+    Point at{.name = {}, .family = Family::Ggml, .bits = 0, .mse = 0, .standard_error = 0};
+    if (words >> at.name >> at.bits >> at.mse >> at.standard_error) points.push_back(std::move(at));
+  }
+  return points;
+}
 
-constexpr double left = 64, right = 964, top = 40, bottom = 600, most_decibels = 8;
+// ---- the picture: dB above the bound over bits, with the axis broken between 5 and 8 bits
 
-double x_of(double bits) { return bits < 6 ? left + (bits - 1.9) * 280 : left + 820 + (bits - 8) * 280; }
+constexpr double left = 64, right = 1244, top = 40, bottom = 600, most_decibels = 8;
+constexpr double width_of_picture = 1280, height_of_picture = 800;
+constexpr double least_bits = 0.9, before_break = 5.1, behind_break = 7.5;
+
+double x_of(double bits) {
+  return bits < 6 ? left + (bits - least_bits) * 250 : left + 1130 + (bits - 8) * 250;
+}
 double y_of(double decibels) { return bottom - decibels * (bottom - top) / most_decibels; }
 
 struct Style {
   const char* color;
   const char* title;
 };
-constexpr std::array<Style, 5> styles{
-    {{"#0b62c4",
+constexpr std::array<Style, 7> styles{
+    {{"#c40b4b", "HIGGS window codes: bits a weight; scales as below"},
+     {"#0b62c4",
       "HIGGS: dimensions x points, a scale for 1024 weights; g64, g128, g256: 8-bit scales, searched"},
      {"#7a7a7a", "evenly spaced levels in place of the points"},
      {"#c4570b", "16 levels over the largest weight of a group"},
      {"#2c8a3d", "integers with a zero point: min-max, HQQ"},
-     {"#8a2c86", "4-bit floats"}}};  // by Family
+     {"#8a2c86", "4-bit floats"},
+     {"#7d5a00", "formats of ggml, rounded by ggml with equal importances"}}};  // by Family
 
 void text(std::ostream& out, double x, double y, const std::string& words, const char* more = "") {
   out << "<text x='" << x << "' y='" << y << "' " << more << ">" << words << "</text>\n";
@@ -167,17 +190,20 @@ void line(std::ostream& out, double x1, double y1, double x2, double y2, const c
 }
 
 void draw(std::ostream& out, std::vector<Point> points) {
-  std::erase_if(points, [](const Point& at) { return at.bits < 1.9 || (at.bits > 4.6 && at.bits < 7.5); });
-  out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 1000 660' font-family='sans-serif' "
-         "font-size='13'>\n"
-         "<rect width='1000' height='660' fill='white'/>\n";
+  std::erase_if(points, [](const Point& at) {
+    return at.bits < least_bits || (at.bits > before_break && at.bits < behind_break) ||
+           at.decibels() > most_decibels || x_of(at.bits) > right;
+  });
+  out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 " << width_of_picture << " "
+      << height_of_picture << "' font-family='sans-serif' font-size='13'>\n<rect width='" << width_of_picture
+      << "' height='" << height_of_picture << "' fill='white'/>\n";
   text(out, left, 22, "Error on Gaussian weights: how far each format is from the Shannon bound",
        "font-size='16'");
   for (int decibels = 0; decibels <= most_decibels; ++decibels) {
     line(out, left, y_of(decibels), right, y_of(decibels), decibels == 0 ? "black" : "#e4e4e4");
     text(out, left - 8, y_of(decibels) + 4, std::to_string(decibels), "text-anchor='end'");
   }
-  for (const double bits : {2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 8.0}) {
+  for (const double bits : {1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 8.0}) {
     line(out, x_of(bits), bottom, x_of(bits), bottom + 6, "black");
     std::ostringstream label;
     label << bits;
@@ -211,7 +237,7 @@ void draw(std::ostream& out, std::vector<Point> points) {
       const int lines = place / 2;  // 0, 1 down, 1 up, 2 down, ...
       const double shift = 14.0 * ((lines + 1) / 2) * (lines % 2 != 0 ? 1 : -1);
       label = {place % 2 == 0 ? x + 11 : x - 11 - width, y - 6 + shift, width, 12};
-      if (label.x > left && label.x + width < 1000 &&
+      if (label.x > left && label.x + width < width_of_picture &&
           std::none_of(taken.begin(), taken.end(), [&](const Box& box) { return box.meets(label); }))
         break;
     }
@@ -219,15 +245,15 @@ void draw(std::ostream& out, std::vector<Point> points) {
     const std::string color = styles[static_cast<std::size_t>(at.family)].color;
     if (label.y != y - 6)
       line(out, x, y, label.x > x ? label.x - 2 : label.x + width, label.y + 6, color.c_str());
-    out << "<circle cx='" << x << "' cy='" << y << "' r='" << (at.family == Family::Higgs ? 6 : 4.5)
+    out << "<circle cx='" << x << "' cy='" << y << "' r='" << (at.family <= Family::Higgs ? 6 : 4.5)
         << "' fill='" << color << "'/>\n";
     text(out, label.x, label.y + 10, at.name,
          ("textLength='" + std::to_string(width) + "' fill='" + color + "'").c_str());
   }
-  double y = y_of(2.1);
+  double y = bottom + 70;
   for (const Style& style : styles) {
-    out << "<circle cx='" << x_of(2.7) << "' cy='" << y - 4 << "' r='5' fill='" << style.color << "'/>\n";
-    text(out, x_of(2.7) + 12, y, style.title);
+    out << "<circle cx='" << left + 8 << "' cy='" << y - 4 << "' r='5' fill='" << style.color << "'/>\n";
+    text(out, left + 20, y, style.title);
     y += 19;
   }
   out << "</svg>\n";
@@ -237,6 +263,11 @@ void draw(std::ostream& out, std::vector<Point> points) {
 
 int main(int argc, char** argv) {
   const std::string path = argc > 1 ? argv[1] : "quality.svg";
+  const std::vector<Point> ggml = argc > 2 ? read_ggml(argv[2]) : std::vector<Point>();
+  if (argc > 2 && ggml.empty()) {
+    std::cerr << "make_quality_table: " << argv[2] << " has no row of ggml_quality.py\n";
+    return 1;
+  }
   const std::vector<float> w = normal_matrix();
   std::vector<Point> points;
   using higgs::GridCodebook, higgs::NestedE8Codebook, higgs::RadixCodebook, higgs::TypeList,
@@ -255,12 +286,14 @@ int main(int argc, char** argv) {
   for (const std::int64_t group : {64, 128})
     measure_searched(TypeList<GridCodebook<2, 64>, GridCodebook<1, 16>, GridCodebook<2, 256>>{}, group, w,
                      points);
-  measure_searched(TypeList<higgs::E8Codebook>{}, 256, w, points);
+  measure_searched(TypeList<higgs::E8Codebook, higgs::WindowCode<4>>{}, 256, w, points);
+  measure_searched(TypeList<higgs::WindowCode<6>, higgs::WindowCode<8>>{}, 128, w, points);
   for (const higgs::model::Baseline& format : higgs::model::baselines()) points.push_back(measure(format, w));
   std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
     return a.bits != b.bits ? a.bits < b.bits : a.mse < b.mse;
   });
   print_table(points);
+  points.insert(points.end(), ggml.begin(), ggml.end());
   std::ofstream file(path);
   draw(file, points);
   if (!file.flush()) {
