@@ -177,7 +177,7 @@ void add_book() {
     add("cpu_2_threads", {.batch = batch, .threads = 2});
     if (higgs::best_isa() != Isa::Avx2 && higgs::isa_includes(higgs::best_isa(), Isa::Avx2)) {
       add("cpu_avx2", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Coordinates});
-      if (std::is_same_v<higgs::PackedFormatOf<Book>, higgs::cpu::Lut<8, 2>>)
+      if (higgs::detail::looks_up_256<higgs::PackedFormatOf<Book>>)
         add("cpu_avx2_codes", {.batch = batch, .isa = Isa::Avx2, .order = PackedForm::Codes});
     }
     if (higgs::best_isa() != Isa::Portable) add("cpu_portable", {.batch = batch, .isa = Isa::Portable});

@@ -46,6 +46,7 @@
 #include <higgs/codes/registry.hpp>
 #include <higgs/codes/uniform/uniform.hpp>
 #include <higgs/codes/window/code.hpp>
+#include <higgs/codes/window/packed.hpp>
 #include <higgs/codes/window/points.hpp>
 #include <higgs/codes/window/viterbi.hpp>
 #include <higgs/codes/window/window.hpp>

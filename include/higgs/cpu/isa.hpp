@@ -14,7 +14,7 @@ enum class Isa {
   Avx2,         ///< AVX2, FMA and F16C
   AvxVnni,      ///< Avx2 and AVX-VNNI (Alder Lake, Zen 5 and newer)
   AvxVnniEvex,  ///< Avx2 and AVX-512 VNNI on 256 bits (Cascade Lake)
-  Avx512,       ///< AVX-512 F, BW, DQ, VL, VBMI, VNNI and GFNI (Ice Lake, Zen 4 and newer)
+  Avx512,       ///< AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and GFNI (Ice Lake, Zen 4 and newer)
   Amx,       ///< Avx512 and the int8 tiles of AMX (Sapphire Rapids); best_isa() names it with HIGGS_AMX only
   Neon,      ///< the part of AArch64 that every processor has
   NeonDot,   ///< Neon and FEAT_DotProd (Armv8.2)

@@ -49,4 +49,5 @@
 #  define HIGGS_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 #define HIGGS_AVX2_FEATURES "avx2,fma,f16c"
-#define HIGGS_AVX512_FEATURES "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,gfni"
+#define HIGGS_AVX512_FEATURES \
+  "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,gfni"

@@ -86,6 +86,10 @@ constexpr auto choose_packed_format() {
   }
 }
 
+/// Whether decoding takes lookups of 256 points in the plane; PackedForm is for such formats.
+template <class Format>
+inline constexpr bool looks_up_256 = requires { requires Format::looks_up_256; };
+
 }  // namespace detail
 
 /// The packed format of a code: its own C::PackedFormat, or the lookup table for its bits and dimensions, or

@@ -33,9 +33,9 @@
 namespace higgs {
 inline namespace v0 {
 
-/// What a PackedMatrix keeps of codebooks of 256 points in the plane.
+/// What a PackedMatrix keeps of codes with a table of 256 points in the plane: 2x256 and window codes.
 enum class PackedForm {
-  Codes,        ///< 4 bits a weight, as in files
+  Codes,        ///< as many bits a weight as in files
   Coordinates,  ///< 8 bits a weight: for few threads faster where no instruction looks up 256 entries
 };
 
@@ -222,7 +222,7 @@ PackedParts pack_matrix(const QuantizedMatrix<C>& w, Executor& executor, PackedF
   std::vector<float> input_scales(w.input_scales.size());
   to_floats(w.input_scales.data(), static_cast<std::int64_t>(input_scales.size()), input_scales.data());
   parts.input_scales = std::make_shared<const std::vector<float>>(std::move(input_scales));
-  if constexpr (std::is_same_v<PackedFormatOf<C>, cpu::Lut<8, 2>>) {
+  if constexpr (looks_up_256<PackedFormatOf<C>>) {
     if (form == PackedForm::Coordinates) {
       pack_as<cpu::CoordinateBytes>(parts, w, executor);
       return parts;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The window codes with their encoder.
+// The window codes with their encoder and their packed format.
 #pragma once
 
+#include <higgs/codes/window/packed.hpp>
 #include <higgs/codes/window/viterbi.hpp>
 #include <higgs/codes/window/window.hpp>

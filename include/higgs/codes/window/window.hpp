@@ -20,6 +20,10 @@ inline namespace v0 {
 
 template <int SymbolBits>
 class WindowEncoder;
+namespace cpu {
+template <int SymbolBits>
+struct WindowFormat;
+}
 
 /// A trellis code (bitshift trellis, QTIP section 3.1; trellis coded quantization, Marcellin and Fischer 1990). The symbols
 /// of a group, of `SymbolBits` bits each, follow each other in one stream of bits, least significant bit first:
@@ -54,7 +58,8 @@ class WindowCode {
   using Element = std::int8_t;
   using Point = std::array<Element, 2>;
   using Points = std::array<Point, 256>;
-  using Encoder = WindowEncoder<SymbolBits>;  // codes/window/viterbi.hpp
+  using Encoder = WindowEncoder<SymbolBits>;           // codes/window/viterbi.hpp
+  using PackedFormat = cpu::WindowFormat<SymbolBits>;  // codes/window/packed.hpp
 
   /// Encoding rounds weights to 1/16 of an integer step: distances along a group then fit 32 bits.
   static constexpr int fraction_bits = 4;

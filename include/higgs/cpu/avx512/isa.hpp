@@ -16,7 +16,7 @@ namespace higgs {
 inline namespace v0 {
 namespace cpu {
 
-/// AVX-512 F, BW, DQ, VL, VBMI, VNNI and GFNI.
+/// AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and GFNI.
 struct Avx512 : Avx2 {
   using Base = Avx2;
   static constexpr Isa isa = Isa::Avx512;
@@ -27,8 +27,8 @@ struct Avx512 : Avx2 {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("gfni") && Avx2::runs();
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni") && Avx2::runs();
   }
 };
 

@@ -23,12 +23,21 @@ namespace avx512 {
 ///     load_tables(Tables)        the tables in registers
 ///     load_indices(codes, out)   the indices of half a step, 4 for each of 16 rows in a vector
 ///     decode(tables, c, index, v)  coordinate c of vector v of indices, 128 added; planes follow each other
+/// Where coordinates depend on indices before theirs in the group, the specialization has instead of the last two
+///     State                           what a vector must know of those before, for 16 rows; zero where a group begins
+///     load_state(codes, first)        the state before step `first` of a group; `codes` is half of that step
+///     load_indices(codes, v, state)   vector v of indices; makes `state` that of the next vector
+///     decode(tables, c, indices)      coordinate c of them, 128 added, one plane
 /// A format without a specialization is decoded to memory by its chunk_decoder().
 template <class Format>
 struct Decoder;
 
 template <class Format>
 concept DecodesInRegisters = requires { Decoder<Format>::vectors; };
+
+/// Whether coordinates depend on indices before theirs.
+template <class Format>
+concept DecodesInSequence = requires { typename Decoder<Format>::State; };
 
 /// 64 entries of a table of 256, kept as two of 128. Each lookup replaces the indices that are its own and
 /// leaves the others: no blend.
@@ -115,13 +124,36 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
   return out;
 }
 
+/// The same where coordinates depend on indices before theirs: half of the rows, then the others.
+template <DecodesInSequence Format>
+inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, const std::uint8_t* codes,
+                                        std::int64_t steps, std::int64_t first, std::uint8_t* out) noexcept {
+  using U = Decoder<Format>;
+  const auto tables = U::load_tables(from);
+  for (int half = 0; half < 2; ++half) {
+    const std::uint8_t* code = codes + half * (Format::step_bytes / 2);
+    std::uint8_t* to = out + half * 64;
+    auto state = U::load_state(code, first);
+    for (std::int64_t s = 0; s < steps; ++s, code += Format::step_bytes) HIGGS_UNROLL
+      for (int v = 0; v < U::vectors; ++v, to += 128 * Format::dim) {
+        const auto indices = U::load_indices(code, v, state);
+        HIGGS_UNROLL for (int c = 0; c < Format::dim; ++c)
+          _mm512_store_si512(to + c * 128, U::decode(tables, c, indices));
+      }
+  }
+  return out;
+}
+
 /// A chunk_decoder() that decodes in registers.
 template <class Format>
 struct ChunkDecoder {
   const typename Format::Tables& tables;
-  const std::uint8_t* operator()(const std::uint8_t* codes, std::int64_t steps, std::int64_t /*first*/,
+  const std::uint8_t* operator()(const std::uint8_t* codes, std::int64_t steps, std::int64_t first,
                                  std::uint8_t* out) const noexcept {
-    return decode_chunk<Format>(tables, codes, steps, out);
+    if constexpr (DecodesInSequence<Format>)
+      return decode_chunk<Format>(tables, codes, steps, first, out);
+    else
+      return decode_chunk<Format>(tables, codes, steps, out);
   }
 };
 

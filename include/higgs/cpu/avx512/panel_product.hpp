@@ -55,6 +55,46 @@ template <int Planes>
   _mm512_storeu_ps(sums, _mm512_fmadd_ps(part, scale, _mm512_loadu_ps(sums)));
 }
 
+/// Adds the products of `steps` steps of 16 rows to totals (Columns), where coordinates depend on indices before theirs.
+/// Each sum waits for the one before it, so that there are four, whatever Columns is. A step prefetches half of its bytes
+/// from `ahead` on.
+template <class Format, int Columns>
+[[gnu::always_inline]] inline void add_steps(const typename Decoder<Format>::Tables& tables,
+                                             const std::uint8_t* codes, std::int64_t steps,
+                                             const std::uint8_t* ahead, const std::uint8_t* quads,
+                                             typename Decoder<Format>::State& state,
+                                             __m512i (&totals)[extent<Columns>]) noexcept {
+  using U = Decoder<Format>;
+  constexpr int chains = 4 / Columns;
+  __m512i sums[extent<chains>][extent<Columns>];
+  HIGGS_UNROLL for (int i = 0; i < chains * Columns; ++i)
+    sums[i / Columns][i % Columns] = i < Columns ? totals[i] : _mm512_setzero_si512();
+  for (; steps > 0; --steps, codes += Format::step_bytes, ahead += Format::step_bytes / 2) {
+    HIGGS_UNROLL for (int i = 0; i < Format::step_bytes / 128; ++i)
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
+    HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
+      const auto indices = U::load_indices(codes, v, state);
+      HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d, quads += 4 * Columns) {
+        const __m512i w = U::decode(tables, d, indices);
+        HIGGS_UNROLL for (int c = 0; c < Columns; ++c)
+          sums[d % chains][c] = add_dot(sums[d % chains][c], w, broadcast_quad(quads + 4 * c));
+      }
+    }
+  }
+  HIGGS_UNROLL for (int c = 0; c < Columns; ++c) {
+    totals[c] = sums[0][c];
+    HIGGS_UNROLL for (int i = 1; i < chains; ++i)
+      totals[c] = _mm512_add_epi32(totals[c], sums[i][c]);
+  }
+}
+
+template <class Format>
+struct StatesOf {};
+template <DecodesInSequence Format>
+struct StatesOf<Format> {
+  typename Decoder<Format>::State half[2] = {};
+};
+
 /// Few rows of x: codes go from memory to registers to the dot product. sums (Rows, 32) +=.
 template <class Format, int Rows, int Planes>
 inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, float* sums) noexcept {
@@ -72,6 +112,7 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
     __m512 scales[2];
     load_scales(codes, scales);
     codes += 2 * panel_rows;
+    StatesOf<Format> states;  // of both halves of the rows
     for (std::int64_t chunk = 0; chunk < steps; chunk += chunk_steps) {
       __m512 part[2][extent<Rows>];
       HIGGS_UNROLL for (int i = 0; i < 2 * Rows; ++i)
@@ -84,25 +125,36 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
           total[0][i / columns][i % columns] = total[1][i / columns][i % columns] =
               i % Planes == Planes - 1 ? _mm512_set1_epi32(compensation[i % columns / Planes])
                                        : _mm512_setzero_si512();
-        for (std::int64_t s = std::min(x_group_steps, end - first); s > 0;
-             --s, codes += step_bytes, quads += act_bytes) {
-          HIGGS_UNROLL for (int i = 0; i < Format::step_bytes / 64; ++i)
-            _mm_prefetch(reinterpret_cast<const char*>(codes + 4096 + 64 * i), _MM_HINT_T0);
-          __m512i index[2][4];
-          U::load_indices(codes, index[0]);
-          U::load_indices(codes + step_bytes / 2, index[1]);
-          HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
-            HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d) {
-              __m512i w[2][Format::planes];
-              HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) {
-                w[0][plane] = U::decode(tables, plane + d, index[0], v);
-                w[1][plane] = U::decode(tables, plane + d, index[1], v);
-              }
-              HIGGS_UNROLL for (int c = 0; c < columns; ++c) {
-                const __m512i x = broadcast_quad(quads + 4 * ((v * Format::dim + d) * columns + c));
+        const std::int64_t count = std::min(x_group_steps, end - first);
+        if constexpr (DecodesInSequence<Format>) {
+          static_assert(Format::planes == 1);
+          const std::int64_t bytes = count * step_bytes;
+          const std::uint8_t* ahead = codes + std::max<std::int64_t>(bytes, 8192);
+          HIGGS_UNROLL for (int half = 0; half < 2; ++half)
+            add_steps<Format, columns>(tables, codes + half * (step_bytes / 2), count,
+                                       ahead + half * (bytes / 2), quads, states.half[half], total[half][0]);
+          codes += count * step_bytes;
+          quads += count * act_bytes;
+        } else {
+          for (std::int64_t s = count; s > 0; --s, codes += step_bytes, quads += act_bytes) {
+            HIGGS_UNROLL for (int i = 0; i < Format::step_bytes / 64; ++i)
+              _mm_prefetch(reinterpret_cast<const char*>(codes + 4096 + 64 * i), _MM_HINT_T0);
+            __m512i index[2][4];
+            U::load_indices(codes, index[0]);
+            U::load_indices(codes + step_bytes / 2, index[1]);
+            HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
+              HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d) {
+                __m512i w[2][Format::planes];
                 HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) {
-                  total[0][plane][c] = add_dot(total[0][plane][c], w[0][plane], x);
-                  total[1][plane][c] = add_dot(total[1][plane][c], w[1][plane], x);
+                  w[0][plane] = U::decode(tables, plane + d, index[0], v);
+                  w[1][plane] = U::decode(tables, plane + d, index[1], v);
+                }
+                HIGGS_UNROLL for (int c = 0; c < columns; ++c) {
+                  const __m512i x = broadcast_quad(quads + 4 * ((v * Format::dim + d) * columns + c));
+                  HIGGS_UNROLL for (int plane = 0; plane < Format::planes; ++plane) {
+                    total[0][plane][c] = add_dot(total[0][plane][c], w[0][plane], x);
+                    total[1][plane][c] = add_dot(total[1][plane][c], w[1][plane], x);
+                  }
                 }
               }
             }

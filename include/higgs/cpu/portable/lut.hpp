@@ -151,6 +151,7 @@ template <int Bits, int Dim, int Planes = 1>
 struct Lut : IndexFacts<Bits> {
   static constexpr int dim = Dim, planes = Planes;
   static constexpr std::int64_t step_bytes = 128 * Lut::vectors, step_inputs = Lut::indices * Dim;
+  static constexpr bool looks_up_256 = Bits == 8 && Dim == 2;
   using Tables = LutTables;
 
   /// Symbols of `symbol_bits` bits, `per_index` to an index.
