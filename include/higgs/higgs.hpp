@@ -91,6 +91,7 @@
 #  include <higgs/codes/e8/fragments.cuh>
 #  include <higgs/codes/formats.cuh>
 #  include <higgs/codes/grid/fragments.cuh>
+#  include <higgs/codes/window/fragments.cuh>
 #  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
 #  include <higgs/gpu/instructions.cuh>

@@ -21,10 +21,13 @@ __global__ void decode_warp_tile_kernel(const uint4* codes, const std::int16_t* 
   __syncthreads();
   uint4 loads[Format::loads];
   for (int i = 0; i < Format::loads; ++i) loads[i] = codes[32 * i + threadIdx.x];
+  const auto lane = Format::table_offset(static_cast<int>(threadIdx.x));
+  const auto tail =
+      higgs::gpu::load_tail<Format>(codes + threadIdx.x, lane, [](const uint2* at) { return *at; });
+  const auto& ready = higgs::gpu::prepared<Format>(loads, tail, lane);
   const auto call = [&]<int Call>(std::integral_constant<int, Call>) {
     std::uint32_t a[k_tiles][4];
-    Format::template decode<T, Call / steps, Call % steps>(
-        a, loads, Format::table_offset(static_cast<int>(threadIdx.x)));
+    Format::template decode<T, Call / steps, Call % steps>(a, ready, lane);
     for (int k = 0; k < k_tiles; ++k)
       out[(Call * k_tiles + k) * 32 + threadIdx.x] = uint4{a[k][0], a[k][1], a[k][2], a[k][3]};
   };
@@ -49,10 +52,13 @@ std::size_t wrong_fragments(const uint4* codes, const std::int16_t* table, const
       for (int r = 0; r < 4; ++r)
         for (int odd = 0; odd < 2; ++odd) {
           const int t = lane % 4, row = tile / 4 * 16 + lane / 4 + r % 2 * 8, within = r / 2 * 2 + odd;
-          const int input = Format::Activations::k_tiles == 1
+          constexpr bool sixteen = std::is_same_v<typename Format::Activations, gpu::SixteenInputsPerLane>;
+          const int input = sixteen ? t * 16 + ((tile % 4) ^ t) * 4 + within
+                            : Format::Activations::k_tiles == 1
                                 ? tile % 4 * 16 + t * 4 + within
                                 : tile % 4 / 2 * 32 + t * 8 + ((tile % 2) ^ (t / 2)) * 4 + within;
-          wrong += (a[r] >> 16 * odd & 0xffffu) != T(coordinate(row, input)).bits;
+          const std::uint32_t bits = a[r] >> 16 * odd & 0xffffu;
+          wrong += (bits == 0x8000u ? 0u : bits) != T(coordinate(row, input)).bits;  // -0 is 0
         }
     }
   return wrong;

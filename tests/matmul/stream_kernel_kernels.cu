@@ -9,6 +9,7 @@
 
 using higgs::gpu::E8Format;
 using higgs::gpu::TableFormat;
+using higgs::gpu::WindowFormat;
 
 #define HIGGS_STREAM_KERNEL(Format, ColumnTiles, X)                                                \
   template __global__ void higgs::gpu::detail::stream_kernel<Format, higgs::Half, ColumnTiles, X>( \
@@ -47,7 +48,34 @@ HIGGS_STREAM_KERNEL(TableFormat<3>, 8, void)
 // plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldg128 == 8; loop.lds128 == 64
 // plan: stream_kernel<.*E8Format, higgs::v0::Half, 1, .*>: loop.lds32 == 0; loop.lds64 == 16
 HIGGS_STREAM_KERNEL(E8Format, 1, void)
+// Window codes: a lookup of 32 bits for two weights, as the grids; 64 bits of the warp tile before for each row of lanes,
+// and for odd numbers of bits a symbol 64 bits of words; one or two shuffles for signs, one for windows. No spills, not
+// even for 64 rows of x.
+// plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, ., .*>: registers <= 255; loop.ldg32 == 0; loop.bar == 0
+// plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.lds32 == 256; loop.lds64 == 16
+// plan: stream_kernel<.*WindowFormat<8>, higgs::v0::Half, 1, .*>: loop.ldg128 == 16; loop.ldg64 == 4; loop.shfl == 8
+// plan: stream_kernel<.*WindowFormat<8>, higgs::v0::Half, 1, .*>: loop.instructions <= 22 * loop.hmma
+HIGGS_STREAM_KERNEL(WindowFormat<8>, 1, void)
+HIGGS_STREAM_KERNEL(WindowFormat<8>, 1, higgs::Half)
+HIGGS_STREAM_KERNEL(WindowFormat<8>, 4, void)
+HIGGS_STREAM_KERNEL(WindowFormat<8>, 8, void)
+// plan: stream_kernel<.*WindowFormat<7>, higgs::v0::Half, 1, .*>: loop.ldg128 == 12; loop.ldg64 == 8; loop.shfl == 8
+// plan: stream_kernel<.*WindowFormat<[4-7]>, higgs::v0::Half, 1, .*>: loop.instructions <= 23.5 * loop.hmma
+HIGGS_STREAM_KERNEL(WindowFormat<7>, 1, float)
+HIGGS_STREAM_KERNEL(WindowFormat<7>, 4, void)
+HIGGS_STREAM_KERNEL(WindowFormat<7>, 8, void)
+// plan: stream_kernel<.*WindowFormat<6>, higgs::v0::Half, 1, .*>: loop.ldg128 == 12; loop.ldg64 == 4; loop.shfl == 12
+HIGGS_STREAM_KERNEL(WindowFormat<6>, 1, void)
+HIGGS_STREAM_KERNEL(WindowFormat<6>, 4, void)
+// plan: stream_kernel<.*WindowFormat<5>, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.ldg64 == 8; loop.shfl == 12
+HIGGS_STREAM_KERNEL(WindowFormat<5>, 1, void)
+// plan: stream_kernel<.*WindowFormat<4>, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.ldg64 == 4; loop.shfl == 12
+HIGGS_STREAM_KERNEL(WindowFormat<4>, 1, void)
+HIGGS_STREAM_KERNEL(WindowFormat<4>, 4, void)
+HIGGS_STREAM_KERNEL(WindowFormat<4>, 8, void)
 
-// plan: repack_(scales_kernel|kernel<.*E8Format>): registers <= 64
+// plan: repack_(scales_kernel|kernel<.*(E8Format|WindowFormat<.> ?)>): registers <= 64
 template __global__ void higgs::gpu::detail::repack_kernel<E8Format>(higgs::gpu::PackedLayout,
                                                                      const std::uint8_t*, uint4*);
+template __global__ void higgs::gpu::detail::repack_kernel<WindowFormat<7>>(higgs::gpu::PackedLayout,
+                                                                            const std::uint8_t*, uint4*);

@@ -16,6 +16,7 @@
 
 using higgs::GridCodebook;
 using higgs::Half;
+using higgs::WindowCode;
 namespace gpu = higgs::gpu;
 
 namespace {
@@ -52,14 +53,17 @@ void check_rotation(const higgs::CodeLayout& layout, std::int64_t batch, std::in
 
 template <class Book>
 Counts count(const gpu::PackedMatrix& w, std::int64_t batch, bool inside, gpu::Reproducibility sums) {
-  constexpr std::int64_t n = 4096, bits = higgs::code_bits<Book> / Book::dim;
+  constexpr std::int64_t n = 4096;
+  constexpr double bits = static_cast<double>(higgs::code_bits<Book>) / Book::dim;
   using Formats = gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>;
   gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, gpu::current_device(), sums, batch);
   if (!inside) plan.rotate_inside = 0;
   emulator::clear_launches();
   static_cast<void>(device_product<float, Formats>(w.view(), Normals<Half>(batch, n, 6), plan));
   const emulator::Counters& c = emulator::launches().back().counters;
-  const double least = static_cast<double>(n * n * bits / 8 + n * n / 1024 * 2 + batch * n * (2 + 4)) / 32;
+  const double least =
+      (static_cast<double>(n * n) * bits / 8 + static_cast<double>(n * n / 1024 * 2 + batch * n * (2 + 4))) /
+      32;
   const auto each = [](std::uint64_t events) { return static_cast<double>(events) / (n * n / 1e3); };
   return {each(c.work()), each(c.shared_passes), each(c.shared_passes_ideal),
           static_cast<double>(c.sectors_read + c.sectors_written) / least};
@@ -116,6 +120,8 @@ TEST_CASE("rows that the product rotates itself have the bits of rows rotated be
   check_rotation<GridCodebook<2, 64>, Half>({64, 8, 64, 64}, 2, 1);
   check_rotation<GridCodebook<1, 256>, Half>({65, 320, 64, 64}, 2, 2);
   check_rotation<higgs::E8Codebook, higgs::BFloat16>({65, 1104, 256, 256}, 4, 3);
+  check_rotation<WindowCode<5>, higgs::BFloat16>({65, 1104, 256, 256}, 4, 3);
+  check_rotation<WindowCode<8>, Half>({130, 3400, 64, 64}, 3, 2);
 }
 
 TEST_CASE("a row has the same bits in every batch, and under AcrossDevices on every device",
@@ -203,4 +209,22 @@ TEST_CASE("a product executes no more instructions, passes and sectors than the 
                                      {64, {181, 56, 0, 5.3}}});
   check_counts<higgs::E8Codebook>(
       {{1, {100, 20, 0, 1.95}}, {16, {113, 23, 0, 3.1}}, {32, {134, 28, 0, 4.1}}});
+  check_counts<WindowCode<8>>({{1, {105, 22, 0, 1.2}},
+                               {1, {112, 23, 0, 1.2}, true},
+                               {8, {105, 22, 0, 1.5}},
+                               {16, {120, 25, 0, 1.8}},
+                               {32, {140, 32, 0, 2.4}},
+                               {64, {185, 45, 0, 3.6}}});
+  check_counts<WindowCode<6>>({{1, {110, 22, 0, 1.2}},
+                               {1, {116, 23, 0, 1.25}, true},
+                               {8, {110, 22, 0, 1.6}},
+                               {16, {124, 25, 0, 2}},
+                               {64, {190, 45, 0, 4.2}}});
+  check_counts<WindowCode<4>>({{1, {110, 22, 0, 1.4}},
+                               {1, {116, 23, 0, 1.45}, true},
+                               {8, {110, 22, 0, 1.95}},
+                               {16, {124, 25, 0, 2.6}},
+                               {64, {190, 45, 0, 5.4}}});
+  check_counts<WindowCode<7>>({{1, {110, 22, 0, 1.2}}});
+  check_counts<WindowCode<5>>({{1, {115, 22, 0, 1.3}}});
 }

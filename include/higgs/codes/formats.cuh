@@ -6,6 +6,8 @@
 #include <higgs/codes/e8/fragments.cuh>
 #include <higgs/codes/grid/fragments.cuh>
 #include <higgs/codes/registry.hpp>
+#include <higgs/codes/window/fragments.cuh>
+#include <higgs/codes/window/window.hpp>
 #include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
@@ -25,7 +27,9 @@ template <FragmentDecoder... Formats>
 using MatmulFormats = TypeList<Formats...>;
 
 /// All formats of this library. A format for a code of the caller's own is named beside them or instead.
-using AnyFormat = MatmulFormats<TableFormat<2>, TableFormat<3>, TableFormat<4>, TableFormat<8>, E8Format>;
+using AnyFormat =
+    MatmulFormats<TableFormat<2>, TableFormat<3>, TableFormat<4>, TableFormat<8>, E8Format, WindowFormat<4>,
+                  WindowFormat<5>, WindowFormat<6>, WindowFormat<7>, WindowFormat<8>>;
 
 /// Calls use(Format{}) for the format of `layout`; throws InvalidArgument, naming `function`, if the list lacks
 /// it.
@@ -70,6 +74,16 @@ template <>
 struct FormatOf<E8Codebook> {
   static constexpr bool stores_coordinates = false;
   using type = E8Format;
+};
+
+template <int SymbolBits>
+struct FormatOf<WindowCode<SymbolBits>> {
+  using type = WindowFormat<window_format_bits<SymbolBits>>;
+  static constexpr bool stores_coordinates = false;
+  static_assert(
+      type::Code::x_taps == WindowCode<SymbolBits>::x_taps &&
+          type::Code::y_taps == WindowCode<SymbolBits>::y_taps,
+      "higgs::gpu::FormatOf: the signs of the code depend on other symbols than those of its format");
 };
 
 /// The lookup table in global memory for matrices of a code: (table_size of its format). That of stored

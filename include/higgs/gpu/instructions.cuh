@@ -84,6 +84,13 @@ __device__ inline std::uint32_t flip_bits(std::uint32_t a, std::uint32_t b) {
   return out;
 }
 
+/// lop3: a ^ b ^ c.
+__device__ inline std::uint32_t flip_twice(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;  // 0x96 = a ^ b ^ c of a = 0xf0, b = 0xcc, c = 0xaa
+  asm("lop3.b32 %0, %1, %2, %3, 0x96;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+
 /// The address of a pointer to shared memory, for the instructions below.
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -170,7 +177,23 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
   return out;
 }
 
-/// The same without a policy, which takes two registers.
+/// ld.global.v2, otherwise the same.
+__device__ inline uint2 load_streaming_64(const void* pointer, std::uint64_t policy) {
+  uint2 out;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;"
+               : "=r"(out.x), "=r"(out.y)
+               : "l"(pointer), "l"(policy));
+  return out;
+}
+
+/// Both without a policy, which takes two registers.
+__device__ inline uint2 load_streaming_64(const void* pointer) {
+  uint2 out;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
+               : "=r"(out.x), "=r"(out.y)
+               : "l"(pointer));
+  return out;
+}
 __device__ inline uint4 load_streaming_128(const void* pointer) {
   uint4 out;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"

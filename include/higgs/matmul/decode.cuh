@@ -111,8 +111,12 @@ __global__ void __launch_bounds__(128)
   const std::int64_t tile_row = first_row / warp_tile + warp / cols, tile_col = warp % cols;
   if (tile_row * warp_tile >= first_row + out.rows) return;
   uint4 loads[Format::loads];
+  const uint4* from = w.codes + (tile_row * cols + tile_col) * tile_units<Format> + lane;
   HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
-    loads[i] = w.codes[((tile_row * cols + tile_col) * Format::loads + i) * 32 + lane];
+    loads[i] = from[32 * i];
+  const LaneOf<Format> facts = Format::table_offset(lane);
+  const auto tail = load_tail<Format>(from, facts, [](const uint2* pair) { return *pair; });
+  const auto& ready = prepared<Format>(loads, tail, facts);
   const std::int64_t group = tile_col * warp_tile / layout.padded_group();
   const std::int64_t within = tile_col * warp_tile % layout.padded_group();
   const uint4 halves =
@@ -123,7 +127,7 @@ __global__ void __launch_bounds__(128)
     scales[2 * i] = two.x * output_scale;
     scales[2 * i + 1] = two.y * output_scale;
   }
-  Format::for_each_weight(loads, lane, w.table, [&](int r, int k, int coordinate) {
+  Format::for_each_weight(ready, lane, w.table, [&](int r, int k, int coordinate) {
     const std::int64_t row = tile_row * warp_tile + 8 * r + lane / 4 - first_row, col = within + k;
     if (row < out.rows && col < layout.group)
       out.row(row)[group * layout.group + col] = from_float<Out>(static_cast<float>(coordinate) * scales[r]);

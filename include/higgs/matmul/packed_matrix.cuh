@@ -30,7 +30,7 @@ struct PackedView {
   PackedLayout layout;
   Rotation rotation;                    // for the activations
   int exponent = 0;                     // weight = 2^exponent * scale * coordinate
-  const uint4* codes = nullptr;         // (warp_tile_rows, warp_tile_cols, loads, 32)
+  const uint4* codes = nullptr;         // (warp_tile_rows, warp_tile_cols, loads * 32 + tail_units)
   const Half* scales = nullptr;         // (warp_tile_rows, groups, 64)
   const std::int16_t* table = nullptr;  // (table_size of the format): its lookup table
 };

@@ -55,6 +55,7 @@ struct FactsInRegisters {
   __device__ int thread() const { return thread_; }
   __device__ RowRange rows() const { return rows_; }
   __device__ uint4 load_weights(const uint4* from) const { return load_streaming_128(from, policy); }
+  __device__ uint2 load_weights(const uint2* from) const { return load_streaming_64(from, policy); }
 };
 
 /// A warp reads the facts of its block from shared memory each time, and loads scales when it needs them: the
@@ -70,6 +71,7 @@ struct FactsInSharedMemory {
   __device__ int thread() const { return thread_index(); }
   __device__ RowRange rows() const { return block.range; }
   __device__ uint4 load_weights(const uint4* from) const { return load_streaming_128(from); }
+  __device__ uint2 load_weights(const uint2* from) const { return load_streaming_64(from); }
 };
 
 /// What an instance of the kernel is compiled for. T is the type of the operands, X that of the up to 4 rows
@@ -89,8 +91,10 @@ struct StreamConfig {
       ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Format::loads >= 8 ? 2 : 1);
   /// Blocks that fit a multiprocessor by their registers, of which a plan uses one; its shared memory has room
   /// for one (sm_86, 89, 120), two (80) or three (90, 100).
-  static constexpr int blocks =
-      ColumnTiles == 1 && Format::loads < 8 && Format::Activations::k_tiles == 1 && !rotates ? 3 : 2;
+  static constexpr int blocks = ColumnTiles == 1 && Format::loads < 8 && Format::Activations::k_tiles == 1 &&
+                                        !HasTail<Format> && !rotates
+                                    ? 3
+                                    : 2;
 };
 
 /// What a warp holds while it multiplies a row block, and the stages of its work. Step p of a warp is warp tile
@@ -109,13 +113,14 @@ struct StreamWarp {
   Facts& facts;
   // The task's numbers that every step needs, in registers.
   const int row_warps = task.row_warps, k_warps = task.k_warps, group_cols = task.group_cols;
-  std::uint32_t table_offset;
+  LaneOf<Format> table_offset;
   std::uint32_t x_offset;  // where the lane reads activations; used by FactsInRegisters
   int copied_columns;      // columns of a batch tile that shared memory holds
   int end_step, step;
   uint4 loads[stages][Format::loads];  // those of the next steps, the first one's in front
-  const uint4* next_load;              // of the step after these
-  int load_stride;                     // from one step to the next, in loads
+  TailOf<Format> tails[stages];
+  const uint4* next_load;  // of the step after these
+  int load_stride;         // from one step to the next, in units of 128 bits
   // A lane has the scales of rows g, g + 8, g + 16, ...
   uint4 scale = {}, next_scale = {};
   std::uint32_t seen = 0;  // nonzero_halves() of the scales of all groups before
@@ -141,7 +146,10 @@ struct StreamWarp {
   __device__ uint4 load_scales(const RowRange& rows, int p) const;
   __device__ void find_change(const RowRange& rows, int from);
   __device__ void change_group();
-  __device__ void multiply_step(uint4 (&step_loads)[Format::loads], std::uint32_t x);
+  __device__ TailOf<Format> load_tail_of(const uint4* from) const {
+    return load_tail<Format>(from, table_offset, [&](const uint2* pair) { return facts.load_weights(pair); });
+  }
+  __device__ void multiply_step(uint4 (&step_loads)[Format::loads], TailOf<Format>& tail, std::uint32_t x);
 };
 
 /// y for the rows of W and of x that a block owns.
@@ -206,16 +214,18 @@ __device__ __forceinline__ StreamWarp<Config>::StreamWarp(const StreamTask& t, F
   step = Facts::prefetches_scales || exists ? step_of_tile(rows.base, rows.begin) : 0;
   end_step = exists ? step_of_tile(rows.base, rows.end) : step;
   const int k_warp = (warp & row_warps) != 0;
-  load_stride = k_warps * Format::loads * 32;
+  load_stride = k_warps * tile_units<Format>;
   next_load = facts.block.w.codes +
-              (std::int64_t{row} * task.cols + rows.base + step * k_warps + k_warp) * (Format::loads * 32) +
+              (std::int64_t{row} * task.cols + rows.base + step * k_warps + k_warp) * tile_units<Format> +
               lane;
   if constexpr (stages == 1)  // or registers would keep those of the last row block until here
     for (uint4& load : loads[0]) load = {};
   HIGGS_UNROLL for (int r = 0; r < stages; ++r)
-    if (step + r < end_step) HIGGS_UNROLL
-      for (int i = 0; i < Format::loads; ++i)
+    if (step + r < end_step) {
+      HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
         loads[r][i] = facts.load_weights(next_load + r * load_stride + 32 * i);
+      tails[r] = load_tail_of(next_load + r * load_stride);
+    }
   next_load += stages * load_stride;
 }
 
@@ -313,17 +323,18 @@ __device__ __forceinline__ void StreamWarp<Config>::load_activations(int c) {
 // Decode and multiply.
 
 /// One warp tile: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
-/// all that step S of the format needs of `loads` is decoded.
+/// all that step S of the format needs of `ready` is decoded.
 template <class Format, class T, int ColumnTiles, bool Swizzled, int Step = 0, class Refill>
-__device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const uint4 (&loads)[Format::loads],
-                                          std::uint32_t x, std::uint32_t table_offset, const Refill& refill) {
+__device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const ReadyOf<Format>& ready,
+                                          std::uint32_t x, const LaneOf<Format>& table_offset,
+                                          const Refill& refill) {
   using Activations = typename Format::Activations;
   if constexpr (Step < Activations::steps) {
     uint2 b[Activations::k_tiles][ColumnTiles];
     Activations::template load<ColumnTiles, Swizzled, Step>(b, x);
     const auto multiply_row = [&]<int Row>(std::integral_constant<int, Row>) {
       std::uint32_t a[Activations::k_tiles][4];
-      Format::template decode<T, Row, Step>(a, loads, table_offset);
+      Format::template decode<T, Row, Step>(a, ready, table_offset);
       HIGGS_UNROLL for (int k = 0; k < Activations::k_tiles; ++k) HIGGS_UNROLL
         for (int c = 0; c < ColumnTiles; ++c) mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);
     };
@@ -331,14 +342,14 @@ __device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const u
       (multiply_row(std::integral_constant<int, Row>{}), ...);
     }(std::make_integer_sequence<int, 4>{});
     refill(std::integral_constant<int, Step>{});
-    multiply_warp_tile<Format, T, ColumnTiles, Swizzled, Step + 1>(sums, loads, x, table_offset, refill);
+    multiply_warp_tile<Format, T, ColumnTiles, Swizzled, Step + 1>(sums, ready, x, table_offset, refill);
   }
 }
 
 /// The next step, and the loads of the step that is `stages` behind it.
 template <class Config>
 __device__ __forceinline__ void StreamWarp<Config>::multiply_step(uint4 (&step_loads)[Format::loads],
-                                                                  std::uint32_t x) {
+                                                                  TailOf<Format>& tail, std::uint32_t x) {
   const bool more = step + stages < end_step;
   // Where only one step's loads are under way, each is asked for as soon as its registers are free.
   const auto refill = [&]<int S>(std::integral_constant<int, S>) {
@@ -347,8 +358,10 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_step(uint4 (&step_l
       for (int i = 0; i < Format::loads; ++i)
         if (stages > 1 ? last : Format::last_step(i) == S)
           step_loads[i] = facts.load_weights(next_load + 32 * i);
+    if (more && last) tail = load_tail_of(next_load);
   };
-  multiply_warp_tile<Format, T, column_tiles, Config::rotates>(sums, step_loads, x, table_offset, refill);
+  const auto& ready = prepared<Format>(step_loads, tail, table_offset);
+  multiply_warp_tile<Format, T, column_tiles, Config::rotates>(sums, ready, x, table_offset, refill);
   // Beside the sums of 64 rows and 8 loads no register is free for the stride in bytes, which the compiler would keep.
   constexpr bool scarce = stages == 1 && Format::loads >= 8;
   next_load += scarce ? opaque(load_stride) : load_stride;
@@ -372,16 +385,20 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_chunk(int c) {
     if (step == change) change_group();
     const int until = min(stop, change);
     while (step + stages <= until) HIGGS_UNROLL
-      for (int r = 0; r < stages; ++r, x += each) multiply_step(loads[r], x);
+      for (int r = 0; r < stages; ++r, x += each) multiply_step(loads[r], tails[r], x);
     if constexpr (stages > 1)
       for (; step < until; x += each) {  // less than a round: the loads move up
-        multiply_step(loads[0], x);
-        HIGGS_UNROLL for (int r = 0; r + 1 < stages; ++r) HIGGS_UNROLL
-          for (int i = 0; i < Format::loads; ++i) {
+        multiply_step(loads[0], tails[0], x);
+        HIGGS_UNROLL for (int r = 0; r + 1 < stages; ++r) {
+          HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i) {
             const uint4 next = loads[r + 1][i];
             loads[r + 1][i] = loads[r][i];
             loads[r][i] = next;
           }
+          const TailOf<Format> next = tails[r + 1];
+          tails[r + 1] = tails[r];
+          tails[r] = next;
+        }
       }
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How packed codes become operands of tensor cores: what a format must offer, the lookup table in shared memory
-// and the two orders of activations that formats may ask for.
+// and the orders of activations that formats may ask for.
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -92,6 +92,78 @@ struct EightInputsPerLane {
   }
 };
 
+/// A lane multiplies inputs 16 t ... 16 t + 15 of 64: a run of its own. The A operand of step S has inputs 4 (S ^ t)
+/// ... + 3 of these, so that the lanes of a column read different banks.
+struct SixteenInputsPerLane {
+  static constexpr int steps = 4;
+  static constexpr int k_tiles = 1;
+
+  template <int ColumnTiles, bool Swizzled>
+  static __device__ std::uint32_t offset(int column, int lane) {
+    const int t = lane % 4;
+    if (Swizzled) column ^= t;
+    return detail::activation_offset(column, t * (8 + detail::activation_step_bytes * ColumnTiles));
+  }
+  template <int ColumnTiles, bool Swizzled, int Step>
+  static __device__ void load(uint2 (&b)[1][ColumnTiles], std::uint32_t x) {
+    const std::uint32_t at = x ^ 8 * Step;
+    [&]<int... C>(std::integer_sequence<int, C...>) {
+      ((b[0][C] = load_shared_64<C * detail::activation_step_bytes>(at)), ...);
+    }(std::make_integer_sequence<int, ColumnTiles>{});
+  }
+};
+
+/// A format that keeps more of a warp tile than loads: a tail behind them, see FragmentDecoder.
+template <class F>
+concept HasTail = requires { typename F::Tail; };
+
+namespace detail {
+struct NoTail {};
+template <class F>
+struct TailFacts {
+  using Tail = NoTail;
+  using Ready = uint4[F::loads];
+  static constexpr int units = 0;
+};
+template <HasTail F>
+struct TailFacts<F> {
+  using Tail = typename F::Tail;
+  using Ready = typename F::Ready;
+  static constexpr int units = F::tail_units;
+};
+}  // namespace detail
+
+/// What a lane keeps of the tail of a warp tile; nothing for most formats.
+template <class F>
+using TailOf = typename detail::TailFacts<F>::Tail;
+/// What decode() reads.
+template <class F>
+using ReadyOf = typename detail::TailFacts<F>::Ready;
+/// What table_offset() gives.
+template <class F>
+using LaneOf = decltype(F::table_offset(0));
+/// Units of 128 bits in a warp tile.
+template <class F>
+inline constexpr int tile_units = F::loads * 32 + detail::TailFacts<F>::units;
+
+/// The tail of the warp tile whose load 0 the lane finds at `from`; load(pointer) reads a uint2.
+template <class F, class Load>
+__device__ inline TailOf<F> load_tail(const uint4* from, const LaneOf<F>& lane, const Load& load) {
+  if constexpr (HasTail<F>)
+    return F::load_tail(from, lane, load);
+  else
+    return {};
+}
+/// What decode() and for_each_weight() of this warp tile read: the loads, or what prepare() makes of them.
+template <class F>
+__device__ inline decltype(auto) prepared(const uint4 (&loads)[F::loads], const TailOf<F>& tail,
+                                          const LaneOf<F>& lane) {
+  if constexpr (HasTail<F>)
+    return F::prepare(loads, tail, lane);
+  else
+    return (loads);
+}
+
 namespace detail {
 /// Stands for the function that for_each_weight() calls.
 struct AnyWeightUse {
@@ -109,28 +181,41 @@ struct AnyWeightUse {
 ///   padded input `k`, from codes in canonical layout (see symbol_at()).
 /// - fill_table<T>(table): all threads of a block write the lines of LookupTable from the table in global
 ///   memory, as numbers of type T, Half or BFloat16; the caller needs a barrier before the first decode().
-/// - table_offset(lane): where a lane reads in a line.
+/// - table_offset(lane): where a lane reads in a line, a number; or a type with more facts of the lane.
 /// - decode<T, Row, Step>(a, loads, table_offset): the A operands (a[k][0 ... 3]) of mma_m16n8k16 for rows 16
 ///   Row ... 16 Row + 15 of the warp tile: coordinates as T, exactly, in the order of Activations.
 /// - for_each_weight(loads, lane, table, use): calls use(r, k, coordinate) for each weight that the lane holds,
 ///   in row 8 r + lane / 4 and input k of the warp tile; r is known when this is compiled.
 ///
+/// Where weights depend on what other lanes hold, a format has a tail of `tail_units` times 128 bits behind the loads of
+/// each warp tile, and these functions:
+///
+/// - `Tail`: what a lane keeps of it. repack() has a last argument for it; store_tail(from, lane, tail) writes it and
+///   load_tail(from, table_offset, load) reads it, where `from` is the lane's place in load 0 of the warp tile.
+/// - `Ready`: what decode() and for_each_weight() read instead of the loads. prepare(loads, tail, table_offset) makes it
+///   once a warp tile; all lanes of a warp call it.
+///
 /// A host function lookup_table(code) gives `table_size` values; see codes/formats.cuh.
 template <class F>
-concept FragmentDecoder = requires(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t index,
-                                   int lane, uint4 (&loads)[F::loads], const std::int16_t* table,
-                                   std::uint32_t offset, std::uint32_t (&a)[F::Activations::k_tiles][4]) {
-  requires std::same_as<std::remove_cv_t<decltype(F::format)>, PackedFormat>;
-  requires F::loads >= 1 && F::table_size >= 0;
-  { F::last_step(0) } -> std::same_as<int>;
-  F::repack(layout, codes, index, index, lane, loads);
-  F::template fill_table<Half>(table);
-  F::template fill_table<BFloat16>(table);
-  { F::table_offset(lane) } -> std::same_as<std::uint32_t>;
-  F::template decode<Half, 0, 0>(a, loads, offset);
-  F::template decode<BFloat16, 3, F::Activations::steps - 1>(a, loads, offset);
-  F::for_each_weight(loads, lane, table, detail::AnyWeightUse{});
-};
+concept FragmentDecoder =
+    requires(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t index, int lane,
+             uint4 (&loads)[F::loads], const std::int16_t* table, LaneOf<F> offset, const ReadyOf<F>& ready,
+             TailOf<F>& tail, uint4* packed, std::uint32_t (&a)[F::Activations::k_tiles][4]) {
+      requires std::same_as<std::remove_cv_t<decltype(F::format)>, PackedFormat>;
+      requires F::loads >= 1 && F::table_size >= 0;
+      { F::last_step(0) } -> std::same_as<int>;
+      requires(!HasTail<F> && requires { F::repack(layout, codes, index, index, lane, loads); }) || requires {
+        F::repack(layout, codes, index, index, lane, loads, tail);
+        F::store_tail(packed, lane, tail);
+        F::prepare(loads, tail, offset);
+        requires F::tail_units >= 1;
+      };
+      F::template fill_table<Half>(table);
+      F::template fill_table<BFloat16>(table);
+      F::template decode<Half, 0, 0>(a, ready, offset);
+      F::template decode<BFloat16, 3, F::Activations::steps - 1>(a, ready, offset);
+      F::for_each_weight(ready, lane, table, detail::AnyWeightUse{});
+    };
 
 }  // namespace gpu
 }  // namespace v0

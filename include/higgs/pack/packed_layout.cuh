@@ -25,7 +25,12 @@ enum class PackedFormat : int {
   Table3,
   Table4,
   Table8,
-  E8,            // E8Format
+  E8,       // E8Format
+  Window4,  // WindowFormat<4>: 4 bits for two weights
+  Window5,
+  Window6,
+  Window7,
+  Window8,
   Custom = 1000  // this value and larger ones are free for formats outside this library
 };
 
@@ -36,7 +41,7 @@ inline constexpr int warp_tile = 64;
 /// are padded to whole warp tiles. Padding holds symbol 0, and meets scales or inputs of zero.
 ///
 /// Each lane of a warp reads `loads` times 128 bits of a warp tile; load i of all lanes is 512 neighbouring
-/// bytes. Lane 4 g + t holds weights of rows g, g + 8, g + 16, ... of the warp tile.
+/// bytes. Behind them is the tail of the warp tile, which few formats have. Lane 4 g + t holds weights of rows g, g + 8, g + 16, ... of the warp tile.
 struct PackedLayout {
   PackedFormat format = PackedFormat::None;
   int loads = 0;            // loads of 128 bits per lane and warp tile
@@ -45,6 +50,7 @@ struct PackedLayout {
   std::int64_t rows = 0;    // outputs
   std::int64_t groups = 0;  // groups per row
   std::int64_t group = 1;   // inputs per group
+  int tail_units = 0;       // units of 128 bits in the tail of a warp tile
 
   /// Inputs per group, those of padding included.
   HIGGS_HOST_DEVICE constexpr std::int64_t padded_group() const noexcept {
@@ -58,9 +64,9 @@ struct PackedLayout {
   }
   /// Warp tiles per row of them.
   HIGGS_HOST_DEVICE constexpr std::int64_t warp_tile_cols() const noexcept { return depth() / warp_tile; }
-  /// Loads of 128 bits in the whole matrix.
+  /// Units of 128 bits in the whole matrix.
   HIGGS_HOST_DEVICE constexpr std::int64_t load_count() const noexcept {
-    return warp_tile_rows() * warp_tile_cols() * loads * 32;
+    return warp_tile_rows() * warp_tile_cols() * (loads * 32 + tail_units);
   }
   /// Scales in the whole matrix, those of padding included.
   HIGGS_HOST_DEVICE constexpr std::int64_t scale_count() const noexcept {
@@ -78,7 +84,13 @@ struct PackedLayout {
 template <class Format>
 constexpr PackedLayout packed_layout(int dim, int symbol_bits, std::int64_t rows, std::int64_t groups,
                                      std::int64_t group) noexcept {
-  return {Format::format, Format::loads, dim, symbol_bits, rows, groups, group};
+  constexpr int tail_units = [] {
+    if constexpr (requires { Format::tail_units; })
+      return Format::tail_units;
+    else
+      return 0;
+  }();
+  return {Format::format, Format::loads, dim, symbol_bits, rows, groups, group, tail_units};
 }
 
 /// The symbol that codes weight (row, k) of `codes` in canonical layout, k counted in padded groups; 0 for
@@ -96,7 +108,7 @@ __device__ inline std::uint32_t symbol_at(const PackedLayout& layout, const std:
 }
 
 /// Repacks `codes` (rows, row_bytes) and `scales` (rows, groups) from canonical layout, all on the device:
-/// `packed` (warp_tile_rows, warp_tile_cols, loads, 32) and `packed_scales` (warp_tile_rows, groups, 64).
+/// `packed` (warp_tile_rows, warp_tile_cols, loads * 32 + tail_units) and `packed_scales` (warp_tile_rows, groups, 64).
 /// Throws InvalidArgument for a layout of another format.
 template <class Format, class Archs = BuiltFor>
 void repack_async(const PackedLayout& layout, const std::uint8_t* codes, const Half* scales, uint4* packed,
@@ -117,9 +129,16 @@ __global__ void repack_kernel(PackedLayout layout, const std::uint8_t* codes, ui
   const int lane = static_cast<int>(thread % 32);
   if (tile >= layout.warp_tile_rows() * cols) return;
   uint4 loads[Format::loads];
-  Format::repack(layout, codes, tile / cols * warp_tile, tile % cols * warp_tile, lane, loads);
+  uint4* to = packed + tile * (Format::loads * 32 + layout.tail_units) + lane;
+  if constexpr (requires { typename Format::Tail; }) {
+    typename Format::Tail tail;
+    Format::repack(layout, codes, tile / cols * warp_tile, tile % cols * warp_tile, lane, loads, tail);
+    Format::store_tail(to, lane, tail);
+  } else {
+    Format::repack(layout, codes, tile / cols * warp_tile, tile % cols * warp_tile, lane, loads);
+  }
   HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
-    packed[(tile * Format::loads + i) * 32 + lane] = loads[i];
+    to[32 * i] = loads[i];
 }
 
 /// Lane 4 g + t needs the scales of rows g, g + 8, g + 16, ... of a warp tile; they become eight neighbours.
