@@ -93,7 +93,7 @@ def nearest_e8(y, unit):
 def code_of(name, shape, table):
     """code_bits, dim and the function from the codes of a group to its coordinates."""
     size, dim = shape
-    if re.fullmatch(r"w[1-4](\.5)?", name):
+    if re.fullmatch(r"w([1-4](\.5)?|5)", name):
         return int(2 * float(name[1:])), 2, lambda codes: decode_window(name, table, codes)
     code_bits, dim, point = point_of(name, size, dim, table)
     return code_bits, dim, lambda codes: [v for code in codes for v in point(code)]
@@ -101,14 +101,15 @@ def code_of(name, shape, table):
 
 def decode_window(name, table, codes):
     code_bits = int(2 * float(name[1:]))
-    signs_of = SIGNS_OF.get(name, SIGNS_OF["others"])
+    window_bits = max(8, code_bits)
+    signs_of = SIGNS_OF["from w4 on" if code_bits >= 8 else "below w4"]
     window, signs, out = 0, [0] * 5, []
     for code in codes:
-        window = window >> code_bits | code << 8 - code_bits
+        window = window >> code_bits | code << window_bits - code_bits
         for c in range(2):
             negative = sum(signs[-d] for d in signs_of[c]) % 2
             out.append((-1) ** negative * table[2 * window + c])
-        signs.append(window >> 7)
+        signs.append(window >> window_bits - 1)
     return out
 
 
@@ -180,7 +181,7 @@ def read_checkpoint(path):
 
 
 # Symbols before a window code's symbol whose sign bits negate x and y.
-SIGNS_OF = {"w4": ((2, 4), (1, 5)), "others": ((3, 5), (2, 4, 5))}
+SIGNS_OF = {"from w4 on": ((2, 4), (1, 5)), "below w4": ((3, 5), (2, 4, 5))}
 LEVELS = [0, 16, 18, 20, 23, 27, 32, 44, 53, 56, 63, 67, 76, 91, 102, 111]
 PATTERNS = [int(word, 16) for word in """
 26222222 22222222 43d23432 28222282 333233d2 22882222 22828222 82822222 28822222 82282222 29292222 82228222

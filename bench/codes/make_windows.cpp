@@ -52,7 +52,8 @@ void print_table(const higgs::FittedWindow<K>& fitted) {
   std::printf("  static constexpr double mse = %.6g;\n", fitted.mse);
   std::printf("  static constexpr unsigned x_taps = %s, y_taps = %s;\n",
               binary(higgs::WindowCode<K>::x_taps).c_str(), binary(higgs::WindowCode<K>::y_taps).c_str());
-  std::printf("  static constexpr std::array<std::array<std::int8_t, 2>, 256> points = {{\n");
+  std::printf("  static constexpr std::array<std::array<std::int8_t, 2>, %d> points = {{\n",
+              higgs::WindowCode<K>::size);
   std::string line = "     ";
   for (const auto& point : fitted.integers) {
     const std::string text =
@@ -97,7 +98,7 @@ int main(int count, char** arguments) {
   bool made = false;
   [&]<int... K>(std::integer_sequence<int, K...>) {
     ((made = make<K + 2>(wanted, seed) || made), ...);
-  }(std::make_integer_sequence<int, 7>{});
+  }(std::make_integer_sequence<int, 9>{});
   if (wanted.empty()) std::fputs(tail, stdout);
   if (!made) std::fputs("usage: make_windows [NAME [SEED]], NAME a window code such as w2.5\n", stderr);
   return made ? 0 : 2;

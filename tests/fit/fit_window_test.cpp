@@ -19,11 +19,11 @@ higgs::WindowFitOptions brief() {
 }  // namespace
 
 TEMPLATE_TEST_CASE_SIG("the error of a table that ships is what it says", "[fit][fit_window]", ((int K), K),
-                       2, 3, 4, 5, 6, 7, 8) {
+                       2, 3, 4, 5, 6, 7, 8, 9, 10) {
   const WindowCode<K> code;
   const higgs::WindowError error = higgs::measure_window(code, 19);
   CHECK(std::fabs(error.mse - code.mse()) < 4 * error.standard_error);
-  CHECK(error.standard_error < 0.003 * error.mse);
+  CHECK(error.standard_error < 0.004 * error.mse);
   // Another step errs more: the table's is the one that it was made for.
   for (const double factor : {0.97, 1.03})
     CHECK(higgs::measure_window(WindowCode<K>(code.points(), code.step() * factor, 0), 19).mse > code.mse());

@@ -120,6 +120,8 @@ void write_all(const std::filesystem::path& folder) {
   one.add<higgs::WindowCode<6>>("w3", {2, 64, 64, 64}, std::nullopt, -3);
   one.add<higgs::WindowCode<7>>("w3.5", {3, 30, 20, 5}, 22, -3);
   one.add<higgs::WindowCode<8>>("w4", {2, 100, 100, 20}, 23, -3);
+  one.add<higgs::WindowCode<9>>("w4.5", {2, 36, 36, 9}, 24, -3);
+  one.add<higgs::WindowCode<10>>("w5", {2, 40, 20, 20}, 25, -3);
   one.add_tensor("norm", {1.0f, -0.5f, 0.25f});
   one.write(folder / "all.safetensors");
   one.write_weights(folder / "all.weights.safetensors");

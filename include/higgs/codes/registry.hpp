@@ -21,8 +21,8 @@ inline namespace v0 {
 using ShippedCodes =
     TypeList<WindowCode<2>, WindowCode<3>, GridCodebook<1, 4>, GridCodebook<2, 16>, GridCodebook<4, 256>,
              E8Codebook, WindowCode<4>, WindowCode<5>, GridCodebook<1, 8>, GridCodebook<2, 64>, WindowCode<6>,
-             WindowCode<7>, GridCodebook<1, 16>, GridCodebook<2, 256>, WindowCode<8>, GridCodebook<1, 256>,
-             UniformCodebook8>;
+             WindowCode<7>, GridCodebook<1, 16>, GridCodebook<2, 256>, WindowCode<8>, WindowCode<9>,
+             WindowCode<10>, GridCodebook<1, 256>, UniformCodebook8>;
 
 namespace detail {
 template <class C, class... Codes>

@@ -76,12 +76,12 @@ namespace detail {
 template <int K>
 class WindowFitter {
  public:
-  static constexpr std::size_t group = 1024;
+  static constexpr std::size_t group = 1024, size = WindowCode<K>::size;
   static constexpr double unit = 4;  // weights and points are whole fourths of a step while they are encoded
 
   struct Table {
-    std::array<std::array<double, 2>, 256> points{};  // in steps
-    double step = 0;                                  // in standard deviations
+    std::array<std::array<double, 2>, size> points{};  // in steps
+    double step = 0;                                   // in standard deviations
   };
 
   WindowFitter(std::uint64_t seed, Executor& executor) : seed_(seed), executor_(executor) {}
@@ -91,7 +91,7 @@ class WindowFitter {
     Table out;
     out.step = reach / 127;
     const double deviation = std::sqrt(1 - std::exp2(-static_cast<double>(K)));
-    for (std::size_t i = 0; i < 256; ++i)
+    for (std::size_t i = 0; i < size; ++i)
       for (std::size_t d = 0; d < 2; ++d)
         out.points[i][d] = std::clamp(deviation * random_normal(seed, 2 * i + d) / out.step, -127.0, 127.0);
     return out;
@@ -100,7 +100,7 @@ class WindowFitter {
   /// One step on 2^log2_weights fresh weights; the mean squared error before it. `noise`: in standard deviations.
   double lloyd_step(Table& table, int log2_weights, double noise) {
     const Sums sums = gather(table, log2_weights, noise);
-    for (std::size_t i = 0; i < 256; ++i) {
+    for (std::size_t i = 0; i < size; ++i) {
       if (sums.count[i] == 0) {  // nobody chose it: it begins anew beside one that many chose
         const auto most = static_cast<std::size_t>(std::max_element(sums.count.begin(), sums.count.end()) -
                                                    sums.count.begin());
@@ -121,11 +121,11 @@ class WindowFitter {
 
  private:
   struct Sums {
-    std::array<std::array<std::int64_t, 2>, 256> sum{};
-    std::array<std::int64_t, 256> count{};
+    std::array<std::array<std::int64_t, 2>, size> sum{};
+    std::array<std::int64_t, size> count{};
     std::int64_t error = 0;
     void add(const Sums& other) {
-      for (std::size_t i = 0; i < 256; ++i) {
+      for (std::size_t i = 0; i < size; ++i) {
         count[i] += other.count[i];
         for (std::size_t d = 0; d < 2; ++d) sum[i][d] += other.sum[i][d];
       }
@@ -134,8 +134,8 @@ class WindowFitter {
   };
 
   Sums gather(const Table& table, int log2_weights, double noise) {
-    std::array<std::array<int, 2>, 256> whole;
-    for (std::size_t i = 0; i < 256; ++i)
+    std::array<std::array<int, 2>, size> whole;
+    for (std::size_t i = 0; i < size; ++i)
       for (std::size_t d = 0; d < 2; ++d)
         whole[i][d] = static_cast<int>(std::lrint(unit * table.points[i][d]));
     // |p|^2 - 2 y p, all integers.
@@ -152,7 +152,7 @@ class WindowFitter {
                  [&](std::int64_t begin, std::int64_t end) {
                    Sums own;
                    std::vector<float> weights(group), seen(group);
-                   std::vector<std::uint8_t> symbols(group / 2);
+                   std::vector<typename WindowCode<K>::Symbol> symbols(group / 2);
                    for (std::int64_t g = begin; g < end; ++g) {
                      for (std::size_t i = 0; i < group; ++i) {
                        const std::uint64_t at = static_cast<std::uint64_t>(g) * group + i;
@@ -176,7 +176,7 @@ class WindowFitter {
                          own.error += miss * miss;
                        }
                        ++own.count[window];
-                       signs = signs << 1 | window >> 7;
+                       signs = signs << 1 | window >> (WindowCode<K>::window_bits - 1);
                      }
                    }
                    const std::lock_guard guard(lock);
@@ -189,6 +189,22 @@ class WindowFitter {
   std::uint64_t seed_, used_ = 0;
   Executor& executor_;
 };
+
+/// The best of the steps within 5 % of the code's. Rounded points are noisy, so their best step is a little larger than that
+/// of the points before.
+template <int SymbolBits>
+double best_step(const WindowCode<SymbolBits>& code, int log2_weights, std::uint64_t seed,
+                 Executor& executor) {
+  double best = code.step(), least = std::numeric_limits<double>::infinity();
+  for (int i = -10; i <= 10; ++i) {
+    const double step = code.step() * (1 + i / 200.0);
+    const double mse = measure_window(WindowCode<SymbolBits>(code.points(), step, 0), log2_weights, 1024,
+                                      seed ^ 0x73746570, executor)
+                           .mse;
+    if (mse < least) least = mse, best = step;
+  }
+  return best;
+}
 
 }  // namespace detail
 
@@ -206,7 +222,7 @@ WindowError measure_window(const WindowCode<SymbolBits>& code, int log2_weights,
     const auto count = static_cast<std::size_t>(group);
     std::vector<float> fixed(count);
     std::vector<double> weights(count);
-    std::vector<std::uint8_t> symbols(count / 2);
+    std::vector<typename Code::Symbol> symbols(count / 2);
     std::vector<std::int8_t> values(count);
     for (std::int64_t g = begin; g < end; ++g) {
       for (std::size_t i = 0; i < count; ++i) {
@@ -279,7 +295,7 @@ FittedWindow<SymbolBits> fit_window(const WindowFitOptions& options, Executor& e
     for (int step = 0; step < 4 && options.polish_steps > 0; ++step)
       fitter.lloyd_step(table, std::min(options.log2_weights + 3, 24), 0);
     FittedWindow<SymbolBits> rounded{.step = table.step};
-    for (std::size_t k = 0; k < 256; ++k)
+    for (std::size_t k = 0; k < rounded.integers.size(); ++k)
       for (std::size_t d = 0; d < 2; ++d)
         rounded.integers[k][d] = static_cast<std::int8_t>(std::lrint(table.points[k][d]));
     rounded.mse = measure_window(WindowCode<SymbolBits>(rounded.integers, rounded.step, 0),
@@ -288,6 +304,7 @@ FittedWindow<SymbolBits> fit_window(const WindowFitOptions& options, Executor& e
     tell("round", i, (i + 1.0) / tries, rounded.mse);
     if (rounded.mse < out.mse) out = rounded;
   }
+  out.step = detail::best_step(out.code(), options.log2_measured - 2, options.seed, executor);
   const WindowError error =
       measure_window(out.code(), options.log2_measured, 1024, options.seed ^ 0x6d656173, executor);
   out.mse = error.mse, out.standard_error = error.standard_error;

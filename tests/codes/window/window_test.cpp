@@ -17,14 +17,16 @@ namespace {
 
 // The definition, from the bits of the whole stream.
 template <int K>
-std::vector<int> decode_stream(const WindowCode<K>& code, const std::vector<std::uint8_t>& symbols) {
-  std::vector<bool> stream(8, false);  // zeros before symbol 0
-  std::vector<bool> signs(5, false);   // those of the symbols before
+std::vector<int> decode_stream(const WindowCode<K>& code,
+                               const std::vector<typename WindowCode<K>::Symbol>& symbols) {
+  constexpr std::size_t bits = WindowCode<K>::window_bits;
+  std::vector<bool> stream(bits, false);  // zeros before symbol 0
+  std::vector<bool> signs(5, false);      // those of the symbols before
   std::vector<int> out;
-  for (const std::uint8_t symbol : symbols) {
+  for (const auto symbol : symbols) {
     for (int i = 0; i < K; ++i) stream.push_back((symbol >> i & 1) != 0);
     unsigned window = 0;
-    for (std::size_t i = 0; i < 8; ++i) window |= unsigned{stream[stream.size() - 8 + i]} << i;
+    for (std::size_t i = 0; i < bits; ++i) window |= unsigned{stream[stream.size() - bits + i]} << i;
     for (unsigned c = 0; c < 2; ++c) {
       bool negative = false;
       const unsigned taps = c == 0 ? WindowCode<K>::x_taps : WindowCode<K>::y_taps;
@@ -41,12 +43,13 @@ std::vector<int> decode_stream(const WindowCode<K>& code, const std::vector<std:
 }  // namespace
 
 TEMPLATE_TEST_CASE_SIG("a window code decodes as the bits of its stream say, and every group alone",
-                       "[codes][window]", ((int K), K), 2, 3, 4, 5, 6, 7, 8) {
+                       "[codes][window]", ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
   const WindowCode<K> code;
   std::mt19937 random(K);
   for (std::size_t count = 1; count < 40; ++count) {
-    std::vector<std::uint8_t> symbols(count);
-    for (auto& symbol : symbols) symbol = static_cast<std::uint8_t>(random() & ((1u << K) - 1u));
+    std::vector<typename WindowCode<K>::Symbol> symbols(count);
+    for (auto& symbol : symbols)
+      symbol = static_cast<typename WindowCode<K>::Symbol>(random() & ((1u << K) - 1u));
     const std::vector<int> expected = decode_stream<K>(code, symbols);
     for (const std::size_t weights : {2 * count, 2 * count - 1}) {
       std::vector<std::int8_t> values(weights);
@@ -56,15 +59,17 @@ TEMPLATE_TEST_CASE_SIG("a window code decodes as the bits of its stream say, and
   }
 }
 
-TEMPLATE_TEST_CASE_SIG("what is behind a point depends on 13 bits and 6 symbols before it at most",
-                       "[codes][window]", ((int K), K), 2, 3, 4, 5, 6, 7, 8) {
+TEMPLATE_TEST_CASE_SIG("a point depends on its window and the five symbols before", "[codes][window]",
+                       ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
   const WindowCode<K> code;
   std::mt19937 random(K);
-  std::vector<std::uint8_t> a(40), b(40);
+  std::vector<typename WindowCode<K>::Symbol> a(40), b(40);
   for (std::size_t i = 0; i < 40; ++i) {
-    a[i] = static_cast<std::uint8_t>(random() & ((1u << K) - 1u));
+    a[i] = static_cast<typename WindowCode<K>::Symbol>(random() & ((1u << K) - 1u));
     // The bits that symbols 20 and later may see: 5 symbols before, and 8 bits.
-    b[i] = i >= 15 || i * K + 8 > 20 * K ? a[i] : static_cast<std::uint8_t>(random() & ((1u << K) - 1u));
+    b[i] = i >= 15 || i * K + 8 > 20 * K
+               ? a[i]
+               : static_cast<typename WindowCode<K>::Symbol>(random() & ((1u << K) - 1u));
   }
   std::vector<std::int8_t> first(80), second(80);
   code.decode(a, first);
@@ -73,7 +78,7 @@ TEMPLATE_TEST_CASE_SIG("what is behind a point depends on 13 bits and 6 symbols 
 }
 
 TEMPLATE_TEST_CASE_SIG("points use the range of their type and have a negative, and a table may be another",
-                       "[codes][window]", ((int K), K), 2, 3, 4, 5, 6, 7, 8) {
+                       "[codes][window]", ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
   const WindowCode<K> code;
   int largest = 0;
   for (const auto& point : code.points())
@@ -93,4 +98,6 @@ TEST_CASE("names of window codes are their bits a weight", "[codes][window]") {
   CHECK(WindowCode<3>::name() == "w1.5");
   CHECK(WindowCode<5>::name() == "w2.5");
   CHECK(WindowCode<8>::name() == "w4");
+  CHECK(WindowCode<9>::name() == "w4.5");
+  CHECK(WindowCode<10>::name() == "w5");
 }

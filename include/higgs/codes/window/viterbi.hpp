@@ -30,7 +30,7 @@ inline namespace v0 {
 /// search equals it.
 template <int SymbolBits>
 void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const float> fixed,
-                           std::span<std::uint8_t> symbols);
+                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols);
 
 namespace cpu {
 
@@ -43,15 +43,15 @@ struct WindowTrellis {
   static constexpr int seen_signs = (older + K - 1) / K, kept_signs = Code::memory - seen_signs;
   static constexpr int states = 1 << (older + kept_signs);
   /// The top bits of a symbol that later symbols depend on.
-  static constexpr int carried_bits = K == 8 ? 1 : std::min(K, older);
+  static constexpr int carried_bits = older == 0 ? 1 : std::min(K, older);
   /// Older bits of a window that its symbol's next one still has.
-  static constexpr int rest = K == 8 ? 0 : older - carried_bits;
+  static constexpr int rest = older == 0 ? 0 : older - carried_bits;
   /// Older bits that the next window no longer has.
   static constexpr int gone = std::min(K, older);
-  /// The bit of the older bits that becomes a kept sign bit; for K = 8 that of the symbol itself does.
-  static constexpr int leaving = K == 8 ? 0 : older - 1 - (seen_signs - 1) * K;
+  /// The bit of the older bits that becomes a kept sign bit; without older bits that of the symbol itself does.
+  static constexpr int leaving = older == 0 ? 0 : older - 1 - (seen_signs - 1) * K;
   /// States that lead to one state.
-  static constexpr int edges = K == 8 ? 2 : 1 << gone;
+  static constexpr int edges = older == 0 ? 2 : 1 << gone;
 
   /// The number of a state in arrays: states that differ only in the last symbol's bits are neighbours.
   static constexpr int place(int signs, int bits) noexcept {
@@ -59,7 +59,7 @@ struct WindowTrellis {
   }
   static constexpr int signs_of(int place) noexcept { return place >> older; }
   static constexpr int bits_of(int place) noexcept {
-    const int bits = K == 8 ? 0 : place & ((1 << older) - 1);
+    const int bits = older == 0 ? 0 : place & ((1 << older) - 1);
     return bits >> carried_bits | (bits & ((1 << carried_bits) - 1)) << rest;
   }
   /// Whether x and y are negated behind a state.
@@ -89,7 +89,7 @@ struct WindowTrellis {
       int e = 0;
       for (int oldest = 0; oldest < 2; ++oldest)
         for (int low = 0; low < 1 << gone; ++low) {
-          if (K != 8 && (low >> leaving & 1) != (signs & 1)) continue;
+          if (older != 0 && (low >> leaving & 1) != (signs & 1)) continue;
           const int before = oldest << (kept_signs - 1) | signs >> 1, bits = kept << gone | low;
           out.edges[next >> carried_bits][e++] = {
               place(before, bits),
@@ -109,7 +109,7 @@ struct WindowTrellis {
   };
   static constexpr Step back(int state, int name) noexcept {
     const int signs = signs_of(state), bits = bits_of(state);
-    const int carried = K == 8 ? signs & 1 : bits >> rest;
+    const int carried = older == 0 ? signs & 1 : bits >> rest;
     const int before = name >> gone << (kept_signs - 1) | signs >> 1;
     const int old = (bits & ((1 << rest) - 1)) << gone | (name & ((1 << gone) - 1));
     return {.state = place(before, old),
@@ -141,15 +141,16 @@ struct WindowTrellis {
 template <int K>
 struct WindowPoints {
   using Trellis = WindowTrellis<K>;
-  static constexpr int free_bits = K - Trellis::carried_bits, choices = 256 >> free_bits;
+  static constexpr int free_bits = K - Trellis::carried_bits, choices = WindowCode<K>::size >> free_bits;
   static constexpr int row = std::max(choices, 16);  // points of a row: 16 or more for vectors
   static constexpr std::int32_t unit = 2
                                        << Trellis::gone;  // costs are multiples, the bits below name a state
 
   // Point f of choice z at f * choices + z.
-  alignas(64) float x[256], y[256], norm[256];
+  alignas(64) float x[WindowCode<K>::size], y[WindowCode<K>::size], norm[WindowCode<K>::size];
   // Point f of choice z at z << free_bits | f.
-  alignas(64) float x_of_choice[256], y_of_choice[256], norm_of_choice[256];
+  alignas(64) float x_of_choice[WindowCode<K>::size], y_of_choice[WindowCode<K>::size],
+      norm_of_choice[WindowCode<K>::size];
 
   /// `at(window)` gives x, y and norm of a point: integers, distances below 2^21.
   template <class At>
@@ -188,7 +189,7 @@ class WindowEncoder {
   explicit WindowEncoder(const cpu::WindowPoints<SymbolBits>& points) : points_(points) {}
 
   /// The symbols of one group, those of search_window_plainly() on every `isa`.
-  void encode(std::span<const float> scaled, std::span<std::uint8_t> symbols,
+  void encode(std::span<const float> scaled, std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
               Isa isa = best_isa()) const noexcept;
 
  private:
@@ -197,7 +198,7 @@ class WindowEncoder {
 
 template <int SymbolBits>
 void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const float> fixed,
-                           std::span<std::uint8_t> symbols) {
+                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols) {
   using Code = WindowCode<SymbolBits>;
   constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max() / 2;
   // A state as a number: the older bits of the next window, then the sign bits of the last symbols, the newest lowest.
@@ -215,7 +216,8 @@ void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const f
       for (unsigned symbol = 0; symbol < 1u << SymbolBits; ++symbol) {
         const unsigned window = Code::next_window(state % older << SymbolBits, symbol);
         const unsigned next =
-            (window >> SymbolBits) + ((signs << 1 | window >> 7) & ((1u << Code::memory) - 1u)) * older;
+            (window >> SymbolBits) +
+            ((signs << 1 | window >> (Code::window_bits - 1)) & ((1u << Code::memory) - 1u)) * older;
         std::int64_t cost = steps[t][state].cost;
         for (unsigned d = 0; d < 2; ++d) {
           const std::int64_t c = code.points()[window][d], y = static_cast<std::int64_t>(fixed[2 * t + d]);
@@ -230,7 +232,7 @@ void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const f
                                              [](const Best& a, const Best& b) { return a.cost < b.cost; }) -
                             ends.begin());
   for (std::size_t t = symbols.size(); t-- > 0; state = steps[t + 1][state].before)
-    symbols[t] = static_cast<std::uint8_t>(steps[t + 1][state].symbol);
+    symbols[t] = static_cast<typename Code::Symbol>(steps[t + 1][state].symbol);
 }
 
 #if HIGGS_DEFINITIONS
@@ -244,7 +246,7 @@ inline constexpr int lanes = 4;
 
 template <int K>
 void search_window(Portable, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   std::uint8_t* out, std::uint8_t* from) noexcept {
+                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
   viterbi_portable::search_window<K>(points, scaled, symbols, out, from);
 }
 
@@ -257,7 +259,7 @@ inline constexpr int lanes = 8;
 
 template <int K>
 void search_window(Avx2, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   std::uint8_t* out, std::uint8_t* from) noexcept {
+                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
   viterbi_avx2::search_window<K>(points, scaled, symbols, out, from);
 }
 HIGGS_TARGET_END
@@ -270,7 +272,7 @@ inline constexpr int lanes = 16;
 
 template <int K>
 void search_window(Avx512, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   std::uint8_t* out, std::uint8_t* from) noexcept {
+                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
   viterbi_avx512::search_window<K>(points, scaled, symbols, out, from);
 }
 HIGGS_TARGET_END
@@ -279,7 +281,8 @@ HIGGS_TARGET_END
 }  // namespace cpu
 
 template <int SymbolBits>
-void WindowEncoder<SymbolBits>::encode(std::span<const float> scaled, std::span<std::uint8_t> symbols,
+void WindowEncoder<SymbolBits>::encode(std::span<const float> scaled,
+                                       std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
                                        Isa isa) const noexcept {
   const detail::Scratch from(symbols.size() * cpu::WindowTrellis<SymbolBits>::states);
   cpu::dispatch(usable_isa(isa), [&](auto set) {

@@ -24,6 +24,16 @@ namespace cpu {
 template <int SymbolBits>
 struct WindowFormat;
 }
+namespace detail {
+/// A packed format exists for windows of one byte; other codes keep their coordinates as bytes in memory.
+template <int SymbolBits>
+struct WindowPacking {};
+template <int SymbolBits>
+  requires(SymbolBits <= 8)
+struct WindowPacking<SymbolBits> {
+  using PackedFormat = cpu::WindowFormat<SymbolBits>;  // codes/window/packed.hpp
+};
+}  // namespace detail
 
 /// A trellis code (bitshift trellis, QTIP section 3.1; trellis coded quantization, Marcellin and Fischer 1990). The symbols
 /// of a group, of `SymbolBits` bits each, follow each other in one stream of bits, least significant bit first:
@@ -31,21 +41,21 @@ struct WindowFormat;
 ///     stream | symbol 0 | symbol 1 | ... | symbol t |          zeros before symbol 0
 ///                             |  window of symbol t |          the last 8 bits up to its end, the newest on top
 ///
-/// The window is the index of a point (x, y). The point's signs come from symbols before: each symbol has a sign bit, the
+/// A window has 8 bits, or those of its symbol if they are more. The window is the index of a point (x, y). The point's signs come from symbols before: each symbol has a sign bit, the
 /// top bit of its window. x is negated if the sign bits of an odd number of the symbols t - d differ from 0, where d are
 /// the set bits of `x_taps` (bit d - 1 for d); y likewise with `y_taps`. A group begins with no symbols before it, so that
-/// every group decodes alone. So each symbol chooses among 1024 points with SymbolBits bits, and any 13 bits or
-/// 6 symbols of the stream tell the next point.
+/// every group decodes alone. So each symbol chooses among 4 * size points with SymbolBits bits; its window and the five
+/// symbols before tell the point.
 ///
 /// Made without arguments it has the table that ships for N(0, 1); a file or a caller may bring another one.
 template <int SymbolBits>
-class WindowCode {
-  static_assert(SymbolBits >= 2 && SymbolBits <= 8, "WindowCode<SymbolBits>: 2 to 8 bits for two weights");
+class WindowCode : public detail::WindowPacking<SymbolBits> {
+  static_assert(SymbolBits >= 2 && SymbolBits <= 10, "WindowCode<SymbolBits>: 2 to 10 bits for two weights");
 
  public:
   static constexpr int dim = 2, symbol_bits = SymbolBits;
-  static constexpr int size = 256;  ///< points of the table
-  static constexpr int window_bits = 8;
+  static constexpr int window_bits = SymbolBits > 8 ? SymbolBits : 8;
+  static constexpr int size = 1 << window_bits;  ///< points of the table
   /// Bits of the window that belong to symbols before.
   static constexpr int older_bits = window_bits - SymbolBits;
   /// Symbols before that a sign may depend on.
@@ -54,12 +64,11 @@ class WindowCode {
   static constexpr unsigned y_taps = detail::WindowTable<SymbolBits>::y_taps;
   static_assert(x_taps < 1u << memory && y_taps < 1u << memory);
 
-  using Symbol = std::uint8_t;
+  using Symbol = std::conditional_t<(SymbolBits > 8), std::uint16_t, std::uint8_t>;
   using Element = std::int8_t;
   using Point = std::array<Element, 2>;
-  using Points = std::array<Point, 256>;
-  using Encoder = WindowEncoder<SymbolBits>;           // codes/window/viterbi.hpp
-  using PackedFormat = cpu::WindowFormat<SymbolBits>;  // codes/window/packed.hpp
+  using Points = std::array<Point, std::size_t{1} << window_bits>;
+  using Encoder = WindowEncoder<SymbolBits>;  // codes/window/viterbi.hpp
 
   /// Encoding rounds weights to 1/16 of an integer step: distances along a group then fit 32 bits.
   static constexpr int fraction_bits = 4;
@@ -77,7 +86,7 @@ class WindowCode {
 
   /// The window behind `symbol`, from the window before it.
   static constexpr unsigned next_window(unsigned window, unsigned symbol) noexcept {
-    return (window >> SymbolBits | symbol << older_bits) & 255u;
+    return (window >> SymbolBits | symbol << older_bits) & (size - 1u);
   }
   /// Whether x and y are negated, in bits 0 and 1. `signs`: the sign bit of symbol t - d is bit d - 1.
   static constexpr unsigned negated(unsigned signs) noexcept {
@@ -91,7 +100,7 @@ class WindowCode {
       if (i % 2 == 0) window = next_window(window, symbols[i / 2]);
       const int coordinate = points_[window][i % 2];
       values[i] = static_cast<Element>((negated(signs) >> i % 2 & 1u) != 0 ? -coordinate : coordinate);
-      if (i % 2 == 1) signs = signs << 1 | window >> 7;
+      if (i % 2 == 1) signs = signs << 1 | window >> (window_bits - 1);
     }
   }
   constexpr double step() const noexcept { return step_; }
