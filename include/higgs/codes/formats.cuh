@@ -77,6 +77,7 @@ struct FormatOf<E8Codebook> {
 };
 
 template <int SymbolBits>
+  requires(SymbolBits <= 8)
 struct FormatOf<WindowCode<SymbolBits>> {
   using type = WindowFormat<window_format_bits<SymbolBits>>;
   static constexpr bool stores_coordinates = false;
