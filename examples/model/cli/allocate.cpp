@@ -142,6 +142,7 @@ void add_allocate(CLI::App& app) {
   command->add_option("--codebooks", options->request.codebooks, "to choose from")
       ->delimiter(',')
       ->capture_default_str()
+      ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
   command->add_option("--metric", options->metric, "kl, nll or ppl")
       ->capture_default_str()

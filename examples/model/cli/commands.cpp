@@ -49,7 +49,7 @@ std::vector<std::string> all_rates() {
 
 // The text that `convert` makes of an option's, or what is wrong with it.
 template <class Convert>
-CLI::Validator transformer(const std::vector<std::string>& choices, Convert&& convert) {
+CLI::Validator transformer(const std::string& choices, Convert&& convert) {
   return CLI::Validator(
       [convert](std::string& text) {
         try {
@@ -59,7 +59,7 @@ CLI::Validator transformer(const std::vector<std::string>& choices, Convert&& co
           return std::string(error.what());
         }
       },
-      "{" + joined_words(choices) + "}");
+      choices);
 }
 
 }  // namespace
@@ -100,14 +100,11 @@ std::string code_named(const std::string& word, const std::vector<std::string>& 
 }
 
 CLI::Validator as_code(const std::vector<std::string>& others) {
-  std::vector<std::string> choices = shipped_code_names();
-  choices.insert(choices.end(), others.begin(), others.end());
-  choices.emplace_back("or bits");
-  return transformer(choices, [others](const std::string& word) { return code_named(word, others); });
+  return transformer("", [others](const std::string& word) { return code_named(word, others); });
 }
 
 CLI::Validator as_code_of_bits() {
-  return transformer(all_rates(), [](const std::string& word) {
+  return transformer("{" + joined_words(all_rates()) + "}", [](const std::string& word) {
     const auto bits = number_of(word);
     if (!bits)
       throw InvalidArgument("\"" + word + "\" is no number of bits; there are " + joined_words(all_rates()));

@@ -111,6 +111,7 @@ void add_generate(CLI::App& app) {
           "--output-codebook", options->output_codebook,
           "round a dense output layer, which small models spend most of their time in, to a codebook or to "
           "bits")
+      ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
   command->add_flag("--chat", options->chat,
                     "the prompt is a question to a chat model, written as its template says");

@@ -322,6 +322,7 @@ void add_linearity(CLI::App& app) {
   command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
       ->delimiter(',')
       ->capture_default_str()
+      ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
   command->add_option("--bits", options->bits, "budgets of the optimal plans")
       ->delimiter(',')

@@ -186,22 +186,24 @@ void add_format_options(CLI::App* command, Options* options) {
                                 "bits a weight of the linear layers, scales not counted: takes the most "
                                 "accurate code of that rate")
                    ->default_str(higgs::detail::sentence(default_bits))
+                   ->type_name("BITS")
                    ->transform(as_code_of_bits());
   auto* codebook =
       command->add_option("--codebook", options->request.codebook, "of the linear layers, in place of --bits")
           ->excludes(bits)
           ->check(CLI::IsMember(shipped_code_names()));
-  options->embedding_option =
-      command
-          ->add_option(
-              "--embedding", options->request.embedding,
-              "codebook of the embedding, which most small models use as output layer too; none: keep it")
-          ->capture_default_str()
-          ->transform(code_or_none);
+  options->embedding_option = command
+                                  ->add_option("--embedding", options->request.embedding,
+                                               "codebook or bits of the embedding, which most small models "
+                                               "use as output layer too; none: keep it")
+                                  ->capture_default_str()
+                                  ->type_name("CODEBOOK|BITS|none")
+                                  ->transform(code_or_none);
   options->output_option = command
                                ->add_option("--lm-head", options->request.output,
-                                            "codebook of an output layer of its own; none: keep it")
+                                            "codebook or bits of an output layer of its own; none: keep it")
                                ->capture_default_str()
+                               ->type_name("CODEBOOK|BITS|none")
                                ->transform(code_or_none);
   auto* plan = command
                    ->add_option("--plan", options->plan,
