@@ -30,11 +30,16 @@ static_assert(is_in<GridCodebook<2, 64>, gpu::TableFormat<3>> &&
 static_assert(is_in<GridCodebook<2, 256>, gpu::TableFormat<4>>);
 static_assert(is_in<GridCodebook<1, 256>, gpu::TableFormat<8>>);
 static_assert(is_in<higgs::E8Codebook, gpu::E8Format>);
+static_assert(is_in<higgs::WindowCode<8>, gpu::WindowFormat<8>> &&
+              is_in<higgs::WindowCode<5>, gpu::WindowFormat<5>> &&
+              is_in<higgs::WindowCode<3>, gpu::WindowFormat<5>> &&
+              is_in<higgs::WindowCode<2>, gpu::WindowFormat<4>>);
 // 2 bits in three dimensions: three symbols do not fill a byte; 5 bits; 12 bits a symbol.
 static_assert(gpu::FormatOf<GridCodebook<3, 64>>::stores_coordinates);
 static_assert(gpu::FormatOf<GridCodebook<2, 1024>>::stores_coordinates);
 static_assert(gpu::FormatOf<GridCodebook<4, 4096>>::stores_coordinates);
 static_assert(!gpu::FormatOf<GridCodebook<2, 256>>::stores_coordinates);
+static_assert(gpu::FormatOf<higgs::WindowCode<9>>::stores_coordinates);
 
 template <class Code>
 void check_stored_coordinates(std::int64_t rows, std::int64_t cols, std::int64_t block, std::int64_t group) {

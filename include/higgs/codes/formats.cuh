@@ -77,14 +77,10 @@ struct FormatOf<E8Codebook> {
 };
 
 template <int SymbolBits>
-  requires(SymbolBits <= 8)
+  requires(window_format_bits<SymbolBits> != 0)
 struct FormatOf<WindowCode<SymbolBits>> {
-  using type = WindowFormat<window_format_bits<SymbolBits>>;
   static constexpr bool stores_coordinates = false;
-  static_assert(
-      type::Code::x_taps == WindowCode<SymbolBits>::x_taps &&
-          type::Code::y_taps == WindowCode<SymbolBits>::y_taps,
-      "higgs::gpu::FormatOf: the signs of the code depend on other symbols than those of its format");
+  using type = WindowFormat<window_format_bits<SymbolBits>>;
 };
 
 /// The lookup table in global memory for matrices of a code: (table_size of its format). That of stored

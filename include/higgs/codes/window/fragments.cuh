@@ -124,15 +124,31 @@ struct WindowFormat {
   static __device__ std::uint32_t context_plane(const Tail& tail, int h);
 };
 
-/// The bits of the WindowFormat that has WindowCode<SymbolBits>: its own for 4 bits and more. The lines of a format have
-/// room for windows of shorter symbols, in the memory of its own: 3 bits are kept in 5, 2 bits in 4.
+namespace detail {
+/// Whether WindowFormat<FormatBits> keeps a code of SymbolBits: its lines have room for the windows of shorter symbols,
+/// and the signs of both depend on the same symbols.
+template <int FormatBits, int SymbolBits>
+constexpr bool keeps_window() {
+  using Own = WindowCode<FormatBits>;
+  using Code = WindowCode<SymbolBits>;
+  const bool room = SymbolBits >= 8 - FormatBits || (FormatBits == 4 && SymbolBits == 2);
+  return FormatBits >= SymbolBits && room && Own::x_taps == Code::x_taps && Own::y_taps == Code::y_taps;
+}
+}  // namespace detail
+
+/// The bits of the least WindowFormat that keeps WindowCode<SymbolBits>, in whose memory it is then: its own for 4 bits
+/// and more, else 5 for 3 bits and 4 for 2 bits unless their signs depend on other symbols. 0 if there is none.
 template <int SymbolBits>
-inline constexpr int window_format_bits = SymbolBits == 2   ? 4
-                                          : SymbolBits == 3 ? 5
-                                                            : SymbolBits;
+inline constexpr int window_format_bits = detail::keeps_window<4, SymbolBits>()   ? 4
+                                          : detail::keeps_window<5, SymbolBits>() ? 5
+                                          : detail::keeps_window<6, SymbolBits>() ? 6
+                                          : detail::keeps_window<7, SymbolBits>() ? 7
+                                          : detail::keeps_window<8, SymbolBits>() ? 8
+                                                                                  : 0;
 
 /// The lookup table of a window code: the point of each line. (256, 2)
 template <int SymbolBits>
+  requires(window_format_bits<SymbolBits> != 0)
 std::vector<std::int16_t> lookup_table(const WindowCode<SymbolBits>& code) {
   using Format = WindowFormat<window_format_bits<SymbolBits>>;
   std::vector<std::int16_t> table(256 * 2);
