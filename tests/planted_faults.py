@@ -24,6 +24,7 @@ TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
 FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
 TABLES, E8 = "codes/grid/fragments.cuh", "codes/e8/fragments.cuh"
+WINDOW, WINDOW_TEST = "codes/window/fragments.cuh", "codes/window/fragments_test.cu"
 FAULTS = [  # what it breaks, name, header under include/higgs, what stands there and what takes its place, the check
     ("result", "a butterfly's sign", TRANSFORM,
      {"v[i + stride] = __fsub_rn(a, b);": "v[i + stride] = __fadd_rn(a, b);"}, ROTATE),
@@ -62,6 +63,10 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh",
      {"within % 8 * 8 + within / 8": "within"}, PACK),
     ("result", "repacking: E8's signs in another order", E8, {"exchanged ? 4u : 0u": "0u"}, E8_TEST),
+    ("result", "window codes: a warp tile begins without the symbols before it", WINDOW,
+     {"return is_first ? first : neighbour;": "return neighbour;"}, WINDOW_TEST),
+    ("result", "window codes: the last bit of each window from its own symbol", WINDOW,
+     {"select_bits<shared_bits>(shared, other_bits": "select_bits<shared_bits & 0x77777777u>(shared, other_bits"}, WINDOW_TEST),
     ("bank conflicts", "half of the copies of E8's table", E8,
      {"static_cast<unsigned>(lane) % 8 * 16": "static_cast<unsigned>(lane) % 4 * 16"}, E8_TEST),
     ("result", "decoding to weights: the scale of another row", "matmul/decode.cuh",

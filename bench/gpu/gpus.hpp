@@ -49,11 +49,13 @@ struct Problem {
   std::int64_t batch, rows, cols;
   double bits;                // of a weight's code; 16: dense
   std::int64_t group = 1024;  // inputs that share a 16-bit scale
+  bool window = false;        // a window code of 2 to 4 bits, not a grid
 
   bool dense() const { return bits >= 16; }
   double weights() const { return static_cast<double>(rows * cols); }
   double weight_bytes() const {
-    return weights() * (bits / 8 + (dense() ? 0 : 2.0 / static_cast<double>(group)));
+    const double tail = window ? 64.0 / 4096 : 0;  // bytes of context in a warp tile
+    return weights() * (bits / 8 + tail + (dense() ? 0 : 2.0 / static_cast<double>(group)));
   }
   double bytes() const { return weight_bytes() + 2.0 * static_cast<double>(batch * (rows + cols)); }
 };
@@ -69,6 +71,14 @@ inline constexpr std::array kernel_counts{KernelCounts{1, 63.5, 20.9},  KernelCo
                                           KernelCounts{4, 82.6, 25.1},  KernelCounts{8, 59.4, 20.0},
                                           KernelCounts{16, 70.7, 22.4}, KernelCounts{32, 90.4, 27.3},
                                           KernelCounts{64, 131.2, 37.1}};
+/// The same for window codes of 4 bits; other rates take up to 7 instructions more.
+inline constexpr std::array window_counts{KernelCounts{1, 107.2, 21.0},  KernelCounts{2, 113.7, 22.4},
+                                          KernelCounts{4, 126.3, 25.2},  KernelCounts{8, 103.6, 20.1},
+                                          KernelCounts{16, 115.0, 22.5}, KernelCounts{32, 135.2, 27.4},
+                                          KernelCounts{64, 177.6, 38.5}};
+inline double window_instructions(double bits) {
+  return bits == 4 ? 0 : bits == 3.5 ? 4.9 : bits == 3 ? 5.9 : bits == 2.5 ? 6.8 : 3.7;
+}
 
 /// The times, in microseconds, that each part would take alone.
 struct Prediction {
@@ -97,10 +107,12 @@ inline Prediction predict(const Gpu& gpu, const Problem& p) {
                  .launch = p.dense() || p.batch <= rotated_inside ? launch_us : 2 * launch_us};
   if (p.dense()) return out;
   const std::int64_t columns = std::min<std::int64_t>(p.batch, 64);  // the kernel's widest tile
-  const auto& counts = *std::find_if(kernel_counts.begin(), kernel_counts.end() - 1,
+  const auto& all = p.window ? window_counts : kernel_counts;
+  const auto& counts = *std::find_if(all.begin(), all.end() - 1,
                                      [&](const KernelCounts& each) { return columns <= each.batch; });
+  const double instructions = counts.instructions + (p.window ? window_instructions(p.bits) : 0);
   const double thousands = p.weights() / 1000 * static_cast<double>((p.batch + 63) / 64);
-  out.issue = thousands * counts.instructions / warp_instructions_per_clock / clocks_per_us;
+  out.issue = thousands * instructions / warp_instructions_per_clock / clocks_per_us;
   out.lookups = thousands * counts.shared_passes / passes_per_clock / clocks_per_us;
   return out;
 }
