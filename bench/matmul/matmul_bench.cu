@@ -6,6 +6,7 @@
 //     matmul_matmul_bench_gpu [MODEL]     all layers, or those of models that contain the word
 //     matmul_matmul_bench_gpu --tiny      one small layer, each measurement once: does the program run?
 #include <higgs/codes/grid/grid.hpp>
+#include <higgs/codes/window/window.hpp>
 #include <higgs/core/random.hpp>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/reference.hpp>
@@ -14,6 +15,7 @@
 #  include <cublas_v2.h>
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -29,9 +31,15 @@
 #include "../gpu/timing.cuh"
 
 using higgs::Half;
+using higgs::WindowCode;
 namespace gpu = higgs::gpu;
 
 namespace {
+
+template <class Code>
+constexpr bool is_window = false;
+template <int SymbolBits>
+constexpr bool is_window<WindowCode<SymbolBits>> = true;
 
 // Random codes of every value; what they stand for does not change the time.
 template <class Book>
@@ -121,7 +129,8 @@ class Bench {
     const gpu::PackedMatrix w(random_matrix<Book>(layer.rows, layer.cols));
     for (const std::int64_t batch : batches) {
       constexpr double bits = static_cast<double>(higgs::code_bits<Book>) / Book::dim;
-      const bench::Problem problem{.batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = bits};
+      const bench::Problem problem{
+          .batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = bits, .window = is_window<Book>};
       const Product<Book> product(w, batch, device_);
       const double us = stopwatch_.median_us(product);
       std::printf("| %s %s | %s | %lld | %.1f | %.0f %% |", layer.model.data(), layer.name.data(),
@@ -192,7 +201,8 @@ int main(int argc, char** argv) try {
   cudaDeviceProp properties;
   gpu::check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   const Bench bench(!tiny);
-  const double error = bench.relative_error<higgs::GridCodebook<2, 256>>();
+  const double error =
+      std::max(bench.relative_error<higgs::GridCodebook<2, 256>>(), bench.relative_error<WindowCode<8>>());
   std::printf("%s: a copy moves %.0f GB/s; relative error of a product %.1e\n", properties.name,
               bench.copy_rate(), error);
   if (!(error < 6e-4)) return 1;  // 3e-4 of the product, as much of rounding y to fp16
@@ -204,6 +214,7 @@ int main(int argc, char** argv) try {
   if (tiny) {
     bench.run<higgs::GridCodebook<2, 256>>({"tiny", "layer", 192, 1024},
                                            std::span(bench::batches).subspan(3, 2));
+    bench.run<WindowCode<8>>({"tiny", "layer", 192, 1024}, std::span(bench::batches).subspan(3, 2));
     return 0;
   }
   for (const bench::Layer& layer : bench::layers) {
@@ -211,6 +222,9 @@ int main(int argc, char** argv) try {
     bench.run<higgs::GridCodebook<2, 256>>(layer, bench::batches);
     bench.run<higgs::GridCodebook<2, 64>>(layer, bench::batches);
     bench.run<higgs::GridCodebook<2, 16>>(layer, bench::batches);
+    bench.run<WindowCode<8>>(layer, bench::batches);
+    bench.run<WindowCode<6>>(layer, bench::batches);
+    bench.run<WindowCode<4>>(layer, bench::batches);
   }
   return 0;
 } catch (const std::exception& error) {
