@@ -40,6 +40,8 @@ struct WindowTables : LutTables {};
 /// dimensions: 4 symbols are one index.
 template <int SymbolBits>
 struct WindowFormat {
+  static_assert(SymbolBits >= 2 && SymbolBits <= 8, "WindowFormat<SymbolBits>: 2 to 8 bits a symbol");
+
   static constexpr int dim = 8, planes = 1;
   static constexpr int blocks = 1 + SymbolBits % 2;
   static constexpr int vectors = SymbolBits * blocks / 2;  // of half a step

@@ -124,6 +124,30 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
   return out;
 }
 
+/// Calls visit(indices) for every vector of `steps` steps of 16 rows, where coordinates depend on indices before theirs.
+/// Indices take a while, so that those of the next vector are loaded before this one is visited. `state` is that before
+/// the first step and becomes that after the last one.
+template <DecodesInSequence Format, class Visit>
+[[gnu::always_inline]] inline void for_each_vector(const std::uint8_t* codes, std::int64_t steps,
+                                                   typename Decoder<Format>::State& state,
+                                                   const Visit& visit) noexcept {
+  using U = Decoder<Format>;
+  auto indices = U::load_indices(codes, 0, state);
+  auto reached = state;
+  for (; steps > 0; --steps) {
+    const std::uint8_t* next_step = codes + (steps > 1 ? Format::step_bytes : 0);  // no step after the last
+    HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
+      reached = state;
+      const bool ends = v + 1 == U::vectors;
+      const auto next = U::load_indices(ends ? next_step : codes, ends ? 0 : v + 1, state);
+      visit(indices, v);
+      indices = next;
+    }
+    codes = next_step;
+  }
+  state = reached;
+}
+
 /// The same where coordinates depend on indices before theirs: half of the rows, then the others.
 template <DecodesInSequence Format>
 inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, const std::uint8_t* codes,
@@ -131,15 +155,15 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
   using U = Decoder<Format>;
   const auto tables = U::load_tables(from);
   for (int half = 0; half < 2; ++half) {
-    const std::uint8_t* code = codes + half * (Format::step_bytes / 2);
+    const std::uint8_t* lanes = codes + half * (Format::step_bytes / 2);
     std::uint8_t* to = out + half * 64;
-    auto state = U::load_state(code, first);
-    for (std::int64_t s = 0; s < steps; ++s, code += Format::step_bytes) HIGGS_UNROLL
-      for (int v = 0; v < U::vectors; ++v, to += 128 * Format::dim) {
-        const auto indices = U::load_indices(code, v, state);
-        HIGGS_UNROLL for (int c = 0; c < Format::dim; ++c)
-          _mm512_store_si512(to + c * 128, U::decode(tables, c, indices));
-      }
+    auto state = U::load_state(lanes, first);
+    for_each_vector<Format>(lanes, steps, state,
+                            [&](const auto& indices, int) __attribute__((always_inline)) {
+                              HIGGS_UNROLL for (int c = 0; c < Format::dim; ++c)
+                                _mm512_store_si512(to + c * 128, U::decode(tables, c, indices));
+                              to += Format::dim * 128;
+                            });
   }
   return out;
 }

@@ -69,18 +69,17 @@ template <class Format, int Columns>
   __m512i sums[extent<chains>][extent<Columns>];
   HIGGS_UNROLL for (int i = 0; i < chains * Columns; ++i)
     sums[i / Columns][i % Columns] = i < Columns ? totals[i] : _mm512_setzero_si512();
-  for (; steps > 0; --steps, codes += Format::step_bytes, ahead += Format::step_bytes / 2) {
-    HIGGS_UNROLL for (int i = 0; i < Format::step_bytes / 128; ++i)
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
-    HIGGS_UNROLL for (int v = 0; v < U::vectors; ++v) {
-      const auto indices = U::load_indices(codes, v, state);
-      HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d, quads += 4 * Columns) {
-        const __m512i w = U::decode(tables, d, indices);
-        HIGGS_UNROLL for (int c = 0; c < Columns; ++c)
-          sums[d % chains][c] = add_dot(sums[d % chains][c], w, broadcast_quad(quads + 4 * c));
-      }
-    }
-  }
+  for_each_vector<Format>(
+      codes, steps, state, [&](const auto& indices, int v) __attribute__((always_inline)) {
+        HIGGS_UNROLL for (int i = v; i < Format::step_bytes / 128; i += U::vectors)
+          _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
+        HIGGS_UNROLL for (int d = 0; d < Format::dim; ++d, quads += 4 * Columns) {
+          const __m512i w = U::decode(tables, d, indices);
+          HIGGS_UNROLL for (int c = 0; c < Columns; ++c)
+            sums[d % chains][c] = add_dot(sums[d % chains][c], w, broadcast_quad(quads + 4 * c));
+        }
+        if (v + 1 == U::vectors) ahead += Format::step_bytes / 2;
+      });
   HIGGS_UNROLL for (int c = 0; c < Columns; ++c) {
     totals[c] = sums[0][c];
     HIGGS_UNROLL for (int i = 1; i < chains; ++i)
