@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROTATE, PALEY_TEST = "rotate/hadamard_test.cu", "rotate/paley_test.cu"
 E8_TEST, PACK = "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
+VITERBI, VITERBI_TEST = "codes/window/viterbi.cuh", "codes/window/viterbi_test.cu"
 DECODE, FORMATS = "matmul/decode_test.cu", "codes/formats_test.cu"
 GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
 STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
@@ -58,6 +59,20 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a search that takes the worse scale", "quantizer.cuh",
      {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
 
+    ("result", "window codes: of parallel points equally near the last", VITERBI,
+     {"if (distance < least)": "if (distance <= least)"}, VITERBI_TEST),
+    ("result", "window codes: the signs in the window forgotten", VITERBI,
+     {"const unsigned negated = negated_by(seen_signs(bits));": "const unsigned negated = 0;"}, VITERBI_TEST),
+    ("result", "window codes: of equal ends that of the highest number", VITERBI,
+     {"(signs << older | bits));": "(((1 << number_bits) - 1) ^ (signs << older | bits)));",
+      "static_cast<int>(best & ((1": "static_cast<int>(~best & ((1"}, VITERBI_TEST),
+    ("race", "window codes: no __syncwarp between coordinates and their fit", "quantizer.cuh",
+     {"      __syncwarp();\n      const GroupFit fit": "      const GroupFit fit"}, FRONT),
+    ("bank conflicts", "window codes: costs without gaps", VITERBI,
+     {"states / 2 + states / 64 * 4": "states / 2", " + (chunk >> 4) * 4": ""}, VITERBI_TEST),
+    ("result", "window codes: the coordinates of the symbols before", "quantizer.cuh",
+     {"coordinates[2 * t] =": "coordinates[2 * t ^ 2] ="}, FRONT),
+
     ("result", "repacking: bytes of a word swapped", TABLES,
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, PACK),
     ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh",
@@ -69,6 +84,8 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"select_bits<shared_bits>(shared, other_bits": "select_bits<shared_bits & 0x77777777u>(shared, other_bits"}, WINDOW_TEST),
     ("bank conflicts", "half of the copies of E8's table", E8,
      {"static_cast<unsigned>(lane) % 8 * 16": "static_cast<unsigned>(lane) % 4 * 16"}, E8_TEST),
+    ("result", "dequantizing: a sign of a window code without its oldest symbol", "matmul/decode.cuh",
+     {"d <= memory": "d < memory"}, DECODE),
     ("result", "decoding to weights: the scale of another row", "matmul/decode.cuh",
      {"* scales[r]": "* scales[r ^ 1]"}, DECODE),
 

@@ -21,6 +21,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "emulator/schedules.hpp"
@@ -53,14 +54,9 @@ void check_equals_host(const Book& book, std::int64_t rows, std::int64_t cols,
   CHECK((measured ? device.weight_error == host.weight_error : std::isnan(device.weight_error)));
 }
 
-// Codebooks: chain codes are not quantized on the device.
-template <class C>
-void visit_codebook(auto& visit) {
-  if constexpr (higgs::Codebook<C>) visit(C{});
-}
 template <class... Codes>
 void for_each_book(higgs::TypeList<Codes...>, auto&& visit) {
-  (visit_codebook<Codes>(visit), ...);
+  (visit(Codes{}), ...);
 }
 
 constexpr auto log8 = higgs::ScaleFormat::Log8;
@@ -83,8 +79,21 @@ TEST_CASE("codes and scales made on the device are the host's, bit for bit", "[f
   check_equals_host<float>(book, 0, 8, {});
 }
 
+TEMPLATE_TEST_CASE_SIG("window codes of any group size are the host's", "[front][quantizer][gpu]",
+                       ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
+  const higgs::WindowCode<K> code;
+  check_equals_host<float>(code, 5, 1, {});  // half a symbol
+  check_equals_host<float>(code, 3, 2048, {.group = 1024});
+  check_equals_host<float>(code, 2, 1024,
+                           {.block = 512, .group = 512, .scale_format = log8, .scale_search = 1});
+  check_equals_host<float>(code, 7, 960, {.block = 960, .group = 192, .scale_search = 16});
+  check_equals_host<float>(code, 140, 256, {.group = 64});
+}
+
 TEST_CASE("no schedule of quantizing on the device has a race or changes a bit", "[front][quantizer][gpu]") {
   emulator::for_each_schedule(20, [](std::uint32_t) {
+    check_equals_host<float>(higgs::WindowCode<4>{}, 3, 128, {.group = 32, .scale_search = 1});
+    check_equals_host<float>(higgs::WindowCode<7>{}, 3, 128, {.group = 64, .scale_search = 1});
     check_equals_host<float>(higgs::GridCodebook<2, 64>{}, 3, 256, {.group = 64, .scale_search = 1});
     check_equals_host<Half>(higgs::E8Codebook{}, 2, 40, {.group = 8, .scale_format = log8});
   });
@@ -165,8 +174,8 @@ void check_pipeline(const Book& book, const higgs::QuantizeOptions& options) {
   gpu::dequantize_async(on_device.view(), gpu::DenseView<float>(decoded.data(), 130, 200),
                         gpu::Basis::Original, device, nullptr, workspace.span());
   CHECK(decoded.to_host() == expected);
-  if constexpr (gpu::FormatOf<Book>::type::loads ==
-                4) {  // one format, for short builds: matmul_test.cu has them all
+  // One format, for short builds: matmul_test.cu has them all.
+  if constexpr (std::is_same_v<typename gpu::FormatOf<Book>::type, gpu::TableFormat<4>>) {
     const Normals<Half> x(5, 200, 32);
     const auto y = device_product<float, gpu::MatmulFormats<gpu::TableFormat<4>>>(
         on_device.view(), x, gpu::plan_matmul(on_device.view().layout, device));

@@ -92,6 +92,7 @@
 #  include <higgs/codes/formats.cuh>
 #  include <higgs/codes/grid/fragments.cuh>
 #  include <higgs/codes/window/fragments.cuh>
+#  include <higgs/codes/window/viterbi.cuh>
 #  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
 #  include <higgs/gpu/instructions.cuh>

@@ -2,7 +2,8 @@
 // Rotate, scale, encode and pack rows on the device: the codes and scales of quantizer.hpp, bit for bit.
 #pragma once
 
-#include <higgs/core/concepts.hpp>
+#include <higgs/codes/window/viterbi.cuh>
+#include <higgs/core/code.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/scale_format.hpp>
@@ -57,6 +58,18 @@ struct GroupEncoding {
   ScaleFormat format;
   int scale_search;                 // as in QuantizeOptions
   std::array<double, 33> ladder{};  // scale_ladder(-scale_search ... scale_search)
+
+  /// What weights of a group are multiplied with in a turn: the RMS, then smaller scales, then larger ones.
+  __device__ float factor(double rms, int turn) const {
+    const int rung = turn == 0 ? scale_search : turn <= scale_search ? turn - 1 : turn;
+    const double scale = rms * ladder[static_cast<std::size_t>(rung)];
+    const double units = static_cast<double>(1 << fraction_bits) / (scale * step);
+    return units < 3e38 ? static_cast<float>(units) : 0.0f;
+  }
+  /// A weight in fixed point.
+  __device__ float fixed(float weight, float factor) const {
+    return rintf(fminf(fmaxf(weight * factor, -limit), limit));
+  }
 };
 
 /// Half a warp per group: scale, encode, refit, and again for each other scale of the scale search. `words` are the
@@ -84,12 +97,8 @@ __global__ void __launch_bounds__(128)
   const double norm = sum_of_squares_half_warp(in, inputs), rms = sqrt(norm / static_cast<double>(group));
 
   GroupFit best;
-  for (int turn = 0; turn <= 2 * how.scale_search;
-       ++turn) {  // the RMS, then smaller scales, then larger ones
-    const int rung = turn == 0 ? how.scale_search : turn <= how.scale_search ? turn - 1 : turn;
-    const double scale = rms * how.ladder[static_cast<std::size_t>(rung)];
-    const double units = static_cast<double>(1 << how.fraction_bits) / (scale * how.step);
-    const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
+  for (int turn = 0; turn <= 2 * how.scale_search; ++turn) {
+    const float factor = how.factor(rms, turn);
     Index* const out = (turn == 0 ? codes : trial) + first_code;
     for (std::int64_t first = lane; first < each; first += 16 * batch) {
       float y[batch][dim];
@@ -97,8 +106,7 @@ __global__ void __launch_bounds__(128)
       HIGGS_UNROLL for (int b = 0; b < batch; ++b) HIGGS_UNROLL
         for (int d = 0; d < dim; ++d) {
           const std::int64_t i = (first + 16 * b) * dim + d;
-          const float scaled = i < group ? in[i] * factor : 0.0f;
-          y[b][d] = rintf(fminf(fmaxf(scaled, -how.limit), how.limit));
+          y[b][d] = i < group ? how.fixed(in[i], factor) : 0.0f;
         }
       search.find(words, y, code);
       HIGGS_UNROLL for (int b = 0; b < batch; ++b)
@@ -117,6 +125,74 @@ __global__ void __launch_bounds__(128)
   if (lane != 0 || !active) return;
   scales[item] = best.scale;
   if (errors != nullptr) errors[item] = double2{best.squared_error, norm};
+}
+
+/// Space in global memory for a warp that encodes groups of a chain code, in words of 32 bits: the search's names, then
+/// coordinates, a byte each, then the symbols of a trial.
+template <class Search>
+struct ChainSpace {
+  std::int64_t group = 1, symbols = 1;
+
+  explicit ChainSpace(std::int64_t inputs) : group(inputs), symbols(ceil_div(inputs, Search::dim)) {}
+  HIGGS_HOST_DEVICE std::int64_t names() const { return symbols * Search::name_words; }
+  HIGGS_HOST_DEVICE std::int64_t words() const {
+    return names() + ceil_div(symbols * Search::dim, 4) +
+           ceil_div(symbols * std::int64_t{sizeof(typename Search::Symbol)}, 4);
+  }
+};
+
+/// encode_groups_kernel for a chain code: a warp per group, and more groups than warps. `words` are the search's. `space`
+/// has room for each warp of the grid.
+template <class Search>
+__global__ void __launch_bounds__(128, Search::blocks)
+    encode_chains_kernel(DenseView<const float> x, const std::uint32_t* words, ChainSpace<Search> each,
+                         __grid_constant__ const GroupEncoding how, typename Search::Symbol* codes,
+                         std::uint32_t* space, Half* scales, double2* errors) {
+  __shared__ __align__(16) std::uint32_t points[Search::point_words], costs[4][Search::shared_words];
+  for (int i = static_cast<int>(threadIdx.x); i < Search::point_words; i += 128) points[i] = words[i];
+  __syncthreads();
+  const Search search(points);
+  const std::int64_t groups = x.cols / each.group, count = x.rows * groups;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
+  std::uint32_t* const names = space + warp * each.words();
+  auto* const coordinates = reinterpret_cast<std::int8_t*>(names + each.names());
+  auto* const trial =
+      reinterpret_cast<typename Search::Symbol*>(coordinates + ceil_div(each.symbols * Search::dim, 4) * 4);
+
+  for (std::int64_t item = warp; item < count; item += std::int64_t{gridDim.x} * 4) {
+    const float* in = x.row(item / groups) + item % groups * each.group;
+    typename Search::Symbol* const chosen = codes + item * each.symbols;
+    const double norm = sum_of_squares_half_warp(in, each.group),
+                 rms = sqrt(norm / static_cast<double>(each.group));
+    GroupFit best;
+    for (int turn = 0; turn <= 2 * how.scale_search; ++turn) {
+      const float factor = how.factor(rms, turn);
+      typename Search::Symbol* const out = turn == 0 ? chosen : trial;
+      const auto fixed = [&](std::int64_t i) {
+        return i < each.group ? static_cast<int>(how.fixed(in[i], factor)) : 0;
+      };
+      search.encode_warp(
+          each.symbols, costs[threadIdx.x / 32], names,
+          [&](std::int64_t t) { return Search::pair(fixed(2 * t), fixed(2 * t + 1)); },
+          [&](std::int64_t t, int symbol, int first, int second) {
+            out[t] = static_cast<typename Search::Symbol>(symbol);
+            coordinates[2 * t] = static_cast<std::int8_t>(first);
+            coordinates[2 * t + 1] = static_cast<std::int8_t>(second);
+          });
+      __syncwarp();
+      const GroupFit fit = fit_group_scale_half_warp(in, each.group, norm, how.format,
+                                                     [&](std::int64_t i) { return coordinates[i]; });
+      if (turn == 0 || fit.squared_error < best.squared_error) {
+        best = fit;
+        for (std::int64_t t = lane; turn != 0 && t < each.symbols; t += 32) chosen[t] = trial[t];
+      }
+      __syncwarp();
+    }
+    if (lane != 0) continue;
+    scales[item] = best.scale;
+    if (errors != nullptr) errors[item] = double2{best.squared_error, norm};
+  }
 }
 
 /// One thread per byte of a row in canonical layout. The grid's y counts rows.
@@ -142,18 +218,18 @@ __global__ void __launch_bounds__(128)
 
 /// Quantizes rows on the device as RowQuantizer does on the host, bit for bit. Made once per matrix; owns the search's
 /// constants, the signs and the factors of the columns on the device.
-template <Codebook Book>
+template <Code C>
 class DeviceRowQuantizer {
-  using Search = typename DeviceSearchOf<Book>::Type;
-  using Index = typename Book::Index;
+  using Search = typename DeviceSearchOf<C>::Type;
+  using Index = SymbolOf<C>;
 
  public:
   /// The arguments are those of RowQuantizer.
-  DeviceRowQuantizer(const Book& book, const CodeLayout& layout, std::optional<std::uint64_t> seed,
-                     int exponent, std::span<const Half> input_scales = {}, int scale_search = 0)
+  DeviceRowQuantizer(const C& book, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
+                     std::span<const Half> input_scales = {}, int scale_search = 0)
       : layout_(layout),
         exponent_(exponent),
-        how_{book.step(), fraction_bits<Book>, static_cast<float>(fixed_limit<Book>), layout.scale_format,
+        how_{book.step(), fraction_bits<C>, static_cast<float>(fixed_limit<C>), layout.scale_format,
              scale_search},
         words_(std::span<const std::uint32_t>(Search::words(book))) {
     using higgs::detail::sentence;
@@ -176,10 +252,12 @@ class DeviceRowQuantizer {
     factors_ = DeviceBuffer<float>(std::span<const float>(factors));
   }
 
-  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice with a scale search.
+  /// Bytes of workspace for `rows` rows at a time: rotated floats, and their codes, twice with a scale search; for a chain
+  /// code up to 128 MiB for the paths of its search, or one block's.
   std::size_t workspace_size(std::int64_t rows, const Device& device) const {
-    return 4 * static_cast<std::size_t>(floats(rows) + rotate_scratch(rotation(), rows, device)) +
-           sizeof(Index) * static_cast<std::size_t>(plain_codes(rows) * (how_.scale_search > 0 ? 2 : 1)) + 16;
+    return 4 * static_cast<std::size_t>(floats(rows) + rotate_scratch(rotation(), rows, device) +
+                                        chain_words(rows)) +
+           sizeof(Index) * static_cast<std::size_t>(plain_codes(rows) * (has_trial() ? 2 : 1)) + 16;
   }
 
   /// Writes codes (n, row_bytes) and scales (n, groups) of the rows of `w` (n, cols), which must be finite, and, if
@@ -202,31 +280,62 @@ class DeviceRowQuantizer {
     });
     const DenseView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, layout_.padded_cols());
     float* scratch = rows.data + floats(w.rows);
-    auto* plain = reinterpret_cast<Index*>(scratch + rotate_scratch(rotation(), w.rows, device));
-    auto* trial = how_.scale_search > 0 ? plain + plain_codes(w.rows) : nullptr;
+    auto* space = reinterpret_cast<std::uint32_t*>(scratch + rotate_scratch(rotation(), w.rows, device));
+    auto* plain = reinterpret_cast<Index*>(space + chain_words(w.rows));
     const auto blocks = [](std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, 128)); };
     const auto some_rows = static_cast<unsigned>(std::min<std::int64_t>(w.rows, 65535));
     launch(detail::load_rows_kernel<T>, dim3(blocks(rows.cols), some_rows), 128, 0, stream, w, rows,
            factors_.data(), std::ldexp(1.0f, -(exponent_ / 2)), std::ldexp(1.0f, exponent_ / 2 - exponent_));
     rotate_async<float, float, Archs>(rotation(), DenseView<const float>(rows), rows, device, stream,
                                       scratch);
-    constexpr bool in_shared = DeviceSearchOf<Book>::in_shared;
-    launch(detail::encode_groups_kernel<Search, in_shared, Index>,
-           dim3(blocks(w.rows * layout_.groups() * 16)), 128, in_shared ? words_.size_bytes() : 0, stream,
-           DenseView<const float>(rows), layout_.group, words_.data(), static_cast<int>(words_.size()),
-           Search{DeviceSearchOf<Book>::size}, how_, plain, trial, scales, errors);
-    const std::int64_t row_bytes = layout_.row_bytes(Book::dim, code_bits<Book>);
+    encode_groups_async(rows, plain, space, scales, errors, stream);
+    const std::int64_t row_bytes = layout_.row_bytes(C::dim, code_bits<C>);
     launch(detail::pack_bits_kernel<Index>, dim3(blocks(row_bytes), some_rows), 128, 0, stream, plain, w.rows,
-           layout_.codes_per_row(Book::dim), code_bits<Book>, row_bytes, codes);
+           layout_.codes_per_row(C::dim), code_bits<C>, row_bytes, codes);
   }
 
  private:
+  void encode_groups_async(const DenseView<float>& rows, Index* plain, std::uint32_t* space, Half* scales,
+                           double2* errors, cudaStream_t stream) const {
+    const DenseView<const float> x(rows);
+    const std::int64_t count = x.rows * layout_.groups();
+    if constexpr (ChainCode<C>) {
+      launch(detail::encode_chains_kernel<Search>, dim3(static_cast<unsigned>(chain_blocks(x.rows))), 128, 0,
+             stream, x, words_.data(), detail::ChainSpace<Search>(layout_.group), how_, plain, space, scales,
+             errors);
+    } else {
+      constexpr bool in_shared = DeviceSearchOf<C>::in_shared;
+      launch(detail::encode_groups_kernel<Search, in_shared, Index>,
+             dim3(static_cast<unsigned>(ceil_div(count, 8))), 128, in_shared ? words_.size_bytes() : 0,
+             stream, x, layout_.group, words_.data(), static_cast<int>(words_.size()),
+             Search{DeviceSearchOf<C>::size}, how_, plain,
+             has_trial() ? plain + plain_codes(x.rows) : nullptr, scales, errors);
+    }
+  }
+  // Blocks of four warps, each with a group at a time, for which a chain code has space; their space.
+  std::int64_t chain_blocks(std::int64_t rows) const {
+    if constexpr (ChainCode<C>) {
+      const std::int64_t most =
+          (std::int64_t{1} << 25) / (4 * detail::ChainSpace<Search>(layout_.group).words());
+      return std::min(ceil_div(rows * layout_.groups(), 4), std::max<std::int64_t>(most, 1));
+    } else {
+      return 0;
+    }
+  }
+  std::int64_t chain_words(std::int64_t rows) const {
+    if constexpr (ChainCode<C>)
+      return chain_blocks(rows) * 4 * detail::ChainSpace<Search>(layout_.group).words();
+    else
+      return 0;
+  }
+  // Whether codes of another scale have space of their own.
+  bool has_trial() const { return Codebook<C> && how_.scale_search > 0; }
   Rotation rotation() const {
     const std::int64_t padded = layout_.padded_cols();
     return {padded, layout_.block, signs_.data(), nullptr, padded, padded};
   }
   std::int64_t floats(std::int64_t rows) const { return ceil_div(rows * layout_.padded_cols(), 4) * 4; }
-  std::int64_t plain_codes(std::int64_t rows) const { return rows * layout_.codes_per_row(Book::dim); }
+  std::int64_t plain_codes(std::int64_t rows) const { return rows * layout_.codes_per_row(C::dim); }
 
   CodeLayout layout_;
   int exponent_;
@@ -237,19 +346,19 @@ class DeviceRowQuantizer {
 };
 
 /// higgs::quantize() of a matrix in device memory: the same QuantizedMatrix in host memory, bit for bit, except for
-/// weight_error: that is NaN with input scales or padding, and t2 otherwise. Takes about 256 MiB of device memory, some
-/// rows at a time; waits for `stream`. Throws InvalidArgument for weights that are NaN or infinite.
-template <class T, Codebook Book, class Archs = BuiltFor>
-QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const QuantizeOptions& options = {},
-                               cudaStream_t stream = nullptr) {
+/// weight_error: that is NaN with input scales or padding, and t2 otherwise. Takes about 256 MiB of device memory, for a
+/// chain code 384, some rows at a time; waits for `stream`. Throws InvalidArgument for weights that are NaN or infinite.
+template <class T, Code C, class Archs = BuiltFor>
+QuantizedMatrix<C> quantize(DenseView<const T> w, const C& book, const QuantizeOptions& options = {},
+                            cudaStream_t stream = nullptr) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
     Normalization normalization;
   };
   higgs::detail::expect_data("higgs::gpu::quantize", "w", w);
-  QuantizedMatrix<Book> out(book);
-  out.layout = make_layout(w.rows, w.cols, Book::dim, options);
+  QuantizedMatrix<C> out(book);
+  out.layout = make_layout(w.rows, w.cols, C::dim, options);
   out.seed = options.seed;
   DeviceColumnStatistics columns(w.cols);
   columns.add_async<T, Archs>(w, stream);
@@ -260,8 +369,8 @@ QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const Qua
   out.exponent = storage->normalization.exponent;
 
   const Device device = current_device();
-  const DeviceRowQuantizer<Book> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
-                                           options.scale_search);
+  const DeviceRowQuantizer<C> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
+                                        options.scale_search);
   const std::int64_t groups = out.layout.groups();
   const std::int64_t most = std::clamp<std::int64_t>((std::int64_t{1} << 25) / out.layout.padded_cols(), 1,
                                                      std::max<std::int64_t>(w.rows, 1));
@@ -269,7 +378,7 @@ QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const Qua
   const DeviceBuffer<std::uint8_t> codes(static_cast<std::size_t>(most * out.row_bytes()));
   const DeviceBuffer<Half> scales(static_cast<std::size_t>(most * groups));
   const DeviceBuffer<double2> errors(scales.size());
-  typename RowQuantizer<Book>::Error total;
+  typename RowQuantizer<C>::Error total;
   const auto append = [&](const auto& from, auto& to, std::int64_t count) {
     const std::size_t size = to.size(), bytes = static_cast<std::size_t>(count) * sizeof(to[0]);
     to.resize(size + static_cast<std::size_t>(count));
@@ -287,7 +396,7 @@ QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const Qua
     append(errors, of_groups, count * groups);
     check(cudaStreamSynchronize(stream), "higgs::gpu::quantize");
     for (std::size_t g = 0; g < of_groups.size();) {
-      typename RowQuantizer<Book>::Error of_row;
+      typename RowQuantizer<C>::Error of_row;
       for (std::int64_t k = 0; k < groups; ++k, ++g) {
         of_row.squared_error += of_groups[g].x;
         of_row.squared_norm += of_groups[g].y;
@@ -304,13 +413,13 @@ QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const Qua
 }
 
 /// The same for types that have the bits of a Scalar: __half, __nv_bfloat16.
-template <class T, Codebook Book, class Archs = BuiltFor>
+template <class T, Code C, class Archs = BuiltFor>
   requires(!higgs::detail::is_scalar<T>)
-QuantizedMatrix<Book> quantize(DenseView<const T> w, const Book& book, const QuantizeOptions& options = {},
-                               cudaStream_t stream = nullptr) {
+QuantizedMatrix<C> quantize(DenseView<const T> w, const C& book, const QuantizeOptions& options = {},
+                            cudaStream_t stream = nullptr) {
   const auto scalars = higgs::detail::as_scalars(w);
   using Plain = std::remove_const_t<std::remove_pointer_t<decltype(scalars.data)>>;
-  return quantize<Plain, Book, Archs>(scalars, book, options, stream);
+  return quantize<Plain, C, Archs>(scalars, book, options, stream);
 }
 
 }  // namespace gpu

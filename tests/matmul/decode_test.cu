@@ -34,7 +34,7 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   const higgs::GroupDecoder<Book> points(w.book);
   const std::vector<Out> in_rotated = rotated.to_host(), in_original = original.to_host();
   std::vector<float> row(static_cast<std::size_t>(padded)), all(static_cast<std::size_t>(rows * cols));
-  std::vector<typename Book::Index> codes;
+  std::vector<higgs::SymbolOf<Book>> codes;
   higgs::dequantize(w, higgs::MatrixView<float>(all.data(), rows, cols));
   std::size_t wrong = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -67,4 +67,12 @@ TEST_CASE("codebooks without tiles are dequantized from the codes of files", "[m
   check_dequantize<Half, GridCodebook<3, 512>, gpu::DeviceCodes>(5, 300, 60, 20);
   check_dequantize<Half, GridCodebook<8, 256>, gpu::DeviceCodes>(5, 130, 64, 64);
   check_dequantize<Half, higgs::E8Codebook, gpu::DeviceCodes>(5, 130, 64, 64);
+}
+
+TEMPLATE_TEST_CASE_SIG("window codes are dequantized from the codes of files, a thread for each symbol",
+                       "[matmul][decode][gpu]", ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
+  check_dequantize<float, higgs::WindowCode<K>, gpu::DeviceCodes>(5, 300, 128, 64);
+  check_dequantize<Half, higgs::WindowCode<K>, gpu::DeviceCodes>(3, 2048, 1024, 1024);
+  check_dequantize<Half, higgs::WindowCode<K>, gpu::DeviceCodes>(66, 130, 60, 15);  // an odd group
+  check_dequantize<higgs::BFloat16, higgs::WindowCode<K>, gpu::DeviceCodes>(5, 64, 4, 2);
 }

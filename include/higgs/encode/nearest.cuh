@@ -6,6 +6,7 @@
 #pragma once
 
 #include <higgs/codes/e8/e8.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/encode/nearest.hpp>
 #include <higgs/gpu/error.cuh>
@@ -222,9 +223,12 @@ struct E8PatternSearch {
   }
 };
 
-/// The search for a codebook: its type, its member `size`, and whether its words fit into shared memory.
+/// The search for a code: its type. A chain code specializes it, see codes/window/viterbi.cuh. For a codebook also the
+/// search's member `size`, and whether its words fit into shared memory.
+template <Code C>
+struct DeviceSearchOf;
 template <Codebook Book>
-struct DeviceSearchOf {
+struct DeviceSearchOf<Book> {
   static_assert(Book::size <= 65536, "DeviceSearchOf<Book>: codes of at most 16 bits");
   static_assert(Book::dim == 1 || sizeof(typename Book::Element) == 1,
                 "DeviceSearchOf<Book>: coordinates of a byte, but on a line");

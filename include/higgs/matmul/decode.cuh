@@ -3,6 +3,8 @@
 #pragma once
 
 #include <higgs/codes/formats.cuh>
+#include <higgs/codes/window/window.hpp>
+#include <higgs/core/code.hpp>
 #include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
@@ -30,7 +32,13 @@ namespace gpu {
 /// The basis of dense weights: Rotated for rotated activations, Original for activations as they are.
 enum class Basis { Rotated, Original };
 
-/// A matrix in canonical layout as kernels see it, of any codebook.
+/// How a window code reads its table (codes/window/window.hpp).
+struct Window {
+  int bits = 0;  // bits of the window; 0: a symbol is the index of a point
+  std::uint32_t x_taps = 0, y_taps = 0;
+};
+
+/// A matrix in canonical layout as kernels see it, of any codebook or window code.
 struct CodedMatrix {
   std::int64_t rows = 0;
   std::int64_t groups = 0;               // groups per row
@@ -43,14 +51,16 @@ struct CodedMatrix {
   const std::uint8_t* codes = nullptr;   // (rows, row_bytes)
   const Half* scales = nullptr;          // (rows, groups)
   const std::int16_t* points = nullptr;  // (size, dim)
+  Window window;
 };
 
 /// Owns a CodedMatrix: codes and scales as files hold them, and a table of points. It takes the bits of the file,
-/// where PackedMatrix may take more (see FormatOf), and can be decoded but not multiplied.
+/// where PackedMatrix may take more (see FormatOf), and can be decoded but not multiplied. `C` is a codebook or a
+/// WindowCode.
 class DeviceCodes {
  public:
-  template <Codebook Book>
-  explicit DeviceCodes(const QuantizedMatrix<Book>& w)
+  template <Code C>
+  explicit DeviceCodes(const QuantizedMatrix<C>& w)
       : codes_(w.codes), scales_(w.scales), points_(std::span<const std::int16_t>(points_of(w.book))) {
     std::vector<float> factors;
     for (const Half scale : w.input_scales) factors.push_back(static_cast<float>(scale));
@@ -62,24 +72,39 @@ class DeviceCodes {
              layout.groups(),
              layout.group,
              w.row_bytes(),
-             Book::dim,
-             code_bits<Book>,
+             C::dim,
+             code_bits<C>,
              {w.cols(), layout.block, signs_.data(), factors_.data(), layout.group, layout.group},
              w.exponent,
              codes_.data(),
              scales_.data(),
-             points_.data()};
+             points_.data(),
+             window_of(w.book)};
   }
   const CodedMatrix& view() const noexcept { return view_; }
 
  private:
-  template <Codebook Book>
-  static std::vector<std::int16_t> points_of(const Book& book) {
-    static_assert(Book::size <= 65536, "DeviceCodes: a table of at most 65,536 points");
+  template <Codebook C>
+  static std::vector<std::int16_t> points_of(const C& book) {
+    static_assert(C::size <= 65536, "DeviceCodes: a table of at most 65,536 points");
     std::vector<std::int16_t> points;
-    for (std::int64_t i = 0; i < Book::size; ++i)
-      for (const auto c : book.decode(static_cast<typename Book::Index>(i))) points.push_back(c);
+    for (std::int64_t i = 0; i < C::size; ++i)
+      for (const auto c : book.decode(static_cast<typename C::Index>(i))) points.push_back(c);
     return points;
+  }
+  template <int K>
+  static std::vector<std::int16_t> points_of(const WindowCode<K>& code) {
+    std::vector<std::int16_t> points;
+    for (const auto& point : code.points()) points.insert(points.end(), point.begin(), point.end());
+    return points;
+  }
+  template <Codebook C>
+  static Window window_of(const C&) {
+    return {};
+  }
+  template <int K>
+  static Window window_of(const WindowCode<K>&) {
+    return {WindowCode<K>::window_bits, WindowCode<K>::x_taps, WindowCode<K>::y_taps};
   }
 
   DeviceBuffer<std::uint8_t> codes_;
@@ -143,6 +168,37 @@ void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Ou
   });
 }
 
+/// Bits [begin, end) of a row, at most 57.
+__device__ inline std::uint64_t bits_of_row(const std::uint8_t* row, std::int64_t begin, std::int64_t end) {
+  std::uint64_t bytes = 0;
+  for (std::int64_t i = begin / 8; i * 8 < end; ++i)
+    bytes |= static_cast<std::uint64_t>(row[i]) << (i - begin / 8) * 8;
+  return bytes >> begin % 8 & ((std::uint64_t{1} << (end - begin)) - 1);
+}
+
+/// The point that symbol `number` of a group stands for, and which of its coordinates are negated. `first`: the first bit
+/// of the group.
+struct SignedPoint {
+  std::uint32_t index = 0, negated = 0;
+};
+__device__ inline SignedPoint read_point(const CodedMatrix& w, const std::uint8_t* row, std::int64_t first,
+                                         std::int64_t number) {
+  constexpr int memory = 5;  // WindowCode::memory
+  const std::int64_t begin = number * w.code_bits, end = begin + w.code_bits;
+  if (w.window.bits == 0)
+    return {static_cast<std::uint32_t>(bits_of_row(row, first + begin, first + end)), 0};
+  // The stream up to this symbol, its last bit on top; zeros before the group.
+  const std::int64_t back = max(memory * w.code_bits + 1, w.window.bits),
+                     from = max(end - back, std::int64_t{0});
+  const std::uint64_t stream = bits_of_row(row, first + from, first + end) << (back - (end - from));
+  std::uint32_t signs = 0;
+  for (int d = 1; d <= memory; ++d)
+    signs |= static_cast<std::uint32_t>(stream >> (back - 1 - d * w.code_bits) & 1u) << (d - 1);
+  return {static_cast<std::uint32_t>(stream >> (back - w.window.bits)),
+          (static_cast<std::uint32_t>(__popc(signs & w.window.x_taps)) & 1u) |
+              (static_cast<std::uint32_t>(__popc(signs & w.window.y_taps)) & 1u) << 1};
+}
+
 /// One thread per symbol of rows [first_row, first_row + out.rows).
 template <class Out>
 __global__ void __launch_bounds__(128)
@@ -151,16 +207,14 @@ __global__ void __launch_bounds__(128)
   const std::int64_t each = ceil_div(w.group, w.dim), row = thread / (w.groups * each);
   if (row >= out.rows) return;
   const std::int64_t code = thread % (w.groups * each), group = code / each, inside = code % each * w.dim;
-  const std::int64_t bit = code * w.code_bits;
-  const std::uint8_t* from = w.codes + (first_row + row) * w.row_bytes;
-  std::uint32_t bytes = 0;  // a symbol of up to 16 bits touches three
-  for (std::int64_t i = 0; i < 3; ++i)
-    if (bit / 8 + i < w.row_bytes) bytes |= static_cast<std::uint32_t>(from[bit / 8 + i]) << 8 * i;
-  const std::int16_t* point =
-      w.points + static_cast<std::int64_t>(bytes >> bit % 8 & ((1u << w.code_bits) - 1u)) * w.dim;
+  const SignedPoint at =
+      read_point(w, w.codes + (first_row + row) * w.row_bytes, group * each * w.code_bits, code % each);
+  const std::int16_t* point = w.points + static_cast<std::int64_t>(at.index) * w.dim;
   const float scale = to_float(w.scales[(first_row + row) * w.groups + group]) * output_scale;
-  for (int d = 0; d < w.dim && inside + d < w.group; ++d)
-    out.row(row)[group * w.group + inside + d] = from_float<Out>(static_cast<float>(point[d]) * scale);
+  for (int d = 0; d < w.dim && inside + d < w.group; ++d) {
+    const int coordinate = (at.negated >> d & 1u) != 0 ? -point[d] : point[d];
+    out.row(row)[group * w.group + inside + d] = from_float<Out>(static_cast<float>(coordinate) * scale);
+  }
 }
 
 template <class Formats, class Out, class Archs>
