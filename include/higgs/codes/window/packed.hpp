@@ -71,10 +71,12 @@ struct WindowFormat {
     const auto row_bytes = static_cast<std::int64_t>(group.row.size());
     std::int64_t bit = group.first * SymbolBits;
     const auto next_column = [&] {
+      const std::int64_t byte = bit / 8;
       std::uint64_t column = 0;
-      if (bit < end)
-        std::memcpy(&column, group.row.data() + bit / 8,
-                    static_cast<std::size_t>(std::min<std::int64_t>(8, row_bytes - bit / 8)));
+      if (byte + 8 <= row_bytes)
+        std::memcpy(&column, group.row.data() + byte, 8);
+      else if (byte < row_bytes)
+        std::memcpy(&column, group.row.data() + byte, static_cast<std::size_t>(row_bytes - byte));
       column = column >> bit % 8 & mask;
       if (end - bit < column_bits) column &= (std::uint64_t{1} << std::max<std::int64_t>(end - bit, 0)) - 1u;
       bit += column_bits;
@@ -85,16 +87,9 @@ struct WindowFormat {
       for (int block = 0; block < blocks; ++block) {
         std::uint32_t columns[4];
         for (std::uint32_t& column : columns) column = next_column();
-        const auto vector = [&columns](int w) {
-          std::uint32_t out = 0;
-          for (int j = 0; j < 4; ++j) out |= (columns[j] >> 8 * w & 255u) << 8 * j;
-          return out;
-        };
-        for (int w = 0; w < SymbolBits / 2; ++w) {
-          const std::uint32_t quad = vector(w);
-          std::memcpy(lane + vector_of(block, w), &quad, 4);
-        }
-        if constexpr (SymbolBits % 2 != 0) nibbles |= vector(SymbolBits / 2) << 4 * block;
+        transpose(columns);
+        for (int w = 0; w < SymbolBits / 2; ++w) std::memcpy(lane + vector_of(block, w), columns + w, 4);
+        if constexpr (SymbolBits % 2 != 0) nibbles |= columns[SymbolBits / 2] << 4 * block;
       }
       if constexpr (SymbolBits % 2 != 0) std::memcpy(lane + vector_of(0, SymbolBits / 2), &nibbles, 4);
     }
@@ -107,6 +102,21 @@ struct WindowFormat {
     if constexpr (SymbolBits % 2 != 0)
       out |= (lane[vector_of(block, SymbolBits / 2) + j] >> 4 * block & 15u) << 4 * (SymbolBits - 1);
     return out;
+  }
+
+ private:
+  /// Word w gets byte w of all four words.
+  static constexpr void transpose(std::uint32_t (&words)[4]) noexcept {
+    constexpr std::uint32_t even = 0x00ff00ffu;
+    std::uint32_t pairs[4];  // bytes 0 and 2 of words 0 and 1, bytes 1 and 3; the same of words 2 and 3
+    for (int i = 0; i < 4; i += 2) {
+      pairs[i] = (words[i] & even) | (words[i + 1] & even) << 8;
+      pairs[i + 1] = (words[i] >> 8 & even) | (words[i + 1] & ~even);
+    }
+    for (int i = 0; i < 2; ++i) {
+      words[i] = (pairs[i] & 0xffffu) | pairs[i + 2] << 16;
+      words[i + 2] = pairs[i] >> 16 | (pairs[i + 2] & 0xffff0000u);
+    }
   }
 };
 
