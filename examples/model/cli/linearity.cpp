@@ -2,6 +2,7 @@
 // higgs-model linearity: what plans were predicted to lose beside what they lose.
 #include "architecture/parts.hpp"
 #include "cli/commands.hpp"
+#include "measure/calibrate.hpp"
 #include "measure/evaluate.hpp"
 #include "pages/page.hpp"
 #include "plan/plan.hpp"
@@ -24,7 +25,7 @@ namespace higgs::model {
 namespace {
 
 struct Options : CommonOptions {
-  std::string model, text_file, report;
+  std::string model, text_file, report, calibrate = "random";
   std::vector<std::string> alphas, uniform = shipped_code_names();
   PlanRequest request;
   std::vector<double> bits{2.5, 3, 3.25, 3.5, 4, 4.25, 5};
@@ -151,6 +152,16 @@ std::string check_format(std::string& format) {
   }
 }
 
+// What quantization balances input scales against, where the sensitivities were measured for that.
+InputSquares squares_for(const Options& options, const ModelSource& source, const ProbeProtocol& protocol,
+                         Executor& executor) {
+  if (!protocol.calibrated) return {};
+  ProgressBar bar("calibrate", "blocks");
+  return measure_inputs(source, calibration_tokens(source, options.calibrate, calibration_token_count),
+                        std::min(calibration_window, source.require_config().context), executor,
+                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+}
+
 // Measures plans, prints a line for each, and keeps what the page and the results need.
 class Measurement {
  public:
@@ -163,7 +174,8 @@ class Measurement {
             read_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens),
             options.window, executor),
         model_(Transformer::load(source, executor)),
-        runner_(model_, options.request.options, executor) {
+        runner_(model_, options.request.options, squares_for(options, source, files[0].protocol, executor),
+                executor) {
     ProgressBar bar("reference", "tokens");
     reference_.perplexity = evaluator_.set_reference(model_, show_means(bar)).perplexity();
   }
@@ -333,6 +345,11 @@ void add_linearity(CLI::App& app) {
   command->add_option("--most", options->most_t2, "plans within this t^2 are counted in R^2")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--calibrate", options->calibrate,
+                   "what sensitivity was given, if it calibrated: plans are rounded with such input scales")
+      ->capture_default_str()
+      ->type_name("random|FILE");
   command->add_option("--report", options->report, "write a page with pictures to this file")
       ->type_name("HTML");
   options->add_to(*command);

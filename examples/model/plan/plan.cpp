@@ -268,16 +268,19 @@ void check_plan(const StoredPlan& plan, const ModelSource& source, const std::st
   require_all_layers(source, path, [&](const std::string& name) { return plan.codebooks.contains(name); });
 }
 
-PlanRunner::PlanRunner(const Transformer& model, const QuantizeOptions& options, Executor& executor)
-    : model_(model), options_(options), executor_(executor) {}
+PlanRunner::PlanRunner(const Transformer& model, const QuantizeOptions& options, InputSquares input_squares,
+                       Executor& executor)
+    : model_(model), options_(options), input_squares_(std::move(input_squares)), executor_(executor) {}
 
-const PlanRunner::Rounded& PlanRunner::rounded(std::size_t layer, const Matrix& dense,
+const PlanRunner::Rounded& PlanRunner::rounded(const std::string& layer, const Matrix& dense,
                                                const std::string& format) {
   const auto [at, added] = kept_.try_emplace({layer, format});
   if (!added) return at->second;
   QuantizeOptions options = options_;
   const std::size_t slash = format.find('/');
   if (slash != format.npos) options.group = std::stoi(format.substr(slash + 1));
+  if (const auto found = input_squares_.find(layer); found != input_squares_.end())
+    options.input_squares = found->second;
   const AnyQuantizedMatrix matrix = quantize(dense.view(), format.substr(0, slash), options, executor_);
   Matrix weight(dense.rows, dense.cols);
   dequantize(matrix, weight.view(), executor_);
@@ -302,7 +305,8 @@ Transformer PlanRunner::with(const std::vector<std::string>& formats, std::vecto
   bytes.clear();
   for (std::size_t i = 0; i < formats.size(); ++i) {
     Linear& linear = layers[i].in(out.weights);
-    const Rounded& each = rounded(i, *require_dense(linear, "higgs::model::PlanRunner"), formats[i]);
+    const Rounded& each =
+        rounded(layers[i].name, *require_dense(linear, "higgs::model::PlanRunner"), formats[i]);
     t2.push_back(each.t2);
     bytes.push_back(each.bytes);
     linear.weight = each.weight;

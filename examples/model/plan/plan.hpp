@@ -2,6 +2,7 @@
 // Plans for whole models: which linear layer gets which codebook.
 #pragma once
 
+#include "measure/calibrate.hpp"
 #include "measure/sensitivity.hpp"
 #include "network/transformer.hpp"
 #include "quantize/outline.hpp"
@@ -70,8 +71,8 @@ void check_plan(const StoredPlan& plan, const ModelSource& source, const std::st
 /// Runs plans without writing them: layers are rounded once for each format and kept as floats.
 class PlanRunner {
  public:
-  /// The model must be dense and outlive this.
-  PlanRunner(const Transformer& model, const QuantizeOptions& options,
+  /// The model must be dense and outlive this. `input_squares` are those of the layers that have measured inputs.
+  PlanRunner(const Transformer& model, const QuantizeOptions& options, InputSquares input_squares = {},
              Executor& executor = default_executor());
 
   /// The model with one format for each linear layer of its blocks, in the order of the model: a codebook's
@@ -86,12 +87,13 @@ class PlanRunner {
     double t2 = 0;
     std::int64_t bytes = 0;
   };
-  const Rounded& rounded(std::size_t layer, const Matrix& dense, const std::string& format);
+  const Rounded& rounded(const std::string& layer, const Matrix& dense, const std::string& format);
 
   const Transformer& model_;
   QuantizeOptions options_;
+  InputSquares input_squares_;
   Executor& executor_;
-  std::map<std::pair<std::size_t, std::string>, Rounded> kept_;
+  std::map<std::pair<std::string, std::string>, Rounded> kept_;  // by layer and format
 };
 
 /// A page with pictures: alpha by layer, bits by layer, the front of all budgets.

@@ -266,6 +266,31 @@ TEST_CASE("plans choose from the best code of each rate from 1.5 bits on", "[mod
   }
 }
 
+TEST_CASE("the runner rounds with the input scales that quantization takes from measured inputs",
+          "[model][plan]") {
+  const TemporaryFolder folder;
+  ModelConfig config = tiny_config("llama");
+  config.ffn_width = 2 * higgs::min_rows_for_input_scales;  // rows of gate and up
+  write_folder(folder / "model", config);
+  const ModelSource source(folder / "model");
+  const Transformer model = Transformer::load(source);
+  QuantizeRequest request{.codebook = "2x64", .embedding = "none", .calibrated = true};
+  request.input_squares = measure_inputs(source, tiny_text(24), 12);
+  quantize_model(source, folder / "out", request);
+  const ModelSource quantized(folder / "out");
+  std::vector<double> t2, plain_t2;
+  std::vector<std::int64_t> bytes;
+  PlanRunner(model, request.options, request.input_squares)
+      .with(std::vector<std::string>(14, request.codebook), t2, bytes);
+  PlanRunner(model, request.options).with(std::vector<std::string>(14, request.codebook), plain_t2, bytes);
+  const std::vector<BlockLinear> layers = block_linears(config);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    INFO(layers[i].name);
+    CHECK(t2[i] == quantized.checkpoint()->find_layer(layers[i].name)->t2);
+  }
+  CHECK(t2 != plain_t2);
+}
+
 TEST_CASE("a format with a group is its code in groups of that size, for every shipped code",
           "[model][plan]") {
   const TemporaryFolder folder;
