@@ -124,14 +124,19 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
   return out;
 }
 
-/// Calls visit(indices) for every vector of `steps` steps of 16 rows, where coordinates depend on indices before theirs.
-/// Indices take a while, so that those of the next vector are loaded before this one is visited. `state` is that before
-/// the first step and becomes that after the last one.
-template <DecodesInSequence Format, class Visit>
+/// Calls visit(indices, v) for vectors v of `steps` steps of 16 rows, where coordinates depend on indices before theirs.
+/// Indices take a while: with LoadsAhead those of the next vector are loaded before this one is visited, which one more
+/// load pays for. `state` is that before the first step and becomes that after the last one.
+template <DecodesInSequence Format, bool LoadsAhead, class Visit>
 [[gnu::always_inline]] inline void for_each_vector(const std::uint8_t* codes, std::int64_t steps,
                                                    typename Decoder<Format>::State& state,
                                                    const Visit& visit) noexcept {
   using U = Decoder<Format>;
+  if constexpr (!LoadsAhead) {
+    for (; steps > 0; --steps, codes += Format::step_bytes) HIGGS_UNROLL
+      for (int v = 0; v < U::vectors; ++v) visit(U::load_indices(codes, v, state), v);
+    return;
+  }
   auto indices = U::load_indices(codes, 0, state);
   auto reached = state;
   for (; steps > 0; --steps) {
@@ -158,12 +163,12 @@ inline const std::uint8_t* decode_chunk(const typename Format::Tables& from, con
     const std::uint8_t* lanes = codes + half * (Format::step_bytes / 2);
     std::uint8_t* to = out + half * 64;
     auto state = U::load_state(lanes, first);
-    for_each_vector<Format>(lanes, steps, state,
-                            [&](const auto& indices, int) __attribute__((always_inline)) {
-                              HIGGS_UNROLL for (int c = 0; c < Format::dim; ++c)
-                                _mm512_store_si512(to + c * 128, U::decode(tables, c, indices));
-                              to += Format::dim * 128;
-                            });
+    for_each_vector<Format, true>(lanes, steps, state,
+                                  [&](const auto& indices, int) __attribute__((always_inline)) {
+                                    HIGGS_UNROLL for (int c = 0; c < Format::dim; ++c)
+                                      _mm512_store_si512(to + c * 128, U::decode(tables, c, indices));
+                                    to += Format::dim * 128;
+                                  });
   }
   return out;
 }

@@ -58,7 +58,7 @@ template <int Planes>
 /// Adds the products of `steps` steps of 16 rows to totals (Columns), where coordinates depend on indices before theirs.
 /// Each sum waits for the one before it, so that there are four, whatever Columns is. A step prefetches half of its bytes
 /// from `ahead` on.
-template <class Format, int Columns>
+template <class Format, int Columns, bool LoadsAhead>
 [[gnu::always_inline]] inline void add_steps(const typename Decoder<Format>::Tables& tables,
                                              const std::uint8_t* codes, std::int64_t steps,
                                              const std::uint8_t* ahead, const std::uint8_t* quads,
@@ -69,7 +69,7 @@ template <class Format, int Columns>
   __m512i sums[extent<chains>][extent<Columns>];
   HIGGS_UNROLL for (int i = 0; i < chains * Columns; ++i)
     sums[i / Columns][i % Columns] = i < Columns ? totals[i] : _mm512_setzero_si512();
-  for_each_vector<Format>(
+  for_each_vector<Format, LoadsAhead>(
       codes, steps, state, [&](const auto& indices, int v) __attribute__((always_inline)) {
         HIGGS_UNROLL for (int i = v; i < Format::step_bytes / 128; i += U::vectors)
           _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
@@ -127,11 +127,14 @@ inline void stream_panel(const PanelProduct& p, const ActivationPanel& panel, fl
         const std::int64_t count = std::min(x_group_steps, end - first);
         if constexpr (DecodesInSequence<Format>) {
           static_assert(Format::planes == 1);
+          // An activation group of Int8 has two vectors: one more load costs more than it saves.
+          constexpr bool loads_ahead = Planes == 2 || U::vectors > 1;
           const std::int64_t bytes = count * step_bytes;
           const std::uint8_t* ahead = codes + std::max<std::int64_t>(bytes, 8192);
           HIGGS_UNROLL for (int half = 0; half < 2; ++half)
-            add_steps<Format, columns>(tables, codes + half * (step_bytes / 2), count,
-                                       ahead + half * (bytes / 2), quads, states.half[half], total[half][0]);
+            add_steps<Format, columns, loads_ahead>(tables, codes + half * (step_bytes / 2), count,
+                                                    ahead + half * (bytes / 2), quads, states.half[half],
+                                                    total[half][0]);
           codes += count * step_bytes;
           quads += count * act_bytes;
         } else {
