@@ -66,8 +66,6 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "window codes: of equal ends that of the highest number", VITERBI,
      {"(signs << older | bits));": "(((1 << number_bits) - 1) ^ (signs << older | bits)));",
       "static_cast<int>(best & ((1": "static_cast<int>(~best & ((1"}, VITERBI_TEST),
-    ("race", "window codes: no __syncwarp between coordinates and their fit", "quantizer.cuh",
-     {"      __syncwarp();\n      const GroupFit fit": "      const GroupFit fit"}, FRONT),
     ("bank conflicts", "window codes: costs without gaps", VITERBI,
      {"states / 2 + states / 64 * 4": "states / 2", " + (chunk >> 4) * 4": ""}, VITERBI_TEST),
     ("result", "window codes: the coordinates of the symbols before", "quantizer.cuh",
