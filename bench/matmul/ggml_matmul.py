@@ -24,7 +24,7 @@ import numpy
 SIZE = 4096
 TYPES = {"Q4_0": 2, "Q4_K": 12, "IQ4_XS": 23, "Q3_K": 11, "IQ3_XXS": 18, "Q2_K": 10, "IQ2_XXS": 16}
 REPACKED = {"Q4_0", "Q4_K", "Q2_K"}  # what CPU_REPACK takes on x86-64
-OURS = "2x256|1x16|2x64|2x16|4x256|e8"
+OURS = "2x256|1x16|2x64|2x16|4x256|e8|w4|w3.5|w3|w2.5|w2"
 
 
 class InitParams(ctypes.Structure):

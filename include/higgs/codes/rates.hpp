@@ -17,9 +17,9 @@ inline namespace v0 {
 
 /// A shipped code by name, with its bits a weight and its mean squared error on N(0, 1). Scales are not counted.
 struct RatedCode {
-  std::string name;
-  double bits = 0;
-  double mse = 0;
+  std::string name;  ///< such as "w2.5"
+  double bits = 0;   ///< bits a weight
+  double mse = 0;    ///< on N(0, 1)
 };
 
 /// Bits a weight and error of the shipped code of that name. Throws InvalidArgument if none has it.

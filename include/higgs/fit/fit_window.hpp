@@ -29,7 +29,7 @@ inline namespace v0 {
 
 /// How hard fit_window() searches; the defaults take a minute of one core.
 struct WindowFitOptions {
-  std::uint64_t seed = 1;
+  std::uint64_t seed = 1;  ///< of random points and weights
   int starts = 4;          ///< tables that begin as random points; the best is polished
   int steps = 100;         ///< Lloyd steps of each
   int polish_steps = 100;  ///< Lloyd steps at the end, on 8 times as many weights
@@ -43,17 +43,20 @@ struct WindowFitOptions {
 /// A fitted table: points of WindowCode<SymbolBits> in steps of `step`.
 template <int SymbolBits>
 struct FittedWindow {
-  typename WindowCode<SymbolBits>::Points integers{};
-  double step = 0;
-  double mse = 0, standard_error = 0;  ///< by groups of 1024 weights of N(0, 1), each from its start
+  typename WindowCode<SymbolBits>::Points integers{};  ///< the table
+  double step = 0;                                     ///< size of an integer in standard deviations
+  double mse = 0;             ///< by groups of 1024 weights of N(0, 1), each from its start
+  double standard_error = 0;  ///< of `mse`
 
+  /// The code with this table.
   WindowCode<SymbolBits> code() const { return {integers, step, mse}; }
 };
 
 /// The squared error of a code on weights of N(0, 1), with its standard error, over 2^log2_weights weights in groups of
 /// `group`. Groups have no scale of their own: the step is the code's.
 struct WindowError {
-  double mse = 0, standard_error = 0;
+  double mse = 0;             ///< squared error over squared weight
+  double standard_error = 0;  ///< of `mse`
 };
 template <int SymbolBits>
 WindowError measure_window(const WindowCode<SymbolBits>& code, int log2_weights = 23,

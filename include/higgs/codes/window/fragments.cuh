@@ -51,34 +51,42 @@ template <int SymbolBits>
 struct WindowFormat {
   static_assert(SymbolBits >= 4 && SymbolBits <= 8, "WindowFormat<SymbolBits>: 4 to 8 bits a symbol");
 
-  using Code = WindowCode<SymbolBits>;
+  using Code = WindowCode<SymbolBits>;  // the code of these bits
+  /// Its number in layouts.
   static constexpr auto format =
       static_cast<PackedFormat>(static_cast<int>(PackedFormat::Window4) + SymbolBits - 4);
-  static constexpr int loads = SymbolBits / 2;
-  static constexpr int table_size = 256 * 2;  // (256, 2)
-  static constexpr bool has_words_in_tail = SymbolBits % 2 != 0;
-  static constexpr int tail_units = has_words_in_tail ? 16 + 4 : 4;
-  using Activations = SixteenInputsPerLane;
+  static constexpr int loads = SymbolBits / 2;                    // of 128 bits a lane
+  static constexpr int table_size = 256 * 2;                      // (256, 2)
+  static constexpr bool has_words_in_tail = SymbolBits % 2 != 0;  // the half of a load
+  static constexpr int tail_units =
+      has_words_in_tail ? 16 + 4 : 4;        // of 16 bytes behind the loads of a warp tile
+  using Activations = SixteenInputsPerLane;  // order of x
 
   /// Facts of a lane.
   struct Lane {
-    std::uint32_t table_offset;
+    std::uint32_t table_offset;  // see FragmentDecoder
     std::uint32_t
         line_selector;  // of the prmt that makes the address of a point; its byte of step 0 is byte t
     std::uint32_t sign_selector;  // of the prmt that gathers the signs of steps 0 and 1
-    int words, context;  // where the lane reads its tail, from its place in load 0 on, in units of 64 bits
+    int words;                    // if has_words_in_tail
+    int context;  // where the lane reads its tail, from its place in load 0 on, in units of 64 bits
+    /// Whether the lane before is in another warp tile.
     __device__ bool is_first() const { return (table_offset & 12u) == 0; }
   };
+  /// What a lane reads behind the loads of a warp tile.
   struct Tail {
-    uint2 context;
-    uint2 words;  // if has_words_in_tail
+    uint2 context;  // planes of the lane before
+    uint2 words;    // if has_words_in_tail
   };
   /// The lines of even and of odd symbols of each row, and the signs: the low half of signs[h][p] has the bits of a
   /// plane for x, the high half for y, bytes of the symbols of steps 2 p and 2 p + 1.
   struct Ready {
-    std::uint32_t even[8], odd[8], signs[2][2];
+    std::uint32_t even[8];      // by row
+    std::uint32_t odd[8];       // by row
+    std::uint32_t signs[2][2];  // by plane and pair of steps
   };
 
+  /// All loads are needed to the end.
   static constexpr int last_step(int) { return 3; }
 
   /// The line of a window of a code with `symbol_bits` a symbol.
@@ -94,15 +102,20 @@ struct WindowFormat {
 
   static __device__ void repack(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t row,
                                 std::int64_t k, int lane, uint4 (&out)[loads], Tail& tail);
+  /// Writes the tail of a lane behind load 0 of a warp tile.
   static __device__ void store_tail(uint4* from, int lane, const Tail& tail);
+  /// Reads it.
   template <class Load>
   static __device__ Tail load_tail(const uint4* from, const Lane& lane, const Load& load);
+  /// See FragmentDecoder.
   template <class T>
   static __device__ void fill_table(const std::int16_t* table) {
     TableFormat<4>::fill_table<T>(table);
   }
+  /// See FragmentDecoder.
   static __device__ Lane table_offset(int lane);
   static __device__ Ready prepare(const uint4 (&loads)[loads], const Tail& tail, const Lane& lane);
+  /// See FragmentDecoder.
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[1][4], const Ready& ready, const Lane& lane);
   template <class Use>

@@ -42,12 +42,14 @@ template <int SymbolBits>
 struct WindowFormat {
   static_assert(SymbolBits >= 2 && SymbolBits <= 8, "WindowFormat<SymbolBits>: 2 to 8 bits a symbol");
 
-  static constexpr int dim = 8, planes = 1;
-  static constexpr int blocks = 1 + SymbolBits % 2;
-  static constexpr int vectors = SymbolBits * blocks / 2;  // of half a step
-  static constexpr std::int64_t step_bytes = 128 * vectors, step_inputs = 32 * blocks;
-  static constexpr bool looks_up_256 = true;
-  using Tables = WindowTables;
+  static constexpr int dim = 8;                              // weights of a column
+  static constexpr int planes = 1;                           // bytes of a coordinate
+  static constexpr int blocks = 1 + SymbolBits % 2;          // blocks of a step
+  static constexpr int vectors = SymbolBits * blocks / 2;    // of half a step
+  static constexpr std::int64_t step_bytes = 128 * vectors;  // bytes of a step
+  static constexpr std::int64_t step_inputs = 32 * blocks;   // weights of a row in a step
+  static constexpr bool looks_up_256 = true;                 // see PackedForm
+  using Tables = WindowTables;                               // tables of the decoders
 
   /// The offset of the vector that holds byte w of the columns of a block.
   static constexpr std::int64_t vector_of(int block, int w) noexcept {
@@ -55,6 +57,7 @@ struct WindowFormat {
     return 64 * (w < whole ? whole * block + w : SymbolBits - 1);
   }
 
+  /// The tables of a code.
   static Tables make_tables(const WindowCode<SymbolBits>& code) {
     Tables out{Lut<8, 2>::make_tables(
         [&code](int index) { return code.points()[static_cast<std::size_t>(index)]; })};
@@ -63,6 +66,7 @@ struct WindowFormat {
     return out;
   }
 
+  /// See cpu/portable/lut.hpp.
   static void pack_group(const CodedGroup& group, int /*per_index*/, std::int64_t steps, std::int64_t bytes,
                          std::uint8_t* lane) {
     constexpr int column_bits = 4 * SymbolBits;

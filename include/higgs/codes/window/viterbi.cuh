@@ -57,7 +57,7 @@ class WindowSearch {
   static constexpr int half = states / 2 + states / 64 * 4;
 
  public:
-  static constexpr int dim = 2;
+  static constexpr int dim = 2;                   ///< weights a symbol
   static constexpr int point_words = Code::size;  ///< size of words()
   using Symbol = typename Code::Symbol;
   /// Blocks of four warps for which a multiprocessor has registers: 128 a thread, or 255 with more than 8 points.
@@ -77,9 +77,11 @@ class WindowSearch {
   static HIGGS_HOST_DEVICE constexpr std::uint32_t pair(int x, int y) {
     return (static_cast<std::uint32_t>(x) & 0xffffu) | static_cast<std::uint32_t>(y) << 16;
   }
+  /// The low half of pair().
   static HIGGS_HOST_DEVICE constexpr int low_of(std::uint32_t pair) {
     return static_cast<std::int16_t>(pair & 0xffffu);
   }
+  /// Its high half.
   static HIGGS_HOST_DEVICE constexpr int high_of(std::uint32_t pair) {
     return static_cast<std::int16_t>(pair >> 16);
   }

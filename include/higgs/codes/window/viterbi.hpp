@@ -37,11 +37,13 @@ namespace cpu {
 /// The states of WindowCode<K> and what leads to them.
 template <int K>
 struct WindowTrellis {
-  using Code = WindowCode<K>;
-  static constexpr int older = Code::older_bits;
-  /// Sign bits that the older bits of a window contain, and those that a state has above.
-  static constexpr int seen_signs = (older + K - 1) / K, kept_signs = Code::memory - seen_signs;
-  static constexpr int states = 1 << (older + kept_signs);
+  using Code = WindowCode<K>;                     // the code
+  static constexpr int older = Code::older_bits;  // bits of a window that belong to symbols before
+  /// Sign bits that the older bits of a window contain.
+  static constexpr int seen_signs = (older + K - 1) / K;
+  /// Sign bits that a state has above its older bits.
+  static constexpr int kept_signs = Code::memory - seen_signs;
+  static constexpr int states = 1 << (older + kept_signs);  // number of states
   /// The top bits of a symbol that later symbols depend on.
   static constexpr int carried_bits = older == 0 ? 1 : std::min(K, older);
   /// Older bits of a window that its symbol's next one still has.
@@ -57,7 +59,9 @@ struct WindowTrellis {
   static constexpr int place(int signs, int bits) noexcept {
     return signs << older | (bits & ((1 << rest) - 1)) << carried_bits | bits >> rest;
   }
+  /// The kept sign bits of a state, the newest lowest.
   static constexpr int signs_of(int place) noexcept { return place >> older; }
+  /// The older bits of the next window.
   static constexpr int bits_of(int place) noexcept {
     const int bits = older == 0 ? 0 : place & ((1 << older) - 1);
     return bits >> carried_bits | (bits & ((1 << carried_bits) - 1)) << rest;
@@ -72,13 +76,17 @@ struct WindowTrellis {
 
   /// A state that leads to others, and where the distances of its choices begin.
   struct Edge {
-    std::int32_t state, choices;
+    std::int32_t state;    // its place
+    std::int32_t choices;  // index of the first of its choices among those of all signs
   };
+  /// The names of states and the edges to each.
   struct Table {
-    alignas(
-        64) std::int32_t names[states];  // of a state among the edges to a next one, in the order of states
-    Edge edges[states >> carried_bits][WindowTrellis::edges];
+    alignas(64) std::int32_t names
+        [higgs::detail::extent<states>];  // of a state among the edges to a next one, in the order of states
+                                          /// To the states `next` << carried_bits and those behind it.
+    Edge edges[higgs::detail::extent<(states >> carried_bits)>][higgs::detail::extent<WindowTrellis::edges>];
   };
+  /// Makes `table`.
   static constexpr Table make_table() noexcept {
     Table out{};
     constexpr int choices = 1 << (older + carried_bits);
@@ -98,7 +106,7 @@ struct WindowTrellis {
     }
     return out;
   }
-  static constexpr Table table = make_table();
+  static constexpr Table table = make_table();  // of this trellis
 
   /// The last step of the best path to `state`.
   struct Step {
@@ -107,6 +115,7 @@ struct WindowTrellis {
     unsigned negated;  // bits 0 and 1
     unsigned carried;  // the carried bits of the symbol
   };
+  /// The step into `state` from the state that `name` names.
   static constexpr Step back(int state, int name) noexcept {
     const int signs = signs_of(state), bits = bits_of(state);
     const int carried = older == 0 ? signs & 1 : bits >> rest;
@@ -140,17 +149,20 @@ struct WindowTrellis {
 /// carried.
 template <int K>
 struct WindowPoints {
-  using Trellis = WindowTrellis<K>;
-  static constexpr int free_bits = K - Trellis::carried_bits, choices = WindowCode<K>::size >> free_bits;
-  static constexpr int row = std::max(choices, 16);  // points of a row: 16 or more for vectors
+  using Trellis = WindowTrellis<K>;                            // its states
+  static constexpr int free_bits = K - Trellis::carried_bits;  // bits of a symbol that no later symbol sees
+  static constexpr int choices = WindowCode<K>::size >> free_bits;  // sets of parallel points
+  static constexpr int row = std::max(choices, 16);                 // points of a row: 16 or more for vectors
   static constexpr std::int32_t unit = 2
                                        << Trellis::gone;  // costs are multiples, the bits below name a state
 
-  // Point f of choice z at f * choices + z.
-  alignas(64) float x[WindowCode<K>::size], y[WindowCode<K>::size], norm[WindowCode<K>::size];
-  // Point f of choice z at z << free_bits | f.
-  alignas(64) float x_of_choice[WindowCode<K>::size], y_of_choice[WindowCode<K>::size],
-      norm_of_choice[WindowCode<K>::size];
+  static constexpr std::size_t size = WindowCode<K>::size;  // points
+  alignas(64) float x[size];                                // point f of choice z at f * choices + z
+  alignas(64) float y[size];                                // in the order of x
+  alignas(64) float norm[size];                             // in the order of x
+  alignas(64) float x_of_choice[size];                      // point f of choice z at z << free_bits | f
+  alignas(64) float y_of_choice[size];                      // in the order of x_of_choice
+  alignas(64) float norm_of_choice[size];                   // in the order of x_of_choice
 
   /// `at(window)` gives x, y and norm of a point: integers, distances below 2^21.
   template <class At>
@@ -184,6 +196,7 @@ WindowPoints<K> window_points(const WindowCode<K>& code) noexcept {
 template <int SymbolBits>
 class WindowEncoder {
  public:
+  /// Prepares the points of `code`.
   explicit WindowEncoder(const WindowCode<SymbolBits>& code) : points_(cpu::window_points(code)) {}
   /// With points of another scale, see WindowPoints.
   explicit WindowEncoder(const cpu::WindowPoints<SymbolBits>& points) : points_(points) {}

@@ -53,22 +53,23 @@ class WindowCode : public detail::WindowPacking<SymbolBits> {
   static_assert(SymbolBits >= 2 && SymbolBits <= 10, "WindowCode<SymbolBits>: 2 to 10 bits for two weights");
 
  public:
-  static constexpr int dim = 2, symbol_bits = SymbolBits;
-  static constexpr int window_bits = SymbolBits > 8 ? SymbolBits : 8;
-  static constexpr int size = 1 << window_bits;  ///< points of the table
+  static constexpr int dim = 2;                                        ///< weights a symbol
+  static constexpr int symbol_bits = SymbolBits;                       ///< bits a symbol
+  static constexpr int window_bits = SymbolBits > 8 ? SymbolBits : 8;  ///< bits of an index
+  static constexpr int size = 1 << window_bits;                        ///< points of the table
   /// Bits of the window that belong to symbols before.
   static constexpr int older_bits = window_bits - SymbolBits;
   /// Symbols before that a sign may depend on.
   static constexpr int memory = 5;
-  static constexpr unsigned x_taps = detail::WindowTable<SymbolBits>::x_taps;
-  static constexpr unsigned y_taps = detail::WindowTable<SymbolBits>::y_taps;
+  static constexpr unsigned x_taps = detail::WindowTable<SymbolBits>::x_taps;  ///< symbols that negate x
+  static constexpr unsigned y_taps = detail::WindowTable<SymbolBits>::y_taps;  ///< symbols that negate y
   static_assert(x_taps < 1u << memory && y_taps < 1u << memory);
 
   using Symbol = std::conditional_t<(SymbolBits > 8), std::uint16_t, std::uint8_t>;
-  using Element = std::int8_t;
-  using Point = std::array<Element, 2>;
-  using Points = std::array<Point, std::size_t{1} << window_bits>;
-  using Encoder = WindowEncoder<SymbolBits>;  // codes/window/viterbi.hpp
+  using Element = std::int8_t;                                      ///< a coordinate
+  using Point = std::array<Element, 2>;                             ///< x and y
+  using Points = std::array<Point, std::size_t{1} << window_bits>;  ///< the table, by window
+  using Encoder = WindowEncoder<SymbolBits>;                        // codes/window/viterbi.hpp
 
   /// Encoding rounds weights to 1/16 of an integer step: distances along a group then fit 32 bits.
   static constexpr int fraction_bits = 4;
@@ -77,6 +78,7 @@ class WindowCode : public detail::WindowPacking<SymbolBits> {
   constexpr WindowCode() noexcept
       : WindowCode(detail::WindowTable<SymbolBits>::points, detail::WindowTable<SymbolBits>::step,
                    detail::WindowTable<SymbolBits>::mse) {}
+  /// A table of the caller's own, its step and its error on N(0, 1).
   constexpr WindowCode(const Points& points, double step, double mse) noexcept : step_(step), mse_(mse) {
     if (std::is_constant_evaluated())
       points_ = points;
@@ -94,6 +96,7 @@ class WindowCode : public detail::WindowPacking<SymbolBits> {
            (static_cast<unsigned>(std::popcount(signs & y_taps)) & 1u) << 1;
   }
 
+  /// The coordinates of one group, from all its symbols.
   constexpr void decode(std::span<const Symbol> symbols, std::span<Element> values) const noexcept {
     unsigned window = 0, signs = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
