@@ -21,10 +21,8 @@ template <Code Book>
 inline constexpr int fraction_bits = [] {
   if constexpr (requires { Book::fraction_bits; })
     return Book::fraction_bits;
-  else if constexpr (sizeof(typename Book::Element) > 1)
-    return 4;
   else
-    return Book::dim <= 2 ? 7 : Book::dim <= 4 ? 6 : 5;
+    return sizeof(typename Book::Element) > 1 ? 4 : Book::dim <= 2 ? 7 : Book::dim <= 4 ? 6 : 5;
 }();
 
 /// The largest magnitude of a fixed-point coordinate: twice the range of the points.
