@@ -152,7 +152,7 @@ TEST_CASE("the error of every shipped code has the shape of the noise that sensi
     double spread = 0;
     for (const double each : columns) spread += (each - 1) * (each - 1) * rows / 2 / cols;
     CHECK(spread == Approx(1).margin(5 * std::sqrt(2.0 / cols)));
-    for (const std::size_t lag : {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64}) {
+    for (const std::size_t lag : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 12u, 16u, 32u, 64u}) {
       double product = 0;
       for (std::size_t i = lag; i < errors.size(); ++i) product += errors[i] * errors[i - lag] / count;
       INFO("lag " << lag);
