@@ -51,9 +51,9 @@ inline constexpr double default_bits = 4;
 
 struct QuantizeRequest {
   std::string codebook =
-      best_code_of_bits(default_bits);  ///< of the linear layers; one of shipped_code_names()
-  std::string embedding = "1x256";      ///< of the embedding, or keep_codebook
-  std::string output = "1x256";         ///< of an output layer that is a matrix of its own, or keep_codebook
+      best_code_of_bits(default_bits);  ///< code of the linear layers; one of shipped_code_names()
+  std::string embedding = "1x256";      ///< code of the embedding, or keep_codebook
+  std::string output = "1x256";  ///< code of an output layer that is a matrix of its own, or keep_codebook
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of these
   QuantizeOptions options{};
   bool calibrated = false;           ///< input_squares are measured, or will be

@@ -29,7 +29,7 @@ inline namespace v0 {
 
 /// How hard fit_window() searches; the defaults take a minute of one core.
 struct WindowFitOptions {
-  std::uint64_t seed = 1;  ///< of random points and weights
+  std::uint64_t seed = 1;  ///< seed of the random points and weights
   int starts = 4;          ///< tables that begin as random points; the best is polished
   int steps = 100;         ///< Lloyd steps of each
   int polish_steps = 100;  ///< Lloyd steps at the end, on 8 times as many weights
@@ -46,7 +46,7 @@ struct FittedWindow {
   typename WindowCode<SymbolBits>::Points integers{};  ///< the table
   double step = 0;                                     ///< size of an integer in standard deviations
   double mse = 0;             ///< by groups of 1024 weights of N(0, 1), each from its start
-  double standard_error = 0;  ///< of `mse`
+  double standard_error = 0;  ///< the standard error of `mse`
 
   /// The code with this table.
   WindowCode<SymbolBits> code() const { return {integers, step, mse}; }
@@ -56,7 +56,7 @@ struct FittedWindow {
 /// `group`. Groups have no scale of their own: the step is the code's.
 struct WindowError {
   double mse = 0;             ///< squared error over squared weight
-  double standard_error = 0;  ///< of `mse`
+  double standard_error = 0;  ///< the standard error of `mse`
 };
 template <int SymbolBits>
 WindowError measure_window(const WindowCode<SymbolBits>& code, int log2_weights = 23,

@@ -183,7 +183,7 @@ struct SignedPoint {
 };
 __device__ inline SignedPoint read_point(const CodedMatrix& w, const std::uint8_t* row, std::int64_t first,
                                          std::int64_t number) {
-  constexpr int memory = 5;  // WindowCode::memory
+  constexpr int memory = WindowCode<8>::memory;  // the same for every window code
   const std::int64_t begin = number * w.code_bits, end = begin + w.code_bits;
   if (w.window.bits == 0)
     return {static_cast<std::uint32_t>(bits_of_row(row, first + begin, first + end)), 0};

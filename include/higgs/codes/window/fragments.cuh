@@ -55,11 +55,11 @@ struct WindowFormat {
   /// Its number in layouts.
   static constexpr auto format =
       static_cast<PackedFormat>(static_cast<int>(PackedFormat::Window4) + SymbolBits - 4);
-  static constexpr int loads = SymbolBits / 2;                    // of 128 bits a lane
+  static constexpr int loads = SymbolBits / 2;                    // 128-bit loads a lane
   static constexpr int table_size = 256 * 2;                      // (256, 2)
   static constexpr bool has_words_in_tail = SymbolBits % 2 != 0;  // the half of a load
   static constexpr int tail_units =
-      has_words_in_tail ? 16 + 4 : 4;        // of 16 bytes behind the loads of a warp tile
+      has_words_in_tail ? 16 + 4 : 4;        // 16-byte units behind the loads of a warp tile
   using Activations = SixteenInputsPerLane;  // order of x
 
   /// Facts of a lane.

@@ -66,12 +66,15 @@ struct WindowTrellis {
     const int bits = older == 0 ? 0 : place & ((1 << older) - 1);
     return bits >> carried_bits | (bits & ((1 << carried_bits) - 1)) << rest;
   }
+  /// All sign bits of a state, the newest lowest.
+  static constexpr int all_signs(int signs, int bits) noexcept {
+    int out = signs << seen_signs;
+    for (int d = 0; d < seen_signs; ++d) out |= (bits >> (older - 1 - d * K) & 1) << d;
+    return out;
+  }
   /// Whether x and y are negated behind a state.
   static constexpr unsigned negated(int signs, int bits) noexcept {
-    unsigned all = static_cast<unsigned>(signs) << seen_signs;
-    for (int d = 0; d < seen_signs; ++d)
-      all |= (static_cast<unsigned>(bits) >> (older - 1 - d * K) & 1u) << d;
-    return Code::negated(all);
+    return Code::negated(static_cast<unsigned>(all_signs(signs, bits)));
   }
 
   /// A state that leads to others, and where the distances of its choices begin.
@@ -106,7 +109,7 @@ struct WindowTrellis {
     }
     return out;
   }
-  static constexpr Table table = make_table();  // of this trellis
+  static constexpr Table table = make_table();  // the table of this trellis
 
   /// The last step of the best path to `state`.
   struct Step {
@@ -128,9 +131,7 @@ struct WindowTrellis {
   }
   /// All sign bits of a state, the newest lowest, above its older bits: the number that decides among equals.
   static constexpr int number(int place) noexcept {
-    int signs = signs_of(place) << seen_signs;
-    for (int d = 0; d < seen_signs; ++d) signs |= (bits_of(place) >> (older - 1 - d * K) & 1) << d;
-    return signs << older | bits_of(place);
+    return all_signs(signs_of(place), bits_of(place)) << older | bits_of(place);
   }
   /// The end of least cost, of several the one of the lowest number.
   static int best_end(const std::int32_t* cost) noexcept {
@@ -253,41 +254,32 @@ void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const f
 namespace cpu {
 
 namespace viterbi_portable {
+using Set = Portable;
 inline constexpr int lanes = 4;
 #  include <higgs/codes/window/viterbi.inc>
 }  // namespace viterbi_portable
 
-template <int K>
-void search_window(Portable, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
-  viterbi_portable::search_window<K>(points, scaled, symbols, out, from);
-}
+using viterbi_portable::search_window;
 
 #  if defined(HIGGS_TARGET_BEGIN)
 HIGGS_TARGET_BEGIN(HIGGS_AVX2_FEATURES)
 namespace viterbi_avx2 {
+using Set = Avx2;
 inline constexpr int lanes = 8;
 #    include <higgs/codes/window/viterbi.inc>
 }  // namespace viterbi_avx2
 
-template <int K>
-void search_window(Avx2, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
-  viterbi_avx2::search_window<K>(points, scaled, symbols, out, from);
-}
+using viterbi_avx2::search_window;
 HIGGS_TARGET_END
 
 HIGGS_TARGET_BEGIN(HIGGS_AVX512_FEATURES)
 namespace viterbi_avx512 {
+using Set = Avx512;
 inline constexpr int lanes = 16;
 #    include <higgs/codes/window/viterbi.inc>
 }  // namespace viterbi_avx512
 
-template <int K>
-void search_window(Avx512, const WindowPoints<K>& points, const float* scaled, std::size_t symbols,
-                   typename WindowCode<K>::Symbol* out, std::uint8_t* from) noexcept {
-  viterbi_avx512::search_window<K>(points, scaled, symbols, out, from);
-}
+using viterbi_avx512::search_window;
 HIGGS_TARGET_END
 #  endif
 
