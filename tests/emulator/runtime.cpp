@@ -311,6 +311,18 @@ cudaError_t cudaLaunchKernel(const void* f, dim3 grid, dim3 block, void** a, std
   return launch(f, grid, block, a, shared, s);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void** a) {
+  for (unsigned i = 0; i < c->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = c->attrs[i];
+    const bool hopper = machine().options.compute_capability >= 90;
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {  // no kernel begins early here
+      if (!hopper) return failed(cudaErrorNotSupported);
+    } else if (attribute.id == cudaLaunchAttributeClusterDimension) {
+      const auto& cluster = attribute.val.clusterDim;
+      if (!hopper || cluster.x * cluster.y * cluster.z != 1) return failed(cudaErrorNotSupported);
+    } else {
+      return failed(cudaErrorNotSupported);
+    }
+  }
   return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream);
 }
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int value) {
@@ -486,6 +498,12 @@ const char* cudaGetErrorName(cudaError_t e) {
       return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
     default:
       return "another cudaError_t";
   }

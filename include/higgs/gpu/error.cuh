@@ -23,9 +23,12 @@ struct CudaError : std::runtime_error {
   cudaError_t code;
 };
 
-/// Throws CudaError unless `error` is cudaSuccess. `what` names the call.
+/// Throws CudaError unless `error`, which the CUDA call just returned, is cudaSuccess. `what` names the call. The
+/// exception takes the error's place: cudaGetLastError does not tell it again, unless the context is lost.
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw CudaError(error, what);
+  if (error == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());
+  throw CudaError(error, what);
 }
 
 }  // namespace gpu

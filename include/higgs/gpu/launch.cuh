@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
 
 namespace higgs {
 inline namespace v0 {
@@ -53,17 +54,55 @@ HIGGS_HOST_DEVICE constexpr std::int64_t ceil_div(std::int64_t count, std::int64
   return (count + each - 1) / each;
 }
 
-/// Puts kernel(args...) on `stream`; throws CudaError if the launch is refused. Launches nothing for an empty
-/// grid.
+/// What a launch may ask for beside its grid, on sm_90 or later.
+struct LaunchOptions {
+  /// Blocks of a cluster along x, a divisor of grid.x; 1: no clusters.
+  unsigned cluster = 1;
+  /// Programmatic dependent launch (CUDA Programming Guide): the kernel may begin before the kernel in front of it on the
+  /// stream ends. It must execute griddepcontrol.wait before it touches what earlier work on the stream writes or reads.
+  bool overlaps_previous = false;
+};
+
+/// Puts kernel(args...) on `stream`. Launches nothing for an empty grid. Throws CudaError if CUDA refuses this launch;
+/// errors that earlier calls left for cudaGetLastError are neither reported nor cleared.
+template <class... Params, class... Args>
+void launch(const LaunchOptions& options, void (*kernel)(Params...), dim3 grid, int threads,
+            std::size_t shared, cudaStream_t stream, Args... args) {
+  static_assert(sizeof...(Params) == sizeof...(Args));
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (shared > 48 * 1024)  // above it a kernel has to ask
+    check(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+        "higgs::gpu::launch: shared memory");
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (options.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {options.cluster, 1, 1};
+  }
+  if (options.overlaps_previous) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  std::tuple<Params...> values(static_cast<Params>(args)...);
+  std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {static_cast<void*>(&value)..., nullptr};
+        check(cudaLaunchKernelExC(&config, function, pointers), "higgs::gpu::launch");
+      },
+      values);
+}
+/// The same without options.
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream,
             Args... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024)  // above it a kernel has to ask
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-          "higgs::gpu::launch: shared memory");
-  kernel<<<grid, static_cast<unsigned>(threads), shared, stream>>>(static_cast<Params>(args)...);
-  check(cudaGetLastError(), "higgs::gpu::launch");
+  launch(LaunchOptions{}, kernel, grid, threads, shared, stream, args...);
 }
 
 }  // namespace gpu

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <higgs/gpu/launch.cuh>
+#include <higgs/gpu/matrix.cuh>
+
+#include <catch2/catch.hpp>
+#include <cstddef>
+#include <vector>
+
+#include "emulator/emulator.hpp"
+
+namespace {
+namespace gpu = higgs::gpu;
+
+__global__ void add_kernel(int* values, int by) { values[threadIdx.x] += by; }
+
+// An error that stays for cudaGetLastError, as an engine that polls an event leaves cudaErrorNotReady.
+void leave_an_error() { REQUIRE(cudaSetDevice(-1) == cudaErrorInvalidDevice); }
+
+}  // namespace
+
+TEST_CASE("an error that the caller's calls left is neither reported by a launch nor cleared",
+          "[gpu][launch]") {
+  const auto values = gpu::DeviceBuffer<int>::zeros(32);
+  leave_an_error();
+  CHECK_NOTHROW(gpu::launch(add_kernel, dim3(1), 32, 0, nullptr, values.data(), 5));
+  CHECK_NOTHROW(gpu::launch(add_kernel, dim3(1), 32, 0, nullptr, values.data(), 2));
+  CHECK(cudaGetLastError() == cudaErrorInvalidDevice);
+  CHECK(values.to_host() == std::vector<int>(32, 7));
+}
+
+TEST_CASE("a launch that is refused says so once, and whatever else was wrong before", "[gpu][launch]") {
+  const auto values = gpu::DeviceBuffer<int>::zeros(32);
+  for (const bool after_an_error : {false, true}) {
+    if (after_an_error) leave_an_error();
+    const auto code_of = [&](int threads, std::size_t shared) {
+      try {
+        gpu::launch(add_kernel, dim3(1), threads, shared, nullptr, values.data(), 1);
+      } catch (const gpu::CudaError& error) {
+        return error.code;
+      }
+      return cudaSuccess;
+    };
+    CHECK(code_of(4096, 0) == cudaErrorInvalidConfiguration);
+    CHECK(code_of(32, std::size_t{1} << 30) == cudaErrorInvalidValue);
+    CHECK(cudaGetLastError() == cudaSuccess);
+  }
+  CHECK(values.to_host() == std::vector<int>(32, 0));
+}
+
+TEST_CASE("a launch takes the attributes of sm_90, and older devices refuse them", "[gpu][launch]") {
+  const auto values = gpu::DeviceBuffer<int>::zeros(32);
+  const emulator::Options before = emulator::options();
+  const auto overlap = [&] {
+    gpu::launch({.overlaps_previous = true}, add_kernel, dim3(1), 32, 0, nullptr, values.data(), 3);
+  };
+  if (emulator::in_use) {
+    emulator::options().compute_capability = 80;
+    CHECK_THROWS_AS(overlap(), gpu::CudaError);
+    emulator::options().compute_capability = 90;
+  }
+  if (gpu::current_device().architecture >= 90) {
+    overlap();
+    overlap();
+    CHECK(values.to_host() == std::vector<int>(32, 6));
+  }
+  emulator::options() = before;
+}
