@@ -30,7 +30,8 @@ def errors_of(root):
             yield f"include/higgs/{header} has no {test}"
 
     # Code outside include/ that has tests: the application, and the emulator that runs the kernels.
-    model = {p.relative_to(root / "examples").as_posix() for p in (root / "examples" / "model").rglob("*.hpp")}
+    model = {p.relative_to(root / "examples").as_posix() for p in (root / "examples" / "model").rglob("*")
+             if p.suffix in {".hpp", ".cuh"}}
     emulator = {f"emulator/{p.stem}.hpp" for p in (root / "tests" / "emulator").glob("*.?pp")}
     for top, ending in (("tests", "_test"), ("bench", "_bench")):
         for path in sorted((root / top).rglob(f"*{ending}.c*")):

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels of a decoder know of heads, of the keys and values of one layer, and of the rows that they work on.
+#pragma once
+
+#include <higgs/config.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace higgs::model {
+
+/// The heads of one layer. Query heads h * shared() to (h + 1) * shared() - 1 read the keys of head h.
+struct Heads {
+  std::int32_t count = 0;     // query heads
+  std::int32_t kv_count = 0;  // heads of keys and values, a divisor of count
+  std::int32_t width = 0;     // numbers of a head: even, at most 256
+
+  /// Query heads that share keys and values.
+  HIGGS_HOST_DEVICE constexpr std::int32_t shared() const noexcept { return count / kv_count; }
+  /// Numbers of a head in the cache: the width and zeros up to a multiple of 16.
+  HIGGS_HOST_DEVICE constexpr std::int32_t stored_width() const noexcept { return (width + 15) / 16 * 16; }
+};
+
+/// Keys and values of one layer in device memory, not owned: (sequences, kv_count, capacity, stored_width) each, at
+/// multiples of 16 bytes.
+template <class T>
+struct KvLayer {
+  T* keys = nullptr;
+  T* values = nullptr;
+  std::int32_t capacity = 0;  // positions of a sequence
+
+  /// Elements of the keys, and of the values, of `sequences` sequences.
+  static constexpr std::size_t size(const Heads& heads, std::int64_t sequences,
+                                    std::int64_t positions) noexcept {
+    return static_cast<std::size_t>(sequences * heads.kv_count * positions * heads.stored_width());
+  }
+};
+
+/// Which token each row of the activations is, in device memory.
+struct TokenRows {
+  const std::int32_t* positions =
+      nullptr;  // (rows): position in the text from 0 on; below 0: the row is idle
+  const std::int32_t* sequences =
+      nullptr;  // (rows): sequence in the cache; null: row r is a token of sequence r
+
+  HIGGS_HOST_DEVICE std::int32_t sequence(std::int32_t row) const noexcept {
+    return sequences ? sequences[row] : row;
+  }
+};
+
+}  // namespace higgs::model
