@@ -67,6 +67,7 @@
 #include <higgs/store/checkpoint_writer.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/shard.hpp>
+#include <higgs/store/stacked_rows.hpp>
 
 // Rotate, scale, encode and pack in one call.
 #include <higgs/quantizer.hpp>
