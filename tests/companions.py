@@ -11,7 +11,8 @@ E8_KERNELS = {f"codes/e8/search_{isa}.hpp" for isa in ("portable", "avx2", "avx5
 NO_TEST_FOLDERS = {"gpu", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/neon",  # building blocks: tested by their users
                    "codes/grid/tables"}  # tables that codes/grid/grid_test.cpp covers
 NOT_IN_UMBRELLA = {"codes/grid/tables", "codes/e8/points.hpp", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/neon",
-                   "cpu/intrinsics.hpp", "cpu/isa.hpp", "cpu/targets.hpp"}  # large tables that their user includes
+                   "cpu/intrinsics.hpp", "cpu/isa.hpp", "cpu/targets.hpp",  # large tables that their user includes
+                   "matmul/cublas_gemm.cuh"}  # needs cuBLAS
 
 
 def in_folder(name, folders):

@@ -6,7 +6,9 @@
 #include <catch2/catch.hpp>
 
 #include <cstdint>
+#include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "device_matrices.cuh"
@@ -72,4 +74,29 @@ TEST_CASE("from dense_from rows on the caller's GEMM multiplies decoded weights"
     exact[i] += static_cast<double>(bias.data[i % 150] + residual.data[i]);
   CHECK(relative_error(with_both, exact) < 6e-4);
   CHECK_THROWS_AS(call(batch, {}, gpu::NoGemm{}), higgs::InvalidArgument);
+}
+
+TEST_CASE("the plan for a GEMM goes dense where its tensor cores are faster, 32 MiB of weights at a time",
+          "[matmul][decoded_gemm][gpu]") {
+  constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+  const auto plan_on = [](int architecture, std::int64_t depth) {
+    const auto layout = gpu::packed_layout<gpu::TableFormat<4>>(2, 8, 4096, depth / 64, 64);
+    return gpu::with_gemm({.grid = 7}, layout, {108, 166912, architecture});
+  };
+  for (const auto& [architecture, from] : {std::pair{80, std::int64_t{1024}},
+                                           {86, never},
+                                           {89, never},
+                                           {90, 512},
+                                           {100, 256},
+                                           {103, 256},
+                                           {120, never}})
+    CHECK(plan_on(architecture, 4096).dense_from == from);
+  for (const std::int64_t depth : std::vector<std::int64_t>{64, 640, 4096, 28672, std::int64_t{1} << 30}) {
+    const gpu::MatmulPlan plan = plan_on(90, depth);
+    CHECK(plan.grid == 7);
+    CHECK(plan.dense_rows % 64 == 0);
+    CHECK(plan.dense_rows >= 64);
+    CHECK((plan.dense_rows == 64 || plan.dense_rows * depth * 2 <= std::int64_t{32} << 20));
+    CHECK((plan.dense_rows + 64) * depth * 2 > std::int64_t{32} << 20);
+  }
 }
