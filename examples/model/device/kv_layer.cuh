@@ -3,9 +3,11 @@
 #pragma once
 
 #include <higgs/config.hpp>
+#include <higgs/core/error.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace higgs::model {
 
@@ -20,6 +22,18 @@ struct Heads {
   /// Numbers of a head in the cache: the width and zeros up to a multiple of 16.
   HIGGS_HOST_DEVICE constexpr std::int32_t stored_width() const noexcept { return (width + 15) / 16 * 16; }
 };
+
+/// Throws InvalidArgument for heads that the kernels cannot work on.
+inline void check_heads(const Heads& heads) {
+  expects(heads.kv_count > 0 && heads.count > 0 && heads.count % heads.kv_count == 0, [&] {
+    return "higgs::model::check_heads: " + std::to_string(heads.kv_count) +
+           " heads of keys and values must divide " + std::to_string(heads.count) + " heads of queries";
+  });
+  expects(heads.width > 0 && heads.width % 2 == 0 && heads.width <= 256, [&] {
+    return "higgs::model::check_heads: heads have " + std::to_string(heads.width) +
+           " numbers, but on a GPU that must be even and at most 256";
+  });
+}
 
 /// Keys and values of one layer in device memory, not owned: (sequences, kv_count, capacity, stored_width) each, at
 /// multiples of 16 bytes.
