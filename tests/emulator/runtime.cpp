@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for libcudart: a program that nvcc built runs its kernels on the emulator. Everything happens at once and
-// in the order of the calls; a stream matters only for what is captured from it.
+// in the order of the calls; a stream matters only for what is captured from it. Under Options::late a stream keeps its
+// work until something waits for it, as late as NVIDIA's "API synchronization behavior" allows.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -31,10 +33,13 @@ struct Graph {
 };
 struct Stream {
   Graph* capture = nullptr;  // what is being recorded
+  bool blocking = true;      // whether the legacy stream waits for it, and it for the legacy stream
+  std::deque<Work> pending;  // of the legacy stream: also that of blocking streams, in the order of the calls
 };
 struct Event {
   std::chrono::steady_clock::time_point at{};
   Graph* capture = nullptr;
+  Stream* stream = nullptr;  // where it was recorded
 };
 
 struct Image {  // one fat binary; it registers before main, so its PTX is parsed at first use
@@ -74,6 +79,7 @@ struct Machine {
   };
   std::vector<Configuration> configurations;
   Stream default_stream;
+  std::set<Stream*> streams;  // all others
   int captures = 0;
   cudaError_t last = cudaSuccess;
   bool broken = false;  // a kernel failed: as on a GPU, every later call says so
@@ -82,6 +88,8 @@ struct Machine {
   std::optional<emulator::Grid> last_grid;
   std::string failure;
   Totals totals;
+
+  Machine() { options.late = std::getenv("HIGGS_EMULATOR_LATE") != nullptr; }
 };
 Machine& machine() {
   static Machine m;
@@ -90,19 +98,51 @@ Machine& machine() {
 
 cudaError_t failed(cudaError_t e) { return machine().last = e; }
 
+// The stream of an event; the default stream, where nothing is to wait for, if it is gone.
+Stream* stream_of_event(cudaEvent_t e) {
+  Stream* stream = reinterpret_cast<Event*>(e)->stream;
+  return machine().streams.contains(stream) ? stream : &machine().default_stream;
+}
+
 Stream& stream_of(cudaStream_t s) {
   const bool is_default = s == nullptr || s == cudaStreamLegacy || s == cudaStreamPerThread;
   return is_default ? machine().default_stream : *reinterpret_cast<Stream*>(s);
 }
 
-// Runs `work` now, or records it if the stream is being captured.
+std::deque<Work>& pending_of(Stream& s) { return s.blocking ? machine().default_stream.pending : s.pending; }
+
+// Does all work of a stream, up to the first that fails.
+cudaError_t finish(Stream& stream) {
+  std::deque<Work>& pending = pending_of(stream);
+  while (!pending.empty()) {
+    const Work work = std::move(pending.front());
+    pending.pop_front();
+    if (const cudaError_t e = work(); e != cudaSuccess) return failed(e);
+  }
+  return machine().broken ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+// The legacy stream comes last: what should have waited for it did not.
+cudaError_t finish_all() {
+  for (Stream* s : machine().streams) {
+    if (const cudaError_t e = s->blocking ? cudaSuccess : finish(*s); e != cudaSuccess) return e;
+  }
+  return finish(machine().default_stream);
+}
+
+// Runs `work` now, or leaves it to the stream, or records it if the stream is being captured.
 cudaError_t submit(cudaStream_t stream, Work work) {
-  if (Graph* graph = stream_of(stream).capture) {
+  Stream& s = stream_of(stream);
+  if (Graph* graph = s.capture) {
     graph->nodes.push_back(std::move(work));
     return cudaSuccess;
   }
-  const cudaError_t e = work();
-  return e == cudaSuccess ? e : failed(e);
+  pending_of(s).push_back(std::move(work));
+  return machine().options.late ? cudaSuccess : finish(s);
+}
+
+// The allocation that holds a byte; null for pageable memory of the host.
+emulator::Range* range_of(const void* p) {
+  return machine().memory.find(reinterpret_cast<std::uintptr_t>(p), 1);
 }
 
 // What may not happen while any stream is captured: allocation and waiting.
@@ -151,6 +191,18 @@ void record_launch(const emulator::Grid& grid) {
   }
 }
 
+// What the call of a launch is refused for, before any of it runs.
+cudaError_t check_launch(const Symbol& kernel, dim3 grid, dim3 block, std::size_t shared) {
+  const emulator::Program& program = program_of(kernel);
+  const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;
+  const bool empty = grid.x == 0 || grid.y == 0 || grid.z == 0;
+  if (threads == 0 || threads > program.max_threads || empty || grid.y > 65535 || grid.z > 65535)
+    return cudaErrorInvalidConfiguration;
+  if (shared > kernel.dynamic_shared_limit || shared + program.static_shared_bytes > shared_limit())
+    return cudaErrorInvalidValue;
+  return cudaSuccess;
+}
+
 cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vector<const void*>& arguments,
                     std::size_t shared) {
   Machine& m = machine();
@@ -166,14 +218,6 @@ cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vect
                      .tallies = {},
                      .races = {},
                      .shadow = {}};
-    const std::uint64_t threads = g.block.count();
-    if (threads == 0 || threads > program.max_threads || g.grid.count() == 0 || grid.y > 65535 ||
-        grid.z > 65535) {
-      return cudaErrorInvalidConfiguration;
-    }
-    if (shared > kernel.dynamic_shared_limit || shared + program.static_shared_bytes > shared_limit()) {
-      return cudaErrorInvalidValue;
-    }
     for (auto& [address, range] : m.memory.ranges()) range.sectors_read = range.sectors_written = 0;
     emulator::run_grid(g, program, arguments);
     record_launch(g);
@@ -199,6 +243,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
       const auto* from = static_cast<const std::byte*>(arguments[values.size()]);
       values.emplace_back(from, from + p.bytes);
     }
+    if (const cudaError_t e = check_launch(kernel, grid, block, shared); e != cudaSuccess) return failed(e);
   } catch (const std::exception& x) {
     machine().failure = kernel.name + ": " + x.what();
     std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
@@ -246,6 +291,8 @@ std::vector<Line> last_lines() {
 void forget_failure() {
   machine().broken = false;
   machine().last = cudaSuccess;
+  machine().default_stream.pending.clear();
+  for (Stream* s : machine().streams) s->pending.clear();
 }
 
 }  // namespace emulator
@@ -348,23 +395,46 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
 cudaError_t cudaFree(void* p) {
   return unless_capturing([=] {
     if (p == nullptr) return cudaSuccess;
+    if (const cudaError_t e = finish_all(); e != cudaSuccess && !machine().broken) return e;
     if (!machine().memory.remove(p)) return failed(cudaErrorInvalidValue);
     std::free(p);
     return cudaSuccess;
   });
 }
-cudaError_t cudaMallocHost(void** p, std::size_t bytes) { return cudaMalloc(p, bytes); }
+cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
+  const cudaError_t e = cudaMalloc(p, bytes);
+  if (e == cudaSuccess && *p != nullptr) range_of(*p)->on_host = true;
+  return e;
+}
 cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
 cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t s) {
-  return submit(s, [=] {
+  const Work copy = [=] {
     if (bytes > 0) std::memmove(to, from, bytes);
+    return cudaSuccess;
+  };
+  if (stream_of(s).capture != nullptr || !machine().options.late || bytes == 0) return submit(s, copy);
+  if (range_of(to) == nullptr) {
+    const cudaError_t e = finish(stream_of(s));
+    return e == cudaSuccess ? copy() : e;
+  }
+  if (range_of(from) != nullptr) return submit(s, copy);
+  const auto* begin =
+      static_cast<const std::byte*>(from);  // pageable memory is copied at once, then transferred
+  return submit(s, [to, staged = std::vector<std::byte>(begin, begin + bytes)] {
+    std::memcpy(to, staged.data(), staged.size());
     return cudaSuccess;
   });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  return unless_capturing([=] { return cudaMemcpyAsync(to, from, bytes, kind, nullptr); });
+  return unless_capturing([=] {
+    Stream& legacy = machine().default_stream;
+    if (const cudaError_t e = finish(legacy); e != cudaSuccess) return e;
+    const cudaError_t e = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    const auto is_pinned = [](const void* p) { return range_of(p) != nullptr && range_of(p)->on_host; };
+    return e == cudaSuccess && (is_pinned(to) || is_pinned(from)) ? finish(legacy) : e;
+  });
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t s) {
   return submit(s, [=] {
@@ -395,20 +465,34 @@ cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, std::size_t bytes
 }
 
 // ---- streams, events, graphs
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
-  *s = reinterpret_cast<cudaStream_t>(new Stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
+  auto* made = new Stream{.capture = nullptr, .blocking = flags != cudaStreamNonBlocking, .pending = {}};
+  machine().streams.insert(made);
+  *s = reinterpret_cast<cudaStream_t>(made);
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* s) { return cudaStreamCreateWithFlags(s, 0); }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
-  delete reinterpret_cast<Stream*>(s);
-  return cudaSuccess;
+  const cudaError_t e = finish(stream_of(s));
+  machine().streams.erase(&stream_of(s));
+  delete &stream_of(s);
+  return e;
 }
-cudaError_t cudaDeviceSynchronize() {
-  return unless_capturing([] { return machine().broken ? failed(cudaErrorLaunchFailure) : cudaSuccess; });
+cudaError_t cudaDeviceSynchronize() { return unless_capturing(finish_all); }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  return unless_capturing([=] { return finish(stream_of(s)); });
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaDeviceSynchronize(); }
+// A little of the work is done at each question, so that a program that polls comes to its end.
+cudaError_t cudaStreamQuery(cudaStream_t s) {
+  return unless_capturing([=] {
+    std::deque<Work>& pending = pending_of(stream_of(s));
+    if (pending.empty()) return finish(stream_of(s));
+    const Work work = std::move(pending.front());
+    pending.pop_front();
+    const cudaError_t e = work();
+    return failed(e == cudaSuccess ? cudaErrorNotReady : e);
+  });
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
   if (stream_of(s).capture != nullptr) return failed(cudaErrorIllegalState);
   if (&stream_of(s) == &machine().default_stream) return failed(cudaErrorStreamCaptureUnsupported);
@@ -461,16 +545,21 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
-  *reinterpret_cast<Event*>(e) = {std::chrono::steady_clock::now(), stream_of(s).capture};
+  *reinterpret_cast<Event*>(e) = {std::chrono::steady_clock::now(), stream_of(s).capture, &stream_of(s)};
   return cudaSuccess;
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e,
-                                unsigned) {  // in a capture: the stream joins it
-  if (Graph* capture = reinterpret_cast<Event*>(e)->capture) stream_of(s).capture = capture;
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  return unless_capturing([=] { return finish(*stream_of_event(e)); });
+}
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  return cudaStreamQuery(reinterpret_cast<cudaStream_t>(stream_of_event(e)));
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  Graph* capture = reinterpret_cast<Event*>(e)->capture;
+  if (capture == nullptr) return finish(*stream_of_event(e));
+  stream_of(s).capture = capture;  // the stream joins it
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaDeviceSynchronize(); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaDeviceSynchronize(); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   const auto span = reinterpret_cast<Event*>(end)->at - reinterpret_cast<Event*>(begin)->at;
   *milliseconds = std::chrono::duration<float, std::milli>(span).count();

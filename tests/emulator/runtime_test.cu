@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <vector>
@@ -81,4 +82,120 @@ TEST_CASE("allocating while a stream is captured is refused", "[emulator][runtim
   CHECK(cudaGetLastError() != cudaSuccess);
   if (graph != nullptr) cudaGraphDestroy(graph);
   REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+namespace {
+
+// Whatever a test leaves, streams do their work at once again.
+struct LateStreams {
+  emulator::Options before = emulator::options();
+  LateStreams() { emulator::options().late = true; }
+  LateStreams(const LateStreams&) = delete;
+  LateStreams& operator=(const LateStreams&) = delete;
+  ~LateStreams() {
+    cudaDeviceSynchronize();
+    emulator::options() = before;
+  }
+};
+
+cudaStream_t new_stream(unsigned flags) {
+  cudaStream_t stream = nullptr;
+  REQUIRE(cudaStreamCreateWithFlags(&stream, flags) == cudaSuccess);
+  return stream;
+}
+
+// What device memory holds, waiting for nothing.
+std::vector<int> peek(const Buffer& values) {
+  return emulator::in_use ? std::vector<int>(values.data(), values.data() + 32) : std::vector<int>();
+}
+const std::vector<int> zeros(32, 0), ones(32, 1), twos(32, 2);
+
+}  // namespace
+
+TEST_CASE("streams that are late work when something waits for them, in their order", "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const Buffer a(zeros), b(zeros);
+  const LateStreams late;
+  cudaStream_t first = new_stream(cudaStreamNonBlocking), second = new_stream(cudaStreamNonBlocking);
+  cudaEvent_t event = nullptr;
+  REQUIRE(cudaEventCreate(&event) == cudaSuccess);
+  add_one_kernel<<<1, 32, 0, first>>>(a.data());
+  add_one_kernel<<<1, 32, 0, second>>>(b.data());
+  REQUIRE(cudaEventRecord(event, second) == cudaSuccess);
+  CHECK(peek(a) == zeros);
+  CHECK(cudaStreamSynchronize(first) == cudaSuccess);
+  CHECK(peek(a) == ones);
+  CHECK(peek(b) == zeros);
+  CHECK(cudaEventQuery(event) == cudaErrorNotReady);
+  CHECK(cudaGetLastError() == cudaErrorNotReady);
+  CHECK(cudaEventQuery(event) == cudaSuccess);
+  CHECK(peek(b) == ones);
+  add_one_kernel<<<1, 32, 0, second>>>(b.data());
+  REQUIRE(cudaEventRecord(event, second) == cudaSuccess);
+  REQUIRE(cudaStreamWaitEvent(first, event, 0) == cudaSuccess);
+  REQUIRE(cudaMemcpyAsync(a.data(), b.data(), 128, cudaMemcpyDeviceToDevice, first) == cudaSuccess);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(peek(a) == twos);
+  cudaEventDestroy(event);
+  cudaStreamDestroy(first);
+  cudaStreamDestroy(second);
+}
+
+TEST_CASE("an upload from pageable memory lands when the legacy stream is waited for",
+          "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const Buffer a(zeros), b(zeros);
+  const LateStreams late;
+  cudaStream_t stream = new_stream(cudaStreamNonBlocking), blocking = new_stream(cudaStreamDefault);
+  std::vector<int> host = ones;
+  REQUIRE(cudaMemcpy(a.data(), host.data(), 128, cudaMemcpyHostToDevice) == cudaSuccess);
+  host = twos;  // the upload has a copy
+  REQUIRE(cudaMemcpyAsync(b.data(), a.data(), 128, cudaMemcpyDeviceToDevice, stream) == cudaSuccess);
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  CHECK(peek(b) == zeros);  // the race of an upload that nobody waited for
+  REQUIRE(cudaMemcpyAsync(b.data(), a.data(), 128, cudaMemcpyDeviceToDevice, blocking) == cudaSuccess);
+  REQUIRE(cudaStreamSynchronize(blocking) == cudaSuccess);
+  CHECK(peek(b) == ones);  // but blocking streams come behind the legacy stream
+  cudaStreamDestroy(stream);
+  cudaStreamDestroy(blocking);
+}
+
+TEST_CASE("a download waits for the legacy stream and its blocking ones, not for others",
+          "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const Buffer a(zeros);
+  const LateStreams late;
+  cudaStream_t stream = new_stream(cudaStreamNonBlocking), blocking = new_stream(cudaStreamDefault);
+  std::vector<int> host(32, -1);
+  add_one_kernel<<<1, 32, 0, stream>>>(a.data());
+  REQUIRE(cudaMemcpy(host.data(), a.data(), 128, cudaMemcpyDeviceToHost) == cudaSuccess);
+  CHECK(host == zeros);
+  add_one_kernel<<<1, 32, 0, blocking>>>(a.data());
+  REQUIRE(cudaMemcpy(host.data(), a.data(), 128, cudaMemcpyDeviceToHost) == cudaSuccess);
+  CHECK(host == ones);
+  REQUIRE(cudaMemcpyAsync(host.data(), a.data(), 128, cudaMemcpyDeviceToHost, stream) == cudaSuccess);
+  CHECK(host == twos);
+  cudaStreamDestroy(stream);
+  cudaStreamDestroy(blocking);
+}
+
+TEST_CASE("pinned memory is read and written when the copy's turn comes", "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const Buffer a(zeros);
+  const LateStreams late;
+  cudaStream_t stream = new_stream(cudaStreamNonBlocking);
+  int* pinned = nullptr;
+  REQUIRE(cudaMallocHost(reinterpret_cast<void**>(&pinned), 128) == cudaSuccess);
+  std::copy(ones.begin(), ones.end(), pinned);
+  REQUIRE(cudaMemcpyAsync(a.data(), pinned, 128, cudaMemcpyHostToDevice, stream) == cudaSuccess);
+  std::copy(twos.begin(), twos.end(), pinned);  // too early
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  CHECK(peek(a) == twos);
+  add_one_kernel<<<1, 32, 0, stream>>>(a.data());
+  REQUIRE(cudaMemcpyAsync(pinned, a.data(), 128, cudaMemcpyDeviceToHost, stream) == cudaSuccess);
+  CHECK(std::equal(twos.begin(), twos.end(), pinned));
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  CHECK(pinned[0] == 3);
+  REQUIRE(cudaFreeHost(pinned) == cudaSuccess);
+  cudaStreamDestroy(stream);
 }

@@ -64,11 +64,15 @@ class DeviceBuffer {
     }
     return out;
   }
-  /// A copy of host memory; returns when it is done.
-  explicit DeviceBuffer(std::span<const T> host) : DeviceBuffer(host.size()) {
-    if (!host.empty())
-      check(cudaMemcpy(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice),
-            "higgs::gpu::DeviceBuffer");
+  /// A copy of host memory, made on `stream`. It is complete when the constructor returns, so work on any stream may use
+  /// it: the constructor waits for `stream`, because cudaMemcpy may return before pageable memory has arrived (CUDA
+  /// Runtime API, "API synchronization behavior").
+  explicit DeviceBuffer(std::span<const T> host, cudaStream_t stream = cudaStreamLegacy)
+      : DeviceBuffer(host.size()) {
+    if (host.empty()) return;
+    check(cudaMemcpyAsync(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice, stream),
+          "higgs::gpu::DeviceBuffer");
+    check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceBuffer");
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -84,13 +88,19 @@ class DeviceBuffer {
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
   /// The whole buffer, for calls that take a part of device memory.
   std::span<T> span() const noexcept { return {data_, size_}; }
-  /// The whole buffer in host memory; waits for the device.
-  std::vector<T> to_host() const {
+  /// The whole buffer in host memory, after all work on `stream` so far; waits for that stream alone.
+  std::vector<T> to_host(cudaStream_t stream) const {
     std::vector<T> host(size_);
-    if (size_ != 0)
-      check(cudaMemcpy(host.data(), data_, size_bytes(), cudaMemcpyDeviceToHost),
-            "higgs::gpu::DeviceBuffer::to_host");
+    if (size_ == 0) return host;
+    check(cudaMemcpyAsync(host.data(), data_, size_bytes(), cudaMemcpyDeviceToHost, stream),
+          "higgs::gpu::DeviceBuffer::to_host");
+    check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceBuffer::to_host");
     return host;
+  }
+  /// The whole buffer in host memory, after all work on all streams of the device.
+  std::vector<T> to_host() const {
+    check(cudaDeviceSynchronize(), "higgs::gpu::DeviceBuffer::to_host");
+    return to_host(cudaStreamLegacy);
   }
 
  private:

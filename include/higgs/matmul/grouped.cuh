@@ -29,8 +29,8 @@ namespace gpu {
 /// Owns the matrices of a mixture of experts: equal shapes, codes, signs and input scales.
 class Experts {
  public:
-  /// Copies all to the device and packs them there, as PackedMatrix does. Throws InvalidArgument unless they are
-  /// equal in all of that.
+  /// Copies all to the device and packs them there on `stream`, as PackedMatrix does; returns when that is done.
+  /// Throws InvalidArgument unless they are equal in all of that.
   template <Code C>
   explicit Experts(std::span<const QuantizedMatrix<C>> experts, cudaStream_t stream = nullptr) {
     std::vector<ExpertWeights> weights;
@@ -49,7 +49,7 @@ class Experts {
       weights.push_back({view.codes, view.scales, std::ldexp(1.0f, view.exponent)});
     }
     expects(!experts.empty(), "higgs::gpu::Experts: there must be an expert");
-    weights_ = DeviceBuffer<ExpertWeights>(std::span<const ExpertWeights>(weights));
+    weights_ = DeviceBuffer<ExpertWeights>(std::span<const ExpertWeights>(weights), stream);
   }
 
   /// The number of experts.

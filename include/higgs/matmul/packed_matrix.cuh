@@ -39,8 +39,8 @@ struct PackedView {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  /// Copies `w` to the device and packs it there, in the format that FormatOf<C> names; returns when that is
-  /// done.
+  /// Copies `w` to the current device and packs it there, in the format that FormatOf<C> names, all on `stream`. Returns
+  /// when that is done, so products on any stream may follow.
   template <Code C, class Archs = BuiltFor>
   explicit PackedMatrix(const QuantizedMatrix<C>& w, cudaStream_t stream = nullptr)
       : PackedMatrix(w, w.book, stream, Archs{}) {}
@@ -72,30 +72,30 @@ class PackedMatrix {
   template <class C, class Archs>
   PackedMatrix(const QuantizedMatrix<C>& w, const C& code, cudaStream_t stream, Archs,
                std::int64_t first_col = 0)
-      : table_(std::span<const std::int16_t>(device_table(code))),
-        factors_(std::span<const float>(floats_of(w.input_scales))) {
+      : table_(std::span<const std::int16_t>(device_table(code)), stream),
+        factors_(std::span<const float>(floats_of(w.input_scales)), stream) {
     using Format = typename FormatOf<C>::type;
     const CodeLayout& layout = w.layout;
     DeviceBuffer<std::uint8_t> codes;  // in canonical layout
     if constexpr (FormatOf<C>::stores_coordinates) {
       view_.layout = packed_layout<Format>(1, 8, w.rows(), layout.groups(), layout.group);
-      codes = DeviceBuffer<std::uint8_t>(std::span<const std::uint8_t>(coordinates_of(w, code)));
+      codes = DeviceBuffer<std::uint8_t>(std::span<const std::uint8_t>(coordinates_of(w, code)), stream);
     } else {
       view_.layout = packed_layout<Format>(C::dim, code_bits<C>, w.rows(), layout.groups(), layout.group);
-      codes = DeviceBuffer<std::uint8_t>(w.codes);
+      codes = DeviceBuffer<std::uint8_t>(w.codes, stream);
     }
     codes_ = DeviceBuffer<uint4>(static_cast<std::size_t>(view_.layout.load_count()));
     scales_ = DeviceBuffer<Half>(static_cast<std::size_t>(view_.layout.scale_count()));
     if (w.seed)
       signs_ = DeviceBuffer<std::uint32_t>(
-          std::span<const std::uint32_t>(sign_words(*w.seed, w.cols(), first_col)));
+          std::span<const std::uint32_t>(sign_words(*w.seed, w.cols(), first_col)), stream);
     view_.rotation = {w.cols(),        layout.block, signs_.data(),
                       factors_.data(), layout.group, view_.layout.padded_group()};
     view_.exponent = w.exponent;
     view_.codes = codes_.data();
     view_.scales = scales_.data();
     view_.table = table_.data();
-    const DeviceBuffer<Half> scales(w.scales);
+    const DeviceBuffer<Half> scales(w.scales, stream);
     repack_async<Format, Archs>(view_.layout, codes.data(), scales.data(), codes_.data(), scales_.data(),
                                 stream);
     check(cudaStreamSynchronize(stream), "higgs::gpu::PackedMatrix");

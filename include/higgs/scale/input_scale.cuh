@@ -49,8 +49,8 @@ class DeviceColumnStatistics {
  public:
   /// For matrices of `cols` columns.
   explicit DeviceColumnStatistics(std::int64_t cols)
-      : squares_(std::span<const double>(std::vector<double>(size_of(cols)))),
-        largest_(std::span<const std::int32_t>(std::vector<std::int32_t>(size_of(cols)))) {}
+      : squares_(DeviceBuffer<double>::zeros(size_of(cols))),
+        largest_(DeviceBuffer<std::int32_t>::zeros(size_of(cols))) {}
 
   /// Adds the next rows of the matrix.
   template <class T, class Archs = BuiltFor>
@@ -68,8 +68,7 @@ class DeviceColumnStatistics {
   /// The statistics of all rows added; waits for `stream`. Throws InvalidArgument, naming the first column, for a
   /// weight that is NaN or infinite.
   ColumnStatistics to_host(cudaStream_t stream) const {
-    check(cudaStreamSynchronize(stream), "higgs::gpu::DeviceColumnStatistics");
-    return {squares_.to_host(), largest_.to_host(), rows_};
+    return {squares_.to_host(stream), largest_.to_host(stream), rows_};
   }
 
  private:
