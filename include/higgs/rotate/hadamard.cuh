@@ -125,17 +125,27 @@ __device__ inline void store_rotated(const Rotation& r, Out* row, std::int64_t c
   row[r.group == r.padded_group ? c : c / r.group * r.padded_group + c % r.group] = from_float<Out>(value);
 }
 
+/// Row i of y is row i of x, and all have one rotation. Another type with this function gives each row of y another
+/// row of x, signs and factors; all lanes of a warp call it for the same row.
+struct EveryRow {
+  /// The row of x for row `row` of y, whose signs and factors are left in `r`.
+  __device__ std::uint32_t find(std::uint32_t row, Rotation& r) const {
+    static_cast<void>(r);
+    return row;
+  }
+};
+
 /// Rotates rows whose inputs are whole, aligned parts of 1024, for orders up to 1024 and results without gaps: one
 /// warp per part.
-template <class In, class Out>
-__global__ void __launch_bounds__(128)
-    rotate_wide_kernel(Rotation r, DenseView<const In> x, DenseView<Out> y, float scale, std::uint32_t runs) {
+template <class In, class Out, class Rows>
+__global__ void __launch_bounds__(128) rotate_wide_kernel(Rotation r, Rows rows, DenseView<const In> x,
+                                                          DenseView<Out> y, float scale, std::uint32_t runs) {
   __shared__ __align__(128) float space[4][1024];
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
-  if (row >= x.rows) return;
+  if (row >= y.rows) return;
   const std::uint32_t start = (warp - row * runs) * 1024, first = start + 8 * lane;
   float v[32];
-  const In* from = x.row(row) + first;
+  const In* from = x.row(rows.find(row, r)) + first;
   std::uint32_t signs[4] = {};
   if (r.signs != nullptr) HIGGS_UNROLL
     for (int c = 0; c < 4; ++c) signs[c] = r.signs[first / 32 + 8 * c] << lane % 4 * 4;
@@ -285,9 +295,9 @@ __device__ inline void store_coded(const Rotation& r, const BlockPlan& plan, con
 /// Rotates rows of any order, with Paley's matrix unless it is a power of two: one warp per transform up to order
 /// 1024, one block per transform above. InShared is false for orders that exceed shared memory: values are then in
 /// `scratch`, and blocks take one transform after another.
-template <bool InShared, bool Paley>
+template <bool InShared, bool Paley, class Rows>
 __global__ void __launch_bounds__(InShared&& Paley ? 256 : 512, 1)
-    rotate_block_kernel(Rotation r, AnyRows x, AnyRows y, float scale,
+    rotate_block_kernel(Rotation r, Rows rows, AnyRows x, AnyRows y, float scale,
                         __grid_constant__ const HadamardBase base, BlockPlan plan, float* scratch) {
   extern __shared__ __align__(16) float rotate_space[];
   const Team team = plan.teams > 1 ? Team::of_warp() : Team::of_block();
@@ -312,7 +322,7 @@ __global__ void __launch_bounds__(InShared&& Paley ? 256 : 512, 1)
     const std::uint32_t start = (item - row * plan.row_items) * plan.order;
     const bool active = item < plan.items;
     if (active) {
-      x.with_row(row, [&](const auto* from) {
+      x.with_row(rows.find(row, r), [&](const auto* from) {
         if (plan.plain) return load_transform(r, plan.order, team, from, start, values);
         _Pragma("unroll 1") for (int i = team.thread; i < plan.order; i += team.size)
             memory[padded_offset(i)] = load_rotated(r, from, std::int64_t{start} + i);
@@ -360,6 +370,50 @@ inline std::int64_t rotate_scratch(const Rotation& r, std::int64_t rows, const D
          std::min<std::int64_t>(rows * ceil_div(r.cols, r.block), 2 * device.multiprocessors);
 }
 
+namespace detail {
+
+/// rotate_async for the rows of y that `rows` finds in x, as EveryRow does.
+template <class In, class Out, class Archs, class Rows>
+void rotate_rows_async(const Rotation& r, const Rows& rows, DenseView<const In> x, DenseView<Out> y,
+                       const Device& device, cudaStream_t stream, float* scratch) {
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(r.block)));
+  const auto aligned = [](const auto& view) {
+    return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
+           view.row_stride * sizeof(*view.data) % 16 == 0;
+  };
+  const bool plain = aligned(x) && aligned(y) && r.group == r.padded_group &&
+                     (r.factors == nullptr || reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0);
+  if (plain && !r.inverse && r.block <= 1024 && r.cols % 1024 == 0 &&
+      std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
+    const std::int64_t runs = r.cols / 1024;
+    expects(y.rows * runs < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^41 inputs in all");
+    return launch(rotate_wide_kernel<In, Out, Rows>, dim3(static_cast<unsigned>(ceil_div(y.rows * runs, 4))),
+                  128, 0, stream, r, rows, x, y, scale, static_cast<std::uint32_t>(runs));
+  }
+  HadamardBase base;
+  const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(r.block);
+  if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
+  const bool in_shared = rotate_scratch(r, y.rows, device) == 0;
+  expects(in_shared || scratch != nullptr,
+          "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
+  const BlockPlan plan = block_plan(r, y.rows, in_shared, plain);
+  const std::int64_t grid = ceil_div(plan.items, plan.teams);
+  const auto go = [&](auto kernel, int most_threads, std::int64_t size, std::size_t shared) {
+    const auto threads = plan.teams > 1 ? 32 * plan.teams : static_cast<int>(ceil_div(r.block, 1024) * 32);
+    launch(kernel, dim3(static_cast<unsigned>(size)), std::min(threads, most_threads), shared, stream, r,
+           rows, AnyRows(x), AnyRows(y), scale, base, plan, scratch);
+  };
+  if (!in_shared)
+    go(rotate_block_kernel<false, true, Rows>, 512, std::min<std::int64_t>(grid, 2 * device.multiprocessors),
+       plan.sign_bytes());
+  else if (plan.base == 1)
+    go(rotate_block_kernel<true, false, Rows>, 512, grid, rotate_shared_bytes(r));
+  else
+    go(rotate_block_kernel<true, true, Rows>, 256, grid, rotate_shared_bytes(r));
+}
+
+}  // namespace detail
+
 /// y = rows of x times factors and signs, then each block times H / sqrt(block), rounded once to Out. Before that
 /// rounding the bits are those of rotate_row. The inverse equals unrotate_row, then factors.
 ///
@@ -377,41 +431,7 @@ void rotate_async(const Rotation& r, DenseView<const In> x, DenseView<Out> y, co
       x.cols == (r.inverse ? r.padded_cols() : r.cols) && y.rows == x.rows,
       "higgs::gpu::rotate_async: x must be (M, cols), for the inverse (M, padded_cols), and y have M rows");
   if (x.rows == 0) return;
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(r.block)));
-  const auto aligned = [](const auto& view) {
-    return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
-           view.row_stride * sizeof(*view.data) % 16 == 0;
-  };
-  const bool plain = aligned(x) && aligned(y) && r.group == r.padded_group &&
-                     (r.factors == nullptr || reinterpret_cast<std::uintptr_t>(r.factors) % 16 == 0);
-  if (plain && !r.inverse && r.block <= 1024 && r.cols % 1024 == 0 &&
-      std::has_single_bit(static_cast<std::uint64_t>(r.block))) {
-    const std::int64_t runs = r.cols / 1024;
-    expects(x.rows * runs < std::int64_t{1} << 31, "higgs::gpu::rotate_async: less than 2^41 inputs in all");
-    return launch(detail::rotate_wide_kernel<In, Out>,
-                  dim3(static_cast<unsigned>(ceil_div(x.rows * runs, 4))), 128, 0, stream, r, x, y, scale,
-                  static_cast<std::uint32_t>(runs));
-  }
-  detail::HadamardBase base;
-  const higgs::detail::HadamardShape shape = higgs::detail::hadamard_shape(r.block);
-  if (shape.base > 1) std::copy_n(shape.codes, shape.base * shape.base / 4, base.codes);
-  const bool in_shared = rotate_scratch(r, x.rows, device) == 0;
-  expects(in_shared || scratch != nullptr,
-          "higgs::gpu::rotate_async: this order needs scratch (see rotate_scratch)");
-  const detail::BlockPlan plan = detail::block_plan(r, x.rows, in_shared, plain);
-  const std::int64_t grid = ceil_div(plan.items, plan.teams);
-  const auto go = [&](auto kernel, int most_threads, std::int64_t size, std::size_t shared) {
-    const auto threads = plan.teams > 1 ? 32 * plan.teams : static_cast<int>(ceil_div(r.block, 1024) * 32);
-    launch(kernel, dim3(static_cast<unsigned>(size)), std::min(threads, most_threads), shared, stream, r,
-           detail::AnyRows(x), detail::AnyRows(y), scale, base, plan, scratch);
-  };
-  if (!in_shared)
-    go(detail::rotate_block_kernel<false, true>, 512,
-       std::min<std::int64_t>(grid, 2 * device.multiprocessors), plan.sign_bytes());
-  else if (plan.base == 1)
-    go(detail::rotate_block_kernel<true, false>, 512, grid, detail::rotate_shared_bytes(r));
-  else
-    go(detail::rotate_block_kernel<true, true>, 256, grid, detail::rotate_shared_bytes(r));
+  detail::rotate_rows_async<In, Out, Archs>(r, detail::EveryRow{}, x, y, device, stream, scratch);
 }
 
 }  // namespace gpu
