@@ -106,6 +106,7 @@
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/matmul_task.cuh>
 #  include <higgs/matmul/packed_matrix.cuh>
+#  include <higgs/matmul/routing.cuh>
 #  include <higgs/matmul/stream_fixup.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/matmul/stream_launch.cuh>
