@@ -96,6 +96,7 @@
 #  include <higgs/codes/window/viterbi.cuh>
 #  include <higgs/encode/nearest.cuh>
 #  include <higgs/gpu/error.cuh>
+#  include <higgs/gpu/hopper.cuh>
 #  include <higgs/gpu/instructions.cuh>
 #  include <higgs/gpu/launch.cuh>
 #  include <higgs/gpu/matrix.cuh>

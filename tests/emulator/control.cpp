@@ -51,8 +51,9 @@ void indexed_branch(Warp& w, const Instruction& i) {  // brx.idx; table: the tar
   }
 }
 
-void exit(Warp& w, const Instruction&) {
+void exit(Warp& w, const Instruction& i) {
   if (w.active == 0) return;
+  if (!w.products.queue.empty()) fail_at(w, i, -1, "the warp ends before its products");
   w.alive &= ~w.active;
   w.mask &= ~w.active;
   w.fragment().mask = w.mask;

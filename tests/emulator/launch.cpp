@@ -91,6 +91,7 @@ void run(Warp& w, u64 budget) {
         w.active &= i.guard_negated ? ~p : p;
       }
       ++tallies[here].executed;
+      if (!w.products.queue.empty()) check_products(w, i);
       i.execute(w, i);
       if (w.stop) break;
       if (lead > 0) {
@@ -143,6 +144,8 @@ bool step(Block& b) {
     progress = progress || w.steps != before;
     b.steps += w.steps - before;
   }
+  if (!living && !b.bulk_copies.empty()) fail(place(b) + " ended before its bulk copies");
+  if (!progress || (o.seed != 0 && b.random() % 2 == 0)) progress = land_bulk_copy(b) || progress;
   if (living && !progress) fail_deadlocked(b);
   if (o.max_steps != 0 && b.steps > o.max_steps) {
     fail(place(b) + " ran more than " + std::to_string(o.max_steps) + " warp instructions");
@@ -171,6 +174,8 @@ void start_warp(Warp& w, Block& b, u32 index, u64 block_number) {
   w.fragments.assign(1, Fragment{});
   w.fragments[0].mask = w.alive;
   w.copies = {};
+  w.products = {};
+  w.proxy_fences = 0;
   w.steps = 0;
   w.random = 0;
   if (g.options->seed != 0) {
@@ -217,8 +222,12 @@ void start_block(Block& b, u64 number) {
   b.steps = 0;
   b.random.seed(g.options->seed + static_cast<u32>(number));
   b.barriers = {};
+  b.shared_barriers.clear();
+  b.bulk_copies.clear();
+  b.products_of_warpgroups.clear();
   b.last_range = nullptr;
   b.shared.assign(g.program->static_shared_bytes + g.dynamic_shared_bytes, 0xff);  // not zero, as on a GPU
+  b.ordinary_writes.assign(g.program->uses_async_proxy ? b.shared.size() / 16 + 1 : 0, {});
   if (g.options->check_races) b.shared_shadow.assign(b.shared.size(), {});
   for (u32 k = 0; k < b.warps.size(); ++k) start_warp(b.warps[k], b, k, number);
 }

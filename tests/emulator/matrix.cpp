@@ -3,6 +3,7 @@
 #include <climits>
 
 #include "instructions.hpp"
+#include "matrix.hpp"
 #include "warp.hpp"
 
 namespace emulator {
@@ -84,9 +85,6 @@ float truncating_sum(const double* products, const int* exponents, int count, fl
   return static_cast<float>(scaled);
 }
 
-struct Tile {  // of m16n8kK
-  double a[16][32], b[32][8], c[16][8];
-};
 void multiply_exactly(Tile& t, int k_count) {
   for (int r = 0; r < 16; ++r) {
     for (int k = 0; k < k_count; ++k) {
@@ -151,12 +149,7 @@ void multiply(Warp& w, const Instruction& i) {
       c_at(l, k) = integer ? static_cast<s32>(c[l]) : as_float;
     }
   }
-  const MmaRounding rounding = w.block->grid->options->mma;
-  if (integer || rounding == MmaRounding::Exact) {
-    multiply_exactly(t, i.mode);
-  } else {
-    multiply_as_hardware(t, i.mode, rounding, i.flag);
-  }
+  multiply_tile(t, i.mode, integer ? MmaRounding::Exact : w.block->grid->options->mma, i.flag);
   for (int k = 0; k < 4; ++k) {
     u32* d = lanes<u32>(w, i.x[static_cast<std::size_t>(i.flag ? k >> 1 : k)]);
     for (int l = 0; l < warp_size; ++l) {
@@ -193,6 +186,14 @@ Execute find_multiply(const Mnemonic& m, Instruction& i) {
 }
 
 }  // namespace
+
+void multiply_tile(Tile& t, int k_count, MmaRounding rounding, bool half_result) {
+  if (rounding == MmaRounding::Exact) {
+    multiply_exactly(t, k_count);
+  } else {
+    multiply_as_hardware(t, k_count, rounding, half_result);
+  }
+}
 
 Execute find_matrix(const Mnemonic& m, Instruction& i) {
   if ((m.op == "ldmatrix" || m.op == "stmatrix") && m.has("m8n8")) {

@@ -495,8 +495,10 @@ void Parser::read_instruction() {
 }
 
 Execute Parser::find(const Mnemonic& m, Instruction& i) {
-  for (auto family : {find_move, find_memory, find_integer, find_bits, find_floating, find_compare,
-                      find_convert, find_copy, find_shuffle, find_matrix, find_control}) {
+  if (m.op == "wgmma" || (m.op == "cp" && m.has("bulk"))) program_->uses_async_proxy = true;
+  for (auto family :
+       {find_warpgroup, find_bulk, find_move, find_memory, find_integer, find_bits, find_floating,
+        find_compare, find_convert, find_copy, find_shuffle, find_matrix, find_control}) {
     if (const Execute found = family(m, i)) return found;
   }
   return nullptr;

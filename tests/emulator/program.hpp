@@ -131,6 +131,8 @@ struct Program {
   u32 static_shared_bytes = 0;  // the dynamic part begins here
   u32 max_threads = 1024;       // .maxntid or .reqntid
   u32 min_blocks = 0;           // .minnctapersm
+  bool uses_async_proxy =
+      false;  // has wgmma or bulk copies, which see shared memory through a proxy of their own
 };
 
 /// Special registers stand at the start of the register file, 128 bytes each.

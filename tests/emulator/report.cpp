@@ -19,16 +19,17 @@ Class class_of(std::string_view opcode) {
     return std::any_of(with.begin(), with.end(), [&](std::string_view w) { return opcode.starts_with(w); });
   };
   const auto has = [&](std::string_view part) { return opcode.find(part) != opcode.npos; };
-  if (starts({"mma"})) return Class::Mma;
+  if (starts({"mma", "wgmma.mma"})) return Class::Mma;
   if (starts({"ldmatrix", "stmatrix", "movmatrix"})) return Class::MatrixMove;
   if (starts({"ld.param", "ld.const", "st.param"})) return Class::Parameter;
   if (starts({"ld.local", "st.local"})) return Class::LocalMemory;
   if (starts({"ld"})) return has(".shared") ? Class::SharedLoad : Class::GlobalLoad;
   if (starts({"st."})) return has(".shared") ? Class::SharedStore : Class::GlobalStore;
-  if (starts({"cp.async.c"}) && has(".shared")) return Class::AsyncCopy;
+  if (starts({"cp.async.c", "cp.async.bulk"}) && has(".shared")) return Class::AsyncCopy;
   if (starts({"atom", "red."})) return Class::Atomic;
   if (starts({"shfl", "vote", "match", "redux", "elect", "activemask"})) return Class::Shuffle;
-  if (starts({"bar", "cp.async", "fence", "membar", "createpolicy", "griddep", "nanosleep"}))
+  if (starts({"bar", "cp.async", "fence", "membar", "createpolicy", "griddep", "nanosleep", "wgmma",
+              "mbarrier"}))
     return Class::Sync;
   if (starts({"bra", "brx", "ret", "exit", "call", "trap"})) return Class::Branch;
   if (starts({"mov", "cvta"})) return Class::Move;

@@ -57,6 +57,14 @@ Passes count_passes(const u64* addresses, u32 mask, u32 bytes) {
   }
   return sum;
 }
+Race race_in_shared(Block& b, const WarpClock& clock, u64 address, u32 bytes, bool write, bool atomic) {
+  Shadow* shadow = b.shared_shadow.data() + address;
+  Race race = Race::None;
+  if (!write && std::any_of(shadow, shadow + bytes, [](const Shadow& x) { return x.write.nobody(); }))
+    race = Race::Uninitialised;
+  const Race order = note_access(clock, shadow, bytes, write, atomic);
+  return order != Race::None ? order : race;
+}
 void note_races(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 mask, u32 bytes,
                 Access access) {
   Block& b = *w.block;
@@ -64,24 +72,18 @@ void note_races(Warp& w, const Instruction& i, Space s, const u64* addresses, u3
   const bool atomic = access == Access::AtomicRead || access == Access::AtomicWrite;
   Race found = Race::None;
   for_lanes(mask, [&](int l) {
-    Race race = Race::None;
-    if (s == Space::Global) {
-      race = b.grid->shadow.note(w.clock, addresses[l], bytes, writes, atomic);
-    } else {
-      Shadow* shadow = b.shared_shadow.data() + addresses[l];
-      if (!writes && std::any_of(shadow, shadow + bytes, [](const Shadow& x) { return x.write.nobody(); })) {
-        race = Race::Uninitialised;
-      }
-      const Race order = note_access(w.clock, shadow, bytes, writes, atomic);
-      if (order != Race::None) race = order;
-    }
+    const Race race = s == Space::Global ? b.grid->shadow.note(w.clock, addresses[l], bytes, writes, atomic)
+                                         : race_in_shared(b, w.clock, addresses[l], bytes, writes, atomic);
     if (race != Race::None) found = race;
   });
-  if (found == Race::None) return;
-  const Source& at = w.program->sources[i.pc];
-  const std::string text = std::string(name_of(found)) + " at PTX line " + std::to_string(at.line) +
-                           " (source line " + std::to_string(at.source_line) + "): " + at.text;
-  ++b.grid->races[text];
+  record_race(b, i, found);
+}
+void note_ordinary_writes(Warp& w, const u64* addresses, u32 mask, u32 bytes) {
+  Block& b = *w.block;
+  for_lanes(mask, [&](int l) {
+    for (u64 at = addresses[l] / 16; at <= (addresses[l] + bytes - 1) / 16; ++at)
+      b.ordinary_writes[at] = {w.index + 1, w.proxy_fences};
+  });
 }
 
 }  // namespace
@@ -149,6 +151,22 @@ void account(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 m
     }
   }
   if (g.options->check_races) note_races(w, i, s, addresses, mask, bytes, access);
+  const bool writes = access == Access::Write || access == Access::AtomicWrite;
+  if (s == Space::Shared && writes && !w.block->ordinary_writes.empty())
+    note_ordinary_writes(w, addresses, mask, bytes);
+}
+
+void record_race(Block& b, const Instruction& i, Race found) {
+  if (found == Race::None) return;
+  const Source& at = b.grid->program->sources[i.pc];
+  const std::string text = std::string(name_of(found)) + " at PTX line " + std::to_string(at.line) +
+                           " (source line " + std::to_string(at.source_line) + "): " + at.text;
+  ++b.grid->races[text];
+}
+void note_shared(Block& b, const WarpClock& clock, const Instruction& i, u64 address, u32 bytes, bool write,
+                 bool atomic) {
+  if (b.grid->options->check_races)
+    record_race(b, i, race_in_shared(b, clock, address, bytes, write, atomic));
 }
 
 bool gather(Warp& w, u32 needed) {

@@ -46,6 +46,7 @@ struct Fragment {
   bool blocked = false;                    // waits for other lanes of its warp at a .sync instruction
   int barrier = -1;                        // waits at this barrier, its pc already behind it
   const Instruction* reduction = nullptr;  // the bar.red whose result it wants
+  u32 awaited = 0;                         // 1 + the address of the mbarrier that it waits at, 0: none
   std::vector<u32> calls;                  // return addresses
 };
 
@@ -58,6 +59,22 @@ struct AsyncCopies {
   std::vector<Copy> queue;
   std::size_t done = 0;
   u32 group = 0;  // the open one
+};
+
+/// Products that wgmma has promised, of one warp. They are computed at the wait; until then their operands must stay.
+struct AsyncProducts {
+  struct Product {
+    const Instruction* instruction;
+    u64 matrix;          // descriptor of b
+    bool accumulates;    // otherwise sums begin as zeros
+    std::vector<u32> a;  // registers when it was issued, (4, 32)
+    std::vector<u16> b;  // numbers when it was issued, (columns, 16)
+    u32 group;
+  };
+  std::vector<Product> queue;
+  u32 group = 0;           // the open one
+  std::vector<u8> fenced;  // registers at the last wgmma.fence
+  std::size_t issued = 0;  // by this warp
 };
 
 struct Block;
@@ -76,6 +93,8 @@ struct Warp {
   std::vector<Fragment> fragments;
   std::vector<u8> register_store, local_store;
   std::array<AsyncCopies, warp_size> copies;
+  AsyncProducts products;
+  u32 proxy_fences = 0;
   WarpClock clock;
   u32 random = 0;  // not 0: lanes run apart
   u64 steps = 0;
@@ -90,6 +109,28 @@ struct Barrier {
   WarpClock clock;
 };
 
+/// An mbarrier.
+struct SharedBarrier {
+  u32 threads = 0, pending = 0;  // arrivals that a phase takes, and that this one still needs
+  s64 bytes = 0;                 // announced and not there yet
+  u32 phase = 0;
+  WarpClock arrived, ended;  // of this phase, of the last one
+};
+
+/// A copy that cp.async.bulk has promised. It lands as late as the program allows, or at some time (Options::seed).
+struct BulkCopy {
+  const Instruction* instruction;
+  u64 from;
+  u32 to, bytes, barrier;
+  WarpClock clock;  // of the warp that asked for it
+};
+
+/// Who last wrote 16 bytes of shared memory by an ordinary instruction, which wgmma and bulk copies see after a fence.
+struct OrdinaryWrite {
+  u32 warp = 0;    // 1 + its index, 0: nobody
+  u32 fences = 0;  // that this warp had executed before
+};
+
 struct Block {
   Grid* grid = nullptr;
   Extent id;
@@ -97,6 +138,10 @@ struct Block {
   std::vector<Shadow> shared_shadow;
   std::vector<Warp> warps;
   std::array<Barrier, 16> barriers;
+  std::map<u32, SharedBarrier> shared_barriers;  // by their address
+  std::vector<BulkCopy> bulk_copies;
+  std::vector<OrdinaryWrite> ordinary_writes;              // of 16 bytes each; empty: not wanted
+  std::map<u32, std::vector<u32>> products_of_warpgroups;  // warpgroup -> pcs of its products
   Range* last_range = nullptr;
   u64 steps = 0;
   std::mt19937 random;
@@ -214,6 +259,17 @@ inline u64 address(Warp& w, const Operand& o, int lane) {
 Space resolve(Space s, u64& address);
 /// Checks bounds and alignment; returns where the bytes are.
 u8* locate(Warp& w, const Instruction& i, Space s, u64 address, u32 bytes, int lane);
+/// Fails if the instruction touches registers of products under way.
+void check_products(Warp& w, const Instruction& i);
+/// Lets one bulk copy land, the oldest or a random one; false if none is under way.
+bool land_bulk_copy(Block& b);
+/// Fails unless `bytes` bytes of shared memory are visible to wgmma and bulk copies.
+void check_proxy(Warp& w, const Instruction& i, u64 address, u32 bytes);
+/// Notes a race that was found, if any.
+void record_race(Block& b, const Instruction& i, Race found);
+/// Checks an access to shared memory for races.
+void note_shared(Block& b, const WarpClock& clock, const Instruction& i, u64 address, u32 bytes, bool write,
+                 bool atomic = false);
 enum class Access : u8 { Read, Write, AtomicRead, AtomicWrite };
 /// Counts one request of the lanes in `mask`, `bytes` bytes each, and checks it for races.
 void account(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 mask, u32 bytes,
