@@ -2,16 +2,21 @@
 // Attention of a decoder on the device: softmax(scale * q k^T) v of each head, causal, over the keys and values in the
 // cache, those of the rows themselves included (turn_and_append_async comes first). Sums are float, probabilities are
 // rounded to T. attention_reference() in attention.hpp is the definition. A row's result depends on its own sequence
-// alone, bit for bit: not on the batch, nor on the device.
+// alone, bit for bit: not on the batch, not on the device, in prefill not on the chunk.
 #pragma once
 
-#include "device/kv_layer.cuh"
+#include "device/attention.hpp"
+#include "device/attention_tile.cuh"
+#include "device/kv_layer.hpp"
 
 #include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
+#include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -30,10 +35,10 @@ struct Attention {
 };
 
 /// Parts into which decode_attention_async() divides the keys of a sequence: enough blocks for any device.
-std::int32_t decode_splits(const Heads& heads, std::int32_t capacity);
+inline std::int32_t decode_splits(const Heads& heads, std::int32_t capacity);
 /// Bytes of workspace for up to `rows` rows. The workspace begins as zeros, at a multiple of 16 bytes. Each call leaves
 /// it ready for the next; no two calls may use it at the same time.
-std::size_t decode_attention_workspace(const Heads& heads, std::int64_t rows, std::int32_t splits);
+inline std::size_t decode_attention_workspace(const Heads& heads, std::int64_t rows, std::int32_t splits);
 
 /// Attention of one token each of several sequences. Query heads that share keys read them once. The keys of a sequence
 /// are divided into at most `splits` parts by its own length; the last block of a head to finish adds the parts, in
@@ -46,5 +51,326 @@ void decode_attention_async(const Attention<T>& attention, std::int32_t splits, 
 /// of one. None of them may be idle.
 template <class T>
 void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream);
+
+namespace detail {
+
+constexpr int split_keys = 64;          // keys by which splits begin
+constexpr int longest_split_list = 64;  // splits of a sequence at most
+constexpr int prefill_warps = 4;
+constexpr int prefill_queries = prefill_warps * tile_queries;
+
+/// Warps of a block and copies of a tile in decoding, so that its shared memory is 64 KiB for tiles and 4 or 8 for queries.
+template <int Width>
+constexpr int decode_warps = Width <= 128 ? 4 : 2;
+constexpr int decode_stages = 2;
+constexpr int decode_keys = 16;  // keys of one tile of a warp
+template <int Width>
+constexpr std::size_t decode_shared_bytes =
+    tile_bytes<Width>(tile_queries) +
+    2 * decode_warps<Width> * decode_stages * tile_bytes<Width>(decode_keys);
+
+constexpr int prefill_keys = 32;  // keys of one tile of a block
+/// Shared memory of prefill: queries, and two copies of a tile of keys and of one of values.
+template <int Width>
+constexpr std::size_t prefill_shared_bytes =
+    tile_bytes<Width>(prefill_queries) + 4 * tile_bytes<Width>(prefill_keys);
+
+/// The part of the keys of one sequence that a block of decoding reads.
+struct KeyRange {
+  std::int32_t first = 0, end = 0;  // keys
+  std::int32_t used = 0;            // splits of this sequence that have keys
+};
+__device__ inline KeyRange split_range(std::int32_t position, std::int32_t window, std::int32_t splits,
+                                       std::int32_t split) {
+  const std::int32_t end = position + 1;
+  const std::int32_t first = window == 0 ? 0 : max(0, end - window) / split_keys * split_keys;
+  const std::int32_t units = (end - first + split_keys - 1) / split_keys,
+                     each = (units + splits - 1) / splits;
+  const std::int32_t begin = first + split * each * split_keys;
+  return {begin, min(end, begin + each * split_keys), (units + each - 1) / each};
+}
+
+/// Where blocks of decoding leave sums that other blocks finish.
+struct DecodeWorkspace {
+  std::uint32_t* finished = nullptr;  // (rows, tiles of heads): splits that are done; 0 between calls
+  float* sums = nullptr;  // (rows, count, splits, width + 2): sums of values, largest score, sum of weights
+};
+/// Tiles of query heads that share keys.
+HIGGS_HOST_DEVICE constexpr std::int32_t tiles_of(const Heads& heads) {
+  return (heads.shared() + tile_queries - 1) / tile_queries;
+}
+/// The counters are in front, as many for any number of rows: so calls of different sizes share a workspace.
+constexpr std::int64_t most_counters = 16384;
+
+// The warps' results of one tile of queries, in the shared memory that held tiles of keys.
+template <int Width>
+struct WarpResults {
+  float sums[decode_warps<Width>][tile_queries][sums_pitch<Width>];
+};
+
+/// Writes zeros for the `heads` query heads from `head` on of one row.
+template <class T>
+__device__ inline void write_zeros(const Attention<T>& a, std::int64_t row, std::int32_t head,
+                                   std::int32_t heads) {
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < heads * a.heads.width;
+       i += static_cast<std::int32_t>(blockDim.x))
+    a.out.row(row)[head * a.heads.width + i] = T{};
+}
+
+/// Adds the sums that all splits of the heads from `head` on left, in the order of the splits.
+template <class T>
+__device__ inline void add_splits(const Attention<T>& a, const float* sums, std::int64_t row,
+                                  std::int32_t head, std::int32_t heads, std::int32_t splits,
+                                  std::int32_t used) {
+  const std::int32_t width = a.heads.width, pitch = width + 2;
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < heads * width;
+       i += static_cast<std::int32_t>(blockDim.x)) {
+    const float* from = sums + (row * a.heads.count + head + i / width) * splits * pitch;
+    float most = -INFINITY, weights = 0, sum = 0;
+    for (std::int32_t s = 0; s < used; ++s) most = fmaxf(most, __ldcg(from + s * pitch + width));
+    for (std::int32_t s = 0; s < used; ++s) {
+      const float factor = exp2_approximate(__ldcg(from + s * pitch + width) - most);
+      weights = fmaf(factor, __ldcg(from + s * pitch + width + 1), weights);
+      sum = fmaf(factor, __ldcg(from + s * pitch + i % width), sum);
+    }
+    a.out.row(row)[head * width + i] = gpu::from_float<T>(sum / weights);
+  }
+}
+
+// Grid (splits, kv heads x tiles of query heads, rows). Each warp takes every decode_warps-th tile of the block's keys.
+template <class T, int Width>
+__global__ void __launch_bounds__(32 * decode_warps<Width>)
+    decode_attention_kernel(const __grid_constant__ Attention<T> a, std::int32_t splits,
+                            DecodeWorkspace workspace) {
+  constexpr int warps = decode_warps<Width>, keys = decode_keys, stages = decode_stages;
+  extern __shared__ uint4 memory[];
+  __shared__ float most[warps][tile_queries], weights[warps][tile_queries];
+  __shared__ bool last;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const auto row = static_cast<std::int32_t>(blockIdx.z), split = static_cast<std::int32_t>(blockIdx.x);
+  const std::int32_t tiles = tiles_of(a.heads), kv_head = static_cast<std::int32_t>(blockIdx.y) / tiles;
+  const std::int32_t first_shared = static_cast<std::int32_t>(blockIdx.y) % tiles * tile_queries;
+  const std::int32_t head = kv_head * a.heads.shared() + first_shared;
+  const std::int32_t queries = min(tile_queries, a.heads.shared() - first_shared);
+  const std::int32_t position = a.rows.positions[row];
+  if (position < 0) {
+    if (split == 0) write_zeros(a, row, head, queries);
+    return;
+  }
+  const KeyRange range = split_range(position, a.window, splits, split);
+  if (split >= range.used) return;
+
+  const std::uint32_t query_tile = gpu::shared_address(memory);
+  load_queries<T, Width>(
+      query_tile, static_cast<int>(threadIdx.x), 32 * warps, tile_queries, a.heads.width,
+      [&](int q) { return q < queries ? a.q.row(row) + (head + q) * a.heads.width : nullptr; });
+  const std::uint32_t mine = query_tile + static_cast<std::uint32_t>(tile_bytes<Width>(tile_queries) +
+                                                                     static_cast<std::size_t>(warp) * 2 *
+                                                                         stages * tile_bytes<Width>(keys));
+  const std::int64_t line = static_cast<std::int64_t>(a.rows.sequence(row)) * a.heads.kv_count + kv_head;
+  const std::int64_t from = line * a.cache.capacity * a.heads.stored_width();
+  const auto tile_at = [&](std::int32_t i) { return range.first + (i * warps + warp) * keys; };
+  const auto copy = [&](std::int32_t i) {
+    const std::uint32_t to = mine + static_cast<std::uint32_t>(i % stages) * 2 * tile_bytes<Width>(keys);
+    if (tile_at(i) < range.end)
+      copy_tiles<T, Width, keys>(to, a.cache.keys + from, a.cache.values + from, tile_at(i), range.end,
+                                 a.heads.stored_width(), lane, 32);
+    gpu::commit_copies();
+  };
+  for (std::int32_t i = 0; i < stages - 1; ++i) copy(i);
+  __syncthreads();  // queries
+  AttentionTile<T, Width> tile;
+  tile.begin(query_tile, a.heads.stored_width());
+  const KeyLimits limits = key_limits(position, position, position, position, a.window);
+  for (std::int32_t i = 0; tile_at(i) < range.end; ++i) {
+    copy(i + stages - 1);
+    gpu::wait_copies<stages - 1>();
+    __syncwarp();
+    const std::uint32_t at = mine + static_cast<std::uint32_t>(i % stages) * 2 * tile_bytes<Width>(keys);
+    tile.template attend<keys>(at, at + tile_bytes<Width>(keys), tile_at(i), limits, a.scale * log2_e);
+    __syncwarp();
+  }
+  gpu::wait_copies<0>();
+  __syncthreads();  // the tiles of keys are read: their memory takes the warps' results
+
+  auto& results = *reinterpret_cast<WarpResults<Width>*>(memory);
+  tile.finish(results.sums[warp], most[warp], weights[warp]);
+  __syncthreads();
+  const std::int32_t width = a.heads.width;
+  float* sums = workspace.sums +
+                ((static_cast<std::int64_t>(row) * a.heads.count + head) * splits + split) * (width + 2);
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < queries * width; i += 32 * warps) {
+    const std::int32_t q = i / width, c = i % width;
+    float highest = most[0][q], total = 0, sum = 0;
+    HIGGS_UNROLL for (int w = 1; w < warps; ++w)
+      highest = fmaxf(highest, most[w][q]);
+    HIGGS_UNROLL for (int w = 0; w < warps; ++w) {
+      const float factor = exp2_approximate(most[w][q] - highest);
+      total = fmaf(factor, weights[w][q], total);
+      sum = fmaf(factor, results.sums[w][q][c], sum);
+    }
+    if (range.used == 1) {
+      a.out.row(row)[(head + q) * width + c] = gpu::from_float<T>(sum / total);
+      continue;
+    }
+    float* to = sums + static_cast<std::int64_t>(q) * splits * (width + 2);
+    to[c] = sum;
+    if (c == 0) {
+      to[width] = highest;
+      to[width + 1] = total;
+    }
+  }
+  if (range.used == 1) return;
+  __threadfence();
+  __syncthreads();
+  std::uint32_t* finished = workspace.finished + static_cast<std::int64_t>(row) * gridDim.y + blockIdx.y;
+  if (threadIdx.x == 0) {
+    last = atomicAdd(finished, 1) + 1 == static_cast<std::uint32_t>(range.used);
+    __threadfence();
+  }
+  __syncthreads();
+  if (!last) return;
+  if (threadIdx.x == 0) *finished = 0;
+  add_splits(a, workspace.sums, row, head, queries, splits, range.used);
+}
+
+// Grid (tiles of queries, kv heads). Query i of a kv head is that of token i / shared and head i % shared, so that few
+// tokens of many heads fill tiles too. Long rows of keys come first.
+template <class T, int Width>
+__global__ void __launch_bounds__(32 * prefill_warps)
+    prefill_attention_kernel(const __grid_constant__ Attention<T> a) {
+  constexpr int keys = prefill_keys;
+  extern __shared__ uint4 memory[];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const std::int32_t shared = a.heads.shared(), kv_head = static_cast<std::int32_t>(blockIdx.y);
+  const auto count = static_cast<std::int32_t>(a.q.rows) * shared;
+  const auto first_query = static_cast<std::int32_t>(gridDim.x - 1 - blockIdx.x) * prefill_queries;
+  const auto token_of = [&](std::int32_t query) { return min(query, count - 1) / shared; };
+  const auto element_of = [&](std::int32_t query) {
+    return (kv_head * shared + query % shared) * a.heads.width;
+  };
+
+  const std::uint32_t query_tiles = gpu::shared_address(memory);
+  load_queries<T, Width>(query_tiles, static_cast<int>(threadIdx.x), 32 * prefill_warps, prefill_queries,
+                         a.heads.width, [&](int q) {
+                           const std::int32_t query = first_query + q;
+                           return query < count ? a.q.row(token_of(query)) + element_of(query) : nullptr;
+                         });
+  const std::uint32_t key_tiles =
+      query_tiles + static_cast<std::uint32_t>(tile_bytes<Width>(prefill_queries));
+  const std::int64_t line =
+      static_cast<std::int64_t>(a.rows.sequence(token_of(first_query))) * a.heads.kv_count + kv_head;
+  const std::int64_t from = line * a.cache.capacity * a.heads.stored_width();
+  const std::int32_t end = a.rows.positions[token_of(first_query + prefill_queries - 1)] + 1;
+  const std::int32_t first = window_begin(a.rows.positions[token_of(first_query)], a.window) / keys * keys;
+  const auto stage_of = [&](std::int32_t key) {
+    return key_tiles + static_cast<std::uint32_t>((key / keys) % 2) * 2 * tile_bytes<Width>(keys);
+  };
+  const auto copy = [&](std::int32_t key) {
+    if (key < end)
+      copy_tiles<T, Width, keys>(stage_of(key), a.cache.keys + from, a.cache.values + from, key, end,
+                                 a.heads.stored_width(), static_cast<int>(threadIdx.x), 32 * prefill_warps);
+    gpu::commit_copies();
+  };
+  copy(first);
+  __syncthreads();  // queries
+  AttentionTile<T, Width> tile;
+  tile.begin(query_tiles + static_cast<std::uint32_t>(warp * tile_bytes<Width>(tile_queries)),
+             a.heads.stored_width());
+  const std::int32_t query = first_query + warp * tile_queries + static_cast<int>(threadIdx.x) % 32 / 4;
+  const auto position_of = [&](std::int32_t i) { return a.rows.positions[token_of(i)]; };
+  const std::int32_t warp_first = first_query + warp * tile_queries;
+  const KeyLimits limits = key_limits(position_of(query), position_of(query + 8), position_of(warp_first),
+                                      position_of(warp_first + tile_queries - 1), a.window);
+  for (std::int32_t key = first; key < end; key += keys) {
+    copy(key + keys);
+    gpu::wait_copies<1>();
+    __syncthreads();
+    if (key <= limits.any_last && key + keys > limits.any_first)
+      tile.template attend<keys>(stage_of(key), stage_of(key) + tile_bytes<Width>(keys), key, limits,
+                                 a.scale * log2_e);
+    __syncthreads();
+  }
+  gpu::wait_copies<0>();
+  tile.template write<T>(
+      [&](int half) {
+        const std::int32_t mine = query + 8 * half;
+        return mine < count ? a.out.row(token_of(mine)) + element_of(mine) : nullptr;
+      },
+      a.heads.width);
+}
+
+/// Throws InvalidArgument unless the shapes are those of the kernels.
+template <class T>
+void check_attention(const Attention<T>& a) {
+  check_heads(a.heads);
+  const std::int64_t cols = std::int64_t{a.heads.count} * a.heads.width;
+  expects(a.q.cols == cols && a.out.cols == cols && a.q.rows == a.out.rows, [&] {
+    return "higgs::model::attention: q and out must be (rows, " + std::to_string(cols) + "), q is (" +
+           std::to_string(a.q.rows) + ", " + std::to_string(a.q.cols) + "), out (" +
+           std::to_string(a.out.rows) + ", " + std::to_string(a.out.cols) + ")";
+  });
+  expects(a.window >= 0 && a.cache.capacity > 0,
+          "higgs::model::attention: the window must not be negative, the cache not empty");
+}
+
+}  // namespace detail
+
+inline std::int32_t decode_splits(const Heads& heads, std::int32_t capacity) {
+  constexpr std::int64_t blocks = 256;  // two for each multiprocessor of the largest devices
+  const std::int64_t wanted = gpu::ceil_div(blocks, std::int64_t{heads.kv_count} * detail::tiles_of(heads));
+  const std::int64_t most =
+      std::min<std::int64_t>(detail::longest_split_list, gpu::ceil_div(capacity, detail::split_keys));
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(wanted, 1, std::max<std::int64_t>(most, 1)));
+}
+
+inline std::size_t decode_attention_workspace(const Heads& heads, std::int64_t rows, std::int32_t splits) {
+  const std::int64_t sums = rows * heads.count * splits * (heads.width + 2);
+  return detail::most_counters * sizeof(std::uint32_t) + static_cast<std::size_t>(sums) * sizeof(float);
+}
+
+template <class T>
+void decode_attention_async(const Attention<T>& attention, std::int32_t splits, std::byte* workspace,
+                            cudaStream_t stream) {
+  detail::check_attention(attention);
+  expects(splits > 0, "higgs::model::decode_attention_async: splits must be positive");
+  const Heads& heads = attention.heads;
+  const std::int64_t counters = attention.q.rows * heads.kv_count * detail::tiles_of(heads);
+  expects(counters <= detail::most_counters, [&] {
+    return "higgs::model::decode_attention_async: " + std::to_string(attention.q.rows) + " rows of " +
+           std::to_string(heads.kv_count) + " heads of keys are more than the workspace has counters for";
+  });
+  const detail::DecodeWorkspace parts{
+      reinterpret_cast<std::uint32_t*>(workspace),
+      reinterpret_cast<float*>(workspace + detail::most_counters * sizeof(std::uint32_t))};
+  const dim3 grid(static_cast<unsigned>(splits),
+                  static_cast<unsigned>(heads.kv_count * detail::tiles_of(heads)),
+                  static_cast<unsigned>(attention.q.rows));
+  const auto put = [&]<int Width>() {
+    gpu::launch(detail::decode_attention_kernel<T, Width>, grid, 32 * detail::decode_warps<Width>,
+                detail::decode_shared_bytes<Width>, stream, attention, splits, parts);
+  };
+  if (heads.width <= 128)
+    put.template operator()<128>();
+  else
+    put.template operator()<256>();
+}
+
+template <class T>
+void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream) {
+  detail::check_attention(attention);
+  const Heads& heads = attention.heads;
+  const dim3 grid(
+      static_cast<unsigned>(gpu::ceil_div(attention.q.rows * heads.shared(), detail::prefill_queries)),
+      static_cast<unsigned>(heads.kv_count));
+  const auto put = [&]<int Width>() {
+    gpu::launch(detail::prefill_attention_kernel<T, Width>, grid, 32 * detail::prefill_warps,
+                detail::prefill_shared_bytes<Width>, stream, attention);
+  };
+  if (heads.width <= 128)
+    put.template operator()<128>();
+  else
+    put.template operator()<256>();
+}
 
 }  // namespace higgs::model

@@ -5,7 +5,7 @@
 // A row's result depends on that row alone. Views may have row strides.
 #pragma once
 
-#include "device/kv_layer.cuh"
+#include "device/kv_layer.hpp"
 
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
