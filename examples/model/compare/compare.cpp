@@ -40,7 +40,7 @@ double relative_error(MatrixView<const float> rounded, MatrixView<const float> e
 
 // One layer's weights in the format, its bits a weight and its errors.
 struct Converted {
-  std::variant<SharedMatrix, PackedMatrix> weight;
+  Replacement weight;
   double bits = 0;
   double t2 = 0;
   double weight_error = 0;
@@ -66,8 +66,7 @@ Converted convert(const Matrix& dense, const Method& method, std::span<const dou
     return {share(std::move(rounded.weight)), rounded.bits, rounded.t2, rounded.weight_error};
   }
   const AnyQuantizedMatrix quantized = quantize(dense.view(), method.codebook, options, executor);
-  return {PackedMatrix(quantized, executor), quantized.bits_per_weight(), quantized.t2(),
-          quantized.weight_error()};
+  return {quantized, quantized.bits_per_weight(), quantized.t2(), quantized.weight_error()};
 }
 
 // Cuts `suffix` off the end of `text`, if it is there.
@@ -169,32 +168,40 @@ Method parse_method(std::string_view name) {
   throw InvalidArgument("no format is named \"" + std::string(name) + "\"; there are " + known);
 }
 
-Transformer with_method(const Transformer& model, const Method& method, const InputSquares& input_squares,
-                        ComparisonRow& row, Executor& executor,
-                        const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
-  Transformer out = model;
+void apply_method(Network& model, const Method& method, const InputSquares& input_squares, ComparisonRow& row,
+                  Executor& executor,
+                  const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   row = {.method = method.name, .choices = choices_of(method)};
   std::int64_t weights = 0, done = 0;
   const std::vector<BlockLinear> layers = block_linears(model.config());
-  for (const BlockLinear& layer : layers)
-    weights += layer.in(out.weights).rows() * layer.in(out.weights).cols();
   for (const BlockLinear& layer : layers) {
-    Linear& linear = layer.in(out.weights);
+    const Shape shape = layer.part->shape(model.config());
+    weights += shape[0] * shape[1];
+  }
+  for (const BlockLinear& layer : layers) {
     const auto squares = input_squares.find(layer.name);
     expects(!method.calibrated || squares != input_squares.end(),
-            "higgs::model::with_method: the method wants input squares of every layer");
-    Converted converted = convert(
-        *require_dense(linear, "higgs::model::with_method"), method,
+            "higgs::model::apply_method: the method wants input squares of every layer");
+    const SharedMatrix dense = model.dense(layer.name, "higgs::model::apply_method");
+    const Converted converted = convert(
+        *dense, method,
         squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
-    const std::int64_t count = linear.rows() * linear.cols();
+    const std::int64_t count = dense->size();
     const double part = static_cast<double>(count) / static_cast<double>(weights);
     row.bits += converted.bits * part;
     row.t2 += converted.t2 * part;
     row.weight_error += converted.weight_error * part;
-    linear.weight = std::move(converted.weight);
+    model.replace(layer.name, converted.weight);
     if (progress) progress(done += count, weights);
   }
-  return out;
+}
+
+Transformer with_method(const Transformer& model, const Method& method, const InputSquares& input_squares,
+                        ComparisonRow& row, Executor& executor,
+                        const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
+  HostNetwork network(model, executor);
+  apply_method(network, method, input_squares, row, executor, progress);
+  return network.model();
 }
 
 std::string stored_types(const ModelSource& source) {

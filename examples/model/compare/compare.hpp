@@ -15,7 +15,7 @@
 #include "compare/baselines.hpp"
 #include "measure/calibrate.hpp"
 #include "measure/evaluate.hpp"
-#include "network/transformer.hpp"
+#include "network/network.hpp"
 #include "source/source.hpp"
 
 namespace higgs::model {
@@ -47,9 +47,13 @@ struct Method {
 /// Throws InvalidArgument, which lists the formats and codebooks that there are, if there is no such method.
 Method parse_method(std::string_view name);
 
-/// `model` with every linear layer of its blocks in that format. Codebooks that ship run from their codes, all else from
+/// Puts every linear layer of the model's blocks in that format. Codebooks that ship run from their codes, all else from
 /// rounded floats. Fills all of `row` but its evaluation; calls `progress` with the weights done and to do. Throws
 /// InvalidArgument if the model is quantized, or the method wants input squares that are missing.
+void apply_method(Network& model, const Method& method, const InputSquares& input_squares, ComparisonRow& row,
+                  Executor& executor = default_executor(),
+                  const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+/// The same for a copy of a model on the CPU.
 Transformer with_method(const Transformer& model, const Method& method, const InputSquares& input_squares,
                         ComparisonRow& row, Executor& executor = default_executor(),
                         const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});

@@ -147,43 +147,49 @@ Evaluator::Evaluator(std::vector<TokenId> text, std::int64_t window, Executor& e
                           " tokens, fewer than a window of " + std::to_string(window));
 }
 
-Evaluation Evaluator::set_reference(const Transformer& model, const Progress& progress) {
-  Reference reference{model.config(), model.weights.output, Matrix(tokens(), model.config().width)};
-  const Evaluation out = run(model, nullptr, &reference.hidden, KvType::Float, progress);
+Evaluation Evaluator::set_reference(Network& model, const Progress& progress) {
+  Reference reference{model.config().vocabulary, model.output(), Matrix(tokens(), model.config().width)};
+  const Evaluation out = run(model, nullptr, &reference.hidden, progress);
   reference_ = std::move(reference);
   return out;
 }
 
-Evaluation Evaluator::evaluate(const Transformer& model, const Progress& progress, KvType kv) const {
-  expects(!reference_ || reference_->config.vocabulary == model.config().vocabulary,
-          "higgs::model::Evaluator: the vocabularies of model and reference differ in size");
-  return run(model, reference_ ? &*reference_ : nullptr, nullptr, kv, progress);
+Evaluation Evaluator::set_reference(const Transformer& model, const Progress& progress) {
+  HostNetwork network(model, executor_);
+  return set_reference(network, progress);
 }
 
-Evaluation Evaluator::run(const Transformer& model, const Reference* reference, Matrix* keep, KvType kv,
+Evaluation Evaluator::evaluate(Network& model, const Progress& progress) const {
+  expects(!reference_ || reference_->vocabulary == model.config().vocabulary,
+          "higgs::model::Evaluator: the vocabularies of model and reference differ in size");
+  return run(model, reference_ ? &*reference_ : nullptr, nullptr, progress);
+}
+
+Evaluation Evaluator::evaluate(const Transformer& model, const Progress& progress, KvType kv) const {
+  HostNetwork network(model, executor_, kv);
+  return evaluate(network, progress);
+}
+
+Evaluation Evaluator::run(Network& model, const Reference* reference, Matrix* keep,
                           const Progress& progress) const {
   const ModelConfig& config = model.config();
   const std::int64_t width = config.width, vocabulary = config.vocabulary, predicted = window_ - 1;
   if (window_ > config.context)
     throw InvalidArgument("a window of " + std::to_string(window_) +
                           " tokens exceeds the model's context of " + std::to_string(config.context));
-  KvCache cache(config, window_, kv);
   Matrix states(window_, width), logits(std::min(logit_rows, predicted), vocabulary);
   Matrix wanted(reference ? logits.rows : 0, vocabulary);
   std::vector<TokenLoss> each(static_cast<std::size_t>(logit_rows));
   Losses losses(reference != nullptr);
   for (std::int64_t window = 0; window < windows_; ++window) {
     const std::int64_t begin = window * window_;
-    cache.truncate(0);
-    model.forward({text_.data() + begin, static_cast<std::size_t>(window_)}, cache, states.view(), executor_);
+    model.forward({text_.data() + begin, static_cast<std::size_t>(window_)}, states.view());
     if (keep) std::copy(states.values.begin(), states.values.end(), keep->row(begin));
     for (std::int64_t first = 0; first < predicted; first += logit_rows) {
       const std::int64_t rows = std::min(logit_rows, predicted - first);
       const MatrixView<float> q = logits.view().row_range(0, rows), p(wanted.values.data(), rows, vocabulary);
-      model.logits(states.view().row_range(first, rows), q, executor_);
-      if (reference) {
-        reference->output.apply(reference->hidden.view().row_range(begin + first, rows), p, executor_);
-      }
+      model.logits(states.view().row_range(first, rows), q);
+      if (reference) reference->output(reference->hidden.view().row_range(begin + first, rows), p);
       parallel_for(executor_, rows, 1, [&](std::int64_t row, std::int64_t) {
         const TokenId next = text_[static_cast<std::size_t>(begin + first + row + 1)];
         each[static_cast<std::size_t>(row)] =

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "math/matrix.hpp"
-#include "network/transformer.hpp"
+#include "network/network.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/executor.hpp>
@@ -71,20 +71,21 @@ class Evaluator {
   /// Evaluates the model that later ones are compared with. It runs once: what its output layer saw is kept,
   /// width floats for each token.
   /// Throws FormatError, which names the place in the text, if the model's logits are NaN or infinite.
+  Evaluation set_reference(Network& model, const Progress& progress = {});
   Evaluation set_reference(const Transformer& model, const Progress& progress = {});
   /// Evaluates a model, with KL if there is a reference. Throws InvalidArgument if their vocabularies differ
   /// in size, FormatError as set_reference() does.
+  Evaluation evaluate(Network& model, const Progress& progress = {}) const;
   Evaluation evaluate(const Transformer& model, const Progress& progress = {},
                       KvType kv = KvType::Float) const;
 
  private:
   struct Reference {
-    ModelConfig config;
-    Linear output;  // shares the weights
-    Matrix hidden;  // (tokens, width)
+    std::int64_t vocabulary;
+    OutputLayer output;  // shares the weights
+    Matrix hidden;       // (tokens, width)
   };
-  Evaluation run(const Transformer& model, const Reference* reference, Matrix* keep, KvType kv,
-                 const Progress& progress) const;
+  Evaluation run(Network& model, const Reference* reference, Matrix* keep, const Progress& progress) const;
 
   std::vector<TokenId> text_;
   std::int64_t window_;

@@ -43,31 +43,48 @@ SharedMatrix with_noise(const Matrix& w, double level, std::uint64_t seed, std::
 
 }  // namespace
 
-NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
-                       Executor& executor)
+NoiseProbe::NoiseProbe(Network& model, std::vector<TokenId> tokens, std::int64_t window, Executor& executor)
     : model_(model),
+      output_(model.output()),
       layers_(block_linears(model.config())),
       tokens_(std::move(tokens)),
       window_(window),
       windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
-      executor_(executor),
-      cache_(model.config(), std::max<std::int64_t>(1, window)) {
+      executor_(executor) {
+  begin(window);
+}
+
+NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
+                       Executor& executor)
+    : own_(std::make_unique<HostNetwork>(model, executor)),
+      model_(*own_),
+      output_(own_->output()),
+      layers_(block_linears(model.config())),
+      tokens_(std::move(tokens)),
+      window_(window),
+      windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
+      executor_(executor) {
+  begin(window);
+}
+
+// Checks the text, and runs the model itself.
+void NoiseProbe::begin(std::int64_t window) {
   expects(window >= 2, "higgs::model::NoiseProbe: a window has at least 2 tokens");
   if (windows_ == 0) throw InvalidArgument("the text has fewer tokens than a window");
-  if (window > model.config().context) throw InvalidArgument("a window exceeds the model's context");
+  if (window > model_.config().context) throw InvalidArgument("a window exceeds the model's context");
   tokens_.resize(static_cast<std::size_t>(windows_ * window));
-  states_ = Matrix(windows_ * window_, model.config().width);
-  model.embed(tokens_, states_.view());
-  reference_ = finish(model, 0, states_);
-  compare({}, model.weights.output, {});
+  states_ = Matrix(windows_ * window_, model_.config().width);
+  model_.embed(tokens_, states_.view());
+  reference_ = finish(model_, 0, states_);
+  compare({}, output_, {});
 }
 
 // What the output layer of `model` sees, from the states before block `block`.
-Matrix NoiseProbe::finish(const Transformer& model, std::size_t block, Matrix hidden) {
+Matrix NoiseProbe::finish(Network& model, std::size_t block, Matrix hidden) {
   for (std::int64_t i = 0; i < windows_; ++i) {
     const MatrixView<float> x = hidden.view().row_range(i * window_, window_);
-    model.run_blocks(block, model.weights.blocks.size(), x, cache_, executor_);
-    model.finish(x, x, executor_);
+    model.run_blocks(block, static_cast<std::size_t>(model.config().layers), x);
+    model.finish(x, x);
   }
   return hidden;
 }
@@ -78,7 +95,7 @@ void NoiseProbe::go_to(std::size_t block) {
     block_ = 0;
   }
   for (std::int64_t i = 0; i < windows_; ++i)
-    model_.run_blocks(block_, block, states_.view().row_range(i * window_, window_), cache_, executor_);
+    model_.run_blocks(block_, block, states_.view().row_range(i * window_, window_));
   block_ = block;
 }
 
@@ -94,32 +111,30 @@ std::vector<ProbeResult> NoiseProbe::measure(std::string_view name, std::span<co
 std::vector<ProbeResult> NoiseProbe::measure_linear(const BlockLinear& layer, std::span<const double> levels,
                                                     std::uint64_t seed, std::span<const float> scales) {
   go_to(layer.block);
-  Transformer noisy = model_;
-  Linear& linear = layer.in(noisy.weights);
-  const SharedMatrix weight = require_dense(linear, function);
+  const std::unique_ptr<Network> noisy = model_.copy();
+  const SharedMatrix weight = model_.dense(layer.name, function);
   std::vector<ProbeResult> results(levels.size());
   std::vector<Matrix> hidden;  // by level: what the output layer sees
   for (std::size_t i = 0; i < levels.size(); ++i) {
-    linear.weight = with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_);
-    hidden.push_back(finish(noisy, layer.block, states_));
+    noisy->replace(layer.name,
+                   with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_));
+    hidden.push_back(finish(*noisy, layer.block, states_));
   }
-  compare(hidden, model_.weights.output, results);
+  compare(hidden, output_, results);
   return results;
 }
 
 std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> levels, std::uint64_t seed,
                                                        std::span<const float> scales) {
-  const ModelConfig& config = model_.config();
-  Transformer noisy = model_;
+  const std::unique_ptr<Network> noisy = model_.copy();
+  const SharedMatrix weight = model_.dense(embedding_name, function);
   std::vector<ProbeResult> results(levels.size());
   for (std::size_t i = 0; i < levels.size(); ++i) {  // one at a time: embeddings are large
-    const SharedMatrix weight = with_noise(*require_dense(model_.weights.embedding, function), levels[i],
-                                           random_bits(seed, i), scales, results[i].t2, executor_);
-    noisy.weights.embedding.weight = weight;
-    if (config.tied_embeddings) noisy.weights.output.weight = weight;
+    noisy->replace(embedding_name,
+                   with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_));
     Matrix states(states_.rows, states_.cols);
-    noisy.embed(tokens_, states.view());
-    compare({finish(noisy, 0, std::move(states))}, noisy.weights.output, {&results[i], 1});
+    noisy->embed(tokens_, states.view());
+    compare({finish(*noisy, 0, std::move(states))}, noisy->output(), {&results[i], 1});
   }
   return results;
 }
@@ -127,17 +142,18 @@ std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> l
 std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> levels, std::uint64_t seed,
                                                     std::span<const float> scales) {
   std::vector<ProbeResult> results(levels.size());
+  const std::unique_ptr<Network> noisy = model_.copy();
+  const SharedMatrix weight = model_.dense(output_name, function);
   for (std::size_t i = 0; i < levels.size(); ++i) {
-    Linear noisy = model_.weights.output;
-    noisy.weight = with_noise(*require_dense(model_.weights.output, function), levels[i],
-                              random_bits(seed, i), scales, results[i].t2, executor_);
-    compare({reference_}, noisy, {&results[i], 1});
+    noisy->replace(output_name,
+                   with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_));
+    compare({reference_}, noisy->output(), {&results[i], 1});
   }
   return results;
 }
 
 // Fills in what `output` makes of `hidden`, beside what the model's own output layer makes of its own states.
-void NoiseProbe::compare(const std::vector<Matrix>& hidden, const Linear& output,
+void NoiseProbe::compare(const std::vector<Matrix>& hidden, const OutputLayer& output,
                          std::span<ProbeResult> results) {
   const std::int64_t vocabulary = model_.config().vocabulary;
   const auto predicted = static_cast<double>(windows_ * (window_ - 1));
@@ -150,13 +166,13 @@ void NoiseProbe::compare(const std::vector<Matrix>& hidden, const Linear& output
   for (std::int64_t position = 0; position < windows_ * window_; position += logit_rows) {
     const std::int64_t rows = std::min(logit_rows, windows_ * window_ - position);
     const MatrixView<float> p = p_logits.view().row_range(0, rows), q = q_logits.view().row_range(0, rows);
-    const auto logits = [&](const Linear& layer, const Matrix& seen, MatrixView<float> out) {
-      layer.apply(seen.view().row_range(position, rows), out, executor_);
+    const auto logits = [&](const OutputLayer& layer, const Matrix& seen, MatrixView<float> out) {
+      layer(seen.view().row_range(position, rows), out);
     };
     const auto next = [&](std::int64_t r) {  // none at the end of a window
       return (position + r + 1) % window_ == 0 ? -1 : tokens_[static_cast<std::size_t>(position + r + 1)];
     };
-    logits(model_.weights.output, reference_, p);
+    logits(output_, reference_, p);
     executor_.run(rows, [&](std::int64_t r) {
       Row& row = each[static_cast<std::size_t>(r)] = {};
       if (next(r) < 0) return;

@@ -4,13 +4,14 @@
 
 #include "architecture/parts.hpp"
 #include "math/matrix.hpp"
-#include "network/transformer.hpp"
+#include "network/network.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 #include <higgs/allocate/sensitivity.hpp>
 #include <higgs/core/executor.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -28,7 +29,10 @@ struct ProbeResult {
 /// before them are kept, width floats a token, and move on with the layers.
 class NoiseProbe {
  public:
-  /// `tokens` are cut into windows as by Evaluator. The model must outlive this.
+  /// `tokens` are cut into windows as by Evaluator. The network must outlive this.
+  NoiseProbe(Network& model, std::vector<TokenId> tokens, std::int64_t window,
+             Executor& executor = default_executor());
+  /// The same for a model on the CPU.
   NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
              Executor& executor = default_executor());
 
@@ -51,16 +55,18 @@ class NoiseProbe {
                                              std::span<const float> scales);
   std::vector<ProbeResult> measure_output(std::span<const double> levels, std::uint64_t seed,
                                           std::span<const float> scales);
+  void begin(std::int64_t window);
   void go_to(std::size_t block);
-  Matrix finish(const Transformer& model, std::size_t block, Matrix states);
-  void compare(const std::vector<Matrix>& hidden, const Linear& output, std::span<ProbeResult> results);
+  Matrix finish(Network& model, std::size_t block, Matrix states);
+  void compare(const std::vector<Matrix>& hidden, const OutputLayer& output, std::span<ProbeResult> results);
 
-  const Transformer& model_;
+  std::unique_ptr<Network> own_;  // the network of a model on the CPU
+  Network& model_;
+  OutputLayer output_;  // output layer of the model itself
   std::vector<BlockLinear> layers_;
   std::vector<TokenId> tokens_;
   std::int64_t window_, windows_;
   Executor& executor_;
-  KvCache cache_;
   std::size_t block_ = 0;
   Matrix states_;     // before block_: (windows * window, width)
   Matrix reference_;  // inputs of the model's output layer: (windows * window, width)

@@ -239,6 +239,15 @@ SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tok
                               Metric metric, const std::filesystem::path& path,
                               const std::function<void(std::int64_t, std::int64_t)>& progress,
                               Executor& executor, const InputSquares& input_squares) {
+  HostNetwork network(model, executor);
+  return measure_model(network, std::move(tokens), std::move(protocol), metric, path, progress, executor,
+                       input_squares);
+}
+
+SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
+                              Metric metric, const std::filesystem::path& path,
+                              const std::function<void(std::int64_t, std::int64_t)>& progress,
+                              Executor& executor, const InputSquares& input_squares) {
   NoiseProbe probe(model, std::move(tokens), protocol.window, executor);
   protocol.fingerprint = fingerprint_of(probe.tokens());
   protocol.tokens = static_cast<std::int64_t>(probe.tokens().size());
@@ -261,17 +270,12 @@ SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tok
                         "\" is not where the model has it");
     layers[i].points = points_of(file.layers[i], metric, protocol);
   }
-  std::vector<SharedMatrix> weights;
-  for (const BlockLinear& each : block_linears(model.config()))
-    weights.push_back(require_dense(each.in(model.weights), "higgs::model::measure_model"));
-  weights.push_back(require_dense(model.weights.embedding, "higgs::model::measure_model"));
-  if (!model.config().tied_embeddings)
-    weights.push_back(require_dense(model.weights.output, "higgs::model::measure_model"));
   measure_sensitivities(
       layers, protocol.levels,
       [&](std::size_t i, std::span<const double> levels) {
         if (progress) progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(layers.size()));
-        const Matrix& weight = *weights[i];
+        const SharedMatrix dense = model.dense(layers[i].name, "higgs::model::measure_model");
+        const Matrix& weight = *dense;
         const std::uint64_t seed = random_bits(protocol.seed, i);
         const std::vector<float> scales =
             error_scales(weight, layers[i].name, model.config(), protocol, input_squares, executor);

@@ -91,6 +91,12 @@ std::vector<float> error_scales(const Matrix& weight, const std::string& name, c
 
 /// Measures probed_layers() one after the other, and writes the file after each of them; goes on with what is in it.
 /// Throws InvalidArgument if that was measured in another way. `progress` is called with layers done and to do.
+SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
+                              Metric metric, const std::filesystem::path& path,
+                              const std::function<void(std::int64_t done, std::int64_t total)>& progress,
+                              Executor& executor = default_executor(),
+                              const InputSquares& input_squares = {});
+/// The same for a model on the CPU.
 SensitivityFile measure_model(const Transformer& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
                               Metric metric, const std::filesystem::path& path,
                               const std::function<void(std::int64_t done, std::int64_t total)>& progress,
