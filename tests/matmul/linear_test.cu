@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <higgs/matmul/linear.cuh>
+#include <higgs/store/stacked_rows.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -56,6 +57,61 @@ TEST_CASE("a linear layer takes inputs that were rotated before", "[matmul][line
                           gpu::DenseView<float>(y.data(), 6, 70), workspace.span(), nullptr);
   gpu::check(cudaDeviceSynchronize(), "linear");
   CHECK(y.to_host() == device_product<float, Formats>(linear.weights().view(), x, linear.plan()));
+}
+
+TEST_CASE("layers that rotate alike share one rotation, or are one layer", "[matmul][linear][gpu]") {
+  using Book = GridCodebook<2, 256>;
+  std::vector<higgs::QuantizedMatrix<Book>> parts;
+  for (const std::int64_t rows : {70, 130}) {
+    parts.push_back(random_matrix<Book>(rows, 180, 64, 32, static_cast<std::uint64_t>(rows), true));
+    parts.back().seed = 7;
+    parts.back().input_scales = parts.front().input_scales;
+    parts.back().exponent = rows == 70 ? -3 : 0;
+  }
+  REQUIRE(rotates_alike(parts[0], parts[1]));
+  const gpu::Device device = gpu::current_device();
+  const auto layer = [&](const higgs::QuantizedMatrix<Book>& w) {
+    return gpu::Linear<Formats>(gpu::PackedMatrix(w), device, gpu::Reproducibility::AcrossDevices);
+  };
+  const gpu::Linear<Formats> first = layer(parts[0]), second = layer(parts[1]),
+                             both = layer(
+                                 concatenate_rows(std::span<const higgs::QuantizedMatrix<Book>>(parts)));
+  REQUIRE(first.rotated_cols() == 384);  // six groups of 32 inputs, each padded with 32 zeros
+  for (const std::int64_t batch : {3, 9}) {
+    const Normals<Half> x(batch, 180, 6);
+    const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+    const gpu::DenseView<const Half> x_view(x_device.data(), batch, 180);
+    std::vector<Half> anything(static_cast<std::size_t>(batch * 384), Half(3.0f));
+    const gpu::DeviceBuffer<Half> rotated{std::span<const Half>(anything)};
+    const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(both.workspace_bytes(batch));
+    first.rotate(x_view, gpu::DenseView<Half>(rotated.data(), batch, 384), workspace.span(), nullptr);
+    const auto outputs = [&](const gpu::Linear<Formats>& linear, bool shared) {
+      const gpu::DeviceBuffer<float> y(static_cast<std::size_t>(batch * linear.rows()));
+      const gpu::DenseView<float> y_view(y.data(), batch, linear.rows());
+      if (shared)
+        linear.multiply_rotated(gpu::DenseView<const Half>(rotated.data(), batch, 384), y_view,
+                                workspace.span(), nullptr);
+      else
+        linear(x_view, y_view, workspace.span(), nullptr);
+      gpu::check(cudaDeviceSynchronize(), "linear");
+      return y.to_host();
+    };
+    const auto y_first = outputs(first, false), y_second = outputs(second, false),
+               y_both = outputs(both, false);
+    CHECK(outputs(first, true) == y_first);
+    CHECK(outputs(second, true) == y_second);
+    for (std::int64_t m = 0; m < batch; ++m) {
+      const auto row = [&](const std::vector<float>& y, std::int64_t cols) {
+        return std::vector<float>(y.begin() + m * cols, y.begin() + (m + 1) * cols);
+      };
+      std::vector<float> expected = row(y_first, 70);
+      for (const float value : row(y_second, 130)) expected.push_back(value);
+      CHECK(row(y_both, 200) == expected);
+    }
+    CHECK_THROWS_WITH(
+        first.rotate(x_view, gpu::DenseView<Half>(rotated.data(), batch, 380), workspace.span(), nullptr),
+        Catch::Contains("rotate: x is"));
+  }
 }
 
 TEST_CASE("a linear layer refuses a format that is not in its list when it is made",

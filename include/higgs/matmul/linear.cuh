@@ -4,11 +4,13 @@
 
 #include <higgs/codes/formats.cuh>
 #include <higgs/core/code.hpp>
+#include <higgs/core/error.hpp>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/matmul_task.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
 #include <higgs/store/shard.hpp>
 
@@ -84,8 +86,19 @@ class Linear {
                                              epilogue, gemm);
   }
 
-  /// The same for fewer than plan().dense_from rows of x that the caller has rotated, (M, depth): see
-  /// matmul_rotated_async.
+  /// Columns of rotated x: padded groups with zeros between them.
+  std::int64_t rotated_cols() const noexcept { return weights_.view().layout.depth(); }
+
+  /// Puts the rotation of x (M, cols) on the stream: `rotated` (M, rotated_cols()) without gaps between rows, from a
+  /// multiple of 16 bytes on, is what multiply_rotated of this layer takes, and of every layer that rotates alike
+  /// (rotates_alike). The products have the bits of operator() if T is the type that it rotates x to: OperandOf<X>.
+  /// `workspace` is as for `batch` = M. Throws InvalidArgument for shapes that do not fit or a small workspace.
+  template <class X, class T, class Archs = BuiltFor>
+  void rotate(DenseView<const X> x, DenseView<T> rotated, std::span<std::byte> workspace,
+              cudaStream_t stream) const;
+
+  /// The same as operator() for fewer than plan().dense_from rows of x that were rotated before, (M,
+  /// rotated_cols()): see matmul_rotated_async.
   template <class T, class Y, class Archs = BuiltFor>
   void multiply_rotated(DenseView<const T> x, DenseView<Y> y, std::span<std::byte> workspace,
                         cudaStream_t stream, const std::type_identity_t<Epilogue<Y>>& epilogue = {}) const {
@@ -98,6 +111,32 @@ class Linear {
   Device device_;
   MatmulPlan plan_;
 };
+
+template <class Formats>
+template <class X, class T, class Archs>
+void Linear<Formats>::rotate(DenseView<const X> x, DenseView<T> rotated, std::span<std::byte> workspace,
+                             cudaStream_t stream) const {
+  const Rotation& rotation = weights_.view().rotation;
+  expects(x.cols == cols() && rotated.rows == x.rows && rotated.cols == rotated_cols() &&
+              rotated.row_stride == rotated.cols,
+          [&] {
+            return higgs::detail::sentence("higgs::gpu::Linear::rotate: x is (", x.rows, ", ", x.cols,
+                                           "), rotated (", rotated.rows, ", ", rotated.cols, ") with rows ",
+                                           rotated.row_stride, " apart, but must be (M, ", cols(),
+                                           ") and (M, ", rotated_cols(), ") without gaps");
+          });
+  if (x.rows == 0) return;
+  const auto scratch = static_cast<std::size_t>(rotate_scratch(rotation, x.rows, device_)) * sizeof(float);
+  if (scratch != 0)
+    detail::check_workspace("higgs::gpu::Linear::rotate", workspace, workspace_counters + scratch);
+  if (rotation.group != rotation.padded_group)
+    check(cudaMemsetAsync(rotated.data, 0, static_cast<std::size_t>(rotated.rows * rotated.cols) * sizeof(T),
+                          stream),
+          "higgs::gpu::Linear::rotate");
+  rotate_async<X, T, Archs>(
+      rotation, x, rotated, device_, stream,
+      scratch == 0 ? nullptr : reinterpret_cast<float*>(workspace.data() + workspace_counters));
+}
 
 }  // namespace gpu
 }  // namespace v0
