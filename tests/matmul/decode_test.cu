@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "device_matrices.cuh"
+#include "emulator/emulator.hpp"
+#include "emulator/schedules.hpp"
 
 using higgs::GridCodebook;
 using higgs::Half;
@@ -48,6 +50,27 @@ void check_dequantize(std::int64_t rows, std::int64_t cols, std::int64_t block, 
   CHECK(wrong == 0);
 }
 
+using FourBits = gpu::MatmulFormats<gpu::TableFormat<4>>;
+
+// Several tiles for each warp, in so many random schedules.
+void check_schedules(std::uint32_t count) {
+  constexpr std::int64_t rows = 130, cols = 256;
+  const auto w = random_matrix<GridCodebook<2, 256>>(rows, cols, 256, 256, 19, false);
+  const gpu::PackedMatrix device(w);
+  const gpu::DeviceBuffer<Half> out(rows * cols);
+  gpu::Device here = gpu::current_device();
+  here.multiprocessors = 1;
+  here.shared_bytes = gpu::LookupTable::end;
+  std::vector<Half> first;
+  emulator::for_each_schedule(count, [&](std::uint32_t seed) {
+    gpu::dequantize_async<FourBits>(device.view(), gpu::DenseView<Half>(out.data(), rows, cols),
+                                    gpu::Basis::Rotated, here, nullptr);
+    gpu::check(cudaDeviceSynchronize(), "dequantize_async");
+    if (seed == 0) first = out.to_host();
+    CHECK((out.to_host() == first));
+  });
+}
+
 }  // namespace
 
 TEST_CASE("dequantized weights are the host's, rounded once, in both bases", "[matmul][decode][gpu]") {
@@ -59,6 +82,51 @@ TEST_CASE("dequantized weights are the host's, rounded once, in both bases", "[m
   check_dequantize<Half, higgs::E8Codebook>(3, 300, 60, 20);
   check_dequantize<higgs::BFloat16, GridCodebook<2, 256>>(64, 64, 64, 64);
   check_dequantize<higgs::BFloat16, higgs::E8Codebook>(64, 128, 128, 128);
+  check_dequantize<float, GridCodebook<2, 16>>(130, 256, 256, 128);
+  check_dequantize<Half, higgs::WindowCode<8>>(70, 256, 256, 128);
+  check_dequantize<Half, higgs::WindowCode<5>>(65, 130, 64, 64);
+}
+
+TEST_CASE("decoded rows are written in whole sectors without a bank conflict, codes are read once",
+          "[matmul][decode][gpu]") {
+  if (!emulator::in_use) return;
+  const auto count = []<class Book>(Book) {
+    constexpr std::int64_t rows = 256, cols = 1024;
+    const auto w = random_matrix<Book>(rows, cols, 1024, 1024, 18, false);
+    const gpu::PackedMatrix device(w);
+    const gpu::DeviceBuffer<Half> out(rows * cols);
+    gpu::Device here = gpu::current_device();
+    here.multiprocessors = 1;  // so that warps have several tiles
+    gpu::dequantize_async(device.view(), gpu::DenseView<Half>(out.data(), rows, cols), gpu::Basis::Rotated,
+                          here, nullptr);
+    const emulator::Launch& launch = emulator::launches().back();
+    const emulator::Counters& c = launch.counters;
+    INFO(Book::name() << ": " << c.shared_passes << " passes, " << c.sectors_written << " sectors written");
+    CHECK(c.shared_passes == c.shared_passes_ideal);
+    CHECK(c.sectors_written == rows * cols * 2 / 32);
+    CHECK(c[emulator::Class::GlobalStore] == rows * cols * 2 / 512);
+    CHECK(launch.sectors_read(device.view().codes) * 32 ==
+          static_cast<std::uint64_t>(device.view().layout.load_count()) * 16);
+    CHECK(static_cast<double>(c.shared_passes) <= 52e-3 * rows * cols);  // 47 and filling the table
+  };
+  count(GridCodebook<2, 256>{});
+  count(GridCodebook<2, 16>{});
+  count(higgs::E8Codebook{});
+  count(higgs::WindowCode<8>{});
+}
+
+TEST_CASE("no schedule changes a decoded bit, and warps do not race", "[matmul][decode][gpu]") {
+  check_schedules(60);  // a missing barrier of a warp shows in a few of these
+}
+
+TEST_CASE("a device without room for the table is refused", "[matmul][decode][gpu]") {
+  const auto w = random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 19, false);
+  const gpu::PackedMatrix device(w);
+  gpu::Device here = gpu::current_device();
+  here.shared_bytes = gpu::LookupTable::end - 1;
+  CHECK_THROWS_WITH(gpu::dequantize_async<FourBits>(device.view(), gpu::DenseView<Half>(nullptr, 64, 64),
+                                                    gpu::Basis::Rotated, here, nullptr),
+                    Catch::Contains("66559 bytes of shared memory, and needs 66560"));
 }
 
 TEST_CASE("codebooks without tiles are dequantized from the codes of files", "[matmul][decode][gpu]") {

@@ -65,15 +65,6 @@ struct ToyFragments {
     a[0][2] = pair(word);
     a[0][3] = pair(word >> 16);
   }
-  template <class Use>
-  static __device__ void for_each_weight(const uint4 (&loads)[4], int lane, const std::int16_t* table,
-                                         const Use& use) {
-    HIGGS_UNROLL for (int weight = 0; weight < 128; ++weight) {
-      const int j = weight % 4, half = weight / 4 % 2, i = weight / 8 % 4, s = weight / 32;
-      const std::uint32_t window = gpu::detail::word_of(loads[s], i) >> (16 * half + 6 - 2 * j);
-      use(2 * i + half, 16 * s + lane % 4 * 4 + j, int{table[window & 15u]});
-    }
-  }
 };
 static_assert(gpu::FragmentDecoder<ToyFragments>);
 

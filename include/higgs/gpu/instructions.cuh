@@ -126,6 +126,12 @@ template <int Offset>
 __device__ inline void store_shared_32(std::uint32_t address, std::uint32_t v) {
   asm volatile("st.shared.u32 [%0+%2], %1;" ::"r"(address), "r"(v), "n"(Offset) : "memory");
 }
+/// st.shared.v2: 8 bytes at address + Offset, a multiple of 8.
+template <int Offset = 0>
+__device__ inline void store_shared_64(std::uint32_t address, uint2 v) {
+  asm volatile("st.shared.v2.u32 [%0+%3], {%1,%2};" ::"r"(address), "r"(v.x), "r"(v.y), "n"(Offset)
+               : "memory");
+}
 /// st.shared.v4: 16 bytes at address + Offset, a multiple of 16.
 template <int Offset = 0>
 __device__ inline void store_shared_128(std::uint32_t address, uint4 v) {

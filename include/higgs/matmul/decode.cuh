@@ -13,6 +13,8 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/pack/fragment_decoder.cuh>
+#include <higgs/pack/packed_layout.cuh>
 #include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -23,6 +25,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace higgs {
@@ -119,52 +122,160 @@ class DeviceCodes {
 /// basis, (rows, cols) in the original one. The latter takes `workspace`: padded_cols floats for each row of a pass,
 /// at least 64 rows, from a multiple of 16 bytes on; more rows mean fewer launches. `w` is a PackedView or a
 /// CodedMatrix. Formats: those that kernels are compiled for. Throws InvalidArgument for a shape or workspace that
-/// does not fit, and for a rotation whose block exceeds shared memory.
+/// does not fit, for a rotation whose block exceeds shared memory, and for a PackedView on a device with less than 66 KiB
+/// of shared memory per block. Where rows of `out` begin at multiples of 16 bytes and groups are whole warp tiles, weights
+/// are written 16 bytes at a time.
 template <class Formats = AnyFormat, class Matrix, class Out, class Archs = BuiltFor>
 void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {});
 
 namespace detail {
 
-/// One warp per warp tile of rows [first_row, first_row + out.rows), first_row a multiple of 64.
-template <class Format, class Out>
-__global__ void __launch_bounds__(128)
-    decode_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float output_scale) {
-  const PackedLayout& layout = w.layout;
-  const std::int64_t warp = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, cols = layout.warp_tile_cols();
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::int64_t tile_row = first_row / warp_tile + warp / cols, tile_col = warp % cols;
-  if (tile_row * warp_tile >= first_row + out.rows) return;
-  uint4 loads[Format::loads];
-  const uint4* from = w.codes + (tile_row * cols + tile_col) * tile_units<Format> + lane;
-  HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
-    loads[i] = from[32 * i];
-  const LaneOf<Format> facts = Format::table_offset(lane);
-  const auto tail = load_tail<Format>(from, facts, [](const uint2* pair) { return *pair; });
-  const auto& ready = prepared<Format>(loads, tail, facts);
-  const std::int64_t group = tile_col * warp_tile / layout.padded_group();
-  const std::int64_t within = tile_col * warp_tile % layout.padded_group();
-  const uint4 halves =
-      load_128(w.scales + (tile_row * layout.groups + group) * warp_tile + lane / 4 * 8);  // rows 8 apart
-  float scales[8];
-  HIGGS_UNROLL for (int i = 0; i < 4; ++i) {
-    const float2 two = to_floats<Half>(word_of(halves, i));
-    scales[2 * i] = two.x * output_scale;
-    scales[2 * i + 1] = two.y * output_scale;
+/// Where warps keep the coordinates of a warp tile, as fp16, between the operands of mma and whole rows: in the second
+/// halves of the lines of LookupTable, a row in each, four warps with 64 lines each. Swizzled: pieces of 16 bytes are
+/// permuted by the row, so that neither the stores of operands nor the loads of rows meet in a bank.
+struct DecodedTile {
+  std::uint32_t begin;  // shared address of the warp's first row
+
+  explicit __device__ DecodedTile(int warp)
+      : begin(static_cast<std::uint32_t>(LookupTable::rest + warp * warp_tile * LookupTable::line_bytes)) {}
+  /// The address of input `input` of a row, a multiple of 4.
+  __device__ std::uint32_t at(int row, int input) const {
+    const int piece = input / 8 ^ (row % 4 * 2 + row / 4 % 2);
+    return begin + static_cast<std::uint32_t>(row * LookupTable::line_bytes + piece * 16 + input % 8 * 2);
   }
-  Format::for_each_weight(ready, lane, w.table, [&](int r, int k, int coordinate) {
-    const std::int64_t row = tile_row * warp_tile + 8 * r + lane / 4 - first_row, col = within + k;
-    if (row < out.rows && col < layout.group)
-      out.row(row)[group * layout.group + col] = from_float<Out>(static_cast<float>(coordinate) * scales[r]);
-  });
+};
+
+/// Writes all coordinates of the warp's tile to `to`. The -0 of decoders that apply signs becomes 0, as on the host.
+template <class Format, int Row = 0, int Step = 0>
+__device__ inline void decode_tile(const DecodedTile& to, const ReadyOf<Format>& ready,
+                                   const LaneOf<Format>& facts) {
+  using Activations = typename Format::Activations;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  std::uint32_t a[Activations::k_tiles][4];
+  Format::template decode<Half, Row, Step>(a, ready, facts);
+  constexpr std::uint32_t ones = Half(1.0f).bits * 0x10001u;
+  HIGGS_UNROLL for (int k = 0; k < Activations::k_tiles; ++k) HIGGS_UNROLL
+    for (int half = 0; half < 2; ++half)
+      store_shared_64(to.at(16 * Row + 8 * half + lane / 4, Activations::first_input(lane, Step, k)),
+                      uint2{fma_pair<Half>(a[k][half], ones, 0), fma_pair<Half>(a[k][half + 2], ones, 0)});
+  if constexpr (Step + 1 < Activations::steps)
+    decode_tile<Format, Row, Step + 1>(to, ready, facts);
+  else if constexpr (Row < 3)
+    decode_tile<Format, Row + 1, 0>(to, ready, facts);
+}
+
+/// 16 bytes of neighbouring weights.
+template <class Out>
+struct Piece {
+  static constexpr int size = 16 / static_cast<int>(sizeof(Out));
+  uint4 bytes;
+
+  __device__ static Piece of(const DecodedTile& tile, int row, int input, float scale) {
+    if constexpr (std::is_same_v<Out, float>) {
+      const uint2 words = load_shared_64<0>(tile.at(row, input));
+      const float2 low = to_floats<Half>(words.x), high = to_floats<Half>(words.y);
+      return {{__float_as_uint(low.x * scale), __float_as_uint(low.y * scale),
+               __float_as_uint(high.x * scale), __float_as_uint(high.y * scale)}};
+    } else {
+      const uint4 words = load_shared_128(tile.at(row, input));
+      const auto pair = [&](std::uint32_t word) {
+        const float2 two = to_floats<Half>(word);
+        return round_pair<Out>(two.x * scale, two.y * scale);
+      };
+      return {{pair(words.x), pair(words.y), pair(words.z), pair(words.w)}};
+    }
+  }
+  __device__ Out operator[](int i) const {
+    if constexpr (std::is_same_v<Out, float>)
+      return __uint_as_float(word_of(bytes, i));
+    else
+      return Out::from_bits(static_cast<std::uint16_t>(word_of(bytes, i / 2) >> i % 2 * 16));
+  }
+};
+
+/// Writes the rows of a warp tile in pieces of 16 bytes, neighbouring lanes along a row. `to`: where row 0, input 0 of the
+/// warp tile belongs. Rows beyond `rows` and inputs beyond `cols` are padding. `whole`: each piece is aligned and has no
+/// padding.
+template <class Out>
+__device__ inline void store_rows(Out* to, std::int64_t stride, std::int64_t rows, std::int64_t cols,
+                                  bool whole, const DecodedTile& tile, const Half* scales,
+                                  float output_scale) {
+  constexpr int size = Piece<Out>::size, lanes = warp_tile / size, at_once = 32 / lanes;  // lanes and rows
+  const int lane = static_cast<int>(threadIdx.x) % 32, first = lane / lanes, input = lane % lanes * size;
+  uint4 of_rows[8 / at_once];  // [i]: of rows first + at_once * i + 8 r, r = 0 ... 7
+  HIGGS_UNROLL for (int i = 0; i < 8 / at_once; ++i)
+    of_rows[i] = load_128(scales + (first + at_once * i) * 8);
+  Out* at = to + first * stride + input;
+  HIGGS_UNROLL for (int turn = 0; turn < warp_tile / at_once; ++turn, at += at_once * stride) {
+    const int row = first + at_once * turn, r = turn * at_once / 8;
+    if (row >= rows) return;
+    const float2 two = to_floats<Half>(word_of(of_rows[turn % (8 / at_once)], r / 2));
+    const auto piece = Piece<Out>::of(tile, row, input, (r % 2 == 0 ? two.x : two.y) * output_scale);
+    if (whole) {
+      *reinterpret_cast<uint4*>(at) = piece.bytes;
+    } else {
+      HIGGS_UNROLL for (int i = 0; i < size; ++i)
+        if (input + i < cols) at[i] = piece[i];
+    }
+  }
+}
+
+/// Rows [first_row, first_row + out.rows), first_row a multiple of 64. Warps take turns over the warp tiles. The codes of
+/// a warp's next one are on their way while it writes rows. `whole`: see store_rows.
+template <class Format, class Out>
+__global__ void __launch_bounds__(128, 3)
+    decode_kernel(PackedView w, std::int64_t first_row, DenseView<Out> out, float output_scale, bool whole) {
+  const PackedLayout& layout = w.layout;
+  const std::int64_t cols = layout.warp_tile_cols(), tiles = ceil_div(out.rows, warp_tile) * cols;
+  const std::int64_t step = std::int64_t{gridDim.x} * 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const LaneOf<Format> facts = Format::table_offset(lane);
+  const DecodedTile decoded(warp);
+  uint4 loads[Format::loads];
+  TailOf<Format> tail;
+  const auto load = [&](std::int64_t tile) {
+    const uint4* from = w.codes + (first_row / warp_tile * cols + tile) * tile_units<Format> + lane;
+    HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
+      loads[i] = from[32 * i];
+    tail = load_tail<Format>(from, facts, [](const uint2* pair) { return *pair; });
+  };
+  std::int64_t tile = std::int64_t{blockIdx.x} * 4 + warp;
+  if (tile < tiles) load(tile);
+  Format::template fill_table<Half>(w.table);
+  __syncthreads();
+  for (; tile < tiles; tile += step) {
+    decode_tile<Format>(decoded, prepared<Format>(loads, tail, facts), facts);
+    if (tile + step < tiles) load(tile + step);
+    __syncwarp();
+    const std::int64_t row = tile / cols * warp_tile, k = tile % cols * warp_tile;
+    const std::int64_t group = k / layout.padded_group(), within = k % layout.padded_group();
+    store_rows(out.row(row) + group * layout.group + within, out.row_stride, out.rows - row,
+               layout.group - within, whole, decoded,
+               w.scales + ((first_row + row) / warp_tile * layout.groups + group) * warp_tile, output_scale);
+    __syncwarp();
+  }
 }
 
 template <class Formats, class Out, class Archs>
-void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Out> out, cudaStream_t stream) {
-  const std::int64_t warps = ceil_div(out.rows, warp_tile) * w.layout.warp_tile_cols();
+void decode_rows_async(const PackedView& w, std::int64_t first_row, DenseView<Out> out, const Device& device,
+                       cudaStream_t stream) {
+  expects(device.shared_bytes >= LookupTable::end, [&] {
+    return higgs::detail::sentence("higgs::gpu::dequantize_async: a block of the device may have ",
+                                   device.shared_bytes, " bytes of shared memory, and needs ",
+                                   LookupTable::end);
+  });
+  const std::int64_t tiles = ceil_div(out.rows, warp_tile) * w.layout.warp_tile_cols();
+  const std::int64_t resident =
+      std::int64_t{device.multiprocessors} * (device.shared_bytes / LookupTable::end);
+  const std::int64_t blocks =
+      std::clamp<std::int64_t>(ceil_div(tiles, 4), 1, std::max<std::int64_t>(resident, 1));
+  const bool whole = w.layout.group % warp_tile == 0 && out.row_stride * sizeof(Out) % 16 == 0 &&
+                     reinterpret_cast<std::uintptr_t>(out.data) % 16 == 0;
   with_format("higgs::gpu::dequantize_async", w.layout, Formats{}, [&]<class Format>(Format) {
-    launch(decode_kernel<Format, Out>, dim3(static_cast<unsigned>(ceil_div(warps, 4))), 128, 0, stream, w,
-           first_row, out, std::ldexp(1.0f, w.exponent));
+    launch(decode_kernel<Format, Out>, dim3(static_cast<unsigned>(blocks)), 128,
+           static_cast<std::size_t>(LookupTable::end), stream, w, first_row, out,
+           std::ldexp(1.0f, w.exponent), whole);
   });
 }
 
@@ -218,7 +329,7 @@ __global__ void __launch_bounds__(128)
 }
 
 template <class Formats, class Out, class Archs>
-void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<Out> out,
+void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<Out> out, const Device&,
                        cudaStream_t stream) {
   const std::int64_t codes = out.rows * w.groups * ceil_div(w.group, w.dim);
   launch(decode_codes_kernel<Out>, dim3(static_cast<unsigned>(ceil_div(codes, 128))), 128, 0, stream, w,
@@ -239,7 +350,8 @@ void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const De
     return "higgs::gpu::dequantize_async: out is " + higgs::detail::shape_text(out.rows, out.cols) +
            ", but w in this basis is " + higgs::detail::shape_text(detail::rows_of(w), cols);
   });
-  if (basis == Basis::Rotated) return detail::decode_rows_async<Formats, Out, Archs>(w, 0, out, stream);
+  if (basis == Basis::Rotated)
+    return detail::decode_rows_async<Formats, Out, Archs>(w, 0, out, device, stream);
   Rotation inverse = w.rotation;
   inverse.inverse = true;
   inverse.group = inverse.padded_group = w.rotation.block;
@@ -250,7 +362,7 @@ void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const De
   for (std::int64_t row = 0; row < out.rows; row += pass) {
     const std::int64_t rows = std::min(pass, out.rows - row);
     const DenseView<float> rotated(workspace.data(), rows, padded);
-    detail::decode_rows_async<Formats, float, Archs>(w, row, rotated, stream);
+    detail::decode_rows_async<Formats, float, Archs>(w, row, rotated, device, stream);
     rotate_async<float, Out, Archs>(
         inverse, rotated, DenseView<Out>(out.row(row), rows, out.cols, out.row_stride), device, stream);
   }

@@ -37,7 +37,8 @@ MatmulPlan with_gemm(MatmulPlan plan, const PackedLayout& layout, const Device& 
 struct DecodedGemm {
   template <class X, class Y, class Gemm>
   static bool can(const MatmulTask<X, Y, Gemm>& task, const Device& device) {
-    return !std::is_same_v<Gemm, NoGemm> && workspace(task, device) != 0;
+    return !std::is_same_v<Gemm, NoGemm> && workspace(task, device) != 0 &&
+           device.shared_bytes >= LookupTable::end;
   }
   static std::size_t workspace(const MatmulSize& size, const Device& device);
   template <class Formats, class Archs, class X, class Y, class Gemm>
@@ -111,7 +112,7 @@ void DecodedGemm::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspac
   auto* decoded = reinterpret_cast<T*>(at + parts.x + parts.scratch);
   for (std::int64_t row = 0; row < y.cols; row += task.plan.dense_rows) {
     const DenseView<T> weights(decoded, std::min(task.plan.dense_rows, y.cols - row), depth);
-    detail::decode_rows_async<Formats, T, Archs>(task.w, row, weights, stream);
+    detail::decode_rows_async<Formats, T, Archs>(task.w, row, weights, device, stream);
     if constexpr (!std::is_same_v<Gemm, NoGemm>)
       (*task.gemm)(DenseView<const T>(rotated), DenseView<const T>(weights),
                    DenseView<Y>(y.data + row, y.rows, weights.rows, y.row_stride), bias || residual, stream);

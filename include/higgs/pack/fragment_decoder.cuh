@@ -54,6 +54,8 @@ struct FourInputsPerLane {
   static constexpr int steps = 4;    // calls of decode() per row of tiles
   static constexpr int k_tiles = 1;  // A operands per call
 
+  /// The first of the four neighbouring inputs of a warp tile that a lane has in A operand `k_tile` of a step.
+  static __device__ int first_input(int lane, int step, int) { return 16 * step + lane % 4 * 4; }
   /// Where a lane reads activations of its column at step 0.
   template <int ColumnTiles, bool Swizzled>
   static __device__ std::uint32_t offset(int column, int lane) {
@@ -75,6 +77,9 @@ struct EightInputsPerLane {
   static constexpr int steps = 2;
   static constexpr int k_tiles = 2;
 
+  static __device__ int first_input(int lane, int step, int k_tile) {
+    return 32 * step + lane % 4 * 8 + (k_tile ^ lane % 4 / 2) * 4;
+  }
   template <int ColumnTiles, bool Swizzled>
   static __device__ std::uint32_t offset(int column, int lane) {
     const int t = lane % 4;
@@ -98,6 +103,7 @@ struct SixteenInputsPerLane {
   static constexpr int steps = 4;
   static constexpr int k_tiles = 1;
 
+  static __device__ int first_input(int lane, int step, int) { return lane % 4 * 16 + (step ^ lane % 4) * 4; }
   template <int ColumnTiles, bool Swizzled>
   static __device__ std::uint32_t offset(int column, int lane) {
     const int t = lane % 4;
@@ -154,7 +160,7 @@ __device__ inline TailOf<F> load_tail(const uint4* from, const LaneOf<F>& lane, 
   else
     return {};
 }
-/// What decode() and for_each_weight() of this warp tile read: the loads, or what prepare() makes of them.
+/// What decode() of this warp tile reads: the loads, or what prepare() makes of them.
 template <class F>
 __device__ inline decltype(auto) prepared(const uint4 (&loads)[F::loads], const TailOf<F>& tail,
                                           const LaneOf<F>& lane) {
@@ -163,13 +169,6 @@ __device__ inline decltype(auto) prepared(const uint4 (&loads)[F::loads], const 
   else
     return (loads);
 }
-
-namespace detail {
-/// Stands for the function that for_each_weight() calls.
-struct AnyWeightUse {
-  __device__ void operator()(int row_of_eight, int input, int coordinate) const;
-};
-}  // namespace detail
 
 /// A format: all that kernels must know of how codes are packed. All functions but lookup_table() run on the
 /// device; `lane` is that of the warp.
@@ -184,15 +183,13 @@ struct AnyWeightUse {
 /// - table_offset(lane): where a lane reads in a line, a number; or a type with more facts of the lane.
 /// - decode<T, Row, Step>(a, loads, table_offset): the A operands (a[k][0 ... 3]) of mma_m16n8k16 for rows 16
 ///   Row ... 16 Row + 15 of the warp tile: coordinates as T, exactly, in the order of Activations.
-/// - for_each_weight(loads, lane, table, use): calls use(r, k, coordinate) for each weight that the lane holds,
-///   in row 8 r + lane / 4 and input k of the warp tile; r is known when this is compiled.
 ///
 /// Where weights depend on what other lanes hold, a format has a tail of `tail_units` times 128 bits behind the loads of
 /// each warp tile, and these functions:
 ///
 /// - `Tail`: what a lane keeps of it. repack() has a last argument for it; store_tail(from, lane, tail) writes it and
 ///   load_tail(from, table_offset, load) reads it, where `from` is the lane's place in load 0 of the warp tile.
-/// - `Ready`: what decode() and for_each_weight() read instead of the loads. prepare(loads, tail, table_offset) makes it
+/// - `Ready`: what decode() reads instead of the loads. prepare(loads, tail, table_offset) makes it
 ///   once a warp tile; all lanes of a warp call it.
 ///
 /// A host function lookup_table(code) gives `table_size` values; see codes/formats.cuh.
@@ -214,7 +211,6 @@ concept FragmentDecoder =
       F::template fill_table<BFloat16>(table);
       F::template decode<Half, 0, 0>(a, ready, offset);
       F::template decode<BFloat16, 3, F::Activations::steps - 1>(a, ready, offset);
-      F::for_each_weight(ready, lane, table, detail::AnyWeightUse{});
     };
 
 }  // namespace gpu

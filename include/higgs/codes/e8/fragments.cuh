@@ -39,9 +39,6 @@ struct E8Format {
   static __device__ std::uint32_t table_offset(int lane) { return static_cast<unsigned>(lane) % 8 * 16; }
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[2][4], const uint4 (&loads)[2], std::uint32_t offset);
-  template <class Use>
-  static __device__ void for_each_weight(const uint4 (&loads)[2], int lane, const std::int16_t* table,
-                                         const Use& use);
 
  private:
   static __device__ std::uint32_t tile_signs(std::uint32_t symbol, bool exchanged);
@@ -135,24 +132,6 @@ __device__ inline void E8Format::decode(std::uint32_t (&a)[2][4], const uint4 (&
   const uint4 bottom = decode_symbol<T, 2 * Step + 1>(patterns, signs, sides, offset);
   a[0][0] = top.x, a[0][1] = bottom.x, a[0][2] = top.y, a[0][3] = bottom.y;
   a[1][0] = top.z, a[1][1] = bottom.z, a[1][2] = top.w, a[1][3] = bottom.w;
-}
-
-template <class Use>
-__device__ inline void E8Format::for_each_weight(const uint4 (&loads)[2], int lane, const std::int16_t* table,
-                                                 const Use& use) {
-  const int t = lane % 4;
-  HIGGS_UNROLL for (int symbol = 0; symbol < 16; ++symbol) {
-    const int i = symbol / 4, z = symbol % 4;
-    const std::uint32_t word = detail::word_of(loads[1], i), signs = word ^ __funnelshift_l(word, word, 4);
-    const int shift = (word >> z & 1u) != 0 ? -higgs::detail::e8_shift : higgs::detail::e8_shift;
-    const std::int16_t* magnitudes = table + (detail::word_of(loads[0], i) >> 8 * z & 255u) * 8;
-    HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
-      const int own = t >= 2 ? d ^ 4 : d, j = own / 2 + own % 2 * 4;  // the bit that is its sign
-      const int magnitude = magnitudes[d];
-      const int coordinate = ((signs >> (z + 4 * j) & 1u) != 0 ? -magnitude : magnitude) + shift;
-      use(2 * i + z % 2, z / 2 * 32 + 8 * t + d, coordinate);
-    }
-  }
 }
 
 static_assert(FragmentDecoder<E8Format>);

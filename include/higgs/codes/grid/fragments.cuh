@@ -58,9 +58,6 @@ struct TableFormat {
   }
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[1][4], const uint4 (&loads)[Bits], std::uint32_t offset);
-  template <class Use>
-  static __device__ void for_each_weight(const uint4 (&loads)[Bits], int lane, const std::int16_t* table,
-                                         const Use& use);
 
  private:
   static constexpr int tile_bytes = 8 / width;  // bytes of a tile per lane
@@ -68,7 +65,6 @@ struct TableFormat {
   static __device__ std::uint32_t byte_at(const PackedLayout& layout, const std::uint8_t* codes,
                                           std::int64_t row, std::int64_t k);
   static __device__ void put(std::uint32_t (&words)[4 * Bits], int i, int s, int j, std::uint32_t byte);
-  static __device__ std::uint32_t get(const uint4 (&loads)[Bits], int i, int s, int j);
   /// The entry of byte `Byte` of `word`: two weights.
   template <int Byte>
   static __device__ std::uint32_t entry(std::uint32_t word, std::uint32_t offset) {
@@ -117,21 +113,6 @@ __device__ inline void TableFormat<Bits>::put(std::uint32_t (&words)[4 * Bits], 
       HIGGS_UNROLL for (int p = 0; p < 3; ++p)
         words[p * 4 + s] |= (byte >> 2 * p & 3u) << (j * 8 + 6);
     }
-  }
-}
-
-/// Byte j of tile (i, s).
-template <int Bits>
-__device__ inline std::uint32_t TableFormat<Bits>::get(const uint4 (&loads)[Bits], int i, int s, int j) {
-  const auto byte = [&](int load, int word, int which) {
-    return detail::word_of(loads[load], word) >> 8 * which & 255u;
-  };
-  if constexpr (Bits == 2) return byte(s / 2, i, s % 2 * 2 + j);
-  if constexpr (Bits == 4) return byte(s, i, j);
-  if constexpr (Bits == 8) return byte(2 * s + i / 2, i % 2 * 2 + j / 4, j % 4);
-  if constexpr (Bits == 3) {
-    if (i < 3) return byte(i, s, j) & 63u;
-    return byte(0, s, j) >> 6 | byte(1, s, j) >> 6 << 2 | byte(2, s, j) >> 6 << 4;
   }
 }
 
@@ -215,20 +196,6 @@ __device__ inline void TableFormat<Bits>::decode(std::uint32_t (&a)[1][4], const
     const std::uint32_t two = word_of(loads[0], Step) >> 6;
     const std::uint32_t four = select_bits<0x0c0c0c0cu>(word_of(loads[1], Step) >> 4, two);
     four_pairs(select_bits<0xf0f0f0f0u>(word_of(loads[2], Step) >> 2, four));
-  }
-}
-
-template <int Bits>
-template <class Use>
-__device__ inline void TableFormat<Bits>::for_each_weight(const uint4 (&loads)[Bits], int lane,
-                                                          const std::int16_t* table, const Use& use) {
-  HIGGS_UNROLL for (int tile = 0; tile < 16; ++tile) {
-    const int i = tile / 4, s = tile % 4;
-    HIGGS_UNROLL for (int weight = 0; weight < 8; ++weight) {
-      const int half = weight / 4, k = weight % 4;
-      const int j = width == 1 ? 4 * half + k : width == 2 ? half + 2 * (k / 2) : half;
-      use(2 * i + half, 16 * s + lane % 4 * 4 + k, int{table[get(loads, i, s, j) * width + k % width]});
-    }
   }
 }
 

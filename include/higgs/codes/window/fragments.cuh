@@ -118,9 +118,6 @@ struct WindowFormat {
   /// See FragmentDecoder.
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[1][4], const Ready& ready, const Lane& lane);
-  template <class Use>
-  static __device__ void for_each_weight(const Ready& ready, int lane, const std::int16_t* table,
-                                         const Use& use);
 
  private:
   static constexpr int before = Code::older_bits;  // bits of symbols before in a window
@@ -390,23 +387,6 @@ __device__ inline void WindowFormat<SymbolBits>::decode(std::uint32_t (&a)[1][4]
         load_shared_32<LookupTable::begin>(__byte_perm(word, lane.table_offset, selector));
     a[0][i] = flip_bits<0x80008000u>(point, ready.signs[r / 4][Step / 2] << shift);
   }
-}
-
-template <int SymbolBits>
-template <class Use>
-__device__ inline void WindowFormat<SymbolBits>::for_each_weight(const Ready& ready, int lane,
-                                                                 const std::int16_t* table, const Use& use) {
-  const int t = lane % 4;
-  HIGGS_UNROLL for (int r = 0; r < 8; ++r) HIGGS_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      const int step = i / 2, odd = i % 2, unit = step ^ t;  // two symbols
-      const std::uint32_t line = (odd != 0 ? ready.odd[r] : ready.even[r]) >> 8 * unit & 255u;
-      const std::uint32_t signs = ready.signs[r / 4][step / 2] >> (step % 2 * 8 + odd * 4 + r % 4);
-      HIGGS_UNROLL for (int d = 0; d < 2; ++d) {
-        const int coordinate = table[line * 2 + static_cast<std::uint32_t>(d)];
-        use(r, 16 * t + 4 * unit + 2 * odd + d, (signs >> 16 * d & 1u) != 0 ? -coordinate : coordinate);
-      }
-    }
 }
 
 static_assert(FragmentDecoder<WindowFormat<4>> && FragmentDecoder<WindowFormat<5>> &&
