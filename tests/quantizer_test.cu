@@ -120,6 +120,17 @@ TEST_CASE("matrices larger than the workspace are quantized in pieces", "[front]
   CHECK(std::ranges::equal(codes.to_host(), host.codes));
   CHECK(std::ranges::equal(scales.to_host(), host.scales));
   CHECK_THROWS_AS(quantize_rows(0, 5), higgs::InvalidArgument);
+  const gpu::DenseView<const Half> one_row(weights.data(), 1, 64);
+  const auto* odd = reinterpret_cast<const char*>(weights.data()) + 1;
+  const auto quantize_to = [&](gpu::DenseView<const Half> rows, double2* errors) {
+    quantizer.quantize_rows_async(rows, codes.data(), scales.data(), space, device, nullptr, errors);
+  };
+  CHECK_THROWS_WITH(quantize_to({reinterpret_cast<const Half*>(odd), 1, 64}, nullptr),
+                    Catch::Contains("w begins 1"));
+  CHECK_THROWS_WITH(quantize_to({reinterpret_cast<const Half*>(workspace.data()), 1, 64}, nullptr),
+                    Catch::Contains("the workspace and w must not share memory"));
+  CHECK_THROWS_WITH(quantize_to(one_row, reinterpret_cast<double2*>(scales.data() + 4)),
+                    Catch::Contains("errors begins 8"));
 }
 
 TEST_CASE("CUDA's own 16-bit weights are taken as what they are", "[front][quantizer][gpu]") {

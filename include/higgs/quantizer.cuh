@@ -278,6 +278,12 @@ class DeviceRowQuantizer {
                       " bytes and begins ", begin % 16, " after a multiple of 16, but must hold ",
                       workspace_size(w.rows, device), " (see workspace_size) from such a multiple on");
     });
+    constexpr const char* function = "higgs::gpu::DeviceRowQuantizer";
+    detail::expect_aligned(function, "w", w.data, sizeof(T));
+    detail::expect_aligned(function, "scales", scales, sizeof(Half));
+    detail::expect_aligned(function, "errors", errors, sizeof(double2));
+    detail::expect_apart(function, "the workspace", detail::ByteRows(workspace.data(), std::ssize(workspace)),
+                         "w", detail::ByteRows(w));
     const DenseView<float> rows(reinterpret_cast<float*>(workspace.data()), w.rows, layout_.padded_cols());
     float* scratch = rows.data + floats(w.rows);
     auto* space = reinterpret_cast<std::uint32_t*>(scratch + rotate_scratch(rotation(), w.rows, device));

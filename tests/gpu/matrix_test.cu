@@ -55,7 +55,42 @@ void check_on_a_side_stream(const Work& work) {
   CHECK(work(stream) == expected);
 }
 
+// The bytes of a matrix one by one, each a bit; they lie in [100, 164).
+std::uint64_t bytes_of(const gpu::detail::ByteRows& a) {
+  std::uint64_t all = 0;
+  for (std::int64_t r = 0; r < a.rows; ++r)
+    for (std::int64_t i = 0; i < a.row_bytes; ++i)
+      all |= std::uint64_t{1} << (static_cast<std::int64_t>(a.begin) - 100 + r * a.step + i);
+  return all;
+}
+
 }  // namespace
+
+TEST_CASE("matrices overlap if and only if they have a byte in common, or rows unequally far apart and mixed",
+          "[gpu][matrix]") {
+  std::vector<gpu::detail::ByteRows> all;
+  for (const std::int64_t rows : {0, 1, 3})
+    for (const std::int64_t bytes : {0, 1, 4})
+      for (const std::int64_t step : {0, 4, 9, 10})
+        for (unsigned begin = 100; begin < 115; ++begin) {
+          gpu::detail::ByteRows a(nullptr, bytes);
+          a.begin = begin, a.rows = bytes > 0 ? rows : 0, a.step = step;
+          all.push_back(a);
+        }
+  std::size_t wrong = 0, mixed = 0;
+  for (const auto& a : all)
+    for (const auto& b : all) {
+      const bool expected = (bytes_of(a) & bytes_of(b)) != 0;
+      const bool got = gpu::detail::overlap(a, b);
+      const bool exact = (a.rows <= 1 || a.step >= a.row_bytes) && (b.rows <= 1 || b.step >= b.row_bytes) &&
+                         (a.rows <= 1 || b.rows <= 1 || a.step == b.step);
+      wrong += expected && !got;
+      wrong += exact && got != expected;
+      mixed += got != expected;
+    }
+  CHECK(wrong == 0);
+  CHECK(mixed > 0);
+}
 
 TEST_CASE("a buffer made from host memory is complete for work on any stream", "[gpu][matrix]") {
   std::vector<int> numbers(1 << 16);

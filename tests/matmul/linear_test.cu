@@ -122,3 +122,26 @@ TEST_CASE("a linear layer refuses a format that is not in its list when it is ma
   linear.plan().dense_from = 100;
   CHECK(linear.workspace_bytes(1000) >= linear.workspace_bytes(99));
 }
+
+TEST_CASE("a linear layer refuses inputs in the memory of its outputs, and a plan for another device",
+          "[matmul][linear][gpu]") {
+  const auto w = random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 5);
+  const gpu::Linear<Formats> linear(w);
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(2));
+  const auto x = gpu::DeviceBuffer<Half>::zeros(3 * 64);
+  const gpu::DenseView<Half> in(x.data(), 2, 64), out(x.data() + 64, 2, 64);
+  CHECK_THROWS_WITH(linear(in, out, workspace.span(), nullptr),
+                    Catch::Contains("x and y must not share memory"));
+  CHECK_THROWS_WITH(
+      linear.multiply_rotated(gpu::DenseView<const Half>(x.data() + 1, 1, 64),
+                              gpu::DenseView<Half>(x.data() + 128, 1, 64), workspace.span(), nullptr),
+      Catch::Contains("rotated x begins 2 bytes after a multiple of 16"));
+  gpu::Device other = gpu::current_device();
+  CHECK(other.reserved_shared_bytes <= gpu::LookupTable::begin);
+  other.id += 1;
+  CHECK_THROWS_WITH(gpu::Linear<Formats>(gpu::PackedMatrix(w), other),
+                    Catch::Contains("in the memory of device"));
+  other.id -= 1;
+  other.reserved_shared_bytes = 4096;
+  CHECK_THROWS_WITH(gpu::Linear<Formats>(gpu::PackedMatrix(w), other), Catch::Contains("4096 bytes"));
+}

@@ -115,6 +115,33 @@ TEST_CASE("the inverse on the device has the host's bits", "[rotate][hadamard][g
   }
 }
 
+TEST_CASE("rows are rotated in place, and into memory that x does not share", "[rotate][hadamard][gpu]") {
+  for (const std::int64_t block : {1024, 48}) {
+    const gpu::Rotation r{block, block, nullptr, nullptr, block, block};
+    const Normals<Half> x(3, block, 4);
+    const gpu::DeviceBuffer<Half> in{std::span<const Half>(x.data)}, out(x.data.size() + 1);
+    const auto rotate = [&](auto* y, const gpu::Rotation& how, std::int64_t stride) {
+      gpu::rotate_async(how, gpu::DenseView<const Half>(in.data(), 3, block),
+                        gpu::DenseView(y, 3, block, stride), gpu::current_device(), nullptr);
+    };
+    rotate(out.data(), r, block);
+    CHECK_THROWS_WITH(rotate(in.data() + 1, r, block),
+                      Catch::Contains("rotate_async: x and y must not share memory"));
+    CHECK_THROWS_AS(rotate(in.data(), r, block + 1), higgs::InvalidArgument);
+    CHECK_THROWS_AS(rotate(reinterpret_cast<float*>(in.data()), r, block), higgs::InvalidArgument);
+    gpu::Rotation with_gaps = r;
+    with_gaps.group = block / 2;
+    CHECK_THROWS_AS(rotate(in.data(), with_gaps, block), higgs::InvalidArgument);
+    auto* odd = reinterpret_cast<Half*>(reinterpret_cast<char*>(out.data()) + 1);
+    CHECK_THROWS_WITH(rotate(odd, r, block), Catch::Contains("y begins 1 bytes after a multiple of 2"));
+    auto expected = out.to_host();
+    expected.pop_back();
+    rotate(in.data(), r, block);
+    const auto got = in.to_host();
+    CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(Half)) == 0);
+  }
+}
+
 TEST_CASE("no schedule of the rotation has a race or changes a bit", "[rotate][hadamard][gpu]") {
   emulator::for_each_schedule(20, [](std::uint32_t) {
     check_equals_host<Half, Half>(1, 2048, 2048, 2048);

@@ -29,8 +29,10 @@ using BuiltFor = Architectures<>;
 /// The facts of a device that plans depend on: asked once, kept by the caller.
 struct Device {
   int multiprocessors = 0;
-  int shared_bytes = 0;  // shared memory that one block may have
-  int architecture = 0;  // compute capability: 90 for sm_90
+  int shared_bytes = 0;           // shared memory that one block may have
+  int architecture = 0;           // compute capability: 90 for sm_90
+  int reserved_shared_bytes = 0;  // shared memory in front of each block's that CUDA keeps for itself
+  int id = -1;                    // as cudaSetDevice takes it; -1: not known
 };
 
 /// The properties of the current device.
@@ -38,9 +40,12 @@ inline Device current_device() {
   int id = 0;
   Device device;
   check(cudaGetDevice(&id), "higgs::gpu::current_device");
+  device.id = id;
   check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, id),
         "higgs::gpu::current_device");
   check(cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, id),
+        "higgs::gpu::current_device");
+  check(cudaDeviceGetAttribute(&device.reserved_shared_bytes, cudaDevAttrReservedSharedMemoryPerBlock, id),
         "higgs::gpu::current_device");
   int major = 0, minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id), "higgs::gpu::current_device");

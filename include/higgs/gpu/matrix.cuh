@@ -42,6 +42,59 @@ struct DenseView {
   HIGGS_HOST_DEVICE constexpr T* row(std::int64_t r) const noexcept { return data + r * row_stride; }
 };
 
+namespace detail {
+
+/// The memory of a matrix: rows of `row_bytes` bytes that begin `step` bytes after each other.
+struct ByteRows {
+  std::uintptr_t begin = 0;
+  std::int64_t rows = 0, row_bytes = 0, step = 0;
+
+  ByteRows(const void* first, std::int64_t bytes)
+      : begin(reinterpret_cast<std::uintptr_t>(first)),
+        rows(bytes > 0 ? 1 : 0),
+        row_bytes(bytes),
+        step(bytes) {}
+  template <class T>
+  explicit ByteRows(const DenseView<T>& view)
+      : begin(reinterpret_cast<std::uintptr_t>(view.data)),
+        rows(view.cols > 0 ? view.rows : 0),
+        row_bytes(view.cols * std::int64_t{sizeof(T)}),
+        step(view.row_stride * std::int64_t{sizeof(T)}) {}
+  std::uintptr_t end() const { return begin + static_cast<std::uintptr_t>((rows - 1) * step + row_bytes); }
+};
+
+/// Whether two matrices have a byte in common. Of rows that are not equally far apart it compares the first and the last
+/// byte alone, so matrices between each other's rows then count as overlapping.
+inline bool overlap(const ByteRows& a, const ByteRows& b) {
+  if (a.rows <= 0 || b.rows <= 0 || a.end() <= b.begin || b.end() <= a.begin) return false;
+  const std::int64_t step = a.rows > 1 ? a.step : b.step;
+  if (step <= 0 || (a.rows > 1 && b.rows > 1 && a.step != b.step) || (a.rows == 1 && b.rows == 1))
+    return true;
+  const std::int64_t apart = (static_cast<std::int64_t>(b.begin - a.begin) % step + step) % step;
+  return apart < a.row_bytes || apart + b.row_bytes > step;
+}
+
+/// Throws InvalidArgument if a and b have a byte in common.
+inline void expect_apart(const char* function, const char* name_a, const ByteRows& a, const char* name_b,
+                         const ByteRows& b) {
+  expects(!overlap(a, b), [&] {
+    return higgs::detail::sentence(function, ": ", name_a, " and ", name_b, " must not share memory, but ",
+                                   name_a, " takes ", a.end() - a.begin, " bytes and ", name_b, " begins ",
+                                   static_cast<std::int64_t>(b.begin - a.begin), " bytes after its first");
+  });
+}
+
+/// Throws InvalidArgument unless `pointer` is a multiple of `bytes`; null is.
+inline void expect_aligned(const char* function, const char* name, const void* pointer, std::size_t bytes) {
+  const auto beyond = reinterpret_cast<std::uintptr_t>(pointer) % bytes;
+  expects(beyond == 0, [&] {
+    return higgs::detail::sentence(function, ": ", name, " begins ", beyond, " bytes after a multiple of ",
+                                   bytes, " bytes, but must begin at one");
+  });
+}
+
+}  // namespace detail
+
 /// Owns device memory for `size` elements, whose contents are undefined until written.
 template <class T>
 class DeviceBuffer {

@@ -48,6 +48,7 @@ class Linear {
       : weights_(std::move(weights)),
         device_(device),
         plan_(plan_matmul(weights_.view().layout, device, reproducibility)) {
+    detail::check_device("higgs::gpu::Linear", weights_.view(), device);
     with_format("higgs::gpu::Linear", weights_.view().layout, Formats{}, [](auto) {});
   }
   /// Packs `w`, or a part of it, on the current device; returns when that is done.

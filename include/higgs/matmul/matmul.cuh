@@ -52,9 +52,12 @@ std::size_t matmul_workspace(const PackedView& w, std::int64_t batch, const Matm
 /// infinite inputs. bf16 has the range of float. Deterministic. From plan.dense_from rows on `gemm` multiplies (see
 /// NoGemm and DecodedGemm), which must be as deterministic.
 ///
-/// Throws InvalidArgument for shapes that do not fit, a workspace that is too small, a format that is not in the
-/// list, or where no kernel can: dense_from rows without a gemm, or a device with less than 66 KiB of shared memory
-/// per block.
+/// y shares no memory with x, bias or workspace, nor with a residual that is not y itself. Bias and the arrays of w begin at
+/// multiples of their elements; codes, scales, table and factors at multiples of 16 bytes.
+///
+/// Throws InvalidArgument for shapes that do not fit, a workspace that is too small, memory that is not aligned, wrongly
+/// shared or (as far as w and `device` say) of another device, a format that is not in the list, or where no kernel can:
+/// dense_from rows without a gemm, or a device with less than 66 KiB of shared memory per block.
 template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
 void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::span<std::byte> workspace,
                   const MatmulPlan& plan, const Device& device, cudaStream_t stream,
@@ -74,9 +77,12 @@ namespace detail {
 template <class Formats, class Archs, class Task, MatmulKernel... Ks>
 void launch_first(const char* function, TypeList<Ks...>, const Task& task, std::span<std::byte> workspace,
                   const Device& device, cudaStream_t stream) {
+  check_device(function, task.w, device);
   const auto attempt = [&]<class K>(std::type_identity<K>) {
     if (!K::can(task, device)) return false;
-    check_workspace(function, workspace, K::workspace(task, device));
+    const std::size_t needed = K::workspace(task, device);
+    check_workspace(function, workspace, needed);
+    check_pointers(function, task, workspace.first(needed));
     K::template launch<Formats, Archs>(task, workspace.data(), device, stream);
     return true;
   };

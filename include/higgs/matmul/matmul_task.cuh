@@ -8,6 +8,7 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
+#include <higgs/pack/fragment_decoder.cuh>
 #include <higgs/pack/packed_layout.cuh>
 
 #include <cuda_runtime.h>
@@ -141,6 +142,54 @@ namespace detail {
 /// A part of a workspace: `bytes` rounded up to a multiple of 256.
 inline std::size_t whole_part(std::int64_t bytes) {
   return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
+}
+
+/// Throws InvalidArgument unless `w` is in the memory of `device`, whose kernels find their lookup table where they are
+/// compiled for.
+inline void check_device(const char* function, const PackedView& w, const Device& device) {
+  expects(w.device < 0 || device.id < 0 || w.device == device.id, [&] {
+    return higgs::detail::sentence(function, ": w is in the memory of device ", w.device,
+                                   ", but the product is for device ", device.id);
+  });
+  expects(device.reserved_shared_bytes <= LookupTable::begin, [&] {
+    return higgs::detail::sentence(function, ": CUDA keeps the first ", device.reserved_shared_bytes,
+                                   " bytes of each block's shared memory on this device, but at most ",
+                                   LookupTable::begin, " are possible: there the lookup table begins");
+  });
+}
+
+/// Throws InvalidArgument for an argument that is not aligned, and for one that is written and shares memory with
+/// another.
+template <class X, class Y, class Gemm>
+void check_pointers(const char* function, const MatmulTask<X, Y, Gemm>& task,
+                    std::span<const std::byte> workspace) {
+  expect_aligned(function, "x", task.x.data, sizeof(X));
+  expect_aligned(function, "rotated x", task.rotated_x.data, 16);
+  expect_aligned(function, "y", task.y.data, sizeof(Y));
+  expect_aligned(function, "bias", task.epilogue.bias, sizeof(float));
+  expect_aligned(function, "residual", task.epilogue.residual, sizeof(Y));
+  expect_aligned(function, "w.codes", task.w.codes, 16);
+  expect_aligned(function, "w.scales", task.w.scales, 16);
+  expect_aligned(function, "w.table", task.w.table, 16);
+  expect_aligned(function, "w.rotation.factors", task.w.rotation.factors, 16);
+  const DenseView<Y>& y = task.y;
+  expects(y.rows <= 1 || y.row_stride >= y.cols, [&] {
+    return higgs::detail::sentence(function, ": rows of y are ", y.row_stride, " elements apart, but have ",
+                                   y.cols);
+  });
+  const ByteRows in = task.rotated ? ByteRows(task.rotated_x) : ByteRows(task.x), out(y),
+                 space(workspace.data(), std::ssize(workspace)),
+                 bias(task.epilogue.bias, task.epilogue.bias != nullptr ? y.cols * 4 : 0),
+                 residual(DenseView<const Y>(task.epilogue.residual,
+                                             task.epilogue.residual != nullptr ? y.rows : 0, y.cols,
+                                             y.row_stride));
+  expect_apart(function, "x", in, "y", out);
+  expect_apart(function, "bias", bias, "y", out);
+  if (task.epilogue.residual != y.data) expect_apart(function, "residual", residual, "y", out);
+  expect_apart(function, "the workspace", space, "x", in);
+  expect_apart(function, "the workspace", space, "y", out);
+  expect_apart(function, "the workspace", space, "bias", bias);
+  expect_apart(function, "the workspace", space, "residual", residual);
 }
 
 inline void check_workspace(const char* function, std::span<std::byte> workspace, std::size_t needed) {

@@ -30,6 +30,7 @@ struct PackedView {
   PackedLayout layout;
   Rotation rotation;                    // for the activations
   int exponent = 0;                     // weight = 2^exponent * scale * coordinate
+  int device = -1;                      // Device::id of the device whose memory it is in; -1: not known
   const uint4* codes = nullptr;         // (warp_tile_rows, warp_tile_cols, loads * 32 + tail_units)
   const Half* scales = nullptr;         // (warp_tile_rows, groups, 64)
   const std::int16_t* table = nullptr;  // (table_size of the format): its lookup table
@@ -95,6 +96,7 @@ class PackedMatrix {
     view_.codes = codes_.data();
     view_.scales = scales_.data();
     view_.table = table_.data();
+    check(cudaGetDevice(&view_.device), "higgs::gpu::PackedMatrix");
     const DeviceBuffer<Half> scales(w.scales, stream);
     repack_async<Format, Archs>(view_.layout, codes.data(), scales.data(), codes_.data(), scales_.data(),
                                 stream);

@@ -21,7 +21,8 @@ namespace gpu {
 /// Shared memory of a kernel that decodes: 256 lines of 256 bytes. The first half of a line holds an entry of
 /// the format's lookup table, in as many copies as fit, so that lanes do not share a bank. The second halves are
 /// the kernel's. Addresses are those of shared memory. They are constants, above what CUDA keeps for itself: a
-/// kernel that decodes has no static shared memory and asks for `end` bytes or more of dynamic.
+/// kernel that decodes has no static shared memory and asks for `end` bytes or more of dynamic; fill_table() traps
+/// otherwise. `begin` must not be below Device::reserved_shared_bytes: to be compared on the host, before a launch.
 struct LookupTable {
   static constexpr int begin = 1024, lines = 256, line_bytes = 256, entry_bytes = 128;
   static constexpr int end = begin + lines * line_bytes;
@@ -35,6 +36,19 @@ struct LookupTable {
     return select_bytes < 0x5504u | Byte << 4 > (word, lane_offset);
   }
 };
+
+namespace detail {
+/// Traps unless the dynamic shared memory of the block holds the whole LookupTable. fill_table() calls it. A kernel with
+/// static shared memory, which stands in front of the dynamic one, or with too little of the dynamic one would lose its
+/// own data.
+__device__ inline void check_table_space() {
+  extern __shared__ std::byte table_space[];
+  std::uint32_t bytes;
+  asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
+  const std::uint32_t begin = shared_address(table_space);
+  if (begin > LookupTable::begin || begin + bytes < LookupTable::end) __trap();
+}
+}  // namespace detail
 
 // Activations of a warp tile, in the second halves of lines: 16 inputs of 8 columns (rows of x) take 32 bytes
 // per column, four columns per line. For ColumnTiles times 8 columns, the next 8 columns follow, then the next

@@ -418,10 +418,12 @@ void rotate_rows_async(const Rotation& r, const Rows& rows, DenseView<const In> 
 /// rounding the bits are those of rotate_row. The inverse equals unrotate_row, then factors.
 ///
 /// x (M, cols), y (M, padded_cols): groups of y may be apart, and numbers between them are not written. For the
-/// inverse x is (M, padded_cols), y (M, cols). x may be y if their rows have the same stride. In and Out are any two
+/// inverse x is (M, padded_cols), y (M, cols). x may be y where each result takes its input's place: equal addresses,
+/// strides and sizes of elements, and no gaps between groups. Otherwise they share no memory. In and Out are any two
 /// types: bf16 rotated to fp16 keeps three more bits for matmul_rotated_async, if no result exceeds 65504. `scratch`
-/// has rotate_scratch() floats. Throws InvalidArgument for shapes that do not fit, for a block that is no Hadamard
-/// order, and for 2^31 columns or transforms or more.
+/// has rotate_scratch() floats, from a multiple of 16 bytes on. Throws InvalidArgument for shapes that do not fit, for
+/// memory that is not aligned or wrongly shared, for a block that is no Hadamard order, and for 2^31 columns or
+/// transforms or more.
 template <class In, class Out, class Archs = BuiltFor>
 void rotate_async(const Rotation& r, DenseView<const In> x, DenseView<Out> y, const Device& device,
                   cudaStream_t stream, float* scratch = nullptr) {
@@ -431,6 +433,14 @@ void rotate_async(const Rotation& r, DenseView<const In> x, DenseView<Out> y, co
       x.cols == (r.inverse ? r.padded_cols() : r.cols) && y.rows == x.rows,
       "higgs::gpu::rotate_async: x must be (M, cols), for the inverse (M, padded_cols), and y have M rows");
   if (x.rows == 0) return;
+  constexpr const char* function = "higgs::gpu::rotate_async";
+  detail::expect_aligned(function, "x", x.data, sizeof(In));
+  detail::expect_aligned(function, "y", y.data, sizeof(Out));
+  detail::expect_aligned(function, "scratch", scratch, 16);
+  const bool in_place = static_cast<const void*>(x.data) == static_cast<const void*>(y.data) &&
+                        sizeof(In) == sizeof(Out) && x.row_stride == y.row_stride &&
+                        r.group == r.padded_group;
+  if (!in_place) detail::expect_apart(function, "x", detail::ByteRows(x), "y", detail::ByteRows(y));
   detail::rotate_rows_async<In, Out, Archs>(r, detail::EveryRow{}, x, y, device, stream, scratch);
 }
 

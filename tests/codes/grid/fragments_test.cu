@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/codes/e8/fragments.cuh>
 #include <higgs/codes/grid/fragments.cuh>
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/gpu/matrix.cuh>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "codes/device_fragments.cuh"
+#include "emulator/emulator.hpp"
 
 using higgs::BFloat16;
 using higgs::GridCodebook;
@@ -56,6 +58,35 @@ void check_fragments() {
         }) == 0);
 }
 
+// A kernel as an engine may write it, with or without shared memory of its own in front of the table.
+template <class Format, bool WithOwn>
+__global__ void fill_table_kernel(const std::int16_t* table) {
+  extern __shared__ std::byte space[];
+  if constexpr (WithOwn) {
+    __shared__ volatile int own[gpu::LookupTable::begin / 4 + 1];  // too much even where CUDA keeps nothing
+    own[threadIdx.x] = 1;
+  }
+  Format::template fill_table<Half>(table);
+}
+
+template <class Format>
+void check_that_fill_table_sees_its_space() {
+  const auto table = gpu::DeviceBuffer<std::int16_t>::zeros(Format::table_size);
+  const auto fills = [&](auto kernel, int bytes) {
+    try {
+      gpu::launch(kernel, dim3(1), 32, static_cast<std::size_t>(bytes), nullptr,
+                  static_cast<const std::int16_t*>(table.data()));
+      return true;
+    } catch (const gpu::CudaError&) {
+      emulator::forget_failure();
+      return false;
+    }
+  };
+  CHECK(fills(fill_table_kernel<Format, false>, gpu::LookupTable::end));
+  CHECK(!fills(fill_table_kernel<Format, false>, gpu::LookupTable::end - gpu::LookupTable::begin - 16));
+  CHECK(!fills(fill_table_kernel<Format, true>, gpu::LookupTable::end));
+}
+
 }  // namespace
 
 TEST_CASE("fragments hold the coordinates that symbols name, where mma wants them",
@@ -80,4 +111,10 @@ TEST_CASE("a byte names the points of all its symbols, the first in its low bits
   const std::vector<std::int16_t> pairs = gpu::lookup_table(GridCodebook<2, 64>{});
   for (std::size_t i = 0; i < 128; ++i)
     for (std::size_t copy = 1; copy < 4; ++copy) CHECK(pairs[copy * 128 + i] == pairs[i]);
+}
+
+TEST_CASE("a kernel whose shared memory the lookup table would overwrite traps", "[codes][grid][gpu]") {
+  if (!emulator::in_use) return;  // a trap ends what the process may do on a GPU
+  check_that_fill_table_sees_its_space<gpu::TableFormat<4>>();
+  check_that_fill_table_sees_its_space<gpu::E8Format>();
 }

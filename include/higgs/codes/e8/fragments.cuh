@@ -92,6 +92,7 @@ __device__ inline void E8Format::repack(const PackedLayout& layout, const std::u
 /// Eight copies of a pattern's eight magnitudes. Lanes with t >= 2 find the second four first.
 template <class T>
 __device__ inline void E8Format::fill_table(const std::int16_t* table) {
+  detail::check_table_space();
   for (unsigned line = threadIdx.x; line < LookupTable::lines; line += blockDim.x) {
     const std::int16_t* from = table + line * 8;
     std::uint32_t words[4];

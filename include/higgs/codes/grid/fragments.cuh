@@ -138,6 +138,7 @@ __device__ inline void TableFormat<Bits>::repack(const PackedLayout& layout, con
 template <int Bits>
 template <class T>
 __device__ inline void TableFormat<Bits>::fill_table(const std::int16_t* table) {
+  detail::check_table_space();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < LookupTable::lines;
        first += static_cast<int>(blockDim.x)) {
