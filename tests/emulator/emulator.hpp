@@ -103,6 +103,7 @@ struct Options {
   std::uint64_t max_steps = 1u << 30;  // warp instructions of a block before the launch fails; 0: no limit
   unsigned resident_blocks = 1;        // blocks that run interleaved
   MmaRounding mma = MmaRounding::Exact;
+  std::uint64_t memory_bytes = std::uint64_t{16} << 30;  // memory of the device
 };
 
 #ifdef HIGGS_EMULATED
@@ -110,6 +111,8 @@ Options& options();
 /// All launches since the program began or since clear_launches().
 const std::vector<Launch>& launches();
 void clear_launches();
+/// How often memory of the device or page-locked memory was allocated since the program began.
+std::uint64_t allocations();
 /// The memory instructions of the last launch.
 std::vector<Line> last_lines();
 /// Why the last failed launch failed: kernel, PTX line, source line, block, warp, lane.
@@ -126,6 +129,7 @@ inline const std::vector<Launch>& launches() {
   return none;
 }
 inline void clear_launches() {}
+inline std::uint64_t allocations() { return 0; }
 inline std::vector<Line> last_lines() { return {}; }
 inline const std::string& last_failure() {
   static const std::string none;

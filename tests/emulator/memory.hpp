@@ -20,8 +20,19 @@ class Memory {
   void add(const void* p, u64 bytes) {
     const u64 begin = reinterpret_cast<u64>(p);
     ranges_[begin] = {.begin = begin, .end = begin + bytes};
+    ++added_;
+    bytes_ += bytes;
   }
-  bool remove(const void* p) { return ranges_.erase(reinterpret_cast<u64>(p)) == 1; }
+  bool remove(const void* p) {
+    const auto found = ranges_.find(reinterpret_cast<u64>(p));
+    if (found == ranges_.end()) return false;
+    bytes_ -= found->second.end - found->second.begin;
+    ranges_.erase(found);
+    return true;
+  }
+  /// Bytes that were added and not removed, and how often add() was called.
+  u64 bytes() const { return bytes_; }
+  u64 added() const { return added_; }
   /// The range that holds all the bytes, or null.
   Range* find(u64 address, u64 bytes) {
     auto after = ranges_.upper_bound(address);
@@ -33,6 +44,7 @@ class Memory {
 
  private:
   std::map<u64, Range> ranges_;  // by their begin
+  u64 bytes_ = 0, added_ = 0;
 };
 
 }  // namespace emulator

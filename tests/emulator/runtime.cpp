@@ -284,6 +284,7 @@ namespace emulator {
 Options& options() { return machine().options; }
 const std::vector<Launch>& launches() { return machine().launches; }
 void clear_launches() { machine().launches.clear(); }
+std::uint64_t allocations() { return machine().memory.added(); }
 const std::string& last_failure() { return machine().failure; }
 std::vector<Line> last_lines() {
   return machine().last_grid ? lines_of(*machine().last_grid) : std::vector<Line>{};
@@ -386,6 +387,10 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   return unless_capturing([=] {
     *p = bytes == 0 ? nullptr : std::aligned_alloc(512, (bytes + 511) / 512 * 512);
     if (bytes == 0) return cudaSuccess;
+    if (machine().memory.bytes() + bytes > machine().options.memory_bytes) {
+      std::free(std::exchange(*p, nullptr));
+      return failed(cudaErrorMemoryAllocation);
+    }
     if (*p == nullptr) return failed(cudaErrorMemoryAllocation);
     std::memset(*p, 0xff, bytes);
     machine().memory.add(*p, bytes);
@@ -400,6 +405,11 @@ cudaError_t cudaFree(void* p) {
     std::free(p);
     return cudaSuccess;
   });
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *total = machine().options.memory_bytes;
+  *free = *total - std::min<std::size_t>(*total, machine().memory.bytes());
+  return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
   const cudaError_t e = cudaMalloc(p, bytes);
@@ -668,7 +678,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   p->regsPerMultiprocessor = get(cudaDevAttrMaxRegistersPerMultiprocessor);
   p->maxThreadsPerBlock = get(cudaDevAttrMaxThreadsPerBlock);
   p->warpSize = get(cudaDevAttrWarpSize);
-  p->totalGlobalMem = std::size_t{16} << 30;
+  p->totalGlobalMem = machine().options.memory_bytes;
   return cudaSuccess;
 }
 // Registers are ptxas' affair, so this is what threads and shared memory alone allow.

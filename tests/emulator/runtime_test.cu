@@ -199,3 +199,27 @@ TEST_CASE("pinned memory is read and written when the copy's turn comes", "[emul
   REQUIRE(cudaFreeHost(pinned) == cudaSuccess);
   cudaStreamDestroy(stream);
 }
+
+TEST_CASE("the device has as much memory as the options say, and counts allocations", "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const std::uint64_t usual = emulator::options().memory_bytes;
+  std::size_t before = 0, after = 0, total = 0;
+  REQUIRE(cudaMemGetInfo(&before, &total) == cudaSuccess);
+  CHECK(total == usual);
+  const std::uint64_t count = emulator::allocations();
+  void *kept = nullptr, *refused = nullptr;
+  REQUIRE(cudaMalloc(&kept, 1000) == cudaSuccess);
+  REQUIRE(cudaMemGetInfo(&after, &total) == cudaSuccess);
+  CHECK(after == before - 1000);
+  CHECK(emulator::allocations() == count + 1);
+  emulator::options().memory_bytes = usual - after + 100;
+  CHECK(cudaMalloc(&refused, 101) == cudaErrorMemoryAllocation);
+  CHECK(refused == nullptr);
+  CHECK(cudaMalloc(&refused, 100) == cudaSuccess);
+  emulator::options().memory_bytes = usual;
+  CHECK(cudaFree(kept) == cudaSuccess);
+  CHECK(cudaFree(refused) == cudaSuccess);
+  REQUIRE(cudaMemGetInfo(&after, &total) == cudaSuccess);
+  CHECK(after == before);
+  CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+}
