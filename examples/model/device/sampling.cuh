@@ -5,11 +5,15 @@
 
 #include "device/sampling.hpp"
 
+#include <higgs/core/error.hpp>
+#include <higgs/core/random.hpp>
+#include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
 
 namespace higgs::model {
 
@@ -19,8 +23,9 @@ struct TextStates {
   std::int32_t* positions = nullptr;     // its position in the text; below 0: the text has ended
   std::int32_t* counts = nullptr;        // tokens chosen since the prompt
   const std::int32_t* limits = nullptr;  // the text ends when `counts` is this
-  const std::uint64_t* seeds = nullptr;  // of the random numbers
-  std::int32_t* output = nullptr;        // (sequences, ring): token i chosen is at i % ring
+  const std::uint64_t* seeds =
+      nullptr;                     // of the random numbers: those of a choice are random_bits(seed, count)
+  std::int32_t* output = nullptr;  // (sequences, ring): token i chosen is at i % ring
   std::int32_t ring = 0;
   std::int32_t* damage =
       nullptr;  // 0, or 1 + the id of a token whose logit was NaN or +infinity: the text has ended
@@ -28,12 +33,291 @@ struct TextStates {
   std::int32_t end_count = 0;
 
   /// The states from sequence s on.
-  TextStates from(std::int32_t s) const noexcept;
+  TextStates from(std::int64_t s) const noexcept {
+    TextStates out = *this;
+    out.tokens += s;
+    out.positions += s;
+    out.counts += s;
+    out.limits += s;
+    out.seeds += s;
+    out.output += s * ring;
+    out.damage += s;
+    return out;
+  }
 };
 
 /// Chooses the next token of each text that has not ended, from row s of `logits` (sequences, vocabulary): writes it to
 /// `output` and `tokens`, advances `counts` and `positions`, and sets the position of a text that ends to -1.
-void choose_tokens_async(gpu::DenseView<const float> logits, const TokenChoice& choice,
-                         const TextStates& states, cudaStream_t stream);
+inline void choose_tokens_async(gpu::DenseView<const float> logits, const TokenChoice& choice,
+                                const TextStates& states, cudaStream_t stream);
+
+namespace detail {
+
+constexpr int choice_threads = 1024;
+constexpr int odds_bins = 1024;  // bins of log2_odds, sixteenths each
+constexpr int digit_bins = 256;  // bins of 8 bits of an order
+
+/// How many tokens are in each bin, and their weight in parts of 13, 13 and 12 bits: additions of 32 bits are one
+/// instruction in shared memory. Likelier tokens are in lower bins.
+template <int Bins>
+class Histogram {
+ public:
+  __device__ void clear() {
+    for (int i = static_cast<int>(threadIdx.x); i < slots * 4; i += choice_threads)
+      sums_[i / slots][i % slots] = 0;
+  }
+  __device__ void add(int bin, std::uint64_t weight) {
+    const int at = slot(bin);
+    atomicAdd(&sums_[0][at], 1u);
+    const auto low = static_cast<std::uint32_t>(weight & 0x1fffu),
+               middle = static_cast<std::uint32_t>(weight >> 13 & 0x1fffu),
+               high = static_cast<std::uint32_t>(weight >> 26);
+    if (low != 0) atomicAdd(&sums_[1][at], low);
+    if (middle != 0) atomicAdd(&sums_[2][at], middle);
+    if (high != 0) atomicAdd(&sums_[3][at], high);
+  }
+  __device__ std::uint32_t count(int bin) const { return sums_[0][slot(bin)]; }
+  __device__ std::uint64_t weight(int bin) const {
+    const int at = slot(bin);
+    return sums_[1][at] + (static_cast<std::uint64_t>(sums_[2][at]) << 13) +
+           (static_cast<std::uint64_t>(sums_[3][at]) << 26);
+  }
+
+ private:
+  // A lane of one warp reads Bins / 32 neighbours: the neighbours of other lanes are in other banks.
+  static constexpr int slots = Bins + 32;
+  __device__ static int slot(int bin) { return bin + bin / (Bins / 32); }
+  std::uint32_t sums_[4][slots];
+};
+
+/// A token in the order of falling logits: the tokens of its logit, and what is likelier than all of them.
+struct Place {
+  std::uint32_t order;          // order_of() their logit
+  std::uint32_t likelier;       // number of tokens
+  std::uint64_t weight_before;  // their weight
+};
+
+/// What a block shares while it chooses a token.
+struct ChoiceMemory {
+  Histogram<odds_bins> odds;
+  Histogram<digit_bins> digits;
+  std::uint64_t parts[32];
+  std::uint64_t weight_before;
+  std::uint32_t likelier;
+  int bin;
+};
+
+__device__ inline std::uint64_t scan_warp(std::uint64_t value) {  // sums of lanes up to this one
+  for (int by = 1; by < 32; by *= 2) {
+    const std::uint64_t other = __shfl_up_sync(0xffffffffu, value, by);
+    if (static_cast<int>(threadIdx.x) % 32 >= by) value += other;
+  }
+  return value;
+}
+
+/// The largest value of all threads of the block.
+__device__ inline std::uint64_t largest_block(std::uint64_t value, std::uint64_t (&parts)[32]) {
+  for (int by = 16; by > 0; by /= 2) value = max(value, __shfl_xor_sync(0xffffffffu, value, by));
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = parts[threadIdx.x % 32];
+  for (int by = 16; by > 0; by /= 2) value = max(value, __shfl_xor_sync(0xffffffffu, value, by));
+  return value;
+}
+
+/// Finds the first bin that with all lower ones has `target` tokens or weight, for the whole block: memory.bin, and
+/// what lower bins hold.
+template <int Bins>
+__device__ inline void find_bin(const Histogram<Bins>& histogram, bool by_weight, std::uint64_t target,
+                                ChoiceMemory& memory) {
+  constexpr int each = Bins / 32;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int first = static_cast<int>(threadIdx.x) * each;
+    std::uint64_t weight = 0, count = 0;
+    for (int i = 0; i < each; ++i) {
+      weight += histogram.weight(first + i);
+      count += histogram.count(first + i);
+    }
+    const std::uint64_t weights = scan_warp(weight), counts = scan_warp(count);
+    const unsigned reached = __ballot_sync(0xffffffffu, (by_weight ? weights : counts) >= target);
+    if (static_cast<int>(threadIdx.x) == __ffs(static_cast<int>(reached)) - 1) {
+      std::uint64_t weight_before = weights - weight, before = counts - count;
+      int bin = first;
+      while (bin < first + each - 1) {
+        const std::uint64_t w = histogram.weight(bin), c = histogram.count(bin);
+        if ((by_weight ? weight_before + w : before + c) >= target) break;
+        weight_before += w;
+        before += c;
+        ++bin;
+      }
+      memory.bin = bin;
+      memory.weight_before = weight_before;
+      memory.likelier = static_cast<std::uint32_t>(before);
+    }
+  }
+  __syncthreads();
+}
+
+/// Chooses from one row of logits, by one block.
+class RowChoice {
+ public:
+  __device__ RowChoice(const float* logits, int count, const TokenChoice& choice, ChoiceMemory& memory)
+      : logits_(logits), count_(count), choice_(choice), memory_(memory) {}
+
+  /// As choose_token().
+  __device__ int choose(std::uint64_t random) {
+    std::uint64_t best = 0, damaged = 0;  // the largest order with the lowest id; the lowest damaged id
+    for (int i = thread(); i < count_; i += choice_threads) {
+      const float logit = logits_[i];
+      const auto lowest = static_cast<std::uint32_t>(~i);
+      best = max(best, static_cast<std::uint64_t>(order_of(logit)) << 32 | lowest);
+      if (!(logit < INFINITY)) damaged = max(damaged, static_cast<std::uint64_t>(lowest));
+    }
+    best = largest_block(best, memory_.parts);
+    damaged = largest_block(damaged, memory_.parts);
+    if (damaged != 0) return -1 - static_cast<int>(~static_cast<std::uint32_t>(damaged));
+    if (choice_.slope == 0) return static_cast<int>(~static_cast<std::uint32_t>(best));
+    most_ = logit_of(static_cast<std::uint32_t>(best >> 32));
+
+    std::uint64_t kept = count_odds();
+    if (choice_.top_k > 0 && choice_.top_k < count_) {
+      const Place last = place_of(false, static_cast<std::uint64_t>(choice_.top_k));
+      kept = last.weight_before +
+             (static_cast<std::uint64_t>(choice_.top_k) - last.likelier) * weight(logit_of(last.order));
+    }
+    if (choice_.top_p < 1) {
+      const std::uint64_t wanted = nucleus_of(choice_.top_p, kept);
+      const Place last = place_of(true, wanted);
+      kept = last.weight_before + (tie_of(last, wanted) + 1) * weight(logit_of(last.order));
+    }
+    const std::uint64_t drawn = multiply_high(random, kept) + 1;
+    const Place place = place_of(true, drawn);
+    return token_of(place.order, tie_of(place, drawn));
+  }
+
+ private:
+  __device__ static int thread() { return static_cast<int>(threadIdx.x); }
+  __device__ float odds(float logit) const { return log2_odds(logit, most_, choice_.slope); }
+  __device__ std::uint64_t weight(float logit) const { return weight_of(odds(logit)); }
+  __device__ int odds_bin(float logit) const {
+    const float steps = -16 * odds(logit);  // falls with the logit; NaN and infinity are in the last bin
+    return steps < odds_bins - 1 ? static_cast<int>(steps) : odds_bins - 1;
+  }
+  __device__ std::uint64_t tie_of(const Place& place, std::uint64_t target) const {
+    return (target - place.weight_before - 1) / weight(logit_of(place.order));
+  }
+
+  static_assert(odds_bins == choice_threads);  // a thread sums up a bin
+  // Counts all tokens by their odds; returns their weight.
+  __device__ std::uint64_t count_odds() {
+    memory_.odds.clear();
+    __syncthreads();
+    for (int i = thread(); i < count_; i += choice_threads)
+      memory_.odds.add(odds_bin(logits_[i]), weight(logits_[i]));
+    __syncthreads();
+    std::uint64_t total = scan_warp(memory_.odds.weight(thread()));
+    if (thread() % 32 == 31) memory_.parts[thread() / 32] = total;
+    __syncthreads();
+    total = scan_warp(memory_.parts[thread() % 32]);
+    return __shfl_sync(0xffffffffu, total, 31);
+  }
+
+  // The first token that with all likelier ones makes `target` tokens or weight. Its bin, then its order, 8 bits at a
+  // time, counted among the tokens that agree so far.
+  __device__ Place place_of(bool by_weight, std::uint64_t target) {
+    find_bin(memory_.odds, by_weight, target, memory_);
+    const int bin = memory_.bin;
+    Place place{0, memory_.likelier, memory_.weight_before};
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      memory_.digits.clear();
+      __syncthreads();
+      for (int i = thread(); i < count_; i += choice_threads) {
+        const float logit = logits_[i];
+        const std::uint32_t order = order_of(logit);
+        if (odds_bin(logit) == bin && (static_cast<std::uint64_t>(order) >> (shift + 8)) == place.order)
+          memory_.digits.add(digit_bins - 1 - static_cast<int>(order >> shift & 0xffu), weight(logit));
+      }
+      find_bin(memory_.digits, by_weight, target - (by_weight ? place.weight_before : place.likelier),
+               memory_);
+      place.order = place.order << 8 | static_cast<std::uint32_t>(digit_bins - 1 - memory_.bin);
+      place.likelier += memory_.likelier;
+      place.weight_before += memory_.weight_before;
+    }
+    return place;
+  }
+
+  // Id of token `tie`, counted from 0 by rising ids, among those of one order. A thread searches neighbouring ids.
+  __device__ int token_of(std::uint32_t order, std::uint64_t tie) {
+    const int each = (count_ + choice_threads - 1) / choice_threads;
+    const int begin = min(count_, thread() * each), end = min(count_, begin + each);
+    std::uint64_t mine = 0;
+    for (int i = begin; i < end; ++i) mine += order_of(logits_[i]) == order ? 1 : 0;
+    std::uint64_t before = scan_warp(mine) - mine;
+    __syncthreads();
+    if (thread() % 32 == 31) memory_.parts[thread() / 32] = before + mine;
+    __syncthreads();
+    const std::uint64_t warps = scan_warp(memory_.parts[thread() % 32]);
+    const std::uint64_t lower = __shfl_sync(0xffffffffu, warps, max(0, thread() / 32 - 1));
+    before += thread() < 32 ? 0 : lower;
+    if (tie >= before && tie < before + mine) {
+      int id = begin;
+      for (std::uint64_t left = tie - before;; ++id)
+        if (order_of(logits_[id]) == order && left-- == 0) break;
+      memory_.bin = id;
+    }
+    __syncthreads();
+    return memory_.bin;
+  }
+
+  const float* logits_;
+  int count_;
+  const TokenChoice& choice_;
+  ChoiceMemory& memory_;
+  float most_ = 0;
+};
+
+/// The token joins its text, by one thread.
+__device__ inline void take_token(const TextStates& states, int s, int token) {
+  if (token < 0) {
+    states.damage[s] = -token;
+    states.positions[s] = -1;
+    return;
+  }
+  const std::int32_t count = states.counts[s];
+  states.output[static_cast<std::int64_t>(s) * states.ring + count % states.ring] = token;
+  states.tokens[s] = token;
+  states.counts[s] = count + 1;
+  bool ended = count + 1 >= states.limits[s];
+  for (int i = 0; i < states.end_count; ++i) ended |= states.ends[i] == token;
+  states.positions[s] = ended ? -1 : states.positions[s] + 1;
+}
+
+// One block a sequence. A template, so that several objects may have it.
+template <class Logit>
+__global__ void __launch_bounds__(choice_threads)
+    choose_kernel(gpu::DenseView<const Logit> logits, TokenChoice choice, TextStates states) {
+  __shared__ ChoiceMemory memory;
+  const int s = static_cast<int>(blockIdx.x);
+  if (states.positions[s] < 0) return;
+  RowChoice row(logits.row(s), static_cast<int>(logits.cols), choice, memory);
+  const int token = row.choose(random_bits(states.seeds[s], static_cast<std::uint64_t>(states.counts[s])));
+  __syncthreads();
+  if (threadIdx.x == 0) take_token(states, s, token);
+}
+
+}  // namespace detail
+
+inline void choose_tokens_async(gpu::DenseView<const float> logits, const TokenChoice& choice,
+                                const TextStates& states, cudaStream_t stream) {
+  expects(logits.cols > 0 && logits.cols <= most_tokens, [&] {
+    return "higgs::model::choose_tokens_async: logits have " + std::to_string(logits.cols) +
+           " columns, but must have 1 to " + std::to_string(most_tokens);
+  });
+  expects(states.ring > 0, "higgs::model::choose_tokens_async: the ring of output must not be empty");
+  gpu::launch(detail::choose_kernel<float>, dim3(static_cast<unsigned>(logits.rows)), detail::choice_threads,
+              0, stream, logits, choice, states);
+}
 
 }  // namespace higgs::model
