@@ -44,8 +44,9 @@ std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choi
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::int32_t a, std::int32_t b) { return logit(a) > logit(b); });
+  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+  });
   if (choice.top_k > 0 && choice.top_k < count) order.resize(static_cast<std::size_t>(choice.top_k));
 
   std::vector<std::uint64_t> up_to;  // weight of a token and all likelier ones

@@ -53,7 +53,7 @@ inline void choose_tokens_async(gpu::DenseView<const float> logits, const TokenC
 
 namespace detail {
 
-constexpr int choice_threads = 1024;
+constexpr int choice_threads = 512, choice_warps = choice_threads / 32;
 constexpr int odds_bins = 1024;  // bins of log2_odds, sixteenths each
 constexpr int digit_bins = 256;  // bins of 8 bits of an order
 
@@ -101,7 +101,7 @@ struct Place {
 struct ChoiceMemory {
   Histogram<odds_bins> odds;
   Histogram<digit_bins> digits;
-  std::uint64_t parts[32];
+  std::uint64_t parts[choice_warps];  // of warps
   std::uint64_t weight_before;
   std::uint32_t likelier;
   int bin;
@@ -116,12 +116,12 @@ __device__ inline std::uint64_t scan_warp(std::uint64_t value) {  // sums of lan
 }
 
 /// The largest value of all threads of the block.
-__device__ inline std::uint64_t largest_block(std::uint64_t value, std::uint64_t (&parts)[32]) {
+__device__ inline std::uint64_t largest_block(std::uint64_t value, std::uint64_t (&parts)[choice_warps]) {
   for (int by = 16; by > 0; by /= 2) value = max(value, __shfl_xor_sync(0xffffffffu, value, by));
   __syncthreads();
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
   __syncthreads();
-  value = parts[threadIdx.x % 32];
+  value = parts[threadIdx.x % choice_warps];
   for (int by = 16; by > 0; by /= 2) value = max(value, __shfl_xor_sync(0xffffffffu, value, by));
   return value;
 }
@@ -181,35 +181,37 @@ class RowChoice {
     if (choice_.slope == 0) return static_cast<int>(~static_cast<std::uint32_t>(best));
     most_ = logit_of(static_cast<std::uint32_t>(best >> 32));
 
+    // What is kept is cut to the likeliest tokens twice, then a weight is drawn from it.
+    enum Phase { TopK, TopP, Draw };
     std::uint64_t kept = count_odds();
-    if (choice_.top_k > 0 && choice_.top_k < count_) {
-      const Place last = place_of(false, static_cast<std::uint64_t>(choice_.top_k));
-      kept = last.weight_before +
-             (static_cast<std::uint64_t>(choice_.top_k) - last.likelier) * weight(logit_of(last.order));
+#pragma unroll 1
+    for (int phase = TopK;; ++phase) {
+      if (phase == TopK && (choice_.top_k <= 0 || choice_.top_k >= count_)) continue;
+      if (phase == TopP && choice_.top_p >= 1) continue;
+      const std::uint64_t target = phase == TopK   ? static_cast<std::uint64_t>(choice_.top_k)
+                                   : phase == TopP ? nucleus_of(choice_.top_p, kept)
+                                                   : multiply_high(random, kept) + 1;
+      const Place place = place_of(phase != TopK, target);
+      const std::uint64_t each = weight_of(odds(logit_of(place.order)));
+      const std::uint64_t tie =
+          phase == TopK ? target - place.likelier - 1 : (target - place.weight_before - 1) / each;
+      if (phase == Draw) return token_of(place.order, tie);
+      kept = place.weight_before + (tie + 1) * each;
     }
-    if (choice_.top_p < 1) {
-      const std::uint64_t wanted = nucleus_of(choice_.top_p, kept);
-      const Place last = place_of(true, wanted);
-      kept = last.weight_before + (tie_of(last, wanted) + 1) * weight(logit_of(last.order));
-    }
-    const std::uint64_t drawn = multiply_high(random, kept) + 1;
-    const Place place = place_of(true, drawn);
-    return token_of(place.order, tie_of(place, drawn));
   }
 
  private:
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
+  __device__ std::uint64_t part_of_lane() const {
+    return thread() % 32 < choice_warps ? memory_.parts[thread() % 32] : 0;
+  }
   __device__ float odds(float logit) const { return log2_odds(logit, most_, choice_.slope); }
   __device__ std::uint64_t weight(float logit) const { return weight_of(odds(logit)); }
   __device__ int odds_bin(float logit) const {
     const float steps = -16 * odds(logit);  // falls with the logit; NaN and infinity are in the last bin
     return steps < odds_bins - 1 ? static_cast<int>(steps) : odds_bins - 1;
   }
-  __device__ std::uint64_t tie_of(const Place& place, std::uint64_t target) const {
-    return (target - place.weight_before - 1) / weight(logit_of(place.order));
-  }
 
-  static_assert(odds_bins == choice_threads);  // a thread sums up a bin
   // Counts all tokens by their odds; returns their weight.
   __device__ std::uint64_t count_odds() {
     memory_.odds.clear();
@@ -217,10 +219,12 @@ class RowChoice {
     for (int i = thread(); i < count_; i += choice_threads)
       memory_.odds.add(odds_bin(logits_[i]), weight(logits_[i]));
     __syncthreads();
-    std::uint64_t total = scan_warp(memory_.odds.weight(thread()));
+    std::uint64_t total = 0;
+    for (int bin = thread(); bin < odds_bins; bin += choice_threads) total += memory_.odds.weight(bin);
+    total = scan_warp(total);
     if (thread() % 32 == 31) memory_.parts[thread() / 32] = total;
     __syncthreads();
-    total = scan_warp(memory_.parts[thread() % 32]);
+    total = scan_warp(part_of_lane());
     return __shfl_sync(0xffffffffu, total, 31);
   }
 
@@ -258,7 +262,7 @@ class RowChoice {
     __syncthreads();
     if (thread() % 32 == 31) memory_.parts[thread() / 32] = before + mine;
     __syncthreads();
-    const std::uint64_t warps = scan_warp(memory_.parts[thread() % 32]);
+    const std::uint64_t warps = scan_warp(part_of_lane());
     const std::uint64_t lower = __shfl_sync(0xffffffffu, warps, max(0, thread() / 32 - 1));
     before += thread() < 32 ? 0 : lower;
     if (tie >= before && tie < before + mine) {
