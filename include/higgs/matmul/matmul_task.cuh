@@ -40,10 +40,11 @@ struct MatmulPlan {
 };
 
 /// What has no influence on the bits of a row of y, which depend on the order of sums. Every product is
-/// deterministic: equal calls give equal bits.
+/// deterministic: equal calls on one device give equal bits. Tensor cores of other architectures (Device::architecture)
+/// round sums in another way, so no value promises equal bits across architectures.
 enum class Reproducibility {
-  PerDevice,      // the batch that the row is in
-  AcrossDevices,  // also the device, and the shard of rows that a row of W is in
+  PerDevice,      // the batch that the row is in; MIG and MPS may change the multiprocessors, and so the bits
+  AcrossDevices,  // also the device among those of one architecture, and the shard of rows that a row of W is in
   PerBatch        // nothing more: fewer and longer Stream-K ranges for more than 64 rows of x
 };
 
