@@ -8,8 +8,10 @@ and then conditions in Python:
 
 Conditions see `arch`, what ptxas reports (registers, stack, spills, smem, barriers), how many instructions of a kind the
 kernel has (hmma, imma, ldg32, ldg64, ldg128, stg*, lds*, sts*, ldsm, ldgsts, shfl, bar, ldl, stl, instructions), and the
-same of `loop`, the innermost loop with the most hmma or imma (`loop` is empty where there is none). No kernel may spill
-or use local memory unless its plan says how much, or be without a plan, and no plan without a kernel.
+same of `loop`, the innermost loop with the most hmma or imma (`loop` is empty where there is none). `loop.ldg_distance` is
+the least number of instructions from a global load of 64 or 128 bits in the loop to the first that reads what it loads, going
+round the loop: what the loop executes while the load is under way. No kernel may spill or use local memory unless its plan
+says how much, or be without a plan, and no plan without a kernel.
 """
 import argparse
 import re
@@ -21,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 ARCHITECTURES = [80, 86, 89, 90, 100, 120]
+PTX_FROM = [80, 90, 100]  # nvcc makes PTX of its own from these on, so two runs less give what -arch=sm_NN gives
 ALWAYS = "spills == 0; stack == 0; ldl == 0; stl == 0"  # every kernel
 OPCODES = {  # the low 9 bits of an instruction; the 3 above tell how its operands are given
     0x03C: "hmma", 0x037: "imma", 0x181: "ldg", 0x186: "stg", 0x184: "lds", 0x188: "sts", 0x03B: "ldsm", 0x1AE: "ldgsts",
@@ -34,12 +37,35 @@ BITS = {0: 8, 1: 8, 2: 16, 3: 16, 4: 32, 5: 64, 6: 128, 7: 128}
 class Code:
     """Instructions of a kernel, or of a part of it, counted by kind."""
 
-    def __init__(self, kinds):
+    def __init__(self, kinds, words=()):
         self.counts = Counter(kind for kind in kinds if kind)
         self.instructions = len(kinds)
+        self.ldg_distance = ldg_distance(kinds, words)
 
     def __getattr__(self, kind):
         return self.counts[kind]
+
+
+def registers_read(low, high, kind):
+    """Those of the operands A, B and C that are registers. Bits 9 to 11 say where an operand that is none stands."""
+    operands = {"a": low >> 24 & 255, "c": high & 255}
+    if low >> 9 & 7 == 1:
+        operands["b"] = low >> 32 & 255
+    several = {"a": 4, "b": 2, "c": 4} if kind in {"hmma", "imma"} else {"b": 4} if kind == "stg128" else {}
+    return {r + i for name, r in operands.items() if r != 255 for i in range(several.get(name, 1))}
+
+
+def ldg_distance(kinds, words):
+    """The least distance from a load of 64 or 128 bits to its first reader in a loop, 0 without such a load."""
+    reads = [registers_read(low, high, kind) for kind, (low, high) in zip(kinds, words)]
+    distances = []
+    for at, kind in enumerate(kinds[:len(words)]):
+        if kind in {"ldg64", "ldg128"}:
+            first = words[at][0] >> 16 & 255
+            loaded = set(range(first, first + int(kind[3:]) // 32))
+            later = (k for k in range(1, len(kinds)) if loaded & reads[(at + k) % len(kinds)])
+            distances.append(next(later, len(kinds)))
+    return min(distances, default=0)
 
 
 def signed(value, bits):
@@ -55,9 +81,10 @@ def branch_target(pc, low, high, arch):
 
 def census(text, arch):
     """The whole code, and its innermost loop with the most tensor-core instructions."""
-    kinds, loops = [], []
+    kinds, words, loops = [], [], []
     for pc in range(0, len(text), 16):
         low, high = struct.unpack_from("<QQ", text, pc)
+        words.append((low, high))
         kind = OPCODES.get(low & 0x1FF, "")
         kinds.append(kind + str(BITS[high >> 9 & 7]) if kind in WIDTHS else kind)
         if low & 0x1FF == BRANCH:
@@ -68,7 +95,7 @@ def census(text, arch):
     innermost = [a for a in mma if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in mma)]
     products = lambda loop: sum(kind in {"hmma", "imma"} for kind in kinds[loop[0]:loop[1]])  # noqa: E731
     begin, end = max(innermost, key=products, default=(0, 0))
-    return Code(kinds), Code(kinds[begin:end])
+    return Code(kinds), Code(kinds[begin:end], words[begin:end])
 
 
 def sections(cubin):
@@ -137,16 +164,19 @@ def errors_of(kernels, plans, arch):
 
 
 def check(nvcc, source, options, folder, architectures):
-    """A row for each kernel and architecture, and what is wrong. The PTX is made once, for the oldest architecture."""
+    """A row for each kernel and architecture, and what is wrong. The code is that of nvcc -arch=sm_NN."""
     folder.mkdir(parents=True, exist_ok=True)
-    ptx = folder / "kernels.ptx"
-    output_of(nvcc, "-ptx", "-gencode", "arch=compute_80,code=compute_80", *options, source, "-o", ptx)
     beside = Path(shutil.which(nvcc)).resolve().with_name("ptxas")
     ptxas = beside if beside.exists() else "ptxas"
     plans, errors, rows = list(plans_of(source)), [], []
+    ptx = {}
     for arch in architectures:
+        virtual = max(a for a in PTX_FROM if a <= arch)
+        if virtual not in ptx:
+            ptx[virtual] = folder / f"compute_{virtual}.ptx"
+            output_of(nvcc, "-ptx", f"-arch=compute_{virtual}", *options, source, "-o", ptx[virtual])
         cubin = folder / f"sm_{arch}.cubin"
-        report = ptxas_report(output_of(ptxas, "-v", f"-arch=sm_{arch}", ptx, "-o", cubin))
+        report = ptxas_report(output_of(ptxas, "-v", f"-arch=sm_{arch}", ptx[virtual], "-o", cubin))
         names = demangled(list(report))
         codes = {name.removeprefix(".text."): census(data, arch) for name, data in sections(cubin.read_bytes())
                  if name.startswith(".text.")}
@@ -155,7 +185,8 @@ def check(nvcc, source, options, folder, architectures):
         for name, (facts, code, loop) in sorted(kernels.items()):
             counts = " ".join(f"{kind} {count}" for kind, count in sorted(loop.counts.items()))
             rows.append(f"sm_{arch:<4}{facts['registers']:4} registers {code.instructions:5} instructions"
-                        f"{f', loop of {loop.instructions}: {counts}' if loop.instructions else ''}  {name}")
+                        f"{f', loop of {loop.instructions}: {counts}' if loop.instructions else ''}"
+                        f"{f', load to use {loop.ldg_distance}' if loop.ldg_distance else ''}  {name}")
     return rows, errors
 
 

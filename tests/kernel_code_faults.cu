@@ -8,6 +8,7 @@
 // plan: too_many_registers_kernel: registers <= 16
 // plan: barrier_in_loop_kernel: loop.bar == 0
 // plan: narrow_load_kernel: loop.ldg32 == 0
+// plan: late_load_kernel: loop.ldg_distance > 30
 // plan: kernel_that_is_gone: registers <= 255
 
 enum class Fault { None, Barrier, Narrow };
@@ -38,6 +39,9 @@ __device__ void multiply(const uint4* weights, float* out, int steps) {
 }
 
 __global__ void good_kernel(const uint4* weights, float* out, int steps) {
+  multiply<Fault::None>(weights, out, steps);
+}
+__global__ void late_load_kernel(const uint4* weights, float* out, int steps) {
   multiply<Fault::None>(weights, out, steps);
 }
 __global__ void too_many_registers_kernel(const uint4* weights, float* out, int steps) {

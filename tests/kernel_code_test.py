@@ -15,6 +15,7 @@ FAULTS = {  # kernel: what must be said of it
     "too_many_registers_kernel": ["not registers <= 16"],
     "barrier_in_loop_kernel": ["not loop.bar == 0 {'loop.bar': 1}"],
     "narrow_load_kernel": ["not loop.ldg32 == 0 {'loop.ldg32': 4}"],
+    "late_load_kernel": ["not loop.ldg_distance > 30 {'loop.ldg_distance': "],
     "unplanned": ["no plan names it"],
     "good_kernel": [],
 }
@@ -39,6 +40,27 @@ class KernelCode(unittest.TestCase):
             self.assertIn(f"sm_{arch}: no kernel is named kernel_that_is_gone", errors)
             self.assertEqual(len(errors), sum(map(len, FAULTS.values())) + 1)
         self.assertEqual(sum("good_kernel" in row and "hmma 1 ldg128 1" in row for row in rows), 2, rows)
+        self.assertTrue((FOLDER / "compute_100.ptx").exists())  # as nvcc -arch=sm_120 compiles
+
+    def test_the_distance_of_a_load_is_that_to_its_first_reader_round_the_loop(self):
+        registers = lambda form, d, a, b, c: (form << 9 | d << 16 | a << 24 | b << 32, c)  # noqa: E731
+        load, other = ("ldg128", registers(1, 40, 2, 255, 255)), ("", registers(1, 8, 9, 10, 11))
+        readers = {  # what reads registers 40 to 43
+            "a": ("", registers(4, 7, 43, 255, 255)), "b": ("", registers(1, 7, 9, 41, 255)),
+            "c": ("", registers(1, 7, 9, 9, 40)), "b beside a constant": ("", registers(2, 7, 9, 99, 42)),
+            "a of mma": ("hmma", registers(1, 7, 37, 20, 60)), "b of mma": ("hmma", registers(1, 7, 20, 39, 60)),
+            "c of mma": ("hmma", registers(1, 7, 20, 30, 38))}
+        others = [("", registers(4, 40, 9, 41, 255)), ("hmma", registers(1, 7, 36, 44, 60)),
+                  ("hmma", registers(1, 7, 44, 38, 60))]
+        distance = lambda loop: kernel_code.ldg_distance(*zip(*loop))  # noqa: E731
+        for name, reader in readers.items():
+            self.assertEqual(distance([reader, other, other, load, other]), 2, name)
+            self.assertEqual(distance([load, other, *others, reader]), 5, name)
+        for instruction in others:
+            self.assertEqual(distance([load, other, instruction]), 3, instruction)
+        self.assertEqual(distance([other, readers["a"]]), 0)
+        narrow = ("ldg64", load[1])
+        self.assertEqual(distance([narrow, readers["a"], readers["b"]]), 2)  # register 43 is another's
 
     def test_spills_are_read_from_ptxas(self):
         report = kernel_code.ptxas_report(SPILL_REPORT)["_Z1kPi"]

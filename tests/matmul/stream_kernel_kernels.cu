@@ -3,7 +3,8 @@
 // multiprocessor, with 255 two; by their shared memory of 66 KiB one fits (sm_86, 89, 120), two (80) or three (90,
 // 100). The loop is a round of warp tiles, of 16 tiles each, between two changes of group: a load of 128 bits for 4
 // tiles, 4 lookups per tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up
-// to 8 rows of x.
+// to 8 rows of x. What is loaded in the loop is used 300 instructions later or more; where one warp tile's loads are under
+// way, beside the sums of 64 rows of x, 110 for grids and 40 for window codes.
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 
@@ -15,6 +16,9 @@ using higgs::gpu::WindowFormat;
   template __global__ void higgs::gpu::detail::stream_kernel<Format, higgs::Half, ColumnTiles, X>( \
       __grid_constant__ const higgs::gpu::detail::StreamTask);
 
+// plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 110
+// plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 40
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, void>: registers <= 168
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
@@ -30,17 +34,17 @@ HIGGS_STREAM_KERNEL(TableFormat<3>, 1, void)
 // plan: stream_kernel<.*TableFormat<2>, higgs::v0::Half, 1, .*>: loop.ldg128 == 8; loop.lds32 == 0; loop.lds64 == 144
 HIGGS_STREAM_KERNEL(TableFormat<2>, 1, void)
 HIGGS_STREAM_KERNEL(TableFormat<2>, 1, higgs::Half)
-// Up to 16 and 32 rows of x: half the warp tiles in a round.
-// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 2, void>: loop.hmma == 64; loop.ldg128 == 8; loop.lds32 == 128
+// Up to 16 and 32 rows of x.
+// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 2, void>: loop.hmma == 128; loop.ldg128 == 16; loop.lds32 == 256
 HIGGS_STREAM_KERNEL(TableFormat<4>, 2, void)
-// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 4, void>: loop.hmma == 128; loop.ldg128 == 8; loop.lds32 == 128
+// plan: stream_kernel<.*TableFormat<4>, higgs::v0::Half, 4, void>: loop.hmma == 256; loop.ldg128 == 16; loop.lds32 == 256
 HIGGS_STREAM_KERNEL(TableFormat<4>, 4, void)
 // Up to 64 rows of x: half of all registers are sums; the facts of a block are in shared memory.
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
+// 8 bits on sm_90 keep the number of a chunk in local memory.
+// plan: stream_kernel<.*TableFormat<8>, higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
+// plan: stream_kernel<.*TableFormat<8>, higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
 HIGGS_STREAM_KERNEL(TableFormat<8>, 8, void)
-// 3 bits on sm_100 and 4 bits on sm_90 keep one number in local memory, outside the loop.
-// plan: stream_kernel<.*TableFormat<[34]>, higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
-// plan: stream_kernel<.*TableFormat<[34]>, higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
 HIGGS_STREAM_KERNEL(TableFormat<4>, 8, void)
 HIGGS_STREAM_KERNEL(TableFormat<3>, 8, void)
 // E8: a lookup of 128 bits for eight weights of a lane, registers for two blocks.

@@ -177,7 +177,7 @@ __device__ inline uint4 load_128(const void* pointer) { return *static_cast<cons
 /// `policy` in the second.
 __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t policy) {
   uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
                : "l"(pointer), "l"(policy));
   return out;
@@ -186,7 +186,7 @@ __device__ inline uint4 load_streaming_128(const void* pointer, std::uint64_t po
 /// ld.global.v2, otherwise the same.
 __device__ inline uint2 load_streaming_64(const void* pointer, std::uint64_t policy) {
   uint2 out;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;"
+  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;"
                : "=r"(out.x), "=r"(out.y)
                : "l"(pointer), "l"(policy));
   return out;
@@ -195,14 +195,12 @@ __device__ inline uint2 load_streaming_64(const void* pointer, std::uint64_t pol
 /// Both without a policy, which takes two registers.
 __device__ inline uint2 load_streaming_64(const void* pointer) {
   uint2 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
-               : "=r"(out.x), "=r"(out.y)
-               : "l"(pointer));
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(out.x), "=r"(out.y) : "l"(pointer));
   return out;
 }
 __device__ inline uint4 load_streaming_128(const void* pointer) {
   uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
                : "l"(pointer));
   return out;

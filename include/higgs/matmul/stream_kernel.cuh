@@ -42,20 +42,25 @@ namespace detail {
 inline constexpr int rotated_inside = 4;
 
 /// A warp keeps the facts of its block in registers, and loads the scales of a group one group ahead. For up to
-/// 32 rows of x.
+/// 32 rows of x; beside the sums of 32 rows no register is left for a policy of the loads.
+template <bool HasPolicy>
 struct FactsInRegisters {
   static constexpr bool prefetches_scales = true;
   StreamBlock block;
-  std::uint64_t policy = evict_first_policy();
+  std::uint64_t policy = HasPolicy ? evict_first_policy() : 0;
   RowRange rows_{};
   int thread_ = 0;
 
   __device__ explicit FactsInRegisters(StreamBlock& shared) : block(shared) {}
   __device__ void begin(const RowRange& rows, int thread) { rows_ = rows, thread_ = thread; }
-  __device__ int thread() const { return thread_; }
+  __device__ int thread() const { return HasPolicy ? thread_ : thread_index(); }
   __device__ RowRange rows() const { return rows_; }
-  __device__ uint4 load_weights(const uint4* from) const { return load_streaming_128(from, policy); }
-  __device__ uint2 load_weights(const uint2* from) const { return load_streaming_64(from, policy); }
+  __device__ uint4 load_weights(const uint4* from) const {
+    return HasPolicy ? load_streaming_128(from, policy) : load_streaming_128(from);
+  }
+  __device__ uint2 load_weights(const uint2* from) const {
+    return HasPolicy ? load_streaming_64(from, policy) : load_streaming_64(from);
+  }
 };
 
 /// A warp reads the facts of its block from shared memory each time, and loads scales when it needs them: the
@@ -82,13 +87,13 @@ struct StreamConfig {
   using T = Operand;
   using X = Raw;
   using Shared = SharedLayout<ColumnTiles>;
-  using Facts = std::conditional_t<(ColumnTiles < 8), FactsInRegisters, FactsInSharedMemory>;
+  using Facts =
+      std::conditional_t<(ColumnTiles < 8), FactsInRegisters<(ColumnTiles < 4)>, FactsInSharedMemory>;
   static constexpr int column_tiles = ColumnTiles, columns = 8 * ColumnTiles;
   static constexpr bool rotates = !std::is_void_v<X>;
   static_assert(!rotates || ColumnTiles == 1);
   /// Warp tiles whose loads are under way in a warp.
-  static constexpr int stages =
-      ColumnTiles == 8 ? 1 : (ColumnTiles == 1 ? 4 : 2) / (Format::loads >= 8 ? 2 : 1);
+  static constexpr int stages = ColumnTiles == 8 ? 1 : Format::loads >= 8 ? 2 : 4;
   /// Blocks that fit a multiprocessor by their registers, of which a plan uses one; its shared memory has room
   /// for one (sm_86, 89, 120), two (80) or three (90, 100).
   static constexpr int blocks = ColumnTiles == 1 && Format::loads < 8 && Format::Activations::k_tiles == 1 &&
@@ -165,7 +170,7 @@ template <int Columns>
 __device__ inline bool begin_block(const StreamTask& task, StreamBlock& block) {
   const int index = static_cast<int>(blockIdx.x) / task.batch_tiles,
             tile = static_cast<int>(blockIdx.x) % task.batch_tiles;
-  const StreamSplit split{task.row_blocks * task.cols, task.grid};
+  const StreamSplit split{task.row_blocks, task.cols, task.grid};
   BatchTile x_rows{tile * Columns, Columns, 0};
   if (task.experts.weights != nullptr) x_rows = expert_tile(task.experts, tile, Columns);
   x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
@@ -362,10 +367,11 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_step(uint4 (&step_l
   };
   const auto& ready = prepared<Format>(step_loads, tail, table_offset);
   multiply_warp_tile<Format, T, column_tiles, Config::rotates>(sums, ready, x, table_offset, refill);
-  // Beside the sums of 64 rows and 8 loads no register is free for the stride in bytes, which the compiler would keep.
-  constexpr bool scarce = stages == 1 && Format::loads >= 8;
+  // Beside the sums of 32 rows or more no register is free for the stride in bytes, which the compiler would keep.
+  constexpr bool scarce = column_tiles >= 4;
   next_load += scarce ? opaque(load_stride) : load_stride;
   ++step;
+  __syncwarp();  // or ptxas would issue the loads of several steps together, just before the first is used
 }
 
 /// The steps of chunk c, in rounds of `stages` between two changes of group.
@@ -519,8 +525,7 @@ __global__ void __launch_bounds__(stream_threads, StreamConfig<Format, T, Column
     if (task.k_warps == 2) add_k_warps<ColumnTiles>(warp.sums);
     const int same =
         facts.rows().row_block;  // read before the barrier behind which others write the next one
-    store_partial_sums<ColumnTiles>(task, facts.block, facts.thread(), same, warp.sums);
-    fixup<Config::columns>(task, facts.block, shared.last, same);
+    finish_rows<ColumnTiles>(task, shared, facts.thread(), same, warp.sums);
     row_block = same + 1;
   }
 }

@@ -72,8 +72,11 @@ struct StreamWorkspace {
     const BatchTiles tiles(size);
     arrivals = whole_part(4 * tiles.count * ceil_div(layout.warp_tile_rows(), size.plan.row_warps));
     if (arrivals <= workspace_counters) arrivals = 0;
+    const StreamSplit split{static_cast<int>(ceil_div(layout.warp_tile_rows(), size.plan.row_warps)),
+                            static_cast<int>(layout.warp_tile_cols()), static_cast<int>(size.plan.grid)};
     partial_sums =
-        whole_part(tiles.count * size.plan.grid * 2 * tiles.columns * size.plan.row_warps * warp_tile * 4);
+        whole_part(4 * slot_begin(split, static_cast<int>(tiles.count), 0,
+                                  static_cast<int>(tiles.columns * size.plan.row_warps * warp_tile)));
     x = whole_part(size.batch * layout.depth() * 2);
     scratch = whole_part(rotate_scratch(size.w.rotation, size.batch, device) * 4);
   }
@@ -93,11 +96,7 @@ StreamTask stream_task(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace
   out.w = task.w;
   out.experts = task.experts;
   out.batch = task.batch;
-  out.y = {task.y.data,
-           std::is_same_v<Y, float>  ? OutputType::Float
-           : std::is_same_v<Y, Half> ? OutputType::Half
-                                     : OutputType::BFloat16,
-           task.y.row_stride, task.epilogue.bias, task.epilogue.residual};
+  out.y = {task.y.data, output_type<Y>, task.y.row_stride, task.epilogue.bias, task.epilogue.residual};
   out.arrivals = reinterpret_cast<std::uint32_t*>(parts.arrivals == 0 ? at : at + workspace_counters);
   if (parts.arrivals != 0)
     check(cudaMemsetAsync(out.arrivals, 0, parts.arrivals, stream), "higgs::gpu::matmul_async");

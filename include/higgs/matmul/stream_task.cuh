@@ -33,6 +33,12 @@ struct MatmulOutput {
 
 namespace detail {
 
+/// The OutputType of Y.
+template <class Y>
+inline constexpr OutputType output_type = std::is_same_v<Y, float>  ? OutputType::Float
+                                          : std::is_same_v<Y, Half> ? OutputType::Half
+                                                                    : OutputType::BFloat16;
+
 /// Parameters of the streaming kernel. Either x or rotated_x is given; their rows are `x_stride` numbers apart.
 struct StreamTask {
   PackedView w;  // for experts: what they share
@@ -43,7 +49,7 @@ struct StreamTask {
   std::int64_t batch = 0;  // rows of x
   MatmulOutput y;
   std::uint32_t* arrivals = nullptr;  // (batch tiles, row blocks): zeros before and after a launch
-  float* partial_sums = nullptr;      // (batch tiles, grid, 2, rows of a batch tile, rows of a row block)
+  float* partial_sums = nullptr;      // (batch tiles, slots, rows of a batch tile, rows of a row block)
   float output_scale = 1;             // 2^exponent
   float rotation_scale = 1;           // 1 / sqrt(block of the rotation)
   int row_warps = 4, k_warps = 1;     // warps of a block along the rows and along the inputs
@@ -55,18 +61,41 @@ struct StreamTask {
 
 inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
 
-/// Stream-K: block b multiplies the warp tiles [begin(b), begin(b + 1)) of `total`, counted through W row block
-/// by row block.
+/// Stream-K: block b multiplies the warp tiles [begin(b), begin(b + 1)) of W, counted through it row block by row
+/// block.
 struct StreamSplit {
-  int total, grid;
+  int row_blocks, cols, grid;  // row blocks of W, warp tiles of each, blocks
+
+  HIGGS_HOST_DEVICE int total() const { return row_blocks * cols; }
   HIGGS_HOST_DEVICE int begin(int block) const {
-    return static_cast<int>(std::int64_t{total} * block / grid);
+    return static_cast<int>(std::int64_t{total()} * block / grid);
   }
   /// The block that multiplies a warp tile.
   HIGGS_HOST_DEVICE int owner(int item) const {
-    return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total);
+    return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total());
   }
+  /// The blocks that multiply a row block. It is split if they differ.
+  HIGGS_HOST_DEVICE int first_owner(int row_block) const { return owner(row_block * cols); }
+  HIGGS_HOST_DEVICE int last_owner(int row_block) const { return owner((row_block + 1) * cols - 1); }
+  /// Where the owners of a split row block keep its partial sums: block `first_owner` in this slot, the others in
+  /// the next ones. No two split row blocks share a slot, as the last owner of one is at most the first of the next.
+  HIGGS_HOST_DEVICE int slot(int row_block, int first_owner) const {
+    return first_owner + (row_block < first_owner ? row_block : first_owner);
+  }
+  /// Slots for the rows of x that a block multiplies.
+  HIGGS_HOST_DEVICE int slots() const { return grid + (row_blocks < grid ? row_blocks : grid) - 1; }
 };
+
+/// Where a slot of batch tile `tile` begins among the partial sums, (batch tiles, slots, slot_size): beyond 2^31
+/// from some hundred batch tiles on.
+HIGGS_HOST_DEVICE inline std::int64_t slot_begin(const StreamSplit& split, int tile, int slot,
+                                                 int slot_size) {
+  return (std::int64_t{tile} * split.slots() + slot) * slot_size;
+}
+/// The arrival counter of a row block for a batch tile: (batch tiles, row blocks).
+HIGGS_HOST_DEVICE inline std::int64_t arrival_counter(const StreamSplit& split, int tile, int row_block) {
+  return std::int64_t{tile} * split.row_blocks + row_block;
+}
 
 /// The rows of x that a block multiplies, and the expert that they meet.
 struct BatchTile {
