@@ -59,15 +59,16 @@ constexpr int longest_split_list = 64;  // splits of a sequence at most
 constexpr int prefill_warps = 4;
 constexpr int prefill_queries = prefill_warps * tile_queries;
 
-/// Warps of a block and copies of a tile in decoding, so that its shared memory is 64 KiB for tiles and 4 or 8 for queries.
+/// Warps of a block and copies of a tile in decoding, so that tiles take 64 KiB of its shared memory.
 template <int Width>
 constexpr int decode_warps = Width <= 128 ? 4 : 2;
-constexpr int decode_stages = 2;
+template <int Width>
+constexpr int decode_stages = Width <= 64 ? 4 : 2;
 constexpr int decode_keys = 16;  // keys of one tile of a warp
 template <int Width>
 constexpr std::size_t decode_shared_bytes =
     tile_bytes<Width>(tile_queries) +
-    2 * decode_warps<Width> * decode_stages * tile_bytes<Width>(decode_keys);
+    2 * decode_warps<Width> * decode_stages<Width> * tile_bytes<Width>(decode_keys);
 
 constexpr int prefill_keys = 32;  // keys of one tile of a block
 /// Shared memory of prefill: queries, and two copies of a tile of keys and of one of values.
@@ -142,7 +143,7 @@ template <class T, int Width>
 __global__ void __launch_bounds__(32 * decode_warps<Width>)
     decode_attention_kernel(const __grid_constant__ Attention<T> a, std::int32_t splits,
                             DecodeWorkspace workspace) {
-  constexpr int warps = decode_warps<Width>, keys = decode_keys, stages = decode_stages;
+  constexpr int warps = decode_warps<Width>, keys = decode_keys, stages = decode_stages<Width>;
   extern __shared__ uint4 memory[];
   __shared__ float most[warps][tile_queries], weights[warps][tile_queries];
   __shared__ bool last;
@@ -173,14 +174,15 @@ __global__ void __launch_bounds__(32 * decode_warps<Width>)
   const auto copy = [&](std::int32_t i) {
     const std::uint32_t to = mine + static_cast<std::uint32_t>(i % stages) * 2 * tile_bytes<Width>(keys);
     if (tile_at(i) < range.end)
-      copy_tiles<T, Width, keys>(to, a.cache.keys + from, a.cache.values + from, tile_at(i), range.end,
-                                 a.heads.stored_width(), lane, 32);
+      copy_tiles<T, Width, keys, 32>(to, a.cache.keys + from, a.cache.values + from, tile_at(i), range.end,
+                                     a.heads.stored_width(), lane);
     gpu::commit_copies();
   };
+  clear_ends<Width>(mine, 2 * stages * keys, a.heads.stored_width(), lane, 32);
   for (std::int32_t i = 0; i < stages - 1; ++i) copy(i);
   __syncthreads();  // queries
   AttentionTile<T, Width> tile;
-  tile.begin(query_tile, a.heads.stored_width());
+  tile.begin(query_tile);
   const KeyLimits limits = key_limits(position, position, position, position, a.window);
   for (std::int32_t i = 0; tile_at(i) < range.end; ++i) {
     copy(i + stages - 1);
@@ -268,15 +270,17 @@ __global__ void __launch_bounds__(32 * prefill_warps)
   };
   const auto copy = [&](std::int32_t key) {
     if (key < end)
-      copy_tiles<T, Width, keys>(stage_of(key), a.cache.keys + from, a.cache.values + from, key, end,
-                                 a.heads.stored_width(), static_cast<int>(threadIdx.x), 32 * prefill_warps);
+      copy_tiles<T, Width, keys, 32 * prefill_warps>(stage_of(key), a.cache.keys + from,
+                                                     a.cache.values + from, key, end, a.heads.stored_width(),
+                                                     static_cast<int>(threadIdx.x));
     gpu::commit_copies();
   };
+  clear_ends<Width>(key_tiles, 4 * keys, a.heads.stored_width(), static_cast<int>(threadIdx.x),
+                    32 * prefill_warps);
   copy(first);
   __syncthreads();  // queries
   AttentionTile<T, Width> tile;
-  tile.begin(query_tiles + static_cast<std::uint32_t>(warp * tile_bytes<Width>(tile_queries)),
-             a.heads.stored_width());
+  tile.begin(query_tiles + static_cast<std::uint32_t>(warp * tile_bytes<Width>(tile_queries)));
   const std::int32_t query = first_query + warp * tile_queries + static_cast<int>(threadIdx.x) % 32 / 4;
   const auto position_of = [&](std::int32_t i) { return a.rows.positions[token_of(i)]; };
   const std::int32_t warp_first = first_query + warp * tile_queries;
@@ -298,6 +302,17 @@ __global__ void __launch_bounds__(32 * prefill_warps)
         return mine < count ? a.out.row(token_of(mine)) + element_of(mine) : nullptr;
       },
       a.heads.width);
+}
+
+/// Calls put<Width>() for the narrowest rows of tiles that hold a head.
+template <class Put>
+void with_width(const Heads& heads, Put put) {
+  if (heads.width <= 64)
+    put.template operator()<64>();
+  else if (heads.width <= 128)
+    put.template operator()<128>();
+  else
+    put.template operator()<256>();
 }
 
 /// Throws InvalidArgument unless the shapes are those of the kernels.
@@ -350,10 +365,7 @@ void decode_attention_async(const Attention<T>& attention, std::int32_t splits, 
     gpu::launch(detail::decode_attention_kernel<T, Width>, grid, 32 * detail::decode_warps<Width>,
                 detail::decode_shared_bytes<Width>, stream, attention, splits, parts);
   };
-  if (heads.width <= 128)
-    put.template operator()<128>();
-  else
-    put.template operator()<256>();
+  detail::with_width(heads, put);
 }
 
 template <class T>
@@ -367,10 +379,7 @@ void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream)
     gpu::launch(detail::prefill_attention_kernel<T, Width>, grid, 32 * detail::prefill_warps,
                 detail::prefill_shared_bytes<Width>, stream, attention);
   };
-  if (heads.width <= 128)
-    put.template operator()<128>();
-  else
-    put.template operator()<256>();
+  detail::with_width(heads, put);
 }
 
 }  // namespace higgs::model

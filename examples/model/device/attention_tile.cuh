@@ -2,7 +2,7 @@
 // Attention of 16 queries by one warp: tiles of keys and values come through shared memory, products are mma, the
 // softmax is online (Milakov and Gimelshein, 2018): sums are kept relative to the largest score so far. Queries, keys and
 // values share a layout: a row of Width numbers, whose pieces of 16 bytes are swizzled by the row's number, so that
-// ldmatrix reads 8 rows without a bank conflict. Width is 128 or 256; narrower heads leave the end of each row unused.
+// ldmatrix reads 8 rows without a bank conflict. Width is 64, 128 or 256; narrower heads have zeros at the end of each row.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -51,20 +51,34 @@ __device__ inline std::uint32_t piece_address(std::uint32_t tile, int row, int p
   return tile + static_cast<std::uint32_t>((row * (Width / 8) + (piece ^ (row & 7))) * 16);
 }
 
-/// Copies the keys and values from `key` on to two tiles of Keys rows, one behind the other; zeros from `end` on. The
-/// copies of the `threads` threads that call it end with wait_copies().
-template <class T, int Width, int Keys>
+/// Copies the keys and values from `key` on to two tiles of Keys rows, one behind the other; zeros from `end` on. Threads
+/// threads call it; their copies end with wait_copies().
+template <class T, int Width, int Keys, int Threads>
 __device__ inline void copy_tiles(std::uint32_t to, const T* keys, const T* values, std::int32_t key,
-                                  std::int32_t end, int stored_width, int thread, int threads) {
-  for (int i = thread; i < Keys * (Width / 8); i += threads) {
-    const int row = i / (Width / 8), piece = i % (Width / 8);
-    if (8 * piece >= stored_width) continue;
-    const bool exists = key + row < end;
-    const std::int64_t at = exists ? static_cast<std::int64_t>(key + row) * stored_width + 8 * piece : 0;
-    const std::uint32_t address = piece_address<Width>(to, row, piece);
-    gpu::copy_async_128<0, 0>(address, keys + at, exists);
-    gpu::copy_async_128<static_cast<int>(tile_bytes<Width>(Keys)), 0>(address, values + at, exists);
+                                  std::int32_t end, int stored_width, int thread) {
+  constexpr int pieces = Width / 8, rows = Threads / pieces;  // rows that are copied at once
+  static_assert(Threads % pieces == 0 && Keys % rows == 0);
+  const int row = thread / pieces, piece = thread % pieces;
+  if (8 * piece >= stored_width) return;
+  const std::int64_t first = static_cast<std::int64_t>(key + row) * stored_width + 8 * piece;
+  const T *key_row = keys + first, *value_row = values + first;
+  HIGGS_UNROLL for (int n = 0; n < Keys / rows; ++n) {
+    const bool exists = key + row + n * rows < end;
+    const std::uint32_t address = piece_address<Width>(to, row + n * rows, piece);
+    gpu::copy_async_128<0, 0>(address, key_row, exists);
+    gpu::copy_async_128<static_cast<int>(tile_bytes<Width>(Keys)), 0>(address, value_row, exists);
+    key_row += rows * stored_width;
+    value_row += rows * stored_width;
   }
+}
+
+/// Zeros at the end of `rows` rows of tiles, behind the numbers that heads have: copy_tiles() leaves them.
+template <int Width>
+__device__ inline void clear_ends(std::uint32_t tiles, int rows, int stored_width, int thread, int threads) {
+  for (int i = thread; i < rows * (Width / 8); i += threads)
+    if (i % (Width / 8) * 8 >= stored_width)
+      gpu::store_shared_128(piece_address<Width>(tiles, i / (Width / 8), i % (Width / 8)),
+                            make_uint4(0, 0, 0, 0));
 }
 
 /// Stores `rows` queries as tiles: query_at(row) is where one begins, or null for zeros.
@@ -117,14 +131,14 @@ class AttentionTile {
   static constexpr bool queries_stay = Width <= 128;  // in registers; else they are read again for each tile
 
  public:
-  /// `queries` is the address of a tile of 16; heads have `stored_width` numbers, a multiple of 16.
-  __device__ void begin(std::uint32_t queries, int stored_width) {
+  /// `queries` is the address of a tile of 16.
+  __device__ void begin(std::uint32_t queries) {
     const int lane = gpu::thread_index() % 32;
     query_row_ = queries;
-    used_ = stored_width / 16;
+
     if constexpr (queries_stay) {
       HIGGS_UNROLL for (int step = 0; step < steps; ++step)
-        if (step < used_) load_query(queries_[step], step, lane);
+        load_query(queries_[step], step, lane);
     }
   }
 
@@ -141,7 +155,7 @@ class AttentionTile {
     add_values<Keys>(weights, values, lane);
   }
 
-  /// Writes the sums (16, Width) of the numbers that heads have, the largest scores and the sums of weights (16).
+  /// Writes the sums (16, Width), the largest scores and the sums of weights (16).
   __device__ void finish(float (*sums)[sums_pitch<Width>], float* most, float* weights) {
     const int lane = gpu::thread_index() % 32, g = lane / 4, t = lane % 4;
     HIGGS_UNROLL for (int half = 0; half < 2; ++half) {
@@ -152,7 +166,6 @@ class AttentionTile {
       }
     }
     HIGGS_UNROLL for (int j = 0; j < Width / 8; ++j) {
-      if (j / 2 >= used_) continue;
       *reinterpret_cast<float2*>(&sums[g][8 * j + 2 * t]) = make_float2(sums_[j][0], sums_[j][1]);
       *reinterpret_cast<float2*>(&sums[g + 8][8 * j + 2 * t]) = make_float2(sums_[j][2], sums_[j][3]);
     }
@@ -188,7 +201,6 @@ class AttentionTile {
   template <int Keys>
   __device__ void multiply_keys(float (&scores)[Keys / 8][4], std::uint32_t keys, int lane) const {
     HIGGS_UNROLL for (int step = 0; step < steps; ++step) {
-      if (step >= used_) continue;
       std::uint32_t a[4];
       if constexpr (queries_stay) {
         HIGGS_UNROLL for (int i = 0; i < 4; ++i)
@@ -211,11 +223,13 @@ class AttentionTile {
   __device__ static void mask(float (&scores)[Keys / 8][4], std::int32_t key, const KeyLimits& limits,
                               float slope, int lane) {
     const bool all = key >= limits.every_first && key + Keys - 1 <= limits.every_last;
+    HIGGS_UNROLL for (int i = 0; i < Keys / 2; ++i)
+      scores[i / 4][i % 4] *= slope;
+    if (all) return;
     HIGGS_UNROLL for (int i = 0; i < Keys / 2; ++i) {
       const int half = i % 4 / 2;
       const std::int32_t at = key + i / 4 * 8 + 2 * (lane % 4) + i % 2;
-      const bool seen = all || (at >= limits.first[half] && at <= limits.last[half]);
-      scores[i / 4][i % 4] = seen ? scores[i / 4][i % 4] * slope : -INFINITY;
+      if (at < limits.first[half] || at > limits.last[half]) scores[i / 4][i % 4] = -INFINITY;
     }
   }
 
@@ -252,7 +266,6 @@ class AttentionTile {
       const std::uint32_t a[4] = {weights[2 * k][0], weights[2 * k][1], weights[2 * k + 1][0],
                                   weights[2 * k + 1][1]};
       HIGGS_UNROLL for (int step = 0; step < steps; ++step) {
-        if (step >= used_) continue;
         std::uint32_t b[4];  // two operands of 8 numbers
         load_matrices<true>(b, piece_address<Width>(values, 16 * k + lane % 16, 2 * step + lane / 16));
         gpu::mma_m16n8k16<T>(sums_[2 * step], a, make_uint2(b[0], b[1]));
@@ -265,7 +278,6 @@ class AttentionTile {
   float most_[2] = {-INFINITY, -INFINITY}, total_[2] = {};  // total_: of this lane's keys
   std::uint32_t queries_[queries_stay ? steps : 1][4] = {};
   std::uint32_t query_row_ = 0;
-  int used_ = 0;
 };
 
 }  // namespace higgs::model::detail

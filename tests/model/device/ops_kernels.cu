@@ -17,9 +17,13 @@ namespace detail = higgs::model::detail;
   template __global__ void higgs::model::detail::prefill_attention_kernel<T, Width>(              \
       const __grid_constant__ higgs::model::Attention<T>);
 
+// plan: attention_kernel<.*, 64>: registers <= 128; hmma > 0; ldsm > 0; ldgsts > 0
 // plan: attention_kernel<.*, 128>: registers <= 168; hmma > 0; ldsm > 0; ldgsts > 0
 // plan: attention_kernel<.*, 256>: registers <= 255; hmma > 0; ldsm > 0; ldgsts > 0
+HIGGS_ATTENTION_KERNELS(Half, 64)
+HIGGS_ATTENTION_KERNELS(BFloat16, 64)
 HIGGS_ATTENTION_KERNELS(Half, 128)
+
 HIGGS_ATTENTION_KERNELS(BFloat16, 128)
 HIGGS_ATTENTION_KERNELS(Half, 256)
 HIGGS_ATTENTION_KERNELS(BFloat16, 256)
