@@ -4,11 +4,13 @@
 
 #include <catch2/catch.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "device_matrices.cuh"
+#include "emulator/emulator.hpp"
 
 using higgs::GridCodebook;
 using higgs::Half;
@@ -35,6 +37,76 @@ TEST_CASE("any alignment gives the same bits", "[matmul][stream_launch][gpu]") {
   for (std::size_t i = 0; i < expected.size(); ++i)
     wrong += !(got[1 + i / 130 * 137 + i % 130] == expected[i]);
   CHECK(wrong == 0);
+}
+
+TEST_CASE("no product takes more than 64 MiB of workspace, and none more than one of more rows",
+          "[matmul][stream_launch][gpu]") {
+  using gpu::Reproducibility;
+  const gpu::Device device{132, 227 * 1024, 90};
+  gpu::PackedView w;
+  for (const std::int64_t rows : {64, 4096, 14336, 28672, 128256})
+    for (const std::int64_t cols : {4096, 8192})
+      for (const auto sums :
+           {Reproducibility::PerDevice, Reproducibility::AcrossDevices, Reproducibility::PerBatch}) {
+        w.layout = gpu::packed_layout<gpu::TableFormat<4>>(2, 8, rows, cols / 1024, 1024);
+        w.rotation = {cols, 1024, nullptr, nullptr, 1024, 1024};
+        std::size_t before = 0;
+        for (const std::int64_t batch : {1, 8, 9, 16, 17, 32, 33, 64, 65, 200, 2048, 8192, 1'000'000}) {
+          INFO(rows << " x " << cols << ", M " << batch);
+          const gpu::MatmulPlan plan = gpu::plan_matmul(w.layout, device, sums, batch);
+          const std::size_t bytes = gpu::matmul_workspace(w, batch, plan, device);
+          CHECK(bytes <= std::size_t{64} << 20);
+          if (sums != Reproducibility::PerBatch) CHECK(bytes >= before);
+          before = bytes;
+        }
+      }
+}
+
+TEST_CASE("a product in several launches has the bits of one", "[matmul][stream_launch][gpu]") {
+  const auto w = random_matrix<GridCodebook<2, 256>>(1030, 320, 64, 64, 5);
+  const gpu::PackedMatrix device(w);
+  const Normals bias(1, 1030, 8);
+  const auto check = [&](std::int64_t batch, std::int64_t grid, std::int64_t most, std::size_t launches) {
+    INFO("M " << batch << ", grid " << grid << ", workspace " << most);
+    const Normals<Half> x(batch, 320, 6), residual(batch, 1030, 9);
+    gpu::MatmulPlan plan = gpu::plan_matmul(device.view().layout, gpu::current_device());
+    plan.grid = grid;
+    const auto product = [&] {
+      emulator::clear_launches();
+      return device_product<Half, gpu::MatmulFormats<gpu::TableFormat<4>>>(device.view(), x, plan, bias.data,
+                                                                           residual.data);
+    };
+    const auto one = product();
+    plan.most_workspace = most;
+    const auto several = product();
+    if (emulator::in_use) CHECK(emulator::launches().size() == launches);
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < one.size(); ++i) wrong += one[i].bits != several[i].bits;
+    CHECK(wrong == 0);
+  };
+  check(200, 7, 2400 << 10, 4);  // three tiles, then one: a rotation and a product each
+  check(200, 7, 0, 8);           // a tile at a time
+  check(70, 10, 600 << 10, 6);   // five parts of W for each tile, three at a time
+  check(2, 10, 0, 5);            // x rotated inside
+}
+
+TEST_CASE("a part of W has its weights, scales, outputs and ranges", "[matmul][stream_launch][gpu]") {
+  gpu::MatmulTask<Half, float> task;
+  task.w.layout =
+      gpu::packed_layout<gpu::WindowFormat<7>>(2, 7, 1030, 3, 128);  // 5 row blocks of 6 warp tiles
+  task.w.codes = reinterpret_cast<const uint4*>(std::uintptr_t{1} << 20);
+  task.w.scales = reinterpret_cast<const Half*>(std::uintptr_t{1} << 30);
+  task.y = {reinterpret_cast<float*>(std::uintptr_t{1} << 32), 4, 1030};
+  task.plan.grid = 15;
+  const auto part = gpu::detail::parts_of(task, 3, 2);
+  CHECK(part.w.codes - task.w.codes == 12 * 6 * (3 * 32 + 20));
+  CHECK(part.w.scales - task.w.scales == 12 * 3 * 64);
+  CHECK(part.y.data - task.y.data == 768);
+  CHECK(part.y.row_stride == 1030);
+  CHECK(part.w.layout.rows == 1030 - 768);
+  CHECK(part.plan.grid == 6);
+  CHECK(part.epilogue.bias == nullptr);
+  CHECK(part.epilogue.residual == nullptr);
 }
 
 TEST_CASE("the kernel that rotates x takes few aligned rows alone", "[matmul][stream_launch][gpu]") {

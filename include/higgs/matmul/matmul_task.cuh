@@ -35,6 +35,9 @@ struct MatmulPlan {
   // Rows of x up to which the product's kernel rotates them, where it can; more rows take a launch before it. At
   // most 4; 0: never. The bits are the same.
   std::int64_t rotate_inside = 4;
+  // Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x take
+  // several launches, one after the other. The bits are the same.
+  std::int64_t most_workspace = std::int64_t{64} << 20;
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
 };

@@ -21,14 +21,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 
 namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// Any number of rows of x, 64 at a time: a launch that rotates x unless the caller did, then the streaming
-/// kernel. Needs 66 KiB of shared memory per block.
+/// Any number of rows of x: for each few hundred of them a launch that rotates x unless the caller did, then the streaming
+/// kernel, 64 rows a block. Needs 66 KiB of shared memory per block.
 struct StreamKernel {
   template <class Task>
   static bool can(const Task& task, const Device& device);
@@ -62,26 +63,106 @@ struct BatchTiles {
   }
 };
 
-/// The parts of a workspace in bytes, in their order behind workspace_counters. Arrival counters that fit there
-/// need no part.
+/// How the row blocks of W are cut.
+inline StreamSplit split_of(const MatmulSize& size) {
+  const PackedLayout& layout = size.w.layout;
+  return {static_cast<int>(ceil_div(layout.warp_tile_rows(), size.plan.row_warps)),
+          static_cast<int>(layout.warp_tile_cols()), static_cast<int>(size.plan.grid)};
+}
+
+/// The largest number in [1, most] for which fits(number) holds, which holds for all smaller ones too; 1 if it holds for
+/// none.
+template <class Fits>
+std::int64_t most_that_fit(std::int64_t most, const Fits& fits) {
+  std::int64_t low = 1;
+  while (low < most) {
+    const std::int64_t middle = low + (most - low + 1) / 2;
+    if (fits(middle))
+      low = middle;
+    else
+      most = middle - 1;
+  }
+  return low;
+}
+
+/// The parts of a workspace in bytes, in their order behind workspace_counters, and the launches that they are for.
+/// Arrival counters that fit there need no part.
+///
+/// A launch has `tiles` batch tiles and `parts` of the equal parts of W between whose blocks no row block is split: all
+/// of them, or what plan.most_workspace has room for. For experts it has all.
 struct StreamWorkspace {
-  std::size_t arrivals, partial_sums, x, scratch;
+  std::size_t arrivals = 0, partial_sums = 0, x = 0, scratch = 0;
+  std::int64_t tiles, parts;
 
   StreamWorkspace(const MatmulSize& size, const Device& device) {
-    const PackedLayout& layout = size.w.layout;
-    const BatchTiles tiles(size);
-    arrivals = whole_part(4 * tiles.count * ceil_div(layout.warp_tile_rows(), size.plan.row_warps));
-    if (arrivals <= workspace_counters) arrivals = 0;
-    const StreamSplit split{static_cast<int>(ceil_div(layout.warp_tile_rows(), size.plan.row_warps)),
-                            static_cast<int>(layout.warp_tile_cols()), static_cast<int>(size.plan.grid)};
-    partial_sums =
-        whole_part(4 * slot_begin(split, static_cast<int>(tiles.count), 0,
-                                  static_cast<int>(tiles.columns * size.plan.row_warps * warp_tile)));
-    x = whole_part(size.batch * layout.depth() * 2);
-    scratch = whole_part(rotate_scratch(size.w.rotation, size.batch, device) * 4);
+    const std::int64_t all_tiles = BatchTiles(size).count;
+    const StreamSplit split = split_of(size);
+    const std::int64_t all_parts = std::gcd(split.grid, split.row_blocks);
+    const auto limit = static_cast<std::size_t>(std::max<std::int64_t>(size.plan.most_workspace, 0));
+    const auto fits = [&](std::int64_t some_tiles, std::int64_t some_parts) {
+      set(size, device, some_tiles, some_parts);
+      return bytes() <= limit;
+    };
+    if (fits(all_tiles, all_parts) || size.expert_count != 0) return;
+    tiles = most_that_fit(all_tiles, [&](std::int64_t some) { return fits(some, all_parts); });
+    parts = fits(tiles, all_parts)
+                ? all_parts
+                : most_that_fit(all_parts, [&](std::int64_t some) { return fits(1, some); });
+    // All of the limit, so that a product of fewer rows never needs more.
+    if (fits(tiles, parts)) partial_sums += (limit - bytes()) / 256 * 256;
   }
   std::size_t bytes() const { return workspace_counters + arrivals + partial_sums + x + scratch; }
+
+ private:
+  void set(const MatmulSize& size, const Device& device, std::int64_t some_tiles, std::int64_t some_parts) {
+    const std::int64_t columns = BatchTiles(size).columns;
+    StreamSplit split = split_of(size);
+    const int all_parts = std::gcd(split.grid, split.row_blocks);
+    tiles = some_tiles, parts = some_parts;
+    split.grid = split.grid / all_parts * static_cast<int>(parts);
+    split.row_blocks = split.row_blocks / all_parts * static_cast<int>(parts);
+    const std::int64_t rows = size.expert_count != 0 ? size.batch : std::min(size.batch, tiles * columns);
+    arrivals = whole_part(4 * arrival_counter(split, tiles, 0));
+    if (arrivals <= workspace_counters) arrivals = 0;
+    partial_sums = whole_part(
+        4 * slot_begin(split, tiles, 0, static_cast<int>(columns * size.plan.row_warps * warp_tile)));
+    x = size.rotated ? 0 : whole_part(rows * size.w.layout.depth() * 2);
+    scratch = size.rotated ? 0 : whole_part(rotate_scratch(size.w.rotation, rows, device) * 4);
+  }
 };
+
+/// The product of rows [first, first + count) of x.
+template <class X, class Y, class Gemm>
+MatmulTask<X, Y, Gemm> rows_of(MatmulTask<X, Y, Gemm> task, std::int64_t first, std::int64_t count) {
+  task.batch = task.y.rows = count;
+  (task.rotated ? task.rotated_x.rows : task.x.rows) = count;
+  if (task.rotated)
+    task.rotated_x.data = task.rotated_x.row(first);
+  else
+    task.x.data = task.x.row(first);
+  task.y.data = task.y.row(first);
+  if (task.epilogue.residual != nullptr) task.epilogue.residual += first * task.y.row_stride;
+  return task;
+}
+
+/// The product with parts [first, first + count) of W of those that StreamWorkspace counts.
+template <class X, class Y, class Gemm>
+MatmulTask<X, Y, Gemm> parts_of(MatmulTask<X, Y, Gemm> task, std::int64_t first, std::int64_t count) {
+  const StreamSplit split = split_of(task);
+  const std::int64_t all = std::gcd(split.grid, split.row_blocks),
+                     row_warps = split.row_blocks / all * task.plan.row_warps;
+  PackedLayout& layout = task.w.layout;
+  const std::int64_t warp_row = first * row_warps, row = warp_row * warp_tile;
+  task.w.codes += warp_row * layout.warp_tile_cols() * (layout.loads * 32 + layout.tail_units);
+  task.w.scales += warp_row * layout.groups * warp_tile;
+  layout.rows = std::min(layout.rows - row, count * row_warps * warp_tile);
+  task.plan.grid = split.grid / all * count;
+  task.y.data += row;
+  task.y.cols = layout.rows;
+  if (task.epilogue.bias != nullptr) task.epilogue.bias += row;
+  if (task.epilogue.residual != nullptr) task.epilogue.residual += row;
+  return task;
+}
 
 /// The parameters of the streaming kernel but for its activations, with its counters and partial sums.
 template <class X, class Y, class Gemm>
@@ -108,7 +189,7 @@ StreamTask stream_task(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace
   out.cols = static_cast<int>(layout.warp_tile_cols());
   out.group_cols = static_cast<int>(layout.padded_group() / warp_tile);
   out.rows = static_cast<int>(layout.warp_tile_rows());
-  out.row_blocks = static_cast<int>(ceil_div(layout.warp_tile_rows(), task.plan.row_warps));
+  out.row_blocks = split_of(task).row_blocks;
   out.batch_tiles = static_cast<int>(BatchTiles(task).count);
   out.grid = static_cast<int>(task.plan.grid);
   return out;
@@ -122,6 +203,47 @@ void launch_stream(const StreamTask& task, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(task.grid * task.batch_tiles));
   with_format("higgs::gpu::matmul_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
     gpu::launch(stream_kernel<Format, T, ColumnTiles, X>, grid, stream_threads, stream_shared, stream, task);
+  });
+}
+
+/// Calls launch(task of the streaming kernel but for its activations) for each launch with these rows of x.
+template <class X, class Y, class Gemm, class Launch>
+void for_each_part(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace& space, std::byte* at,
+                   cudaStream_t stream, const Launch& launch) {
+  const StreamSplit split = split_of(task);
+  const std::int64_t all = std::gcd(split.grid, split.row_blocks);
+  for (std::int64_t first = 0; first < all; first += space.parts)
+    launch(stream_task(parts_of(task, first, std::min(space.parts, all - first)), space, at, stream));
+}
+
+/// Rotates rows of x for which there is room, unless the caller did, and multiplies them.
+template <class Formats, class Archs, class X, class Y, class Gemm>
+void multiply_rows(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace& space, std::byte* workspace,
+                   const Device& device, cudaStream_t stream) {
+  using T = OperandOf<X>;
+  const void* x = task.rotated_x.data;
+  if (!task.rotated) {
+    std::byte* const at = workspace + workspace_counters + space.arrivals + space.partial_sums;
+    const DenseView<T> rotated(reinterpret_cast<T*>(at), task.batch, task.w.layout.depth());
+    if (task.w.rotation.group != task.w.rotation.padded_group)
+      check(cudaMemsetAsync(rotated.data, 0, space.x, stream), "higgs::gpu::matmul_async");
+    rotate_async<X, T, Archs>(task.w.rotation, task.x, rotated, device, stream,
+                              reinterpret_cast<float*>(at + space.x));
+    x = rotated.data;
+  }
+  for_each_part(task, space, workspace, stream, [&](StreamTask part) {
+    part.rotated_x = x;
+    part.x_stride = task.w.layout.depth();
+    switch (BatchTiles(task).columns) {
+      case 8:
+        return launch_stream<Formats, T, 1>(part, stream);
+      case 16:
+        return launch_stream<Formats, T, 2>(part, stream);
+      case 32:
+        return launch_stream<Formats, T, 4>(part, stream);
+      default:
+        return launch_stream<Formats, T, 8>(part, stream);
+    }
   });
 }
 
@@ -140,30 +262,12 @@ inline std::size_t StreamKernel::workspace(const MatmulSize& size, const Device&
 template <class Formats, class Archs, class X, class Y, class Gemm>
 void StreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspace, const Device& device,
                           cudaStream_t stream) {
-  using T = OperandOf<X>;
-  const detail::StreamWorkspace parts(task, device);
-  detail::StreamTask stream_task = detail::stream_task(task, parts, workspace, stream);
-  stream_task.rotated_x = task.rotated_x.data;
-  stream_task.x_stride = task.w.layout.depth();
-  if (!task.rotated) {
-    std::byte* const at = workspace + workspace_counters + parts.arrivals + parts.partial_sums;
-    const DenseView<T> rotated(reinterpret_cast<T*>(at), task.batch, task.w.layout.depth());
-    if (task.w.rotation.group != task.w.rotation.padded_group)
-      check(cudaMemsetAsync(rotated.data, 0, parts.x, stream), "higgs::gpu::matmul_async");
-    rotate_async<X, T, Archs>(task.w.rotation, task.x, rotated, device, stream,
-                              reinterpret_cast<float*>(at + parts.x));
-    stream_task.rotated_x = rotated.data;
-  }
-  switch (detail::BatchTiles(task).columns) {
-    case 8:
-      return detail::launch_stream<Formats, T, 1>(stream_task, stream);
-    case 16:
-      return detail::launch_stream<Formats, T, 2>(stream_task, stream);
-    case 32:
-      return detail::launch_stream<Formats, T, 4>(stream_task, stream);
-    default:
-      return detail::launch_stream<Formats, T, 8>(stream_task, stream);
-  }
+  const detail::StreamWorkspace space(task, device);
+  const std::int64_t rows =
+      task.expert_count != 0 ? task.batch : space.tiles * detail::BatchTiles(task).columns;
+  for (std::int64_t first = 0; first < task.batch; first += rows)
+    detail::multiply_rows<Formats, Archs>(detail::rows_of(task, first, std::min(rows, task.batch - first)),
+                                          space, workspace, device, stream);
 }
 
 template <class Task>
@@ -185,11 +289,12 @@ inline std::size_t RotatingStreamKernel::workspace(const MatmulSize& size, const
 template <class Formats, class Archs, class X, class Y, class Gemm>
 void RotatingStreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspace,
                                   const Device& device, cudaStream_t stream) {
-  detail::StreamTask stream_task =
-      detail::stream_task(task, detail::StreamWorkspace(task, device), workspace, stream);
-  stream_task.x = task.x.data;
-  stream_task.x_stride = task.x.row_stride;
-  detail::launch_stream<Formats, OperandOf<X>, 1, X>(stream_task, stream);
+  detail::for_each_part(task, detail::StreamWorkspace(task, device), workspace, stream,
+                        [&](detail::StreamTask part) {
+                          part.x = task.x.data;
+                          part.x_stride = task.x.row_stride;
+                          detail::launch_stream<Formats, OperandOf<X>, 1, X>(part, stream);
+                        });
 }
 
 static_assert(MatmulKernel<StreamKernel> && MatmulKernel<RotatingStreamKernel>);

@@ -88,13 +88,14 @@ struct StreamSplit {
 
 /// Where a slot of batch tile `tile` begins among the partial sums, (batch tiles, slots, slot_size): beyond 2^31
 /// from some hundred batch tiles on.
-HIGGS_HOST_DEVICE inline std::int64_t slot_begin(const StreamSplit& split, int tile, int slot,
+HIGGS_HOST_DEVICE inline std::int64_t slot_begin(const StreamSplit& split, std::int64_t tile, int slot,
                                                  int slot_size) {
-  return (std::int64_t{tile} * split.slots() + slot) * slot_size;
+  return (tile * split.slots() + slot) * slot_size;
 }
 /// The arrival counter of a row block for a batch tile: (batch tiles, row blocks).
-HIGGS_HOST_DEVICE inline std::int64_t arrival_counter(const StreamSplit& split, int tile, int row_block) {
-  return std::int64_t{tile} * split.row_blocks + row_block;
+HIGGS_HOST_DEVICE inline std::int64_t arrival_counter(const StreamSplit& split, std::int64_t tile,
+                                                      int row_block) {
+  return tile * split.row_blocks + row_block;
 }
 
 /// The rows of x that a block multiplies, and the expert that they meet.
