@@ -99,6 +99,7 @@ struct Options {
   std::uint32_t seed = 0;              // not 0: warps in random order, lanes of a warp run apart
   bool check_races = false;            // a launch with a race fails
   bool count = true;                   // fill Launch::counters
+  bool refuse_cold = false;            // the first use of a kernel fails while a stream is captured
   bool late = false;                   // streams do their work only when something waits for it, not before
   std::uint64_t max_steps = 1u << 30;  // warp instructions of a block before the launch fails; 0: no limit
   unsigned resident_blocks = 1;        // blocks that run interleaved

@@ -50,6 +50,7 @@ struct Symbol {
   Image* image = nullptr;
   std::string name;
   std::size_t dynamic_shared_limit = 48 * 1024;
+  bool used = false;
 };
 
 // What a program ran in all; told at its end if HIGGS_EMULATOR_SUMMARY is set.
@@ -232,11 +233,22 @@ cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vect
   return cudaSuccess;
 }
 
+// The kernel of a function, which this use loads; null where the runtime may refuse that.
+Symbol* use_kernel(const void* function) {
+  const auto found = machine().kernels.find(function);
+  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction), nullptr;
+  Symbol& kernel = found->second;
+  if (!kernel.used && machine().captures > 0 && machine().options.refuse_cold)
+    return failed(cudaErrorStreamCaptureUnsupported), nullptr;
+  kernel.used = true;
+  return &kernel;
+}
+
 cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, std::size_t shared,
                    cudaStream_t stream) {
-  const auto found = machine().kernels.find(function);
-  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
-  const Symbol& kernel = found->second;
+  const Symbol* const used = use_kernel(function);
+  if (used == nullptr) return machine().last;
+  const Symbol& kernel = *used;
   std::vector<std::vector<std::byte>> values;
   try {
     for (const emulator::Parameter& p : program_of(kernel).parameters) {
@@ -374,11 +386,11 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void
   return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream);
 }
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int value) {
-  const auto found = machine().kernels.find(f);
-  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
+  Symbol* const kernel = use_kernel(f);
+  if (kernel == nullptr) return machine().last;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || static_cast<std::size_t>(value) > shared_limit()) return failed(cudaErrorInvalidValue);
-  found->second.dynamic_shared_limit = static_cast<std::size_t>(value);
+  kernel->dynamic_shared_limit = static_cast<std::size_t>(value);
   return cudaSuccess;
 }
 

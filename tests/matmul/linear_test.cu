@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device_matrices.cuh"
+#include "emulator/emulator.hpp"
 
 using higgs::GridCodebook;
 using higgs::Half;
@@ -144,4 +145,38 @@ TEST_CASE("a linear layer refuses inputs in the memory of its outputs, and a pla
   other.id -= 1;
   other.reserved_shared_bytes = 4096;
   CHECK_THROWS_WITH(gpu::Linear<Formats>(gpu::PackedMatrix(w), other), Catch::Contains("4096 bytes"));
+}
+
+TEST_CASE("a layer that is warm is captured for any batch without the first use of a kernel",
+          "[matmul][linear][gpu]") {
+  const emulator::Options before = emulator::options();
+  emulator::options().refuse_cold = true;
+  // A format and orders that no other case uses, so that its kernels are cold here.
+  using Cold = gpu::MatmulFormats<gpu::TableFormat<2>>;
+  const gpu::Linear<Cold> linear(random_matrix<GridCodebook<2, 16>>(70, 192, 64, 64, 5));
+  const auto x = gpu::DeviceBuffer<higgs::BFloat16>::zeros(40 * 192 + 1);
+  const gpu::DeviceBuffer<float> y(40 * 70);
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(40));
+  const auto captures = [&](std::int64_t batch, int first) {
+    cudaStream_t stream = nullptr;
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    bool done = true;
+    try {
+      linear(gpu::DenseView<const higgs::BFloat16>(x.data() + first, batch, 192),
+             gpu::DenseView<float>(y.data(), batch, 70), workspace.span(), stream);
+    } catch (const gpu::CudaError&) {
+      done = false;
+    }
+    static_cast<void>(cudaStreamEndCapture(stream, &graph));
+    static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaStreamDestroy(stream));
+    return done;
+  };
+  if (emulator::in_use) CHECK(!captures(1, 0));
+  linear.warm_up<higgs::BFloat16, float>();
+  for (const int first : {0, 1})
+    for (std::int64_t batch = 1; batch <= 40; batch += 3) CHECK(captures(batch, first));
+  emulator::options() = before;
 }

@@ -22,6 +22,7 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace higgs {
 inline namespace v0 {
@@ -87,6 +88,13 @@ class Linear {
                                              epilogue, gemm);
   }
 
+  /// Loads every kernel that calls with these types and `gemm` may launch: multiplies zeros in memory of its own by the
+  /// layer, once for each number of rows that another kernel serves, and waits for `stream`. For use before a capture,
+  /// under the plan that the calls will have: CUDA loads a kernel at its first launch, which a stream that is captured may
+  /// not allow ("Lazy Loading" in the CUDA Programming Guide).
+  template <class X, class Y, class Archs = BuiltFor, class Gemm = NoGemm>
+  void warm_up(cudaStream_t stream = nullptr, const Gemm& gemm = {}) const;
+
   /// Columns of rotated x: padded groups with zeros between them.
   std::int64_t rotated_cols() const noexcept { return weights_.view().layout.depth(); }
 
@@ -112,6 +120,27 @@ class Linear {
   Device device_;
   MatmulPlan plan_;
 };
+
+template <class Formats>
+template <class X, class Y, class Archs, class Gemm>
+void Linear<Formats>::warm_up(cudaStream_t stream, const Gemm& gemm) const {
+  // One row more than each tile of rows holds; for a GEMM, the first batch that it serves.
+  std::vector<std::int64_t> batches;
+  for (const std::int64_t batch : {1, 5, 9, 17, 33})
+    if (batch < plan_.dense_from) batches.push_back(batch);
+  if (!std::is_same_v<Gemm, NoGemm> && plan_.dense_from != MatmulPlan{}.dense_from)
+    batches.push_back(plan_.dense_from);
+  if (batches.empty()) return;
+  const std::int64_t most = batches.back();
+  const auto x = DeviceBuffer<X>::zeros(static_cast<std::size_t>(most * cols() + 1));
+  const DeviceBuffer<Y> y(static_cast<std::size_t>(most * rows()));
+  const auto workspace = DeviceBuffer<std::byte>::zeros(workspace_bytes(most));
+  for (const std::int64_t batch : batches)
+    for (const int unaligned : {0, 1})  // another kernel may rotate rows that begin anywhere
+      (*this)(DenseView<const X>(x.data() + unaligned, batch, cols()), DenseView<Y>(y.data(), batch, rows()),
+              workspace.span(), stream, {}, gemm);
+  check(cudaStreamSynchronize(stream), "higgs::gpu::Linear::warm_up");
+}
 
 template <class Formats>
 template <class X, class T, class Archs>
