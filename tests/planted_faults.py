@@ -21,6 +21,8 @@ GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.
 STREAM, STREAM_CODE = "matmul/stream_kernel_test.cu", "matmul/stream_kernel_kernels.cu"
 SPLIT, SUMS, TOY = "matmul/stream_task_test.cu", "matmul/stream_fixup_test.cu", "pack/fragment_decoder_test.cu"
 LAUNCH, GEMM, LINEAR = "matmul/stream_launch_test.cu", "matmul/decoded_gemm_test.cu", "matmul/linear_test.cu"
+GRID_TEST, GROUPED = "codes/grid/fragments_test.cu", "matmul/grouped_test.cu"
+SCHEDULES, LATE, LAUNCH_TEST = "emulator/schedules_test.cu", "gpu/matrix_test.cu", "gpu/launch_test.cu"
 TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
 FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
@@ -43,10 +45,17 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("sectors", "rows are read twice", HADAMARD,
      {"const uint4 pairs = load_128(from);": "load_streaming_128(from);\n    const uint4 pairs = load_128(from);"}, ROTATE),
 
+    ("result", "factors of the first 1024 inputs for all", HADAMARD,
+     {"r.factors + first + 256 * c": "r.factors + 8 * lane + 256 * c"}, ROTATE),
+    ("result", "the inverse takes the signs of a lane's first inputs for all", HADAMARD,
+     {"signs = signs_of(r, at);": "signs = signs_of(r, col);"}, ROTATE),
+
     ("result", "sums of a group folded in another order", "scale/group_scale.cuh",
      {"for (int by = 8; by > 0; by /= 2)": "for (int by = 1; by < 16; by *= 2)"}, GROUP_SCALE),
     ("result", "a column's largest magnitude is its last", "scale/input_scale.cuh",
      {"most = max(most, std::bit_cast": "most = max(0, std::bit_cast"}, INPUT_SCALE),
+    ("result", "a column's largest magnitude of positive weights alone", "scale/input_scale.cuh",
+     {"(value) & std::numeric_limits<std::int32_t>::max()": "(value)"}, INPUT_SCALE),
     ("sectors", "columns are read twice", "scale/input_scale.cuh",
      {"const float value = to_float(*at);": "static_cast<void>(*reinterpret_cast<const volatile char*>(at));\n"
       "    const float value = to_float(*at);"},
@@ -59,6 +68,12 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a search that takes the worse scale", "quantizer.cuh",
      {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
 
+    ("result", "a scale search without its largest scale", "quantizer.cuh",
+     {"turn <= 2 * how.scale_search": "turn <= 2 * how.scale_search - (how.scale_search > 0)"}, FRONT),
+    ("result", "odd exponents take the wrong power of two", "quantizer.cuh",
+     {"std::ldexp(1.0f, exponent_ / 2 - exponent_)": "std::ldexp(1.0f, -(exponent_ / 2))"}, FRONT),
+
+    ("result", "window codes: any state may come first", VITERBI, {"lane == 0 && i == 0 ? 0 : 1'000'000'000": "0"}, VITERBI_TEST),
     ("result", "window codes: of parallel points equally near the last", VITERBI,
      {"if (distance < least)": "if (distance <= least)"}, VITERBI_TEST),
     ("result", "window codes: the signs in the window forgotten", VITERBI,
@@ -75,6 +90,10 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, PACK),
     ("result", "repacking: scales in the order of rows", "pack/packed_layout.cuh",
      {"within % 8 * 8 + within / 8": "within"}, PACK),
+    ("result", "3 bits: the high bits of a row from another place", TABLES,
+     {"word_of(loads[1], Step) >> 4, two": "word_of(loads[1], Step) >> 2, two"}, GRID_TEST),
+    ("result", "E8: signs of the second four of a symbol's coordinates from the first", E8,
+     {"15 - Z - 4 * w)": "15 - Z - 4 * (w & 1))"}, E8_TEST),
     ("result", "repacking: E8's signs in another order", E8, {"exchanged ? 4u : 0u": "0u"}, E8_TEST),
     ("result", "window codes: a warp tile begins without the symbols before it", WINDOW,
      {"return is_first ? first : neighbour;": "return neighbour;"}, WINDOW_TEST),
@@ -84,8 +103,10 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"static_cast<unsigned>(lane) % 8 * 16": "static_cast<unsigned>(lane) % 4 * 16"}, E8_TEST),
     ("result", "dequantizing: a sign of a window code without its oldest symbol", "matmul/decode.cuh",
      {"d <= memory": "d < memory"}, DECODE),
+    ("result", "decoding to weights: rows beyond the last one", "matmul/decode.cuh",
+     {"    if (row >= rows) return;\n": ""}, DECODE),
     ("result", "decoding to weights: the scale of another row", "matmul/decode.cuh",
-     {"* scales[r]": "* scales[r ^ 1]"}, DECODE),
+     {"r % 2 == 0 ? two.x : two.y) * output": "r % 2 == 0 ? two.y : two.x) * output"}, DECODE),
 
     ("result", "product: a nibble swapped", TABLES,
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),
@@ -93,29 +114,47 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"static_cast<std::int8_t>(byte)": "static_cast<std::int16_t>(byte)"}, FORMATS),
     ("result", "product: the scale of another row", KERNEL,
      {"thread % 32 / 4 * 8": "thread % 32 / 8 * 8"}, MATMUL),
-    ("result", "product: the bias of another row", FIXUP, {"v[i] += y.bias[n + i];": "v[i] += y.bias[n];"}, SUMS),
+    ("result", "product: rows whose last scale is zero are zeros", KERNEL,
+     {"  seen |= nonzero_halves(scale);\n  scale = next": "  scale = next"}, MATMUL),
+    ("result", "product: an expert's last tile reaches into the next expert's rows", TASK,
+     {"min(columns, __shfl_sync(all, rows, owner) - tile * columns)": "columns"}, GROUPED),
+    ("result", "product: the bias of another row", FIXUP, {"? bias[i] : nothing": "? bias[0] : nothing"}, SUMS),
     ("result", "product: a border of the split off by one", TASK,
      {"std::int64_t{item + 1} * grid - 1": "std::int64_t{item} * grid"}, SPLIT),
     ("result", "product: pieces of activations that overlap", TASK, {"number % 8 * 16": "number % 4 * 16"}, SPLIT),
+    ("result", "product: 32 bits for the place of partial sums", TASK,
+     {"return (tile * split.slots()": "return (static_cast<int>(tile) * split.slots()"}, SPLIT),
+    ("result", "an upload that nobody waits for", "gpu/matrix.cuh",
+     {"    check(cudaStreamSynchronize(stream), \"higgs::gpu::DeviceBuffer\");\n": ""}, LATE),
+    ("result", "a launch that tells an older error", "gpu/launch.cuh",
+     {"check(cudaLaunchKernelExC(&config, function, pointers), ":
+      "static_cast<void>(cudaLaunchKernelExC(&config, function, pointers));\n        check(cudaGetLastError(), "}, LAUNCH_TEST),
     ("result", "symbols read from the wrong bit", "pack/packed_layout.cuh",
      {"word >> bit % 8 &": "word >> bit % 4 &"}, TOY),
     ("result", "product: rows that are not aligned are rotated inside", "matmul/stream_launch.cuh",
      {"reinterpret_cast<std::uintptr_t>(task.x.data) % 16 == 0": "true"}, LAUNCH),
     ("result", "product: a gemm for the first rows of W alone", "matmul/decoded_gemm.cuh",
-     {"task.w, row, weights, stream": "task.w, 0, weights, stream"}, GEMM),
+     {"task.w, row, weights, device": "task.w, 0, weights, device"}, GEMM),
     ("result", "a linear layer's workspace for the most rows alone", "matmul/linear.cuh",
      {"std::max(matmul_workspace(size, device_), matmul_workspace(fused_size, device_))":
       "matmul_workspace(size, device_)"}, LINEAR),
     ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
     ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
     ("result", "product: the counter of arrivals is not left at zero", FIXUP,
-     {"+ row_block, others);": "+ row_block, others + 1);"}, SUMS),
+     {"atomicInc(counter, others)": "atomicInc(counter, others + 1)"}, SUMS),
     ("race", "product: no fence before the arrival", FIXUP,
      {"{\n  __threadfence();\n  __syncthreads();": "{\n  __syncthreads();"}, SUMS),
+    ("race", "product: the next chunk's copies before the barrier", KERNEL,
+     {"    wait_copies<0>();\n    __syncthreads();\n": "    wait_copies<0>();\n",
+      "rows.end) copy_chunk(rows, c + 1);\n": "rows.end) copy_chunk(rows, c + 1);\n    __syncthreads();\n"}, SCHEDULES),
+    ("race", "product: no barrier before sums take the place of activations", FIXUP,
+     {"      __syncthreads();  // nobody reads what is there\n": ""}, SCHEDULES),
+    ("race", "product: no barrier before activations take the place of sums", FIXUP,
+     {"  if (others == 0) __syncthreads();  // the next activations come there\n": ""}, SCHEDULES),
     ("race", "product: no barrier behind the rotation of x", KERNEL, {"if (c == 0) __syncthreads();": ""}, STREAM),
     ("sectors", "product: weights are read twice", KERNEL,
-     {"return load_streaming_128(from, policy);":
-      "return load_streaming_128(from, policy), load_streaming_128(from, policy);"}, STREAM),
+     {"return HasPolicy ? load_streaming_128(from, policy)":
+      "return load_streaming_128(from), HasPolicy ? load_streaming_128(from, policy)"}, STREAM),
     ("bank conflicts", "product: the table's copies share banks", TABLES,
      {"number % 16 * 8 : number * 4": "number % 16 * 8 : number / 2 * 4"}, STREAM),
     ("instructions", "product: an mma too many", KERNEL,
@@ -128,14 +167,14 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
       "          mma_m16n8k16<T>(none, a[k], b[k][c]);\n          sums[Row][c][0] += none[0] * 0.0f;\n"
       "          mma_m16n8k16<T>(sums[Row][c], a[k], b[k][c]);\n        }"}, STREAM_CODE),
     ("ptxas: loads", "product: weights by 32 bits", KERNEL,
-     {"return load_streaming_128(from, policy);":
+     {"return HasPolicy ? load_streaming_128(from, policy) : load_streaming_128(from);":
       "return uint4{" + ", ".join(f"reinterpret_cast<const volatile unsigned*>(from)[{i}]" for i in range(4)) + "};"},
      STREAM_CODE),
     ("ptxas: barrier", "product: a barrier in the loop", KERNEL, {"  ++step;\n": "  ++step;\n  __syncthreads();\n"}, STREAM_CODE),
     ("ptxas: spills", "product: registers for four blocks", KERNEL,
-     {"&& !rotates ? 3 : 2;": "&& !rotates ? 4 : 2;"}, STREAM_CODE),
+     {"? 3\n                                    : 2;": "? 4\n                                    : 2;"}, STREAM_CODE),
     ("ptxas: registers", "product: registers for two blocks", KERNEL,
-     {"&& !rotates ? 3 : 2;": "&& !rotates ? 2 : 2;"}, STREAM_CODE),
+     {"? 3\n                                    : 2;": "? 2\n                                    : 2;"}, STREAM_CODE),
     ("ptxas: local memory", "product: sums behind an index", KERNEL,
      {"  ++step;\n": "  ++step;\n  sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
 ]

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "device_matrices.cuh"
@@ -127,6 +128,28 @@ TEST_CASE("a device without room for the table is refused", "[matmul][decode][gp
   CHECK_THROWS_WITH(gpu::dequantize_async<FourBits>(device.view(), gpu::DenseView<Half>(nullptr, 64, 64),
                                                     gpu::Basis::Rotated, here, nullptr),
                     Catch::Contains("66559 bytes of shared memory, and needs 66560"));
+}
+
+TEST_CASE("dequantizing refuses memory that is not aligned, shared or of another device",
+          "[matmul][decode][gpu]") {
+  const gpu::PackedMatrix w(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 19, false));
+  const gpu::Device here = gpu::current_device();
+  const gpu::DeviceBuffer<float> memory(2 * 64 * 64 + 1);
+  const auto dequantize = [&](float* out, float* workspace, const gpu::Device& device) {
+    gpu::dequantize_async<FourBits>(w.view(), gpu::DenseView<float>(out, 64, 64), gpu::Basis::Original,
+                                    device, nullptr, std::span(workspace, 64 * 64));
+  };
+  float* const out = memory.data();
+  CHECK_NOTHROW(dequantize(out, out + 64 * 64, here));
+  CHECK_THROWS_WITH(dequantize(out, out + 64 * 64 + 1, here),
+                    Catch::Contains("the workspace begins 4 bytes after"));
+  CHECK_THROWS_WITH(dequantize(out, out + 64 * 64 - 4, here),
+                    Catch::Contains("the workspace and out must not share memory"));
+  auto* const odd = reinterpret_cast<float*>(reinterpret_cast<char*>(out) + 2);
+  CHECK_THROWS_WITH(dequantize(odd, out + 64 * 64 + 4, here), Catch::Contains("out begins 2 bytes after"));
+  gpu::Device other = here;
+  ++other.id;
+  CHECK_THROWS_WITH(dequantize(out, out + 64 * 64, other), Catch::Contains("in the memory of device"));
 }
 
 TEST_CASE("codebooks without tiles are dequantized from the codes of files", "[matmul][decode][gpu]") {

@@ -121,10 +121,11 @@ class DeviceCodes {
 /// out = the weights, rounded once from what dequantize() gives on the host: (rows, padded_cols) in the rotated
 /// basis, (rows, cols) in the original one. The latter takes `workspace`: padded_cols floats for each row of a pass,
 /// at least 64 rows, from a multiple of 16 bytes on; more rows mean fewer launches. `w` is a PackedView or a
-/// CodedMatrix. Formats: those that kernels are compiled for. Throws InvalidArgument for a shape or workspace that
-/// does not fit, for a rotation whose block exceeds shared memory, and for a PackedView on a device with less than 66 KiB
-/// of shared memory per block. Where rows of `out` begin at multiples of 16 bytes and groups are whole warp tiles, weights
-/// are written 16 bytes at a time.
+/// CodedMatrix. Formats: those that kernels are compiled for. Throws InvalidArgument for a shape or workspace that does not
+/// fit, for memory that is not aligned, shared by `out` and `workspace`, or of another device than `device`, for a rotation
+/// whose block exceeds shared memory, and for a PackedView on a device with less than 66 KiB of shared memory per block.
+/// Where rows of `out` begin at multiples of 16 bytes and groups are whole warp tiles, weights are written 16 bytes at a
+/// time.
 template <class Formats = AnyFormat, class Matrix, class Out, class Archs = BuiltFor>
 void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const Device& device,
                       cudaStream_t stream, std::span<float> workspace = {});
@@ -350,6 +351,13 @@ void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const De
     return "higgs::gpu::dequantize_async: out is " + higgs::detail::shape_text(out.rows, out.cols) +
            ", but w in this basis is " + higgs::detail::shape_text(detail::rows_of(w), cols);
   });
+  constexpr const char* function = "higgs::gpu::dequantize_async";
+  if constexpr (std::is_same_v<Matrix, PackedView>) detail::check_device(function, w, device);
+  detail::expect_aligned(function, "out", out.data, sizeof(Out));
+  detail::expect_aligned(function, "the workspace", workspace.data(), 16);
+  detail::expect_apart(function, "the workspace",
+                       detail::ByteRows(workspace.data(), static_cast<std::int64_t>(workspace.size_bytes())),
+                       "out", detail::ByteRows(out));
   if (basis == Basis::Rotated)
     return detail::decode_rows_async<Formats, Out, Archs>(w, 0, out, device, stream);
   Rotation inverse = w.rotation;

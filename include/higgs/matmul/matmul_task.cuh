@@ -8,7 +8,6 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
-#include <higgs/pack/fragment_decoder.cuh>
 #include <higgs/pack/packed_layout.cuh>
 
 #include <cuda_runtime.h>
@@ -146,20 +145,6 @@ namespace detail {
 /// A part of a workspace: `bytes` rounded up to a multiple of 256.
 inline std::size_t whole_part(std::int64_t bytes) {
   return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
-}
-
-/// Throws InvalidArgument unless `w` is in the memory of `device`, whose kernels find their lookup table where they are
-/// compiled for.
-inline void check_device(const char* function, const PackedView& w, const Device& device) {
-  expects(w.device < 0 || device.id < 0 || w.device == device.id, [&] {
-    return higgs::detail::sentence(function, ": w is in the memory of device ", w.device,
-                                   ", but the product is for device ", device.id);
-  });
-  expects(device.reserved_shared_bytes <= LookupTable::begin, [&] {
-    return higgs::detail::sentence(function, ": CUDA keeps the first ", device.reserved_shared_bytes,
-                                   " bytes of each block's shared memory on this device, but at most ",
-                                   LookupTable::begin, " are possible: there the lookup table begins");
-  });
 }
 
 /// Throws InvalidArgument for an argument that is not aligned, and for one that is written and shares memory with

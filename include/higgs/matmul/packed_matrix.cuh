@@ -9,6 +9,7 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/pack/bits.hpp>
+#include <higgs/pack/fragment_decoder.cuh>
 #include <higgs/pack/packed_layout.cuh>
 #include <higgs/rotate/hadamard.cuh>
 #include <higgs/store/quantized_matrix.hpp>
@@ -35,6 +36,24 @@ struct PackedView {
   const Half* scales = nullptr;         // (warp_tile_rows, groups, 64)
   const std::int16_t* table = nullptr;  // (table_size of the format): its lookup table
 };
+
+namespace detail {
+
+/// Throws InvalidArgument unless `w` is in the memory of `device`, whose kernels find their lookup table where they are
+/// compiled for.
+inline void check_device(const char* function, const PackedView& w, const Device& device) {
+  expects(w.device < 0 || device.id < 0 || w.device == device.id, [&] {
+    return higgs::detail::sentence(function, ": w is in the memory of device ", w.device,
+                                   ", but the product is for device ", device.id);
+  });
+  expects(device.reserved_shared_bytes <= LookupTable::begin, [&] {
+    return higgs::detail::sentence(function, ": CUDA keeps the first ", device.reserved_shared_bytes,
+                                   " bytes of each block's shared memory on this device, but at most ",
+                                   LookupTable::begin, " are possible: there the lookup table begins");
+  });
+}
+
+}  // namespace detail
 
 /// Owns a PackedView. Made once at load; the canonical layout is not kept.
 class PackedMatrix {
