@@ -112,6 +112,8 @@
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/matmul/stream_launch.cuh>
 #  include <higgs/matmul/stream_task.cuh>
+#  include <higgs/matmul/wgmma_kernel.cuh>
+#  include <higgs/matmul/wgmma_launch.cuh>
 #  include <higgs/pack/fragment_decoder.cuh>
 #  include <higgs/pack/packed_layout.cuh>
 #  include <higgs/quantizer.cuh>

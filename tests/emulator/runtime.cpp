@@ -394,6 +394,23 @@ cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int
   return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
+  const auto found = machine().kernels.find(f);
+  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
+  const Symbol& kernel = found->second;
+  try {
+    const emulator::Program& program = program_of(kernel);
+    std::memset(facts, 0, sizeof *facts);
+    facts->maxThreadsPerBlock = static_cast<int>(program.max_threads);
+    facts->sharedSizeBytes = program.static_shared_bytes;
+    facts->localSizeBytes = program.local_bytes;
+    facts->maxDynamicSharedSizeBytes = static_cast<int>(kernel.dynamic_shared_limit);
+  } catch (const std::exception&) {
+    return failed(cudaErrorInvalidDeviceFunction);
+  }
+  return cudaSuccess;
+}
+
 // ---- memory
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   return unless_capturing([=] {

@@ -135,3 +135,17 @@ TEST_CASE("the kernel that rotates x takes few aligned rows alone", "[matmul][st
   device.shared_bytes = 48 * 1024;
   CHECK(!gpu::StreamKernel::can(task, device));
 }
+
+TEST_CASE("a program without code for sm_90a takes the streaming kernel where a plan asks for warpgroups",
+          "[matmul][stream_launch][gpu]") {
+  const emulator::Options before = emulator::options();
+  emulator::options().compute_capability = 90;
+  using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
+  const gpu::PackedMatrix w(random_matrix<GridCodebook<2, 256>>(130, 200, 128, 64, 5));
+  gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, gpu::current_device());
+  const Normals<Half> x(40, 200, 6);
+  const auto expected = device_product<float, Formats>(w.view(), x, plan);
+  plan.wgmma_from = 33;
+  CHECK((!emulator::in_use || device_product<float, Formats>(w.view(), x, plan) == expected));
+  emulator::options() = before;
+}

@@ -121,6 +121,22 @@ __device__ inline void wait_products(Registers&... registers) {
   (detail::pin(registers), ...);
 }
 
+/// setmaxnreg: every warp of a warpgroup calls it. Gives registers back, or waits until others have given enough: a thread
+/// has `Count` then, a multiple of 8.
+template <int Count>
+__device__ inline void give_registers_back() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+/// bar.sync: barrier `Barrier` (1 to 15) of the first `Threads` threads that arrive there.
+template <int Barrier, int Threads>
+__device__ inline void sync_some() {
+  asm volatile("bar.sync %0, %1;" ::"n"(Barrier), "n"(Threads) : "memory");
+}
+
 // Barriers in shared memory, 8 bytes each. A phase ends when all threads that the barrier expects have arrived and all
 // bytes that they announced have come; then the next one begins. Phases count from 0.
 

@@ -15,6 +15,7 @@
 #include <higgs/matmul/matmul_task.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/stream_launch.cuh>
+#include <higgs/matmul/wgmma_launch.cuh>
 
 #include <cuda_runtime.h>
 
@@ -30,9 +31,9 @@ namespace gpu {
 
 /// The kernels of products: the first that can computes one. A new kernel is a header with a MatmulKernel and its
 /// name here.
-using Kernels = TypeList<RotatingStreamKernel, StreamKernel, DecodedGemm>;
+using Kernels = TypeList<RotatingStreamKernel, WgmmaKernel, StreamKernel, DecodedGemm>;
 /// Those for activations that the caller has rotated, and for mixtures of experts.
-using RotatedKernels = TypeList<StreamKernel>;
+using RotatedKernels = TypeList<WgmmaKernel, StreamKernel>;
 using ExpertKernels = TypeList<StreamKernel>;
 
 /// Bytes of workspace for a product of this size. It begins as zeros (DeviceBuffer::zeros); then any calls, on any

@@ -37,6 +37,9 @@ struct MatmulPlan {
   // Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x take
   // several launches, one after the other. The bits are the same.
   std::int64_t most_workspace = std::int64_t{64} << 20;
+  // Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the program
+  // code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
+  std::int64_t wgmma_from = std::numeric_limits<std::int64_t>::max();
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
 };
@@ -47,7 +50,9 @@ struct MatmulPlan {
 enum class Reproducibility {
   PerDevice,      // the batch that the row is in; MIG and MPS may change the multiprocessors, and so the bits
   AcrossDevices,  // also the device among those of one architecture, and the shard of rows that a row of W is in
-  PerBatch        // nothing more: fewer and longer Stream-K ranges for more than 64 rows of x
+  // Nothing more: fewer and longer Stream-K ranges for more than 64 rows of x, and warpgroup products for more than 32 on
+  // sm_90a.
+  PerBatch
 };
 
 /// The plan for a matrix. PerDevice: a block for each multiprocessor unless there is less work. AcrossDevices:
@@ -68,6 +73,7 @@ inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
   const std::int64_t least =
       8 / plan.row_warps;  // warp tiles of a row block that are worth a block of 4 warps
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
+  if (reproducibility == Reproducibility::PerBatch && device.architecture == 90) plan.wgmma_from = 33;
   return plan;
 }
 
