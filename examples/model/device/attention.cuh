@@ -325,8 +325,9 @@ void check_attention(const Attention<T>& a) {
            std::to_string(a.q.rows) + ", " + std::to_string(a.q.cols) + "), out (" +
            std::to_string(a.out.rows) + ", " + std::to_string(a.out.cols) + ")";
   });
-  expects(a.window >= 0 && a.cache.capacity > 0,
-          "higgs::model::attention: the window must not be negative, the cache not empty");
+  expects(a.window >= 0 && a.rows.positions != nullptr,
+          "higgs::model::attention: the window must not be negative, and rows need positions");
+  check_cache(a.cache);
 }
 
 }  // namespace detail
@@ -349,6 +350,8 @@ void decode_attention_async(const Attention<T>& attention, std::int32_t splits, 
                             cudaStream_t stream) {
   detail::check_attention(attention);
   expects(splits > 0, "higgs::model::decode_attention_async: splits must be positive");
+  expects(splits == 1 || (workspace && reinterpret_cast<std::uintptr_t>(workspace) % 16 == 0),
+          "higgs::model::decode_attention_async: the workspace must be at a multiple of 16 bytes");
   const Heads& heads = attention.heads;
   const std::int64_t counters = attention.q.rows * heads.kv_count * detail::tiles_of(heads);
   expects(counters <= detail::most_counters, [&] {

@@ -50,6 +50,17 @@ struct KvLayer {
   }
 };
 
+/// Throws InvalidArgument unless kernels can reach the cache by pieces of 16 bytes.
+template <class T>
+void check_cache(const KvLayer<T>& cache) {
+  expects(cache.capacity > 0, "higgs::model::check_cache: the cache has no room for a token");
+  const auto reachable = [](const T* first) {
+    return first && reinterpret_cast<std::uintptr_t>(first) % 16 == 0;
+  };
+  expects(reachable(cache.keys) && reachable(cache.values),
+          "higgs::model::check_cache: keys and values must be at multiples of 16 bytes");
+}
+
 /// Which token each row of the activations is, in device memory.
 struct TokenRows {
   const std::int32_t* positions =

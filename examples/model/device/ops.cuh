@@ -65,8 +65,8 @@ void swiglu_async(gpu::DenseView<const T> gate, gpu::DenseView<const T> up, gpu:
 
 namespace detail {
 
-constexpr int row_threads = 512;  // threads that work on one row
-constexpr int head_warps = 4;     // heads that one block turns at a time
+constexpr int row_threads = 1024;  // threads that work on one row
+constexpr int head_warps = 4;      // heads that one block turns at a time
 constexpr int swiglu_threads = 256;
 constexpr int most_pairs = 4;  // pairs of a head that one lane turns
 
@@ -145,24 +145,33 @@ __global__ void __launch_bounds__(row_threads)
                 gpu::DenseView<float> sum, const float* gain, float epsilon, float factor,
                 gpu::DenseView<T> out, bool together) {
   const std::int64_t r = blockIdx.x, first = 4 * threadIdx.x, step = 4 * row_threads;
-  const float* in = sum.data ? sum.row(r) : x.row(r);
-  float square = 0;
-  for (std::int64_t c = first; c < x.cols; c += step) {
+  const auto norm_square = [](float4 v) { return fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, v.w * v.w))); };
+  const auto take = [&](std::int64_t c) {  // four numbers of x, or of the sum, which is stored
     float4 v = load_four(x.row(r) + c, together, x.cols - c);
     if (sum.data) {
       v = add_scaled(v, load_four(y.row(r) + c, together, x.cols - c), y_factor);
       store_four(sum.row(r) + c, v, together, x.cols - c);
     }
-    square = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, square))));
+    return v;
+  };
+  // The first four stay in registers and their gains are under way while the block sums up.
+  float4 kept = {}, kept_gain = {};
+  if (first < x.cols) {
+    kept_gain = load_four(gain + first, together, x.cols - first);
+    kept = take(first);
   }
+  float square = norm_square(kept);
+  for (std::int64_t c = first + step; c < x.cols; c += step) square += norm_square(take(c));
   const float mean = sum_block(square) / static_cast<float>(x.cols);
   const float inverse = factor / sqrtf(mean + epsilon);
-  for (std::int64_t c = first; c < x.cols; c += step) {
-    float4 v = load_four(in + c, together, x.cols - c);  // what this thread stored
-    const float4 g = load_four(gain + c, together, x.cols - c);
+  const auto put = [&](std::int64_t c, float4 v, float4 g) {
     v = {v.x * inverse * g.x, v.y * inverse * g.y, v.z * inverse * g.z, v.w * inverse * g.w};
     store_four(out.row(r) + c, v, together, x.cols - c);
-  }
+  };
+  if (first < x.cols) put(first, kept, kept_gain);
+  const float* in = sum.data ? sum.row(r) : x.row(r);
+  for (std::int64_t c = first + step; c < x.cols; c += step)  // what this thread stored
+    put(c, load_four(in + c, together, x.cols - c), load_four(gain + c, together, x.cols - c));
 }
 
 template <class Y>
@@ -288,7 +297,7 @@ __global__ void __launch_bounds__(swiglu_threads)
     return gpu::round_pair<T>(silu_times(x.x, y.x), silu_times(x.y, y.y));
   };
   const uint4 a = gpu::load_128(g), b = gpu::load_128(u);
-  *reinterpret_cast<uint4*>(to) = make_uint4(both(a.x, b.x), both(a.y, b.y), both(a.z, b.z), both(a.w, b.w));
+  gpu::store_128(to, make_uint4(both(a.x, b.x), both(a.y, b.y), both(a.z, b.z), both(a.w, b.w)));
 }
 
 }  // namespace detail
@@ -334,6 +343,8 @@ void turn_and_append_async(const Heads& heads, gpu::DenseView<T> q, gpu::DenseVi
                            gpu::DenseView<const T> v, const HeadTurns& turns, const TokenRows& rows,
                            const KvLayer<T>& cache, cudaStream_t stream) {
   check_heads(heads);
+  check_cache(cache);
+  expects(rows.positions != nullptr, "higgs::model::turn_and_append_async: rows need positions");
   expects(q.cols == heads.count * heads.width && k.cols == heads.kv_count * heads.width &&
               detail::same_shape(k, v) && k.rows == q.rows,
           "higgs::model::turn_and_append_async: q must be (rows, count * width), k and v (rows, kv_count * "

@@ -171,6 +171,11 @@ __device__ inline int thread_index() {
   return out;
 }
 
+/// st.global.v4 of 16 bytes to a multiple of 16. The compiler makes four stores of an assignment whose parts it computes.
+__device__ inline void store_128(void* pointer, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(pointer), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
 /// ld.global.v4.
 __device__ inline uint4 load_128(const void* pointer) { return *static_cast<const uint4*>(pointer); }
 /// ld.global.v4 of data that no thread writes and no thread reads again: without the first-level cache, and under

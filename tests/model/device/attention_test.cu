@@ -237,6 +237,11 @@ TEST_CASE("attention refuses shapes that it cannot do", "[model][device][gpu]") 
   CHECK_THROWS_AS(prefill_attention_async(wrong, nullptr), higgs::InvalidArgument);
   CHECK_THROWS_AS(decode_attention_async(scene.attention(0, 2, out), 0, nullptr, nullptr),
                   higgs::InvalidArgument);
+  CHECK_THROWS_AS(decode_attention_async(scene.attention(0, 2, out), 2, nullptr, nullptr),
+                  higgs::InvalidArgument);
+  Attention<Half> unaligned = scene.attention(0, 2, out);
+  unaligned.cache.values += 1;
+  CHECK_THROWS_AS(prefill_attention_async(unaligned, nullptr), higgs::InvalidArgument);
   CHECK(decode_splits({32, 8, 128}, 4096) == 32);
   CHECK(decode_splits({32, 8, 128}, 100) == 2);
   CHECK(decode_splits({8, 1, 128}, 1 << 20) == 64);

@@ -21,12 +21,9 @@ namespace detail = higgs::model::detail;
 // plan: attention_kernel<.*, 128>: registers <= 168; hmma > 0; ldsm > 0; ldgsts > 0
 // plan: attention_kernel<.*, 256>: registers <= 255; hmma > 0; ldsm > 0; ldgsts > 0
 HIGGS_ATTENTION_KERNELS(Half, 64)
-HIGGS_ATTENTION_KERNELS(BFloat16, 64)
-HIGGS_ATTENTION_KERNELS(Half, 128)
 
 HIGGS_ATTENTION_KERNELS(BFloat16, 128)
 HIGGS_ATTENTION_KERNELS(Half, 256)
-HIGGS_ATTENTION_KERNELS(BFloat16, 256)
 
 // Six blocks of four warps fit a multiprocessor for a token or a few: their loads are all that is under way.
 // plan: dense_kernel<.*, 1, true>: registers <= 80; loop.hmma > 0; loop.lds32 == 0; loop.bar == 0
@@ -35,7 +32,6 @@ HIGGS_ATTENTION_KERNELS(BFloat16, 256)
   template __global__ void higgs::model::detail::dense_kernel<T, T, Tiles, true>( \
       DenseView<const T>, DenseView<const T>, const float*, DenseView<T>);
 HIGGS_DENSE_KERNEL(Half, 1)
-HIGGS_DENSE_KERNEL(BFloat16, 1)
 HIGGS_DENSE_KERNEL(Half, 8)
 
 // plan: turn_kernel<.*>: registers <= 64
@@ -49,7 +45,7 @@ template __global__ void higgs::model::detail::norm_kernel<Half, Half>(DenseView
                                                                        DenseView<const Half>, float,
                                                                        DenseView<float>, const float*, float,
                                                                        float, DenseView<Half>, bool);
-// plan: swiglu_kernel<.*>: registers <= 64; ldg128 == 2
+// plan: swiglu_kernel<.*>: registers <= 64; ldg128 == 2; stg128 == 1
 template __global__ void higgs::model::detail::swiglu_kernel<Half>(DenseView<const Half>,
                                                                    DenseView<const Half>, DenseView<Half>,
                                                                    bool);

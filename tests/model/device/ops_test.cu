@@ -61,7 +61,7 @@ TEMPLATE_TEST_CASE("embedding reads the row of each token, and NaN for a token t
 // Widths with and without loads of four numbers; a row's length above and below what a block holds.
 TEMPLATE_TEST_CASE("the norm and the residual sum are the CPU's within rounding", "[model][device][gpu]",
                    Half, BFloat16) {
-  for (const std::int64_t width : {24, 25, 2500}) {
+  for (const std::int64_t width : {24, 25, 4500}) {
     const std::int64_t rows = 3;
     auto x = random_numbers<float>(2, rows * width, 5);
     for (std::size_t i = 0; i < static_cast<std::size_t>(width); ++i) x[i] *= 1e-4f;  // epsilon counts
@@ -221,6 +221,26 @@ TEMPLATE_TEST_CASE("swiglu is silu(gate) * up", "[model][device][gpu]", Half, BF
               (roundoff<TestType> + 1e-6) * std::abs(exact) + 4e-8);
     }
   }
+}
+
+TEST_CASE("norms and swiglu read and write their operands once", "[model][device][gpu]") {
+  if (!emulator::in_use) return;
+  const std::int64_t width = 4096, sectors = width * 2 / 32;  // of 16-bit numbers
+  const auto x = on_device(random_numbers<float>(11, width)),
+             gain = on_device(random_numbers<float>(12, width));
+  const auto y = on_device(random_numbers<Half>(13, width));
+  const gpu::DeviceBuffer<Half> out(static_cast<std::size_t>(width));
+  const gpu::DenseView<Half> writing(out.data(), 1, width);
+  emulator::clear_launches();
+  add_norm_async(gpu::DenseView<float>(x.data(), 1, width), reading(y, 1, width), 1.0f, gain.data(), 1e-5f,
+                 1.0f, writing, nullptr);
+  const emulator::Counters norm = emulator::launches().back().counters;
+  CHECK(norm.sectors_read == static_cast<std::uint64_t>(5 * sectors));
+  CHECK(norm.sectors_written == static_cast<std::uint64_t>(3 * sectors));
+  swiglu_async(reading(y, 1, width), reading(out, 1, width), writing, nullptr);
+  const emulator::Counters swiglu = emulator::launches().back().counters;
+  CHECK(swiglu.sectors_read == static_cast<std::uint64_t>(2 * sectors));
+  CHECK(swiglu.sectors_written == static_cast<std::uint64_t>(sectors));
 }
 
 TEST_CASE("operations refuse shapes that differ", "[model][device][gpu]") {

@@ -71,7 +71,40 @@ TokenChoice choice_of(float slope, std::int32_t top_k, double top_p) {
   return out;
 }
 
+// The choices of one block by given random bits.
+__global__ void choose_by_bits(const float* logits, int count, TokenChoice choice,
+                               const std::uint64_t* random, int draws, std::int32_t* tokens) {
+  __shared__ detail::ChoiceMemory memory;
+  detail::RowChoice row(logits, count, choice, memory);
+  for (int i = 0; i < draws; ++i) {
+    const int token = row.choose(random[i]);
+    if (threadIdx.x == 0) tokens[i] = token;
+    __syncthreads();
+  }
+}
+
 }  // namespace
+
+TEST_CASE("random bits at the borders between tokens choose the host's tokens", "[model][device][gpu]") {
+  std::vector<std::uint64_t> random{0, 1, ~std::uint64_t{0}};
+  for (std::uint64_t quarter = 1; quarter < 4; ++quarter)
+    for (const std::uint64_t near : {~std::uint64_t{0}, std::uint64_t{0}, std::uint64_t{1}})
+      random.push_back((quarter << 62) + near);
+  const auto random_device = on_device(random);
+  for (const std::vector<float>& logits :
+       {std::vector<float>{2, 2, 2, 2}, {2, -0.0f, 2, 0, 2, 2}, {1, 1, 1, 2, 1, 1}})
+    for (const std::int32_t top_k : {0, 4}) {
+      const auto logits_device = on_device(logits);
+      const gpu::DeviceBuffer<std::int32_t> tokens(random.size());
+      const TokenChoice choice = choice_of(1.0f, top_k, 1.0);
+      gpu::launch(choose_by_bits, dim3(1), detail::choice_threads, 0, nullptr, logits_device.data(),
+                  static_cast<int>(logits.size()), choice, random_device.data(),
+                  static_cast<int>(random.size()), tokens.data());
+      const std::vector<std::int32_t> found = tokens.to_host();
+      for (std::size_t i = 0; i < random.size(); ++i)
+        CHECK(found[i] == choose_token(logits, choice, random[i]));
+    }
+}
 
 // Logits of many shapes: normal ones; few different ones, so that whole bins and orders are equal; all equal; one that is
 // far likelier; minus infinity.
