@@ -107,6 +107,10 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"    if (row >= rows) return;\n": ""}, DECODE),
     ("result", "decoding to weights: the scale of another row", "matmul/decode.cuh",
      {"r % 2 == 0 ? two.x : two.y) * output": "r % 2 == 0 ? two.y : two.x) * output"}, DECODE),
+    ("bank conflicts", "decoded rows: pieces permuted by the row's number", "matmul/decode.cuh",
+     {"(row % 4 * 2 + row / 4 % 2)": "(row % 8)"}, DECODE),
+    ("result", "decoding to weights: rows are read before all lanes have written", "matmul/decode.cuh",
+     {"load(tile + step);\n    __syncwarp();": "load(tile + step);"}, DECODE),
 
     ("result", "product: a nibble swapped", TABLES,
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= (byte >> 4 | (byte & 15u) << 4) << j * 8"}, MATMUL),

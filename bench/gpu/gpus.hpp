@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a GPU can do at most, and a model of the time of a quantized matmul made of it. A prediction, not a
-// measurement: the rates are the vendors', the counts those of the emulator (bench/README.md), and no GPU was
-// timed.
+// What GPUs can do at most, and a model of the time of a quantized matmul made of it. A PREDICTION, not a measurement: the
+// rates are the vendors', the counts those of the emulator (docs/notes/cuda-kernels.md), latencies are assumed, and no GPU
+// was timed.
 #pragma once
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string_view>
+
+#include "overlap.hpp"
+#include "shapes.hpp"
 
 namespace bench {
 
@@ -15,21 +19,22 @@ struct Gpu {
   int sms;
   double clock_ghz;
   double memory_gb_per_s;
-  // Multiply-adds a clock and SM, fp16 with fp32 sums: by mma.sync, and by the best instruction, which cuBLAS
-  // uses.
+  // Multiply-adds a clock and multiprocessor, fp16 with fp32 sums: by mma.sync, and by the best instruction, which
+  // cuBLAS uses.
   double products_per_clock, dense_products_per_clock;
+  int blocks;  // blocks of the streaming kernel on a multiprocessor at a time, by its shared memory
 };
 
 inline constexpr std::array gpus{
-    Gpu{"A100 40GB", 108, 1.41, 1555, 1024, 1024},
-    Gpu{"A100 80GB", 108, 1.41, 2039, 1024, 1024},
-    Gpu{"H100 SXM", 132, 1.755, 3350, 1280, 2048},  // mma.sync: about 62 % of wgmma
-    Gpu{"H200", 132, 1.755, 4800, 1280, 2048},
-    Gpu{"B200", 148, 1.85, 8000, 1024, 4096},  // mma.sync: a guess
-    Gpu{"RTX 3090", 82, 1.70, 936, 256, 256},
-    Gpu{"RTX 4090", 128, 2.52, 1008, 256, 256},
-    Gpu{"L40S", 142, 2.52, 864, 512, 512},
-    Gpu{"RTX 5090", 170, 2.41, 1792, 256, 256},
+    Gpu{"A100 40GB", 108, 1.41, 1555, 1024, 1024, 2},
+    Gpu{"A100 80GB", 108, 1.41, 2039, 1024, 1024, 2},
+    Gpu{"H100 SXM", 132, 1.755, 3350, 1280, 2048, 3},  // mma.sync: about 62 % of wgmma
+    Gpu{"H200", 132, 1.755, 4800, 1280, 2048, 3},
+    Gpu{"B200", 148, 1.85, 8000, 1024, 4096, 3},  // mma.sync: a guess
+    Gpu{"RTX 3090", 82, 1.70, 936, 256, 256, 1},
+    Gpu{"RTX 4090", 128, 2.52, 1008, 256, 256, 1},
+    Gpu{"L40S", 142, 2.52, 864, 512, 512, 1},
+    Gpu{"RTX 5090", 170, 2.41, 1792, 256, 256, 1},
 };
 
 /// The GPU of that many multiprocessors whose memory is nearest to the rate that a copy reached; none:
@@ -53,10 +58,12 @@ struct Problem {
 
   bool dense() const { return bits >= 16; }
   double weights() const { return static_cast<double>(rows * cols); }
-  double weight_bytes() const {
+  /// Bytes of codes and scales for a weight.
+  double bytes_per_weight() const {
     const double tail = window ? 64.0 / 4096 : 0;  // bytes of context in a warp tile
-    return weights() * (bits / 8 + tail + (dense() ? 0 : 2.0 / static_cast<double>(group)));
+    return bits / 8 + tail + (dense() ? 0 : 2.0 / static_cast<double>(group));
   }
+  double weight_bytes() const { return weights() * bytes_per_weight(); }
   double bytes() const { return weight_bytes() + 2.0 * static_cast<double>(batch * (rows + cols)); }
 };
 
@@ -80,41 +87,179 @@ inline double window_instructions(double bits) {
   return bits == 4 ? 0 : bits == 3.5 ? 4.9 : bits == 3 ? 5.9 : bits == 2.5 ? 6.8 : 3.7;
 }
 
-/// The times, in microseconds, that each part would take alone.
+/// How a streaming kernel is built, as far as time depends on it.
+struct StreamBuild {
+  bool overlaps;        // see Loop
+  int blocks;           // blocks on a multiprocessor, at most what fits (Gpu::blocks)
+  int fixup_quads;      // 16-byte parts of the sums that a thread of the fixup has under way
+  bool loads_together;  // whether the table, x and the first codes are asked for at once
+};
+/// The kernel of this tree, and the one that it had before its loads overlapped.
+inline constexpr StreamBuild stream_build{true, 2, 8, true};
+inline constexpr StreamBuild serial_build{false, 1, 1, false};
+
+/// What is assumed and not counted.
+struct Assumptions {
+  double memory_share = 0.92;         // of the vendor's rate, which a copy reaches
+  double hbm_latency_ns = 700;        // under load
+  double gddr_latency_ns = 600;       // under load
+  double cache_latency_clocks = 300;  // the second-level cache
+  double launch_us = 2.0;             // of a lone kernel
+  double next_us = 1.0;               // from one kernel to the next in a graph
+  double rotation_clocks = 1100;      // 885 instructions of one warp
+  double dense_share = 0.8;           // of the tensor cores' rate, which cuBLAS reaches
+  double dense_begin_us = 1.5;        // filling and draining its pipeline
+};
+inline constexpr Assumptions assumed;
+
+/// The times, in microseconds, that each part would take alone, and what the loop takes with all of them.
 struct Prediction {
-  double memory, issue, lookups, products, launch;
-  double longest() const { return std::max({memory, issue, lookups, products}); }
-  /// The parts of one kernel overlap, so the longest counts.
-  double total() const { return launch + longest(); }
+  double memory = 0, issue = 0, lookups = 0, products = 0;
+  double loop = 0, prologue = 0, tail = 0, launch = 0;
+  double total() const { return launch + prologue + loop + tail; }
   std::string_view bound() const {
-    if (launch > longest()) return "launch";
-    if (memory == longest()) return "memory";
-    return products == longest() ? "products" : issue == longest() ? "issue" : "lookups";
+    const double longest = std::max({memory, issue, lookups, products});
+    if (launch + prologue + tail > loop) return "launch and ends";
+    if (loop > 1.15 * longest) return "latency";
+    if (memory == longest) return "memory";
+    return products == longest ? "products" : issue == longest ? "issue" : "lookups";
   }
 };
 
-/// A fused product is two launches, rotation and product, or one for few rows; a dense one is one.
-inline Prediction predict(const Gpu& gpu, const Problem& p) {
-  constexpr double launch_us = 2, warp_instructions_per_clock = 4, passes_per_clock = 1;
-  const double clocks_per_us = gpu.clock_ghz * 1e3 * gpu.sms;
-  const double padded_batch =
-      static_cast<double>((p.batch + 7) / 8 * 8);  // an mma takes 8 rows of activations
-  Prediction out{.memory = p.bytes() / (gpu.memory_gb_per_s * 1e3),
-                 .issue = 0,
-                 .lookups = 0,
-                 .products = p.weights() * padded_batch / clocks_per_us /
-                             (p.dense() ? gpu.dense_products_per_clock : gpu.products_per_clock),
-                 .launch = p.dense() || p.batch <= rotated_inside ? launch_us : 2 * launch_us};
-  if (p.dense()) return out;
-  const std::int64_t columns = std::min<std::int64_t>(p.batch, 64);  // the kernel's widest tile
+namespace detail {
+
+inline bool has_hbm(const Gpu& gpu) { return gpu.memory_gb_per_s > 1400 && gpu.name.substr(0, 3) != "RTX"; }
+
+/// The loop of one multiprocessor for up to 64 rows of x.
+inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) {
+  constexpr double tile = 4.096;  // thousand weights
+  const std::int64_t columns = std::min<std::int64_t>(p.batch, 64);
   const auto& all = p.window ? window_counts : kernel_counts;
   const auto& counts = *std::find_if(all.begin(), all.end() - 1,
                                      [&](const KernelCounts& each) { return columns <= each.batch; });
-  const double instructions = counts.instructions + (p.window ? window_instructions(p.bits) : 0);
-  const double thousands = p.weights() / 1000 * static_cast<double>((p.batch + 63) / 64);
-  out.issue = thousands * instructions / warp_instructions_per_clock / clocks_per_us;
-  out.lookups = thousands * counts.shared_passes / passes_per_clock / clocks_per_us;
+  const double instructions = (counts.instructions + (p.window ? window_instructions(p.bits) : 0)) * tile;
+  const double mma = tile * 1e3 * static_cast<double>((columns + 7) / 8 * 8) / (gpu.products_per_clock / 4);
+  Loop loop;
+  // Beside 33 to 64 rows of sums there are registers for the codes of one stage, beside 9 to 32 for two.
+  loop.stages = columns <= 8 ? 4 : columns <= 32 ? 2 : 1;
+  // 33 to 64 rows take the registers of a multiprocessor.
+  loop.warps = 4 * (columns > 32 ? 1 : std::min(build.blocks, gpu.blocks));
+  loop.overlaps =
+      build.overlaps || loop.stages == 1;  // with one stage the kernel always refilled step by step
+  loop.bytes = tile * 1e3 * p.bytes_per_weight();
+  loop.passes = counts.shared_passes * tile + loop.bytes / 128;  // what memory gives passes the same pipe
+  loop.issue = std::max(instructions, mma);
+  return loop;
+}
+
+/// From the last product to the last y: sums of split rows to the workspace, and their addition by one block.
+inline double tail_clocks(const Problem& p, const StreamBuild& build) {
+  const double columns = static_cast<double>(std::min<std::int64_t>((p.batch + 7) / 8 * 8, 64));
+  const double quads = columns * 64 / 128;  // of 256 rows, for each of 128 threads
+  const double turns = std::ceil(quads / build.fixup_quads);
+  const double each =
+      1.5 * assumed.cache_latency_clocks + 15.0 * std::min<double>(build.fixup_quads, quads) + 100;
+  return 4 * assumed.cache_latency_clocks + turns * each;
+}
+
+inline Prediction predict_dense(const Gpu& gpu, const Problem& p) {
+  const double padded = static_cast<double>((p.batch + 7) / 8 * 8);
+  Prediction out;
+  out.memory = p.bytes() / (gpu.memory_gb_per_s * 1e3 * assumed.memory_share);
+  out.products = p.weights() * padded / (gpu.clock_ghz * 1e3 * gpu.sms) / gpu.dense_products_per_clock /
+                 assumed.dense_share;
+  out.loop = std::max(out.memory, out.products);
+  out.prologue = assumed.dense_begin_us;
+  out.launch = assumed.launch_us;
   return out;
+}
+
+}  // namespace detail
+
+/// A fused product: rotation and product, one launch for up to 4 rows of x, else two; 64 rows of x at a time. A dense one
+/// is one launch.
+inline Prediction predict(const Gpu& gpu, const Problem& p, const StreamBuild& build = stream_build) {
+  if (p.dense()) return detail::predict_dense(gpu, p);
+  const double clocks_per_us = gpu.clock_ghz * 1e3;
+  const bool inside = p.batch <= rotated_inside;
+  const MemoryPart memory{
+      assumed.memory_share * gpu.memory_gb_per_s / gpu.sms / gpu.clock_ghz,
+      (detail::has_hbm(gpu) ? assumed.hbm_latency_ns : assumed.gddr_latency_ns) * gpu.clock_ghz};
+  const Loop loop = detail::loop_of(gpu, p, build);
+  const double all_tiles = p.weights() / 4096 * static_cast<double>((p.batch + 63) / 64);
+  const int tiles = static_cast<int>(std::ceil(all_tiles / gpu.sms / loop.warps));
+  const double begin = memory.latency_clocks * (build.loads_together ? 1
+                                                : inside             ? 2
+                                                                     : 1.5) +
+                       (inside ? assumed.rotation_clocks * std::ceil(static_cast<double>(p.batch) / 4) : 0) +
+                       300;
+  const double end = loop_clocks(loop, memory, tiles, begin);
+  Prediction out;
+  const double tiles_per_sm = all_tiles / gpu.sms;
+  out.memory = tiles_per_sm * loop.bytes / memory.bytes_per_clock / clocks_per_us;
+  out.lookups = tiles_per_sm * loop.passes / clocks_per_us;
+  const double mma =
+      4096 * static_cast<double>((std::min<std::int64_t>(p.batch, 64) + 7) / 8 * 8) / gpu.products_per_clock;
+  out.products = tiles_per_sm * mma / clocks_per_us;
+  out.issue = tiles_per_sm * loop.issue / 4 / clocks_per_us;
+  if (out.issue <= out.products) out.issue = 0;  // the same scheduler
+  out.prologue = begin / clocks_per_us;
+  out.loop = (end - begin) / clocks_per_us;
+  out.tail = detail::tail_clocks(p, build) / clocks_per_us;
+  out.launch = assumed.launch_us + (inside ? 0 : assumed.next_us + 1);  // rotating alone takes 1 us
+  return out;
+}
+
+/// A step of a whole model: one token for each of `batch` sequences.
+struct TokenPrediction {
+  double us = 0;     // of all linear layers, one after the other in a graph
+  double bytes = 0;  // of weights that are read
+  int launches = 0;
+};
+
+/// Experts are one launch for each of their layers: the expected number of different ones that `batch` tokens take, each
+/// with an equal part of the rows.
+inline TokenPrediction predict_token(const Gpu& gpu, const Model& model, std::int64_t batch, double bits,
+                                     bool window = false, const StreamBuild& build = stream_build) {
+  TokenPrediction out;
+  // Only the first kernel of a graph pays a whole launch.
+  const auto add = [&](const Problem& p, int count) {
+    const Prediction each = predict(gpu, p, build);
+    const int kernels = p.dense() || p.batch <= rotated_inside ? 1 : 2;
+    out.us += count * (each.total() - assumed.launch_us + assumed.next_us);
+    out.bytes += count * p.weight_bytes();
+    out.launches += count * kernels;
+  };
+  for (const ModelLayer& layer : model.layers)
+    add({.batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = bits, .window = window},
+        layer.count);
+  const ModelExperts& experts = model.experts;
+  if (experts.count > 0) {
+    const double active = static_cast<double>(experts.active) / experts.count;
+    const double different = experts.count * (1 - std::pow(1 - active, static_cast<double>(batch)));
+    const double rows_each = static_cast<double>(batch * experts.active) / different;
+    for (const ModelLayer& layer : experts.layers)  // as one matrix of all their rows
+      add({.batch = std::max<std::int64_t>(1, std::llround(rows_each)),
+           .rows = std::llround(different * static_cast<double>(layer.rows)),
+           .cols = layer.cols,
+           .bits = bits,
+           .window = window},
+          layer.count);
+  }
+  out.us = out.us * model.blocks + assumed.launch_us;
+  out.bytes *= model.blocks;
+  out.launches *= model.blocks;
+  return out;
+}
+
+/// The share of the vendor's memory rate at which codes pass in the steady state of the loop.
+inline double memory_share(const Gpu& gpu, const Problem& p, const StreamBuild& build) {
+  const MemoryPart memory{
+      assumed.memory_share * gpu.memory_gb_per_s / gpu.sms / gpu.clock_ghz,
+      (detail::has_hbm(gpu) ? assumed.hbm_latency_ns : assumed.gddr_latency_ns) * gpu.clock_ghz};
+  const Loop loop = detail::loop_of(gpu, p, build);
+  const double clocks = loop_clocks(loop, memory, 1200, 0) - loop_clocks(loop, memory, 400, 0);
+  return 800 * loop.warps * loop.bytes / clocks / memory.bytes_per_clock * assumed.memory_share;
 }
 
 }  // namespace bench

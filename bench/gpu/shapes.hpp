@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace bench {
 
@@ -29,5 +30,57 @@ inline constexpr std::array layers{
 };
 
 inline constexpr std::array<std::int64_t, 9> batches{1, 2, 4, 8, 16, 32, 64, 128, 256};
+
+/// The linear layers of one shape in a transformer block.
+struct ModelLayer {
+  std::string_view name;
+  int count;
+  std::int64_t rows, cols;
+};
+
+/// Experts of a block: the layers that each one has, and how many of them a token takes.
+struct ModelExperts {
+  int count = 0, active = 0;
+  std::vector<ModelLayer> layers{};
+};
+
+/// A model as a list of linear layers; the output head is left out.
+struct Model {
+  std::string_view name;
+  int blocks;
+  std::vector<ModelLayer> layers;  // of a block, in their order
+  ModelExperts experts{};
+};
+
+inline const std::vector<Model>& models() {
+  static const std::vector<Model> all{
+      {"Llama-3.1-8B",
+       32,
+       {{"q", 1, 4096, 4096},
+        {"k, v", 2, 1024, 4096},
+        {"o", 1, 4096, 4096},
+        {"gate, up", 2, 14336, 4096},
+        {"down", 1, 4096, 14336}}},
+      {"Llama-3.1-70B",
+       80,
+       {{"q", 1, 8192, 8192},
+        {"k, v", 2, 1024, 8192},
+        {"o", 1, 8192, 8192},
+        {"gate, up", 2, 28672, 8192},
+        {"down", 1, 8192, 28672}}},
+      {"Qwen3-8B",
+       36,
+       {{"q", 1, 4096, 4096},
+        {"k, v", 2, 1024, 4096},
+        {"o", 1, 4096, 4096},
+        {"gate, up", 2, 12288, 4096},
+        {"down", 1, 4096, 12288}}},
+      {"Qwen3-30B-A3B",
+       48,
+       {{"q", 1, 4096, 2048}, {"k, v", 2, 512, 2048}, {"o", 1, 2048, 4096}},
+       {128, 8, {{"gate, up", 2, 768, 2048}, {"down", 1, 2048, 768}}}},
+  };
+  return all;
+}
 
 }  // namespace bench

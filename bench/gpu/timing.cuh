@@ -29,6 +29,33 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// The median time of launches of a graph, in microseconds, after two that warm up; prepare() is called before each and
+/// does not count.
+template <class Prepare>
+double median_launch_us(cudaGraphExec_t work, cudaStream_t stream, int repetitions, const Prepare& prepare) {
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  std::vector<float> times;
+  for (int k = 0; k < repetitions + 2; ++k) {
+    prepare(k);
+    check(cudaEventRecord(begin, stream), "cudaEventRecord");
+    check(cudaGraphLaunch(work, stream), "cudaGraphLaunch");
+    check(cudaEventRecord(end, stream), "cudaEventRecord");
+    check(cudaEventSynchronize(end), "cudaEventSynchronize");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+    if (k >= 2) times.push_back(ms * 1e3f);
+  }
+  check(cudaEventDestroy(begin), "cudaEventDestroy");
+  check(cudaEventDestroy(end), "cudaEventDestroy");
+  std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
+  return static_cast<double>(times[static_cast<std::size_t>(repetitions / 2)]);
+}
+inline double median_launch_us(cudaGraphExec_t work, cudaStream_t stream, int repetitions) {
+  return median_launch_us(work, stream, repetitions, [](int) {});
+}
+
 /// Times work on one stream. `thorough` off: small buffers and one repetition, to see that all of it runs.
 class Stopwatch {
  public:
@@ -37,15 +64,9 @@ class Stopwatch {
     check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, 0), "L2 cache size");
     const std::size_t beyond = std::max(std::size_t{64} << 20, 2 * static_cast<std::size_t>(cache));
     flushed_ = higgs::gpu::DeviceBuffer<std::byte>(thorough ? beyond : 1024);
-    check(cudaEventCreate(&begin_), "cudaEventCreate");
-    check(cudaEventCreate(&end_), "cudaEventCreate");
   }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() {
-    static_cast<void>(cudaEventDestroy(begin_));
-    static_cast<void>(cudaEventDestroy(end_));
-  }
 
   /// Microseconds of launch(stream), captured once.
   template <class Launch>
@@ -58,21 +79,12 @@ class Stopwatch {
     launch(stream_);
     check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
     check(cudaGraphInstantiate(&work, graph, 0), "cudaGraphInstantiate");
-    std::vector<float> times;
-    for (int k = 0; k < repetitions_ + 2; ++k) {  // the first two warm up
+    const double us = median_launch_us(work, stream_, repetitions_, [&](int k) {
       check(cudaMemsetAsync(flushed_.data(), k, flushed_.size_bytes(), stream_), "cudaMemsetAsync");
-      check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
-      check(cudaGraphLaunch(work, stream_), "cudaGraphLaunch");
-      check(cudaEventRecord(end_, stream_), "cudaEventRecord");
-      check(cudaEventSynchronize(end_), "cudaEventSynchronize");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, begin_, end_), "cudaEventElapsedTime");
-      if (k >= 2) times.push_back(ms * 1e3f);
-    }
+    });
     check(cudaGraphExecDestroy(work), "cudaGraphExecDestroy");
     check(cudaGraphDestroy(graph), "cudaGraphDestroy");
-    std::nth_element(times.begin(), times.begin() + repetitions_ / 2, times.end());
-    return static_cast<double>(times[static_cast<std::size_t>(repetitions_ / 2)]);
+    return us;
   }
 
   /// GB/s of a copy on the device, bytes read and written together: what memory gives at most here.
@@ -90,7 +102,6 @@ class Stopwatch {
   int repetitions_;
   Stream stream_;
   higgs::gpu::DeviceBuffer<std::byte> flushed_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
 }  // namespace bench
