@@ -7,11 +7,12 @@ and then conditions in Python:
     // plan: stream_kernel<.*4.*>: registers <= 128; loop.hmma == 4 * loop.ldg128; loop.bar == 0
 
 Conditions see `arch`, what ptxas reports (registers, stack, spills, smem, barriers), how many instructions of a kind the
-kernel has (hmma, imma, ldg32, ldg64, ldg128, stg*, lds*, sts*, ldsm, ldgsts, shfl, bar, ldl, stl, instructions), and the
-same of `loop`, the innermost loop with the most hmma or imma (`loop` is empty where there is none). `loop.ldg_distance` is
+kernel has (hmma, imma, hgmma, ldg32, ldg64, ldg128, stg*, lds*, sts*, ldsm, ldgsts, shfl, bar, ldl, stl, instructions), and the
+same of `loop`, the innermost loop with the most hmma, imma or hgmma (`loop` is empty where there is none). `loop.ldg_distance` is
 the least number of instructions from a global load of 64 or 128 bits in the loop to the first that reads what it loads, going
 round the loop: what the loop executes while the load is under way. No kernel may spill or use local memory unless its plan
-says how much, or be without a plan, and no plan without a kernel.
+says how much, or be without a plan, and no plan without a kernel. ptxas must not say that it serializes products of
+warpgroups. A line `// architectures: 90a` in the source names others than the usual ones.
 """
 import argparse
 import re
@@ -27,8 +28,9 @@ PTX_FROM = [80, 90, 100]  # nvcc makes PTX of its own from these on, so two runs
 ALWAYS = "spills == 0; stack == 0; ldl == 0; stl == 0"  # every kernel
 OPCODES = {  # the low 9 bits of an instruction; the 3 above tell how its operands are given
     0x03C: "hmma", 0x037: "imma", 0x181: "ldg", 0x186: "stg", 0x184: "lds", 0x188: "sts", 0x03B: "ldsm", 0x1AE: "ldgsts",
-    0x11D: "bar", 0x183: "ldl", 0x187: "stl", 0x189: "shfl",
+    0x1F0: "hgmma", 0x11D: "bar", 0x183: "ldl", 0x187: "stl", 0x189: "shfl",
 }
+PRODUCTS = {"hmma", "imma", "hgmma"}
 BRANCH = 0x147
 WIDTHS = {"ldg", "stg", "lds", "sts"}
 BITS = {0: 8, 1: 8, 2: 16, 3: 16, 4: 32, 5: 64, 6: 128, 7: 128}
@@ -91,9 +93,9 @@ def census(text, arch):
             target = branch_target(pc, low, high, arch)
             if 0 <= target < pc:
                 loops.append((target // 16, pc // 16 + 1))
-    mma = [(begin, end) for begin, end in loops if {"hmma", "imma"} & set(kinds[begin:end])]
+    mma = [(begin, end) for begin, end in loops if PRODUCTS & set(kinds[begin:end])]
     innermost = [a for a in mma if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in mma)]
-    products = lambda loop: sum(kind in {"hmma", "imma"} for kind in kinds[loop[0]:loop[1]])  # noqa: E731
+    products = lambda loop: sum(kind in PRODUCTS for kind in kinds[loop[0]:loop[1]])  # noqa: E731
     begin, end = max(innermost, key=products, default=(0, 0))
     return Code(kinds), Code(kinds[begin:end], words[begin:end])
 
@@ -122,6 +124,12 @@ def ptxas_report(text):
     return report
 
 
+def serialized(text):
+    """Mangled name -> why ptxas makes the products of a warpgroup wait for each other (messages C7510 to C7519)."""
+    return {name: reason for reason, name in re.findall(
+        r"\(C751\d\).*?(wgmma.mma_async instructions are serialized.*?) in the function '(\w+)'", text)}
+
+
 def demangled(names):
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     return dict(zip(names, text.splitlines()))
@@ -132,6 +140,12 @@ def plans_of(source):
         found = re.match(r"\s*// plan: (.+?): (.+)", line)
         if found:
             yield found[1], [c.strip() for c in found[2].split(";") if c.strip()]
+
+
+def architectures_of(source):
+    """The architectures that the source names, or the usual ones."""
+    found = re.search(r"^// architectures: (.+)", Path(source).read_text(), re.M)
+    return found[1].split() if found else ARCHITECTURES
 
 
 def output_of(*command):
@@ -171,17 +185,20 @@ def check(nvcc, source, options, folder, architectures):
     plans, errors, rows = list(plans_of(source)), [], []
     ptx = {}
     for arch in architectures:
-        virtual = max(a for a in PTX_FROM if a <= arch)
+        number = int(str(arch).rstrip("a"))
+        virtual = arch if str(arch).endswith("a") else max(a for a in PTX_FROM if a <= number)
         if virtual not in ptx:
             ptx[virtual] = folder / f"compute_{virtual}.ptx"
             output_of(nvcc, "-ptx", f"-arch=compute_{virtual}", *options, source, "-o", ptx[virtual])
         cubin = folder / f"sm_{arch}.cubin"
-        report = ptxas_report(output_of(ptxas, "-v", f"-arch=sm_{arch}", ptx[virtual], "-o", cubin))
+        text = output_of(ptxas, "-v", f"-arch=sm_{arch}", ptx[virtual], "-o", cubin)
+        report = ptxas_report(text)
         names = demangled(list(report))
-        codes = {name.removeprefix(".text."): census(data, arch) for name, data in sections(cubin.read_bytes())
+        codes = {name.removeprefix(".text."): census(data, number) for name, data in sections(cubin.read_bytes())
                  if name.startswith(".text.")}
         kernels = {names[k]: (report[k], *codes[k]) for k in report}
         errors += errors_of(kernels, plans, arch)
+        errors += [f"sm_{arch} {names.get(name, name)}: {reason}" for name, reason in serialized(text).items()]
         for name, (facts, code, loop) in sorted(kernels.items()):
             counts = " ".join(f"{kind} {count}" for kind, count in sorted(loop.counts.items()))
             rows.append(f"sm_{arch:<4}{facts['registers']:4} registers {code.instructions:5} instructions"
@@ -195,10 +212,10 @@ def main():
     parser.add_argument("source", type=Path)
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--folder", type=Path, required=True, help="for the cubins")
-    parser.add_argument("--architectures", default=",".join(map(str, ARCHITECTURES)))
+    parser.add_argument("--architectures", help="80,90, say; those of the source")
     parser.add_argument("--option", action="append", default=[], help="for nvcc")
     a = parser.parse_args()
-    rows, errors = check(a.nvcc, a.source, a.option, a.folder, [int(x) for x in a.architectures.split(",")])
+    rows, errors = check(a.nvcc, a.source, a.option, a.folder, a.architectures.split(",") if a.architectures else architectures_of(a.source))
     print("\n".join(rows + errors))
     sys.exit(bool(errors))
 

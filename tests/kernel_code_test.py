@@ -42,6 +42,15 @@ class KernelCode(unittest.TestCase):
         self.assertEqual(sum("good_kernel" in row and "hmma 1 ldg128 1" in row for row in rows), 2, rows)
         self.assertTrue((FOLDER / "compute_100.ptx").exists())  # as nvcc -arch=sm_120 compiles
 
+    def test_serialized_products_of_a_warpgroup_are_seen(self):
+        source = Path(__file__).with_name("kernel_code_faults_sm90a.cu")
+        self.assertEqual(kernel_code.architectures_of(source), ["90a"])
+        rows, errors = kernel_code.check(NVCC, source, ["-std=c++20"], FOLDER, ["90a"])
+        self.assertEqual(len(errors), 1, errors)
+        self.assertIn("sm_90a serialized_kernel(", errors[0])
+        self.assertIn("wgmma.mma_async instructions are serialized", errors[0])
+        self.assertEqual(sum("hgmma 1" in row for row in rows), 2, rows)
+
     def test_the_distance_of_a_load_is_that_to_its_first_reader_round_the_loop(self):
         registers = lambda form, d, a, b, c: (form << 9 | d << 16 | a << 24 | b << 32, c)  # noqa: E731
         load, other = ("ldg128", registers(1, 40, 2, 255, 255)), ("", registers(1, 8, 9, 10, 11))
