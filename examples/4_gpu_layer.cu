@@ -43,6 +43,7 @@ int main() {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t token = nullptr;
   gpu::check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  linear.warm_up<Half, Half>(stream);  // or CUDA would load kernels during the capture
   gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
   linear(gpu::DenseView<const Half>(x.data(), batch, inputs), gpu::DenseView<Half>(y.data(), batch, outputs),
          workspace.span(), stream);

@@ -395,9 +395,9 @@ cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
-  const auto found = machine().kernels.find(f);
-  if (found == machine().kernels.end()) return failed(cudaErrorInvalidDeviceFunction);
-  const Symbol& kernel = found->second;
+  const Symbol* const used = use_kernel(f);
+  if (used == nullptr) return machine().last;
+  const Symbol& kernel = *used;
   try {
     const emulator::Program& program = program_of(kernel);
     std::memset(facts, 0, sizeof *facts);

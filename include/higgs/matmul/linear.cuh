@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -124,14 +125,15 @@ class Linear {
 template <class Formats>
 template <class X, class Y, class Archs, class Gemm>
 void Linear<Formats>::warm_up(cudaStream_t stream, const Gemm& gemm) const {
-  // One row more than each tile of rows holds; for a GEMM, the first batch that it serves.
+  // One row more than each tile of rows holds, and the first batches of warpgroup products and of a GEMM.
+  constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
   std::vector<std::int64_t> batches;
-  for (const std::int64_t batch : {1, 5, 9, 17, 33})
-    if (batch < plan_.dense_from) batches.push_back(batch);
-  if (!std::is_same_v<Gemm, NoGemm> && plan_.dense_from != MatmulPlan{}.dense_from)
-    batches.push_back(plan_.dense_from);
+  for (const std::int64_t batch : {std::int64_t{1}, std::int64_t{5}, std::int64_t{9}, std::int64_t{17},
+                                   std::int64_t{33}, std::int64_t{65}, std::int64_t{129}, plan_.wgmma_from})
+    if (batch < plan_.dense_from && (batch <= 33 || plan_.wgmma_from != never)) batches.push_back(batch);
+  if (!std::is_same_v<Gemm, NoGemm> && plan_.dense_from != never) batches.push_back(plan_.dense_from);
   if (batches.empty()) return;
-  const std::int64_t most = batches.back();
+  const std::int64_t most = *std::max_element(batches.begin(), batches.end());
   const auto x = DeviceBuffer<X>::zeros(static_cast<std::size_t>(most * cols() + 1));
   const DeviceBuffer<Y> y(static_cast<std::size_t>(most * rows()));
   const auto workspace = DeviceBuffer<std::byte>::zeros(workspace_bytes(most));

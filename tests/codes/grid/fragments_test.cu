@@ -76,6 +76,7 @@ void check_that_fill_table_sees_its_space() {
     try {
       gpu::launch(kernel, dim3(1), 32, static_cast<std::size_t>(bytes), nullptr,
                   static_cast<const std::int16_t*>(table.data()));
+      gpu::check(cudaDeviceSynchronize(), "fill_table");
       return true;
     } catch (const gpu::CudaError&) {
       emulator::forget_failure();
