@@ -91,6 +91,7 @@ sources_of() { # the tests of a stage, as tests/CMakeLists.txt finds them; those
   for file in $(find "tests/${1#front}" "${depth[@]}" -name '*_test.cu' | sort); do
     suffix=$(sed -nE 's/.*_sm([0-9]+[af])_test\.cu$/\1/p' <<<"$file")
     [ -z "$suffix" ] || [ "$suffix" = "$special" ] || { echo "$file needs sm_$suffix" >>"$build/left_out" && continue; }
+    ! grep -q '"model/device/device_model.hpp"' "$file" || { echo "$file needs the whole application" >>"$build/left_out" && continue; }
     echo "$file"
   done
 }

@@ -247,6 +247,18 @@ class CommandLine(unittest.TestCase):
         for text in (str(self.text), "600 bytes", "567 of 600 tokens", "F32", "higgs-model compare", "&lt;1&gt;", "UTC"):
             self.assertIn(text, page)
 
+    def test_processors_are_obeyed_or_refused(self):
+        generate = ["generate", self.model, "--prompt", "!", "--tokens", "1"]
+        self.works(*generate, "--device", "cpu")
+        self.assertIn("--dtype bf16 needs --device cuda", self.fails(1, *generate, "--dtype", "bf16"))
+        self.assertIn("--device", self.fails(2, *generate, "--device", "gpu"))
+        if self.run_program(*generate, "--device", "cuda").returncode == 0:
+            return  # a build with CUDA, and a GPU
+        for command in (generate, ["eval", self.model, "--text", self.text, "--window", "64"],
+                        ["compare", self.model, "--text", self.text, "--window", "64"],
+                        ["sensitivity", self.model, "-o", self.folder / "alpha.json"]):
+            self.assertRegex(self.fails(1, *command, "--device", "cuda"), "built without CUDA|no GPU can be used")
+
     def test_interrupts_are_explained(self):
         self.text.write_text("".join(chr(33 + i * i % 39) for i in range(4_000_000)))
         result = self.folder / "result.json"

@@ -13,9 +13,11 @@ struct ModelConfig;
 
 /// A number above 0 of a model's configuration, and how files write it.
 struct Number {
+  using Place = double ModelConfig::*;
+
   std::string_view key;   // in config.json
   std::string_view gguf;  // in GGUF metadata, after the name of the architecture and a dot
-  double ModelConfig::* place;
+  Place place;
   std::optional<double> usual, gguf_usual;  // where the key is missing; none: it must be there
 };
 

@@ -80,6 +80,34 @@ void CommonOptions::add_to(CLI::App& command) {
   command.parse_complete_callback([this] { *results_ = Output(json); });
 }
 
+void ProcessorOptions::add_to(CLI::App& command) {
+  command.add_option("--device", device, "what runs the model: cpu or cuda, a GPU")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  command
+      .add_option("--dtype", dtype,
+                  "activations on a GPU: fp16, bf16, or auto, bf16 for models stored in bf16 (default: auto)")
+      ->check(CLI::IsMember({"auto", "fp16", "bf16"}));
+}
+
+void ProcessorOptions::require() const {
+  if (on_gpu()) {
+    require_device();
+  } else if (!dtype.empty()) {
+    throw InvalidArgument("--dtype " + dtype + " needs --device cuda: the CPU computes in floats");
+  }
+}
+
+DeviceOptions ProcessorOptions::gpu(std::int64_t tokens) const {
+  return {.type = dtype.empty() ? DeviceType::OfModel : device_type_named(dtype), .tokens = tokens};
+}
+
+std::unique_ptr<Network> ProcessorOptions::open(const ModelSource& source, std::int64_t tokens,
+                                                Executor& executor, KvType kv) const {
+  if (on_gpu()) return open_device_network(source, gpu(tokens), executor);
+  return std::make_unique<HostNetwork>(Transformer::load(source, executor), executor, kv);
+}
+
 void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens) {
   command.add_option("--text", text_file, "text to predict")->required()->type_name("FILE");
   command.add_option("--window", window, "tokens in a window")

@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "device/device.hpp"
 #include "measure/evaluate.hpp"
+#include "network/network.hpp"
 #include "source/source.hpp"
 #include "terminal/interrupt.hpp"
 #include "terminal/output.hpp"
@@ -37,6 +39,22 @@ struct CommonOptions {
 
  private:
   std::shared_ptr<Output> results_ = std::make_shared<Output>();
+};
+
+/// --device and --dtype of a command that runs models.
+struct ProcessorOptions {
+  std::string device = "cpu", dtype;
+
+  void add_to(CLI::App& command);
+  bool on_gpu() const { return device == "cuda"; }
+  /// Throws InvalidArgument for a dtype without a GPU and for a GPU in a build without CUDA, CudaError where there is no
+  /// GPU. Commands ask it before any work.
+  void require() const;
+  /// What --dtype asks for, with room for a text of `tokens`.
+  DeviceOptions gpu(std::int64_t tokens) const;
+  /// The model on that processor, for texts of `tokens`. `kv` counts on the CPU; a GPU keeps keys and values in 16 bits.
+  std::unique_ptr<Network> open(const ModelSource& source, std::int64_t tokens, Executor& executor,
+                                KvType kv = KvType::Float) const;
 };
 
 /// A word as a shell reads it.

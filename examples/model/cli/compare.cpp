@@ -3,6 +3,7 @@
 #include "compare/compare.hpp"
 #include "cli/commands.hpp"
 #include "measure/evaluate.hpp"
+#include "network/network.hpp"
 #include "source/source.hpp"
 
 #include <higgs/core/error.hpp>
@@ -23,6 +24,7 @@ struct Options : CommonOptions {
   std::string model, text_file, report;
   std::int64_t window = 512, tokens = 8192;
   std::vector<std::string> methods = default_methods();
+  ProcessorOptions processor;
 };
 
 constexpr std::int64_t calibrate_tokens = 4096;
@@ -66,14 +68,17 @@ Protocol protocol_of(const Options& options, const ModelSource& source, const Ev
           {"higgs", version()}};
 }
 
-Transformer rounded(const Transformer& model, const Method& method, const InputSquares& input_squares,
-                    ComparisonRow& row, Executor& executor) {
+std::unique_ptr<Network> rounded(const Network& model, const Method& method,
+                                 const InputSquares& input_squares, ComparisonRow& row, Executor& executor) {
   ProgressBar bar("round to " + method.name, "weights");
-  return with_method(model, method, input_squares, row, executor,
-                     [&](std::int64_t done, std::int64_t all) { bar.update(done, all); });
+  std::unique_ptr<Network> out = model.copy();
+  apply_method(*out, method, input_squares, row, executor,
+               [&](std::int64_t done, std::int64_t all) { bar.update(done, all); });
+  return out;
 }
 
 void compare(const Options& options) {
+  options.processor.require();
   std::vector<Method> methods;
   for (const std::string& name : options.methods) methods.push_back(parse_method(name));
   Output report(options.report);
@@ -85,7 +90,7 @@ void compare(const Options& options) {
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
   const Protocol protocol = protocol_of(options, source, evaluator);
-  const Transformer model = Transformer::load(source, *executor);
+  const std::unique_ptr<Network> model = options.processor.open(source, options.window, *executor);
   std::ostream& out = options.text();
 
   const auto total = static_cast<std::int64_t>(methods.size()) + 1;
@@ -98,7 +103,7 @@ void compare(const Options& options) {
                    describe_means(so_far));
   };
   ComparisonRow reference = reference_row(source);
-  reference.evaluation = evaluator.set_reference(model, progress);
+  reference.evaluation = evaluator.set_reference(*model, progress);
   out << evaluator.coverage() << "\n"
       << "method                bits         t2  weight_error  perplexity             KL\n"
       << table_line(reference) << std::flush;
@@ -111,10 +116,10 @@ void compare(const Options& options) {
     name = method.name;
     if (method.calibrated && input_squares.empty())
       input_squares = measure_inputs(source, calibration_tokens(source, "random", calibrate_tokens),
-                                     std::min(calibration_window, model.config().context), *executor);
+                                     std::min(calibration_window, model->config().context), *executor);
     ComparisonRow row;
-    const Transformer candidate = rounded(model, method, input_squares, row, *executor);
-    row.evaluation = evaluator.evaluate(candidate, progress);
+    const std::unique_ptr<Network> candidate = rounded(*model, method, input_squares, row, *executor);
+    row.evaluation = evaluator.evaluate(*candidate, progress);
     out << table_line(row) << std::flush;
     json.push_back(describe_row(row));
     rows.push_back(row);
@@ -159,6 +164,7 @@ void add_compare(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")
       ->type_name("HTML");
+  options->processor.add_to(*command);
   options->add_to(*command);
   command->callback([options] { compare(*options); });
 }

@@ -18,6 +18,7 @@ struct Options : CommonOptions {
   std::string model, text_file, reference;
   std::int64_t window = 512, tokens = 0;
   bool half_kv = false;
+  ProcessorOptions processor;
 };
 
 // Two models that one text is to be put to.
@@ -52,6 +53,7 @@ void print(std::ostream& out, const Evaluator& evaluator, const Evaluation& resu
 }
 
 void eval(const Options& options) {
+  options.processor.require();
   const auto executor = options.executor();
   const ModelSource source(options.model);
   note_unused(source);
@@ -66,14 +68,15 @@ void eval(const Options& options) {
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
   std::optional<Evaluation> reference;
   if (reference_source) {
-    const Transformer model = Transformer::load(*reference_source, *executor);
+    const auto model = options.processor.open(*reference_source, options.window, *executor);
     ProgressBar bar("reference", "tokens");
-    reference = evaluator.set_reference(model, show_means(bar));
+    reference = evaluator.set_reference(*model, show_means(bar));
   }
-  const Transformer model = Transformer::load(source, *executor);
+  const auto model = options.processor.open(source, options.window, *executor,
+                                            options.half_kv ? KvType::Half : KvType::Float);
   const Evaluation result = [&] {
     ProgressBar bar("eval", "tokens");
-    return evaluator.evaluate(model, show_means(bar), options.half_kv ? KvType::Half : KvType::Float);
+    return evaluator.evaluate(*model, show_means(bar));
   }();
 
   nlohmann::ordered_json results = describe(result);
@@ -97,7 +100,9 @@ void add_eval(CLI::App& app) {
   add_text_options(*command, options->text_file, options->window, options->tokens);
   command->add_option("--reference", options->reference, "model to compare with")->type_name("MODEL");
   command->add_flag("--half-kv", options->half_kv,
-                    "keep keys and values in 16 bits, as generate does; those of the reference stay floats");
+                    "keep keys and values in 16 bits, as generate does; those of the reference stay floats "
+                    "(on a GPU all have 16 bits)");
+  options->processor.add_to(*command);
   options->add_to(*command);
   command->callback([options] { eval(*options); });
 }

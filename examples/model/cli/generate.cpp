@@ -11,6 +11,7 @@
 #include <higgs/quantizer.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <iomanip>
 #include <iostream>
 #include <memory>
@@ -18,6 +19,7 @@
 #include <ostream>
 #include <span>
 #include <variant>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -27,29 +29,72 @@ struct Options : CommonOptions {
   bool chat = false;
   std::int64_t tokens = 64;
   Sampling sampling;
+  ProcessorOptions processor;
 };
 
 double rate(std::int64_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0;
 }
 
+// The model on the CPU, with the output layer that the options ask for.
+Transformer load_on_cpu(const Options& options, const ModelSource& source, Executor& executor) {
+  Transformer model = Transformer::load(source, executor);
+  Linear& output = model.weights.output;
+  if (const auto* dense = std::get_if<SharedMatrix>(&output.weight);
+      dense && !options.output_codebook.empty())
+    output.weight = PackedMatrix(quantize((*dense)->view(), options.output_codebook, {}, executor), executor);
+  return model;
+}
+
+// Continues a text on the processor that the options ask for.
+class Writer {
+ public:
+  // `tokens`: those of the text, prompt and all, that there must be room for.
+  Writer(const Options& options, const ModelSource& source, std::int64_t tokens, Executor& executor)
+      : options_(options), executor_(executor) {
+    if (!options.processor.on_gpu()) {
+      host_.emplace(load_on_cpu(options, source, executor));
+      return;
+    }
+    DeviceOptions how = options.processor.gpu(tokens);
+    if (!options.output_codebook.empty())
+      how.round_output = [&](MatrixView<const float> weights) {
+        return quantize(weights, options.output_codebook, {}, executor);
+      };
+    device_ = open_device_generator(source, how, executor);
+  }
+
+  Generation write(const std::vector<TokenId>& prompt, const std::function<void(TokenId)>& on_token,
+                   std::span<const TokenId> more_ends) {
+    if (host_)
+      return generate(*host_, prompt, options_.tokens, options_.sampling, on_token, executor_, more_ends);
+    return device_
+        ->generate(
+            {&prompt, 1}, options_.tokens, options_.sampling,
+            [&](std::size_t, TokenId token) { on_token(token); }, more_ends)
+        .front();
+  }
+
+ private:
+  const Options& options_;
+  Executor& executor_;
+  std::optional<Transformer> host_;
+  std::unique_ptr<DeviceGenerator> device_;
+};
+
 void generate_text(const Options& options) {
+  options.processor.require();
   const auto executor = options.executor();
   const ModelSource source(options.model);
   note_unused(source);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   std::optional<ChatFormat> chat;
   if (options.chat) chat.emplace(tokenizer.vocabulary(), options.model);
-  Transformer model = Transformer::load(source, *executor);
-  Linear& output = model.weights.output;
-  if (const auto* dense = std::get_if<SharedMatrix>(&output.weight);
-      dense && !options.output_codebook.empty())
-    output.weight =
-        PackedMatrix(quantize((*dense)->view(), options.output_codebook, {}, *executor), *executor);
   const std::string prompt = chat ? chat->prompt(options.prompt, options.system) : options.prompt;
   // A chat template says by itself what stands before the text.
   std::vector<TokenId> ids = chat ? tokenizer.encode_bare(prompt) : tokenizer.encode(prompt);
-  if (ids.empty() && model.config().begin_token) ids.push_back(*model.config().begin_token);
+  if (const auto begin = source.require_config().begin_token; ids.empty() && begin) ids.push_back(*begin);
+  Writer writer(options, source, std::ssize(ids) + options.tokens, *executor);
 
   std::ostream& out = options.text();
   on_interrupt(Interrupted::PartWritten);  // text that has come is seen
@@ -63,12 +108,12 @@ void generate_text(const Options& options) {
     text += more;
     out << more << std::flush;
   };
-  const Generation result = generate(
-      model, ids, options.tokens, options.sampling,
+  const Generation result = writer.write(
+      ids,
       [&](TokenId id) {
         if (!tokenizer.is_special(id)) show(characters.push(tokenizer.bytes(id)));
       },
-      *executor, chat ? std::span(chat->end_tokens()) : std::span<const TokenId>());
+      chat ? std::span(chat->end_tokens()) : std::span<const TokenId>());
   show(characters.finish());
   out << "\n";
 
@@ -116,6 +161,7 @@ void add_generate(CLI::App& app) {
   command->add_flag("--chat", options->chat,
                     "the prompt is a question to a chat model, written as its template says");
   command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");
+  options->processor.add_to(*command);
   options->add_to(*command);
   command->callback([options] { generate_text(*options); });
 }

@@ -25,10 +25,14 @@ struct Options : CommonOptions {
   double most_t2 = linear_t2;
   std::uint64_t seed = 1;
   bool no_input_scales = false;
+  ProcessorOptions processor;
 };
 
 // What the command line asks for is sound before any work begins.
 void check_request(const Options& options, Metric metric) {
+  options.processor.require();
+  if (options.gradients > 0 && options.processor.on_gpu())
+    throw InvalidArgument("--gradients goes back through the model, which only --device cpu can do");
   if (metric == Metric::Perplexity && options.text_file.empty())
     throw InvalidArgument(
         "--metric ppl needs --text: the perplexity of random tokens means nothing; kl needs no text");
@@ -63,7 +67,6 @@ InputSquares calibrate(const Options& options, const ModelSource& source, Execut
 
 SensitivityFile measure(const Options& options, const ModelSource& source, Metric metric,
                         Executor& executor) {
-  const Transformer model = Transformer::load(source, executor);
   ProbeProtocol protocol{.model = source.path().filename().string(),
                          .window = options.window,
                          .input_scales = !options.no_input_scales,
@@ -77,13 +80,14 @@ SensitivityFile measure(const Options& options, const ModelSource& source, Metri
   const auto progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
   if (options.gradients > 0) {
     protocol.levels.clear();
-    const SensitivityFile file =
-        measure_fisher(model, std::move(tokens), protocol, options.gradients, progress, executor, squares);
+    const SensitivityFile file = measure_fisher(Transformer::load(source, executor), std::move(tokens),
+                                                protocol, options.gradients, progress, executor, squares);
     write_text(options.out, write_sensitivities(file, metric));
     return file;
   }
   on_interrupt(Interrupted::GoesOn);
-  return measure_model(model, std::move(tokens), protocol, metric, options.out, progress, executor, squares);
+  const std::unique_ptr<Network> model = options.processor.open(source, options.window, executor);
+  return measure_model(*model, std::move(tokens), protocol, metric, options.out, progress, executor, squares);
 }
 
 void report(const Options& options, const SensitivityFile& file, Metric metric) {
@@ -126,11 +130,11 @@ void sensitivity(const Options& options) {
   {
     const Output writable(options.out);
   }  // before the work; it is written as results come
+  const Metric metric = metric_named(options.metric);
+  check_request(options, metric);
   const auto executor = options.executor();
   const ModelSource source(options.model);
   note_unused(source);
-  const Metric metric = metric_named(options.metric);
-  check_request(options, metric);
   report(options, measure(options, source, metric, *executor), metric);
 }
 
@@ -176,6 +180,7 @@ void add_sensitivity(CLI::App& app) {
       ->type_name("random|none|FILE");
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "spread noise evenly, for quantization without input scales");
+  options->processor.add_to(*command);
   options->add_to(*command);
   command->callback([options] { sensitivity(*options); });
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// What device.hpp promises, in a build with CUDA.
+#include "device/decoder.cuh"
+#include "device/device.hpp"
+#include "device/generator.cuh"
+#include "device/memory.hpp"
+#include "device/network.cuh"
+
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/error.cuh>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+namespace higgs::model {
+namespace {
+
+std::int64_t free_memory() {
+  std::size_t free = 0, total = 0;
+  gpu::check(cudaMemGetInfo(&free, &total), "higgs::model::free_memory");
+  return static_cast<std::int64_t>(std::min<std::size_t>(free, std::numeric_limits<std::int64_t>::max()));
+}
+
+// Throws InvalidArgument if the model, with the texts that the options speak of, does not fit.
+void check_room(const ModelSource& source, const DeviceOptions& options) {
+  const std::string name = source.path().string();
+  const ModelConfig& config = source.require_config();
+  require_shapes(name, config);
+  const std::int64_t tokens = std::clamp<std::int64_t>(options.tokens, 1, config.context);
+  const DecoderSize size{.rows = std::max(options.texts, std::min(tokens, options.chunk)),
+                         .sequences = options.texts,
+                         .capacity = tokens,
+                         .logit_rows = 64};
+  require_memory(name, device_needs(source, options, size), free_memory());
+}
+
+bool runs_in_bf16(const ModelSource& source, const DeviceOptions& options) {
+  const DeviceType type = options.type == DeviceType::OfModel ? type_of(source) : options.type;
+  return type == DeviceType::Bf16;
+}
+
+}  // namespace
+
+void require_device() {
+  int count = 0;
+  gpu::check(cudaGetDeviceCount(&count), "--device cuda: no GPU can be used");
+}
+
+std::unique_ptr<Network> open_device_network(const ModelSource& source, const DeviceOptions& options,
+                                             Executor& executor) {
+  check_room(source, options);
+  if (runs_in_bf16(source, options))
+    return std::make_unique<DeviceNetwork<BFloat16>>(source, options, executor);
+  return std::make_unique<DeviceNetwork<Half>>(source, options, executor);
+}
+
+std::unique_ptr<DeviceGenerator> open_device_generator(const ModelSource& source,
+                                                       const DeviceOptions& options, Executor& executor) {
+  check_room(source, options);
+  if (runs_in_bf16(source, options))
+    return std::make_unique<ModelGenerator<BFloat16>>(source, options, executor);
+  return std::make_unique<ModelGenerator<Half>>(source, options, executor);
+}
+
+}  // namespace higgs::model

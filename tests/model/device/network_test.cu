@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/network.cuh"
+
+#include "emulator/emulator.hpp"
+#include "model/device/device_model.hpp"
+#include "quantize/quantize.hpp"
+
+#include <higgs/core/error.hpp>
+#include <higgs/matmul/decode.hpp>
+#include <higgs/quantizer.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <regex>
+#include <string>
+#include <vector>
+
+using namespace higgs::model;
+using Catch::Contains;
+
+namespace {
+
+constexpr int tokens = 20;
+
+struct Logits {
+  Matrix hidden, values;
+
+  explicit Logits(Network& model)
+      : hidden(tokens, model.config().width), values(tokens, model.config().vocabulary) {
+    model.forward(tiny_text(tokens), hidden.view());
+    model.logits(hidden.view(), values.view());
+  }
+};
+
+// The largest ||a - b|| / ||b|| of a row.
+double difference(const Matrix& a, const Matrix& b) {
+  double most = 0;
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    double squares = 0, norm = 0;
+    for (std::int64_t c = 0; c < a.cols; ++c) {
+      squares += std::pow(static_cast<double>(a.row(r)[c]) - static_cast<double>(b.row(r)[c]), 2);
+      norm += std::pow(static_cast<double>(b.row(r)[c]), 2);
+    }
+    most = std::max(most, std::sqrt(squares / norm));
+  }
+  return most;
+}
+
+std::unique_ptr<Network> on_device(const TinySource& source, DeviceOptions options = {}) {
+  emulator::options().count = false;
+  return open_device_network(*source, options);
+}
+
+}  // namespace
+
+TEST_CASE("a GPU gives the logits of the CPU for a model of each family, in fp16", "[model][device]") {
+  for (const auto& [name, config] : device_models()) {
+    INFO(name);
+    const TinySource source(config);
+    HostNetwork host(Transformer::load(*source));
+    const auto device = on_device(source);
+    const double away = difference(Logits(*device).values, Logits(host).values);
+    CAPTURE(away);
+    CHECK(away < 5e-3);
+    CHECK(away > 0);
+  }
+}
+
+TEST_CASE("a GPU gives the logits of the CPU in bf16", "[model][device]") {
+  for (const char* family : {"llama", "qwen3"}) {
+    const TinySource source(tiny_config(family));
+    HostNetwork host(Transformer::load(*source));
+    const auto device = on_device(source, {.type = DeviceType::Bf16});
+    const double away = difference(Logits(*device).values, Logits(host).values);
+    CAPTURE(away);
+    CHECK(away < 4e-2);
+    CHECK(away > 1e-3);
+  }
+}
+
+TEST_CASE("steps, and prompts read in chunks, give the bits of one pass", "[model][device]") {
+  const ModelConfig config = tiny_config("qwen3");
+  const TinySource source(config);
+  const Logits whole(*on_device(source));
+  const auto chunked = on_device(source, {.chunk = 7});
+  CHECK(Logits(*chunked).values.values == whole.values.values);
+
+  Matrix states(tokens, config.width), out(tokens, config.vocabulary);
+  chunked->embed(tiny_text(tokens), states.view());
+  for (std::size_t block = 0; block < 2; ++block) chunked->run_blocks(block, block + 1, states.view());
+  chunked->finish(states.view(), states.view());
+  CHECK(states.values == whole.hidden.values);
+  chunked->output()(states.view(), out.view());
+  CHECK(out.values == whole.values.values);
+}
+
+TEST_CASE("quantized layers of any format give the logits of their decoded weights", "[model][device]") {
+  const std::vector<std::string> codes{"2x256", "2x64", "1x16", "e8", "w4", "w2.5", "2x16"};
+  const TinySource source(tiny_config("granite"));
+  HostNetwork host(Transformer::load(*source));
+  const auto device = on_device(source);
+  std::size_t next = 0;
+  std::vector<std::string> names{std::string(embedding_name)};
+  for (const BlockLinear& each : block_linears(host.config())) names.push_back(each.name);
+  for (const std::string& name : names) {
+    const auto quantized = higgs::quantize(host.dense(name, "test")->view(), codes[next++ % codes.size()]);
+    Matrix decoded(quantized.rows(), quantized.cols());
+    higgs::dequantize(quantized, decoded.view());
+    host.replace(name, share(std::move(decoded)));
+    device->replace(name, quantized);
+    CHECK_THROWS_AS(device->dense(name, "test"), higgs::InvalidArgument);
+  }
+  const double away = difference(Logits(*device).values, Logits(host).values);
+  CAPTURE(away);
+  CHECK(away < 5e-3);
+  CHECK(away > 0);
+}
+
+TEST_CASE("a replaced matrix changes its network alone, and an output layer outlives the change",
+          "[model][device]") {
+  const TinySource source(tiny_config("llama"));
+  const auto device = on_device(source);
+  const Logits before(*device);
+  const OutputLayer old_output = device->output();
+  for (const std::string& name : {weight_name(1, &Block::v), std::string(embedding_name)}) {
+    INFO(name);
+    Matrix doubled = *device->dense(name, "test");
+    for (float& value : doubled.values) value *= 2;
+    const std::unique_ptr<Network> copy = device->copy();
+    copy->replace(name, share(std::move(doubled)));
+    CHECK(Logits(*copy).values.values != before.values.values);
+    CHECK(Logits(*device).values.values == before.values.values);
+    CHECK_THROWS_AS(copy->dense(name, "test"), higgs::InvalidArgument);
+    Matrix out(tokens, 40);
+    old_output(before.hidden.view(), out.view());
+    CHECK(out.values == before.values.values);
+  }
+  CHECK_THAT(message_of<higgs::InvalidArgument>(
+                 [&] { device->replace("lm_head.weight", device->dense(embedding_name, "test")); }),
+             Contains("\"lm_head.weight\""));
+}
+
+TEST_CASE("needs are counted to the byte before a tensor moves, and refused with the numbers",
+          "[model][device]") {
+  if (!emulator::in_use) return;
+  const TemporaryFolder folder;
+  write_folder(folder / "model", tiny_config("llama"));
+  QuantizeRequest request{.codebook = "2x256"};
+  request.codebooks = {{weight_name(1, &Block::down), "w2.5"}, {weight_name(0, &Block::up), "e8"}};
+  request.skip = std::regex("layers\\.1\\..*q_proj");
+  quantize_model(ModelSource(folder / "model"), folder / "out", request);
+  const ModelSource source(folder / "out");
+  const DecoderSize size{.rows = 20, .capacity = 20, .logit_rows = 64};
+  const DeviceNeeds needs = device_needs(source, {}, size);
+  const auto used = [] {
+    std::size_t free = 0, total = 0;
+    REQUIRE(cudaMemGetInfo(&free, &total) == cudaSuccess);
+    return static_cast<std::int64_t>(total - free);
+  };
+  load_device_weights<higgs::Half>(source, {}, higgs::default_executor());  // loads kernels and their globals
+  const std::int64_t before = used();
+  {
+    const auto weights = load_device_weights<higgs::Half>(source, {}, higgs::default_executor());
+    CHECK(used() - before == needs.weights);
+    const Decoder<higgs::Half> decoder(source.require_config(), weights, size);
+    CHECK(used() - before == needs.all());
+  }
+  const std::uint64_t usual = emulator::options().memory_bytes;
+  const auto open_with = [&](std::int64_t free) {
+    emulator::options().memory_bytes = static_cast<std::uint64_t>(used() + free);
+    const std::uint64_t allocations = emulator::allocations();
+    const std::string message =
+        message_of<higgs::InvalidArgument>([&] { open_device_network(source, {.tokens = 20}); });
+    emulator::options().memory_bytes = usual;
+    if (!message.empty()) CHECK(emulator::allocations() == allocations);
+    return message;
+  };
+  CHECK_THAT(open_with(needs.all() - 1), Contains(source.path().string()) && Contains("weights") &&
+                                             Contains("keys and values") && Contains("are free"));
+  CHECK(open_with(needs.all() + (1 << 20)).empty());
+}
+
+TEST_CASE("activations beyond fp16 are told with the token, and bf16 holds them", "[model][device]") {
+  const ModelConfig config = tiny_config("llama");
+  std::vector<TinyTensor> tensors = tiny_tensors(config);
+  for (TinyTensor& tensor : tensors)
+    if (tensor.name == weight_name(0, &Block::up))
+      for (float& value : tensor.values) value *= 3e4f;
+  const TinySource source(config, tensors);
+  HostNetwork host(Transformer::load(*source));
+  CHECK_THAT(message_of<higgs::FormatError>([&] { Logits{*on_device(source)}; }),
+             Contains("token ") && Contains("NaN or infinite") && Contains("--dtype bf16"));
+  const auto device = on_device(source, {.type = DeviceType::Bf16});
+  CHECK(difference(Logits(*device).values, Logits(host).values) < 4e-2);
+  for (TinyTensor& tensor : tensors)
+    if (tensor.name == weight_name(0, &Block::up)) tensor.values[5] = 1e5f;
+  const TinySource large(config, tensors);
+  CHECK_THAT(message_of<higgs::InvalidArgument>([&] { on_device(large); }),
+             Contains(weight_name(0, &Block::up)) && Contains("100000") && Contains("--dtype bf16"));
+}
