@@ -15,11 +15,14 @@
 namespace gpu = higgs::gpu;
 
 TEST_CASE("columns have the host's statistics for any pieces of rows", "[scale][input_scale][gpu]") {
-  const auto check = [](auto zero, std::int64_t rows, std::int64_t cols, std::int64_t first_piece) {
+  const auto check = [](auto zero, std::int64_t rows, std::int64_t cols, std::int64_t first_piece,
+                        bool negative = false) {
     using T = decltype(zero);
     std::vector<T> w(static_cast<std::size_t>(rows * cols));
     for (std::size_t i = 0; i < w.size(); ++i)
       w[i] = static_cast<T>(static_cast<float>(higgs::random_normal(5, i) * std::exp2(i % 7)));
+    for (T& weight : w)
+      if (negative && static_cast<float>(weight) > 0) weight = static_cast<T>(-static_cast<float>(weight));
     higgs::ColumnStatistics host(cols);
     host.add(higgs::MatrixView<const T>(w.data(), rows, cols));
     const gpu::DeviceBuffer<T> weights{std::span<const T>(w)};
@@ -33,7 +36,9 @@ TEST_CASE("columns have the host's statistics for any pieces of rows", "[scale][
     CHECK(found.max_magnitude(found.input_scales()) == host.max_magnitude(host.input_scales()));
   };
   check(0.0f, 37, 70, 20);
+  check(0.0f, 37, 70, 20, true);
   check(higgs::Half{}, 9, 129, 9);
+  check(higgs::Half{}, 9, 129, 9, true);
   check(higgs::BFloat16{}, 1, 1, 0);
 }
 
