@@ -37,7 +37,9 @@ using RotatedKernels = TypeList<WgmmaKernel, StreamKernel>;
 using ExpertKernels = TypeList<StreamKernel>;
 
 /// Bytes of workspace for a product of this size. It begins as zeros (DeviceBuffer::zeros); then any calls, on any
-/// matrices, may use it one after the other.
+/// matrices, may use it one after the other. Two calls at once need two: calls on streams that nothing orders, and two
+/// launches of one graph that may overlap. On one they would count in the same counters and add each other's sums, and
+/// nothing reports that. After a CudaError of a kernel the contents are lost, as the CUDA context is.
 std::size_t matmul_workspace(const MatmulSize& size, const Device& device);
 
 /// The same for matmul_async with `batch` rows of x: enough for fewer on the same side of plan.dense_from.

@@ -163,6 +163,7 @@ void check_pointers(const char* function, const MatmulTask<X, Y, Gemm>& task,
   expect_aligned(function, "y", task.y.data, sizeof(Y));
   expect_aligned(function, "bias", task.epilogue.bias, sizeof(float));
   expect_aligned(function, "residual", task.epilogue.residual, sizeof(Y));
+  expect_aligned(function, "offsets", task.experts.offsets, sizeof(std::int32_t));
   expect_aligned(function, "w.codes", task.w.codes, 16);
   expect_aligned(function, "w.scales", task.w.scales, 16);
   expect_aligned(function, "w.table", task.w.table, 16);
