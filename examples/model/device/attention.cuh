@@ -54,7 +54,7 @@ void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream)
 
 namespace detail {
 
-constexpr int split_keys = 64;          // keys by which splits begin
+constexpr int split_keys = 128;         // keys by which splits begin: two tiles of each warp
 constexpr int longest_split_list = 64;  // splits of a sequence at most
 constexpr int prefill_warps = 4;
 constexpr int prefill_queries = prefill_warps * tile_queries;

@@ -75,6 +75,7 @@ __device__ inline void copy_tiles(std::uint32_t to, const T* keys, const T* valu
 /// Zeros at the end of `rows` rows of tiles, behind the numbers that heads have: copy_tiles() leaves them.
 template <int Width>
 __device__ inline void clear_ends(std::uint32_t tiles, int rows, int stored_width, int thread, int threads) {
+  if (stored_width == Width) return;
   for (int i = thread; i < rows * (Width / 8); i += threads)
     if (i % (Width / 8) * 8 >= stored_width)
       gpu::store_shared_128(piece_address<Width>(tiles, i / (Width / 8), i % (Width / 8)),

@@ -54,8 +54,9 @@ inline void choose_tokens_async(gpu::DenseView<const float> logits, const TokenC
 namespace detail {
 
 constexpr int choice_threads = 512, choice_warps = choice_threads / 32;
-constexpr int odds_bins = 1024;  // bins of log2_odds, sixteenths each
-constexpr int digit_bins = 256;  // bins of 8 bits of an order
+constexpr int odds_bins = 1024;    // bins of log2_odds, sixteenths each
+constexpr int digit_bins = 256;    // bins of 8 bits of an order
+constexpr int list_length = 2048;  // orders of one bin of odds
 
 /// How many tokens are in each bin, and their weight in parts of 13, 13 and 12 bits: additions of 32 bits are one
 /// instruction in shared memory. Likelier tokens are in lower bins.
@@ -105,6 +106,8 @@ struct ChoiceMemory {
   std::uint64_t weight_before;
   std::uint32_t likelier;
   int bin;
+  int listed;                       // tokens of a bin
+  std::uint64_t list[list_length];  // order in the upper half, ~id in the lower, of each of them
 };
 
 __device__ inline std::uint64_t scan_warp(std::uint64_t value) {  // sums of lanes up to this one
@@ -170,14 +173,13 @@ class RowChoice {
   __device__ int choose(std::uint64_t random) {
     std::uint64_t best = 0, damaged = 0;  // the largest order with the lowest id; the lowest damaged id
     each_logit([&](int id, float logit) {
-      const auto lowest = static_cast<std::uint32_t>(~id);
-      best = max(best, static_cast<std::uint64_t>(order_of(logit)) << 32 | lowest);
-      if (!(logit < INFINITY)) damaged = max(damaged, static_cast<std::uint64_t>(lowest));
+      best = max(best, ranked(id, logit));
+      if (!(logit < INFINITY)) damaged = max(damaged, ranked(id, 0.0f));
     });
     best = largest_block(best, memory_.parts);
     damaged = largest_block(damaged, memory_.parts);
-    if (damaged != 0) return -1 - static_cast<int>(~static_cast<std::uint32_t>(damaged));
-    if (choice_.slope == 0) return static_cast<int>(~static_cast<std::uint32_t>(best));
+    if (damaged != 0) return -1 - id_of(damaged);
+    if (choice_.slope == 0) return id_of(best);
     most_ = logit_of(static_cast<std::uint32_t>(best >> 32));
 
     // What is kept is cut to the likeliest tokens twice, then a weight is drawn from it.
@@ -217,6 +219,13 @@ class RowChoice {
   __device__ std::uint64_t part_of_lane() const {
     return thread() % 32 < choice_warps ? memory_.parts[thread() % 32] : 0;
   }
+  // A number that is larger for a likelier token, and for the lower id of two equal ones.
+  __device__ static std::uint64_t ranked(int id, float logit) {
+    return static_cast<std::uint64_t>(order_of(logit)) << 32 | static_cast<std::uint32_t>(~id);
+  }
+  __device__ static int id_of(std::uint64_t ranked) {
+    return static_cast<int>(~static_cast<std::uint32_t>(ranked));
+  }
   __device__ float odds(float logit) const { return log2_odds(logit, most_, choice_.slope); }
   __device__ std::uint64_t weight(float logit) const { return weight_of(odds(logit)); }
   __device__ int odds_bin(float logit) const {
@@ -240,18 +249,30 @@ class RowChoice {
   }
 
   // The first token that with all likelier ones makes `target` tokens or weight. Its bin, then its order, 8 bits at a
-  // time, counted among the tokens that agree so far.
+  // time, counted among the tokens of the bin that agree so far: a list, or all logits again where it is too short.
   __device__ Place place_of(bool by_weight, std::uint64_t target) {
     find_bin(memory_.odds, by_weight, target, memory_);
     const int bin = memory_.bin;
     Place place{0, memory_.likelier, memory_.weight_before};
+    list_bin(bin);
+    const auto each_order = [&](auto visit) {
+      if (memory_.listed <= list_length) {
+        for (int i = thread(); i < memory_.listed; i += choice_threads)
+          visit(static_cast<std::uint32_t>(memory_.list[i] >> 32));
+      } else {
+        each_logit([&](int, float logit) {
+          if (odds_bin(logit) == bin) visit(order_of(logit));
+        });
+      }
+    };
+#pragma unroll 1
     for (int shift = 24; shift >= 0; shift -= 8) {
       memory_.digits.clear();
       __syncthreads();
-      each_logit([&](int, float logit) {
-        const std::uint32_t order = order_of(logit);
-        if (odds_bin(logit) == bin && (static_cast<std::uint64_t>(order) >> (shift + 8)) == place.order)
-          memory_.digits.add(digit_bins - 1 - static_cast<int>(order >> shift & 0xffu), weight(logit));
+      each_order([&](std::uint32_t order) {
+        if ((static_cast<std::uint64_t>(order) >> (shift + 8)) == place.order)
+          memory_.digits.add(digit_bins - 1 - static_cast<int>(order >> shift & 0xffu),
+                             weight(logit_of(order)));
       });
       find_bin(memory_.digits, by_weight, target - (by_weight ? place.weight_before : place.likelier),
                memory_);
@@ -262,8 +283,27 @@ class RowChoice {
     return place;
   }
 
-  // Id of token `tie`, counted from 0 by rising ids, among those of one order. A thread searches neighbouring ids.
+  // Lists the tokens of one bin, as far as there is room, and counts them.
+  __device__ void list_bin(int bin) {
+    if (thread() == 0) memory_.listed = 0;
+    __syncthreads();
+    each_logit([&](int id, float logit) {
+      if (odds_bin(logit) != bin) return;
+      const int at = atomicAdd(&memory_.listed, 1);
+      if (at < list_length) memory_.list[at] = ranked(id, logit);
+    });
+    __syncthreads();
+  }
+
+  // Id of token `tie`, counted from 0 by rising ids, among those of one order: the first of them from the list, others by
+  // a search where each thread has neighbouring ids.
   __device__ int token_of(std::uint32_t order, std::uint64_t tie) {
+    if (tie == 0 && memory_.listed <= list_length) {
+      std::uint64_t lowest = 0;
+      for (int i = thread(); i < memory_.listed; i += choice_threads)
+        if (memory_.list[i] >> 32 == order) lowest = max(lowest, memory_.list[i]);
+      return id_of(largest_block(lowest, memory_.parts));
+    }
     const int each = (count_ + choice_threads - 1) / choice_threads;
     const int begin = min(count_, thread() * each), end = min(count_, begin + each);
     std::uint64_t mine = 0;

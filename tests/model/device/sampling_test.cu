@@ -186,6 +186,23 @@ TEST_CASE("a text of a batch grows as it does alone", "[model][device][gpu]") {
   CHECK(each.output.to_host() == all.output.to_host());
 }
 
+TEST_CASE("a choice reads the logits once, three times to draw, and once more for each cut",
+          "[model][device][gpu]") {
+  if (!emulator::in_use) return;
+  const std::int64_t count = 16384;
+  const auto logits = on_device(random_numbers<float>(15, count, 3));
+  const Texts texts({0}, {9}, {});
+  const auto reads = [&](const TokenChoice& choice) {
+    emulator::clear_launches();
+    choose_tokens_async(gpu::DenseView<const float>(logits.data(), 1, count), choice, texts.states, nullptr);
+    return static_cast<double>(emulator::launches().back().sectors_read(logits.data())) / (count * 4 / 32);
+  };
+  CHECK(reads({}) == 1);
+  CHECK(reads(choice_of(1.4f, 0, 1.0)) == 3);
+  CHECK(reads(choice_of(1.4f, 0, 0.9)) == 4);
+  CHECK(reads(choice_of(1.4f, 40, 0.9)) == 5);
+}
+
 TEST_CASE("choosing has no races", "[model][device][gpu]") {
   if (!emulator::in_use) return;
   const std::vector<float> logits = random_numbers<float>(14, 1100, 2);
