@@ -108,7 +108,12 @@ phase_clang() {
 phase_cuda() {
   need_nvcc "$PWD/build/cuda-toolkit" || { left_out 'no nvcc, and none to be had' && return; }
   need_packages libbenchmark-dev
-  build check-cuda '' '--target higgs_cuda_tests' '-L gpu'
+  local capability='' native=''
+  if [ -e /dev/nvidia0 ]; then # the tests run natively: code for this GPU, with wgmma on sm_90
+    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+    native=-DCMAKE_CUDA_ARCHITECTURES=${capability/#90/90a}-real
+  fi
+  build check-cuda "$native" '--target higgs_cuda_tests' '-L gpu'
 }
 
 # The application of the phase gcc serves, if that has run.

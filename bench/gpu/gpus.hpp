@@ -22,19 +22,21 @@ struct Gpu {
   // Multiply-adds a clock and multiprocessor, fp16 with fp32 sums: by mma.sync, and by the best instruction, which
   // cuBLAS uses.
   double products_per_clock, dense_products_per_clock;
-  int blocks;  // blocks of the streaming kernel on a multiprocessor at a time, by its shared memory
+  int blocks;         // blocks of the streaming kernel that shared memory has room for
+  bool prefetches;    // whether kernels can ask for data to come to the second-level cache: sm_90 and later
+  double latency_ns;  // of memory under load: an assumption
 };
 
 inline constexpr std::array gpus{
-    Gpu{"A100 40GB", 108, 1.41, 1555, 1024, 1024, 2},
-    Gpu{"A100 80GB", 108, 1.41, 2039, 1024, 1024, 2},
-    Gpu{"H100 SXM", 132, 1.755, 3350, 1280, 2048, 3},  // mma.sync: about 62 % of wgmma
-    Gpu{"H200", 132, 1.755, 4800, 1280, 2048, 3},
-    Gpu{"B200", 148, 1.85, 8000, 1024, 4096, 3},  // mma.sync: a guess
-    Gpu{"RTX 3090", 82, 1.70, 936, 256, 256, 1},
-    Gpu{"RTX 4090", 128, 2.52, 1008, 256, 256, 1},
-    Gpu{"L40S", 142, 2.52, 864, 512, 512, 1},
-    Gpu{"RTX 5090", 170, 2.41, 1792, 256, 256, 1},
+    Gpu{"A100 40GB", 108, 1.41, 1555, 1024, 1024, 2, false, 600},
+    Gpu{"A100 80GB", 108, 1.41, 2039, 1024, 1024, 2, false, 600},
+    Gpu{"H100 SXM", 132, 1.755, 3350, 1280, 2048, 3, true, 700},  // mma.sync: about 62 % of wgmma
+    Gpu{"H200", 132, 1.755, 4800, 1280, 2048, 3, true, 700},
+    Gpu{"B200", 148, 1.85, 8000, 1024, 4096, 3, true, 800},  // mma.sync: a guess
+    Gpu{"RTX 3090", 82, 1.70, 936, 256, 256, 1, false, 600},
+    Gpu{"RTX 4090", 128, 2.52, 1008, 256, 256, 1, false, 600},
+    Gpu{"L40S", 142, 2.52, 864, 512, 512, 1, false, 600},
+    Gpu{"RTX 5090", 170, 2.41, 1792, 256, 256, 1, true, 600},
 };
 
 /// The GPU of that many multiprocessors whose memory is nearest to the rate that a copy reached; none:
@@ -78,6 +80,8 @@ inline constexpr std::array kernel_counts{KernelCounts{1, 63.5, 20.9},  KernelCo
                                           KernelCounts{4, 82.6, 25.1},  KernelCounts{8, 59.4, 20.0},
                                           KernelCounts{16, 70.7, 22.4}, KernelCounts{32, 90.4, 27.3},
                                           KernelCounts{64, 131.2, 37.1}};
+/// Instructions beyond those of 4 bits.
+inline double grid_instructions(double bits) { return bits == 3 ? 4.4 : bits == 2 ? -15.8 : 0; }
 /// The same for window codes of 4 bits; other rates take up to 7 instructions more.
 inline constexpr std::array window_counts{KernelCounts{1, 107.2, 21.0},  KernelCounts{2, 113.7, 22.4},
                                           KernelCounts{4, 126.3, 25.2},  KernelCounts{8, 103.6, 20.1},
@@ -90,19 +94,19 @@ inline double window_instructions(double bits) {
 /// How a streaming kernel is built, as far as time depends on it.
 struct StreamBuild {
   bool overlaps;        // see Loop
-  int blocks;           // blocks on a multiprocessor, at most what fits (Gpu::blocks)
+  int stages_beyond_8;  // for 9 to 32 rows of x
+  int blocks;           // blocks on a multiprocessor from sm_90 on, where each warp has 8 warp tiles
+  int cache_bytes;      // bytes a warp that are on their way to the second-level cache, from sm_90 on
   int fixup_quads;      // 16-byte parts of the sums that a thread of the fixup has under way
   bool loads_together;  // whether the table, x and the first codes are asked for at once
 };
 /// The kernel of this tree, and the one that it had before its loads overlapped.
-inline constexpr StreamBuild stream_build{true, 2, 8, true};
-inline constexpr StreamBuild serial_build{false, 1, 1, false};
+inline constexpr StreamBuild stream_build{true, 4, 2, 16384, 16, true};
+inline constexpr StreamBuild serial_build{false, 2, 1, 0, 1, false};
 
 /// What is assumed and not counted.
 struct Assumptions {
   double memory_share = 0.92;         // of the vendor's rate, which a copy reaches
-  double hbm_latency_ns = 700;        // under load
-  double gddr_latency_ns = 600;       // under load
   double cache_latency_clocks = 300;  // the second-level cache
   double launch_us = 2.0;             // of a lone kernel
   double next_us = 1.0;               // from one kernel to the next in a graph
@@ -119,7 +123,7 @@ struct Prediction {
   double total() const { return launch + prologue + loop + tail; }
   std::string_view bound() const {
     const double longest = std::max({memory, issue, lookups, products});
-    if (launch + prologue + tail > loop) return "launch and ends";
+    if (launch + prologue + tail > loop) return "ends";
     if (loop > 1.15 * longest) return "latency";
     if (memory == longest) return "memory";
     return products == longest ? "products" : issue == longest ? "issue" : "lookups";
@@ -128,7 +132,10 @@ struct Prediction {
 
 namespace detail {
 
-inline bool has_hbm(const Gpu& gpu) { return gpu.memory_gb_per_s > 1400 && gpu.name.substr(0, 3) != "RTX"; }
+inline MemoryPart memory_of(const Gpu& gpu) {
+  return {assumed.memory_share * gpu.memory_gb_per_s / gpu.sms / gpu.clock_ghz,
+          gpu.latency_ns * gpu.clock_ghz, assumed.cache_latency_clocks};
+}
 
 /// The loop of one multiprocessor for up to 64 rows of x.
 inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) {
@@ -137,16 +144,18 @@ inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) 
   const auto& all = p.window ? window_counts : kernel_counts;
   const auto& counts = *std::find_if(all.begin(), all.end() - 1,
                                      [&](const KernelCounts& each) { return columns <= each.batch; });
-  const double instructions = (counts.instructions + (p.window ? window_instructions(p.bits) : 0)) * tile;
+  const double instructions =
+      (counts.instructions + (p.window ? window_instructions(p.bits) : grid_instructions(p.bits))) * tile;
   const double mma = tile * 1e3 * static_cast<double>((columns + 7) / 8 * 8) / (gpu.products_per_clock / 4);
   Loop loop;
-  // Beside 33 to 64 rows of sums there are registers for the codes of one stage, beside 9 to 32 for two.
-  loop.stages = columns <= 8 ? 4 : columns <= 32 ? 2 : 1;
-  // 33 to 64 rows take the registers of a multiprocessor.
-  loop.warps = 4 * (columns > 32 ? 1 : std::min(build.blocks, gpu.blocks));
-  loop.overlaps =
-      build.overlaps || loop.stages == 1;  // with one stage the kernel always refilled step by step
+  loop.overlaps = build.overlaps;
+  // Beside 33 to 64 rows of sums there are registers for the codes of one stage.
+  loop.stages = columns <= 8 ? 4 : columns <= 32 ? build.stages_beyond_8 : 1;
+  const double tiles_per_warp = p.weights() / 4096 / gpu.sms / 4;
+  const int blocks = gpu.prefetches && columns <= 32 && tiles_per_warp >= 8 * build.blocks ? build.blocks : 1;
+  loop.warps = 4 * std::min(blocks, gpu.blocks);
   loop.bytes = tile * 1e3 * p.bytes_per_weight();
+  loop.ahead = gpu.prefetches ? static_cast<int>(build.cache_bytes / loop.bytes) : 0;
   loop.passes = counts.shared_passes * tile + loop.bytes / 128;  // what memory gives passes the same pipe
   loop.issue = std::max(instructions, mma);
   return loop;
@@ -182,9 +191,7 @@ inline Prediction predict(const Gpu& gpu, const Problem& p, const StreamBuild& b
   if (p.dense()) return detail::predict_dense(gpu, p);
   const double clocks_per_us = gpu.clock_ghz * 1e3;
   const bool inside = p.batch <= rotated_inside;
-  const MemoryPart memory{
-      assumed.memory_share * gpu.memory_gb_per_s / gpu.sms / gpu.clock_ghz,
-      (detail::has_hbm(gpu) ? assumed.hbm_latency_ns : assumed.gddr_latency_ns) * gpu.clock_ghz};
+  const MemoryPart memory = detail::memory_of(gpu);
   const Loop loop = detail::loop_of(gpu, p, build);
   const double all_tiles = p.weights() / 4096 * static_cast<double>((p.batch + 63) / 64);
   const int tiles = static_cast<int>(std::ceil(all_tiles / gpu.sms / loop.warps));
@@ -254,9 +261,7 @@ inline TokenPrediction predict_token(const Gpu& gpu, const Model& model, std::in
 
 /// The share of the vendor's memory rate at which codes pass in the steady state of the loop.
 inline double memory_share(const Gpu& gpu, const Problem& p, const StreamBuild& build) {
-  const MemoryPart memory{
-      assumed.memory_share * gpu.memory_gb_per_s / gpu.sms / gpu.clock_ghz,
-      (detail::has_hbm(gpu) ? assumed.hbm_latency_ns : assumed.gddr_latency_ns) * gpu.clock_ghz};
+  const MemoryPart memory = detail::memory_of(gpu);
   const Loop loop = detail::loop_of(gpu, p, build);
   const double clocks = loop_clocks(loop, memory, 1200, 0) - loop_clocks(loop, memory, 400, 0);
   return 800 * loop.warps * loop.bytes / clocks / memory.bytes_per_clock * assumed.memory_share;

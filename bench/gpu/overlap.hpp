@@ -3,6 +3,8 @@
 // schedulers. A prediction, not a measurement.
 #pragma once
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <queue>
 #include <utility>
 #include <vector>
@@ -12,12 +14,14 @@ namespace bench {
 /// A memory, as one multiprocessor sees it: its part of the rate, and the time from a request to the data.
 struct MemoryPart {
   double bytes_per_clock, latency_clocks;
+  double cache_latency_clocks;  // where the second-level cache has the data
 };
 
 /// What the warps of one multiprocessor do for each of their warp tiles (64 x 64 weights).
 struct Loop {
   int warps = 4;
-  int stages = 4;  // warp tiles of a warp whose codes are under way
+  int stages = 4;  // warp tiles of a warp whose codes are on their way to registers
+  int ahead = 0;   // further ones on their way to the second-level cache
   bool overlaps =
       true;  // codes are asked for as soon as a stage is free; false: all stages at the end of a round
   double bytes = 0;   // codes and scales
@@ -25,43 +29,62 @@ struct Loop {
   double issue = 0;   // clocks of the warp's scheduler: instructions, or mma if these take longer
 };
 
+namespace detail {
+
+/// One warp in loop_clocks.
+struct LoopWarp {
+  std::vector<double> arrives;  // of each tile that was asked for: when it is in the cache
+  std::vector<double> ready;    // of each tile that is being loaded: when it is in registers
+  int done = 0;
+};
+
+}  // namespace detail
+
 /// Clocks until all warps have multiplied `tiles` warp tiles each; the first codes are asked for at clock 0, the first is
 /// multiplied at `begin` or later. Each pipe serves warps in the order in which they come; memory serves requests in their
 /// order at its rate, and no earlier than its latency allows.
 inline double loop_clocks(const Loop& loop, const MemoryPart& memory, int tiles, double begin) {
   double memory_free = 0, pipe_free = 0, end = begin;
   double scheduler_free[4] = {};
-  const auto ask = [&](double when) {
-    memory_free = std::max(memory_free, when) + loop.bytes / memory.bytes_per_clock;
-    return std::max(when + memory.latency_clocks, memory_free);
+  std::vector<detail::LoopWarp> warps(static_cast<std::size_t>(loop.warps));
+  const auto ask_until = [&](detail::LoopWarp& warp, int count, double when) {
+    while (static_cast<int>(warp.arrives.size()) < std::min(count, tiles)) {
+      memory_free = std::max(memory_free, when) + loop.bytes / memory.bytes_per_clock;
+      warp.arrives.push_back(std::max(when + memory.latency_clocks, memory_free));
+    }
   };
-  struct Warp {
-    std::vector<double> arrives;  // of each tile that was asked for
-    int done = 0;
+  const auto load_until = [&](detail::LoopWarp& warp, int count, double when) {
+    ask_until(warp, count, when);
+    while (static_cast<int>(warp.ready.size()) < std::min(count, tiles)) {
+      const double arrives = warp.arrives[warp.ready.size()];
+      warp.ready.push_back(loop.ahead > 0 ? std::max(arrives, when + memory.cache_latency_clocks) : arrives);
+    }
   };
-  std::vector<Warp> warps(static_cast<std::size_t>(loop.warps));
-  for (int s = 0; s < std::min(loop.stages, tiles); ++s)
-    for (Warp& warp : warps) warp.arrives.push_back(ask(0));
   using Next = std::pair<double, int>;  // when a warp can go on, and which
   std::priority_queue<Next, std::vector<Next>, std::greater<>> queue;
-  for (int w = 0; w < loop.warps && tiles > 0; ++w)
-    queue.push({std::max(begin, warps[static_cast<std::size_t>(w)].arrives[0]), w});
+  for (int w = 0; w < loop.warps && tiles > 0; ++w) {
+    detail::LoopWarp& warp = warps[static_cast<std::size_t>(w)];
+    load_until(warp, loop.stages, 0);
+    queue.push({std::max(begin, warp.ready[0]), w});
+  }
+  if (loop.ahead > 0)
+    for (detail::LoopWarp& warp : warps) ask_until(warp, loop.stages + loop.ahead, 0);
   while (!queue.empty()) {
     const auto [now, w] = queue.top();
     queue.pop();
-    Warp& warp = warps[static_cast<std::size_t>(w)];
+    detail::LoopWarp& warp = warps[static_cast<std::size_t>(w)];
     pipe_free = std::max(pipe_free, now) + loop.passes;
     double& scheduler = scheduler_free[w % 4];
     scheduler = std::max(scheduler, now) + loop.issue;
     const double finished = std::max(pipe_free, scheduler);
     end = std::max(end, finished);
     ++warp.done;
-    const bool round_ends = warp.done % loop.stages == 0;
-    const int wanted = loop.overlaps ? warp.done + loop.stages : round_ends ? warp.done + loop.stages : 0;
-    while (static_cast<int>(warp.arrives.size()) < std::min(wanted, tiles))
-      warp.arrives.push_back(ask(finished));
+    if (loop.ahead > 0) ask_until(warp, warp.done + loop.stages + loop.ahead, finished);
+    // A single stage is refilled part by part while it is multiplied: on average half a tile earlier.
+    const double refilled = loop.stages == 1 ? (now + finished) / 2 : finished;
+    if (loop.overlaps || warp.done % loop.stages == 0) load_until(warp, warp.done + loop.stages, refilled);
     if (warp.done < tiles)
-      queue.push({std::max(finished, warp.arrives[static_cast<std::size_t>(warp.done)]), w});
+      queue.push({std::max(finished, warp.ready[static_cast<std::size_t>(warp.done)]), w});
   }
   return end;
 }

@@ -91,6 +91,10 @@ TEST_CASE("the plan for a GEMM goes dense where its tensor cores are faster, 32 
                                            {103, 256},
                                            {120, never}})
     CHECK(plan_on(architecture, 4096).dense_from == from);
+  gpu::MatmulPlan warpgroups;
+  warpgroups.wgmma_from = 33;
+  const auto layout = gpu::packed_layout<gpu::TableFormat<4>>(2, 8, 4096, 64, 64);
+  CHECK(gpu::with_gemm(warpgroups, layout, {132, 232448, 90}).dense_from == 2048);
   for (const std::int64_t depth : std::vector<std::int64_t>{64, 640, 4096, 28672, std::int64_t{1} << 30}) {
     const gpu::MatmulPlan plan = plan_on(90, depth);
     CHECK(plan.grid == 7);

@@ -27,8 +27,9 @@ namespace gpu {
 /// rows of x from which the model of docs/notes/cuda-kernels.md PREDICTS decoding and a GEMM to be faster than the
 /// streaming kernel, which decodes W for each 64 rows. That depends on how much faster the instructions of a GEMM are
 /// than mma.sync: 512 rows on sm_90, 256 on sm_100 and later 10.x, 1024 on sm_80, where both are equal and cuBLAS only
-/// overlaps better. On sm_86, sm_89 and sm_120 mma.sync is all there is: never. dense_rows: as many rows of W as take
-/// 32 MiB, so that few launches follow each other and the decoded part stays in the second-level cache.
+/// overlaps better. On sm_86, sm_89 and sm_120 mma.sync is all there is: never. Under plan.wgmma_from, whose kernel has the
+/// instructions of a GEMM and decodes for 256 rows, 2048. dense_rows: as many rows of W as take 32 MiB, so that few launches
+/// follow each other and the decoded part stays in the second-level cache.
 MatmulPlan with_gemm(MatmulPlan plan, const PackedLayout& layout, const Device& device);
 
 /// From plan.dense_from rows of x on, if the caller brings a GEMM (see NoGemm): x is rotated, W is decoded
@@ -74,10 +75,12 @@ __global__ void prepare_outputs_kernel(DenseView<Y> y, Epilogue<Y> epilogue) {
 
 inline MatmulPlan with_gemm(MatmulPlan plan, const PackedLayout& layout, const Device& device) {
   const int generation = device.architecture / 10;
-  plan.dense_from = device.architecture == 80 ? 1024
-                    : generation == 9         ? 512
-                    : generation == 10        ? 256
-                                              : std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+  plan.dense_from = plan.wgmma_from != never    ? 2048
+                    : device.architecture == 80 ? 1024
+                    : generation == 9           ? 512
+                    : generation == 10          ? 256
+                                                : never;
   constexpr std::int64_t most_weights = std::int64_t{16} << 20;
   plan.dense_rows = std::max<std::int64_t>(most_weights / layout.depth() / warp_tile, 1) * warp_tile;
   return plan;

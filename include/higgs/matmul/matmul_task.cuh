@@ -79,7 +79,7 @@ inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
 
 /// No GEMM: the fused kernels serve every batch. A GEMM is called as gemm(x, w, y, add, stream) with
 /// DenseView<const T> x and w, DenseView<Y> y, all row-major. It gives y = x * w^T, plus y if `add`. cuBLAS counts
-/// columns first: to it a row-major matrix is a transposed one (see class Blas in bench/matmul/matmul_bench.cu).
+/// columns first: to it a row-major matrix is a transposed one (see CublasGemm in matmul/cublas_gemm.cuh).
 struct NoGemm {};
 
 /// What may be added to a product on its way out.
