@@ -171,6 +171,8 @@ TEST_CASE("CublasGemm refuses shapes that do not fit and numbers beyond an int",
 TEST_CASE("CublasGemm is the GEMM of a linear layer, in a graph too", "[matmul][cublas_gemm][gpu]") {
   const auto w = random_matrix<higgs::GridCodebook<2, 256>>(150, 140, 60, 20, 5, true);
   gpu::Linear<gpu::MatmulFormats<gpu::TableFormat<4>>> linear(w);
+  const gpu::CublasGemm gemm;  // at load
+  linear.plan() = gpu::with_gemm(linear.plan(), linear.weights().view().layout, linear.device());
   linear.plan().dense_from = 9;
   linear.plan().dense_rows = 64;
   const std::int64_t batch = 10;
@@ -178,7 +180,6 @@ TEST_CASE("CublasGemm is the GEMM of a linear layer, in a graph too", "[matmul][
   const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
   const gpu::DeviceBuffer<float> y(batch * 150);
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(batch));
-  const gpu::CublasGemm gemm;
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t work = nullptr;
