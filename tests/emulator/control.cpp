@@ -237,6 +237,9 @@ void execute_unsupported(Warp& w, const Instruction& i) {
   if (w.active != 0) fail_at(w, i, -1, "instruction not supported");
 }
 void execute_nothing(Warp&, const Instruction&) {}
+void wait_for_launches(Warp& w, const Instruction&) {
+  if (w.active != 0) w.block->waited = true;
+}
 
 Execute find_control(const Mnemonic& m, Instruction& i) {
   if (m.op == "bra") return branch;
@@ -249,6 +252,7 @@ Execute find_control(const Mnemonic& m, Instruction& i) {
     i.mode2 = m.has("popc") ? Count : m.has("and") ? And : Or;
     return barrier;
   }
+  if (m.op == "griddepcontrol" && m.has("wait")) return wait_for_launches;
   for (std::string_view hint : {"prefetch", "prefetchu", "nanosleep", "griddepcontrol", "setmaxnreg",
                                 "applypriority", "discard", "pmevent"}) {
     if (m.op == hint) return execute_nothing;

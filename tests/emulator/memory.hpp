@@ -10,6 +10,7 @@ namespace emulator {
 struct Range {
   u64 begin = 1, end = 0;
   u64 sectors_read = 0, sectors_written = 0;  // by the running launch
+  u64 last_write = 0, last_access = 0;        // numbers of launches
   bool on_host = false;                       // pinned memory of the host
   bool holds(u64 address, u64 bytes) const { return address >= begin && address + bytes <= end; }
 };

@@ -82,6 +82,7 @@ struct Machine {
   Stream default_stream;
   std::set<Stream*> streams;  // all others
   int captures = 0;
+  std::uint64_t number = 0, may_run_since = 0;  // of launches: the last; the first that nothing waited for
   cudaError_t last = cudaSuccess;
   bool broken = false;  // a kernel failed: as on a GPU, every later call says so
   emulator::Options options;
@@ -127,7 +128,9 @@ cudaError_t finish_all() {
   for (Stream* s : machine().streams) {
     if (const cudaError_t e = s->blocking ? cudaSuccess : finish(*s); e != cudaSuccess) return e;
   }
-  return finish(machine().default_stream);
+  const cudaError_t e = finish(machine().default_stream);
+  machine().may_run_since = 0;  // no launch runs any more
+  return e;
 }
 
 // Runs `work` now, or leaves it to the stream, or records it if the stream is being captured.
@@ -204,8 +207,9 @@ cudaError_t check_launch(const Symbol& kernel, dim3 grid, dim3 block, std::size_
   return cudaSuccess;
 }
 
+// `early`: by programmatic dependent launch, so that the launches in front may still run.
 cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vector<const void*>& arguments,
-                    std::size_t shared) {
+                    std::size_t shared, bool early) {
   Machine& m = machine();
   if (m.broken) return cudaErrorLaunchFailure;
   try {
@@ -220,6 +224,11 @@ cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vect
                      .races = {},
                      .shadow = {}};
     for (auto& [address, range] : m.memory.ranges()) range.sectors_read = range.sectors_written = 0;
+    g.number = ++m.number;
+    if (early && m.may_run_since != 0)
+      g.may_run_since = m.may_run_since;
+    else
+      m.may_run_since = g.number;
     emulator::run_grid(g, program, arguments);
     record_launch(g);
     m.last_grid = std::move(g);
@@ -245,7 +254,7 @@ Symbol* use_kernel(const void* function) {
 }
 
 cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, std::size_t shared,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, bool early = false) {
   const Symbol* const used = use_kernel(function);
   if (used == nullptr) return machine().last;
   const Symbol& kernel = *used;
@@ -261,10 +270,10 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
     std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
     return failed(cudaErrorInvalidDeviceFunction);
   }
-  return submit(stream, [&kernel, grid, block, shared, values = std::move(values)] {
+  return submit(stream, [&kernel, grid, block, shared, early, values = std::move(values)] {
     std::vector<const void*> pointers;
     for (const auto& v : values) pointers.push_back(v.data());
-    return execute(kernel, grid, block, pointers, shared);
+    return execute(kernel, grid, block, pointers, shared, early);
   });
 }
 
@@ -371,11 +380,13 @@ cudaError_t cudaLaunchKernel(const void* f, dim3 grid, dim3 block, void** a, std
   return launch(f, grid, block, a, shared, s);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void** a) {
+  bool early = false;
   for (unsigned i = 0; i < c->numAttrs; ++i) {
     const cudaLaunchAttribute& attribute = c->attrs[i];
     const bool hopper = machine().options.compute_capability >= 90;
-    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {  // no kernel begins early here
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {
       if (!hopper) return failed(cudaErrorNotSupported);
+      early = attribute.val.programmaticStreamSerializationAllowed != 0;
     } else if (attribute.id == cudaLaunchAttributeClusterDimension) {
       const auto& cluster = attribute.val.clusterDim;
       if (!hopper || cluster.x * cluster.y * cluster.z != 1) return failed(cudaErrorNotSupported);
@@ -383,7 +394,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void
       return failed(cudaErrorNotSupported);
     }
   }
-  return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream);
+  return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream, early);
 }
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int value) {
   Symbol* const kernel = use_kernel(f);
@@ -450,6 +461,7 @@ cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) { return 
 cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t s) {
   const Work copy = [=] {
+    machine().may_run_since = 0;
     if (bytes > 0) std::memmove(to, from, bytes);
     return cudaSuccess;
   };
@@ -477,6 +489,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t s) {
   return submit(s, [=] {
+    machine().may_run_since = 0;
     if (bytes > 0) std::memset(to, value, bytes);
     return cudaSuccess;
   });
@@ -519,7 +532,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 }
 cudaError_t cudaDeviceSynchronize() { return unless_capturing(finish_all); }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-  return unless_capturing([=] { return finish(stream_of(s)); });
+  return unless_capturing([=] {
+    const cudaError_t e = finish(stream_of(s));
+    machine().may_run_since = 0;
+    return e;
+  });
 }
 // A little of the work is done at each question, so that a program that polls comes to its end.
 cudaError_t cudaStreamQuery(cudaStream_t s) {

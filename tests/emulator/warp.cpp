@@ -128,10 +128,25 @@ u8* locate(Warp& w, const Instruction& i, Space s, u64 address, u32 bytes, int l
   }
 }
 
+// A kernel that began before the launches in front ended must wait before it touches what they use.
+void note_launch(Warp& w, const Instruction& i, Access access) {
+  Grid& g = *w.block->grid;
+  Range* range = w.block->last_range;
+  if (range == nullptr) return;
+  const bool writes = access == Access::Write || access == Access::AtomicWrite;
+  const u64 before = writes ? range->last_access : range->last_write;
+  if (g.may_run_since != 0 && !w.block->waited && before >= g.may_run_since && before < g.number)
+    fail_at(w, i, -1,
+            "memory that an earlier launch uses, which may still run: no griddepcontrol.wait before");
+  range->last_access = g.number;
+  if (writes) range->last_write = g.number;
+}
+
 void account(Warp& w, const Instruction& i, Space s, const u64* addresses, u32 mask, u32 bytes,
              Access access) {
   if (mask == 0 || (s != Space::Global && s != Space::Shared)) return;
   Grid& g = *w.block->grid;
+  if (s == Space::Global) note_launch(w, i, access);
   if (g.options->count) {
     Tally& t = g.tallies[i.pc];
     if (s == Space::Shared) {

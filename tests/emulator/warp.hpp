@@ -36,7 +36,9 @@ struct Grid {
   Memory* memory;
   Extent grid, block;
   u32 dynamic_shared_bytes = 0;
-  std::vector<Tally> tallies;        // of program->code[i]
+  u64 number = 0;              // of the launch, from 1 on
+  u64 may_run_since = 0;       // launches with this number and later may not have ended; 0: all in front have
+  std::vector<Tally> tallies;  // of program->code[i]
   std::map<std::string, u64> races;  // text -> how often
   GlobalShadow shadow;
 };
@@ -143,6 +145,7 @@ struct Block {
   std::vector<OrdinaryWrite> ordinary_writes;              // of 16 bytes each; empty: not wanted
   std::map<u32, std::vector<u32>> products_of_warpgroups;  // warpgroup -> pcs of its products
   Range* last_range = nullptr;
+  bool waited = false;  // at griddepcontrol.wait
   u64 steps = 0;
   std::mt19937 random;
 };
