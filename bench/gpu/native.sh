@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# All that a few minutes on a GPU can tell, the most telling first: needs bash and nvcc, and .deps, which
+# All that a few minutes on a GPU can tell, the most telling first: needs bash, nvcc and g++, and .deps, which
 # bench/gpu/fetch_deps.sh fetches beforehand. No CMake, no other package.
 # Usage: bench/gpu/native.sh [SECONDS]     on a GPU, in that time (560); a step that has no time left is left out
 #        bench/gpu/native.sh --tiny        the same steps on the emulator, each as small as it can be: does the kit work?
@@ -71,10 +71,12 @@ special=$capability
 if [ -z "$tiny" ]; then
   flags=("-arch=sm_$special" -split-compile=4)
   for folder in "$(dirname "$(command -v "${nvcc[-1]}")")/.."/{lib64,targets/x86_64-linux/lib}; do
-    [ ! -e "$folder/libcublas.so" ] || { blas=-DHIGGS_BENCH_CUBLAS && libraries=(-L"$folder" -lcublas) && break; }
+    [ ! -e "$folder/libcublas.so" ] || { blas=-DHIGGS_BENCH_CUBLAS && libraries=(-L"$folder" -lcublas -Xlinker -rpath -Xlinker "$folder") && break; }
   done
 fi
-flags+=(-std=c++20 --expt-relaxed-constexpr -O2 -lineinfo -Iinclude -Itests -Iexamples/model -I"$deps")
+includes=(-Iinclude -Itests -Iexamples/model -I"$deps")
+[ ! -e "$deps/usr/include" ] || includes+=(-I"$deps/usr/include")
+flags+=(-std=c++20 --expt-relaxed-constexpr -O2 -lineinfo "${includes[@]}")
 {
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,memory.total --format=csv,noheader
   "${nvcc[@]}" --version | tail -n 1
@@ -82,23 +84,30 @@ flags+=(-std=c++20 --expt-relaxed-constexpr -O2 -lineinfo -Iinclude -Itests -Iex
     "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "${blas:-is not linked}"
 } >"$out/summary.txt"
 
-# 1. Everything is compiled in the background: first what step 2 waits for, then the largest files.
-mapfile -t stages < <(for s in ${STAGES:-matmul rotate $(find tests -name '*_test.cu' | cut -d/ -f2 | sed 's/.*_test.cu/front/')}; do
+# 1. Everything is compiled in the background: first what step 2 waits for, then the largest files; the application last.
+mapfile -t stages < <(for s in ${STAGES:-matmul rotate $(find tests -name '*_test.cu' | cut -d/ -f2 | sed 's/.*_test.cu/front/' | sort)}; do
   echo "$s"; done | awk '!seen[$0]++')
-sources_of() { # the tests of a stage, as tests/CMakeLists.txt finds them; those of another special architecture are left out
+# sources_of STAGE: its tests, as tests/CMakeLists.txt finds them; those of another special architecture are left out. Stage
+# "model": the application too, without its command line, if its packages are there.
+sources_of() {
   local file suffix depth=(-mindepth 1)
+  if [ "$1" = model ]; then
+    [ -n "$json" ] || { echo "model needs nlohmann/json.hpp" >>"$build/left_out" && return; }
+    find examples/model -name '*.cpp' ! -path '*/cli/*' ! -name no_cuda.cpp -o -path '*/device/*.cu'
+  fi
   [ "$1" != front ] || depth=(-maxdepth 1)
   for file in $(find "tests/${1#front}" "${depth[@]}" -name '*_test.cu' | sort); do
     suffix=$(sed -nE 's/.*_sm([0-9]+[af])_test\.cu$/\1/p' <<<"$file")
     [ -z "$suffix" ] || [ "$suffix" = "$special" ] || { echo "$file needs sm_$suffix" >>"$build/left_out" && continue; }
-    ! grep -q '"model/device/device_model.hpp"' "$file" || { echo "$file needs the whole application" >>"$build/left_out" && continue; }
     echo "$file"
   done
 }
+json=$(find "$deps/nlohmann/json.hpp" "$deps/usr/include/nlohmann/json.hpp" 2>/dev/null | head -n 1)
 object() { echo "$build/$(tr / _ <<<"$1").o"; }
 : >"$build/left_out"
 programs=(bench/gpu/product.cu bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
-mapfile -t tests < <(for s in "${stages[@]}"; do sources_of "$s"; done | xargs ls -S)
+mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs ls -S
+  for s in "${stages[@]}"; do [ "$s" != model ] || sources_of "$s"; done)
 compile() { # compile COMMAND... SOURCE OBJECT: leaves OBJECT.done also if it fails
   local source=${*: -2:1} object=${*: -1}
   "${@:1:$#-2}" -c "$source" -o "$object" >"$object.log" 2>&1 || { echo "DOES NOT COMPILE: $source" && head -n 5 "$object.log"; }
@@ -107,8 +116,10 @@ compile() { # compile COMMAND... SOURCE OBJECT: leaves OBJECT.done also if it fa
 export -f compile
 {
   for source in tests/main.cpp "${programs[@]}" "${tests[@]}"; do
-    if [ "$source" = tests/main.cpp ]; then
-      printf 'compile g++ -O0 -std=c++20 -I%q %q %q\0' "$deps" "$source" "$(object "$source")"
+    if [[ $source == *.cpp ]]; then
+      printf 'compile g++ %s -std=c++20' "$([ "$source" = tests/main.cpp ] && echo -O0 || echo -O2)"
+      printf ' %q' "${includes[@]}" "$source" "$(object "$source")"
+      printf '\0'
     else
       printf 'compile'
       printf ' %q' "${nvcc[@]}" "${flags[@]}" ${blas:+"$blas"} -x cu "$source" "$(object "$source")"
@@ -137,6 +148,7 @@ built probe bench/gpu/probe.cu bench/gpu/product.cu && step probe 20 120 "$build
 # 3. All tests of the CUDA half, natively.
 for stage in "${stages[@]}"; do
   mapfile -t sources < <(sources_of "$stage")
+  [ "${#sources[@]}" -gt 0 ] || continue
   built "test_$stage" tests/main.cpp "${sources[@]}" || continue
   echo "=== $stage" >>"$out/tests.txt"
   step tests 10 100 "$build/test_$stage" -d yes
