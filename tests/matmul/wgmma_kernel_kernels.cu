@@ -17,15 +17,13 @@ using higgs::gpu::WindowFormat;
 // plan: wgmma_kernel<.*>: registers == 168; loop.bar == 0; loop.sts32 == 0
 // plan: wgmma_kernel<.*, 1>: loop.hgmma == 4; loop.ldg32 == 1
 // plan: wgmma_kernel<.*, 2>: loop.hgmma == 8; loop.ldg32 == 2
-// plan: wgmma_kernel<.*, 4>: loop.hgmma == 16; loop.ldg32 == 4
 // plan: wgmma_kernel<.*TableFormat<4>.*>: loop.ldg128 == 4; loop.ldg64 == 0; loop.lds32 == 64
 HIGGS_WGMMA_KERNEL(TableFormat<4>, Half, 1)
 HIGGS_WGMMA_KERNEL(TableFormat<4>, Half, 2)
-HIGGS_WGMMA_KERNEL(TableFormat<4>, Half, 4)
-HIGGS_WGMMA_KERNEL(TableFormat<8>, Half, 4)
+HIGGS_WGMMA_KERNEL(TableFormat<8>, Half, 2)
 HIGGS_WGMMA_KERNEL(TableFormat<3>, BFloat16, 1)
 HIGGS_WGMMA_KERNEL(E8Format, Half, 2)
 HIGGS_WGMMA_KERNEL(WindowFormat<8>, Half, 1)
-HIGGS_WGMMA_KERNEL(WindowFormat<7>, Half, 4)
+HIGGS_WGMMA_KERNEL(WindowFormat<7>, Half, 2)
 
 // plan: repack_scales_kernel: registers <= 64

@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
@@ -107,6 +108,32 @@ std::vector<float> check_instance(const higgs::CodeLayout& layout, std::int64_t 
   return out;
 }
 
+// Of the last launch for 1000 weights: warp instructions without mov and parameters, passes of shared memory, and what
+// the tensor cores take of these to read activations.
+template <class Book>
+void print_counts(const gpu::PackedMatrix& w, std::int64_t batch, bool warpgroups, double instructions,
+                  double passes) {
+  using Formats = gpu::MatmulFormats<typename gpu::FormatOf<Book>::type>;
+  const gpu::PackedLayout& layout = w.view().layout;
+  gpu::MatmulPlan plan =
+      gpu::plan_matmul(layout, gpu::current_device(), gpu::Reproducibility::PerBatch, batch);
+  plan.wgmma_from = warpgroups ? 1 : plan.dense_from;
+  emulator::clear_launches();
+  static_cast<void>(device_product<float, Formats>(w.view(), Normals<Half>(batch, layout.depth(), 6), plan));
+  const emulator::Counters& c = emulator::launches().back().counters;
+  const auto each = [&](std::uint64_t events) {
+    return static_cast<double>(events) / (static_cast<double>(layout.rows * layout.depth()) / 1e3);
+  };
+  std::printf("| %s | %lld x %lld | %lld | %s | %.1f | %.1f | %.1f | %.2f |\n", Book::name().c_str(),
+              static_cast<long long>(layout.rows), static_cast<long long>(layout.depth()),
+              static_cast<long long>(batch), warpgroups ? "wgmma" : "mma", each(c.work()),
+              each(c.shared_passes), each(c[emulator::Class::Mma]),
+              each(c.sectors_read + c.sectors_written) * 32 / 1000);
+  CHECK(c.shared_passes == c.shared_passes_ideal);
+  CHECK(each(c.work()) <= instructions);
+  CHECK(each(c.shared_passes) <= passes);
+}
+
 }  // namespace
 
 TEST_CASE("warpgroup products have the bits of the streaming kernel where tensor cores add exactly",
@@ -123,13 +150,13 @@ TEST_CASE("warpgroup products of every format are those of the reference", "[mat
   if (!hopper.here()) return;
   check_instance<GridCodebook<2, 16>, Half, 1>({70, 320, 64, 64}, 150, 256);
   check_instance<GridCodebook<2, 64>, BFloat16, 2>({300, 640, 128, 128}, 100, 128);
-  check_instance<GridCodebook<1, 256>, Half, 4>({65, 300, 60, 20}, 40, 64);
+  check_instance<GridCodebook<1, 256>, Half, 2>({65, 300, 60, 20}, 40, 128);
   check_instance<higgs::E8Codebook, BFloat16, 1>({65, 576, 576, 192}, 129, 256);
-  check_instance<higgs::E8Codebook, Half, 4>({520, 256, 256, 256}, 33, 64);
+  check_instance<higgs::E8Codebook, Half, 2>({520, 256, 256, 256}, 33, 128);
   check_instance<WindowCode<8>, Half, 1>({130, 512, 128, 128}, 300, 256);  // 256 rows, then 44
-  check_instance<WindowCode<7>, Half, 4>({65, 320, 64, 64}, 50, 64);
+  check_instance<WindowCode<7>, Half, 2>({65, 320, 64, 64}, 50, 128);
   check_instance<WindowCode<5>, Half, 2>({65, 1104, 256, 256}, 70, 128);
-  check_instance<WindowCode<2>, BFloat16, 4>({65, 320, 64, 64}, 1, 64);
+  check_instance<WindowCode<2>, BFloat16, 2>({65, 320, 64, 64}, 1, 128);
 }
 
 TEST_CASE("no schedule changes a bit of warpgroup products, and none has a race",
@@ -145,9 +172,31 @@ TEST_CASE("no schedule changes a bit of warpgroup products, and none has a race"
     emulator::for_each_schedule(batch == 130 ? 6 : 3, [&](std::uint32_t seed) {
       emulator::options().resident_blocks = 1 + seed % 3;
       const auto y = batch == 130 ? check_instance<GridCodebook<2, 256>, Half, 1>(layout, batch, 256)
-                                  : check_instance<GridCodebook<2, 256>, Half, 4>(layout, batch, 64);
+                                  : check_instance<GridCodebook<2, 256>, Half, 2>(layout, batch, 128);
       if (seed == 0) first = y;
       REQUIRE(same_bits(y, first));
     });
   }
+}
+
+TEST_CASE("warpgroup products execute no more than the table says",
+          "[matmul][wgmma_kernel][counts][.long][gpu]") {
+  if (!emulator::in_use) return;
+  const Hopper hopper(132);
+  std::printf(
+      "| codebook | N x K | M | by | instructions | passes | products | bytes of global memory a weight |\n");
+  std::printf("|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+  const gpu::PackedMatrix four(random_matrix<GridCodebook<2, 256>>(4096, 4096, 1024, 1024, 5));
+  print_counts<GridCodebook<2, 256>>(four, 128, false, 290, 80);
+  print_counts<GridCodebook<2, 256>>(four, 64, true, 132, 70);
+  print_counts<GridCodebook<2, 256>>(four, 128, true, 152, 74);
+  print_counts<GridCodebook<2, 256>>(four, 256, true, 190, 130);
+  const gpu::PackedMatrix few(random_matrix<GridCodebook<2, 256>>(2048, 1024, 1024, 1024, 5));
+  print_counts<GridCodebook<2, 256>>(few, 2048, true, 1600, 1040);
+  const gpu::PackedMatrix three(random_matrix<GridCodebook<2, 64>>(1024, 4096, 1024, 1024, 5));  // 16 splits
+  print_counts<GridCodebook<2, 64>>(three, 256, true, 415, 184);
+  const gpu::PackedMatrix two(random_matrix<GridCodebook<2, 16>>(1024, 4096, 1024, 1024, 5));
+  print_counts<GridCodebook<2, 16>>(two, 256, true, 395, 184);
+  const gpu::PackedMatrix window(random_matrix<WindowCode<8>>(1024, 4096, 1024, 1024, 5));
+  print_counts<WindowCode<8>>(window, 256, true, 495, 184);
 }

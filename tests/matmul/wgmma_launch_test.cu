@@ -68,7 +68,7 @@ TEST_CASE("a plan has warpgroups where the batch may change the bits", "[matmul]
     CHECK(gpu::plan_matmul(layout, device).wgmma_from == never);
     CHECK(gpu::plan_matmul(layout, device, gpu::Reproducibility::AcrossDevices).wgmma_from == never);
     CHECK(gpu::plan_matmul(layout, device, gpu::Reproducibility::PerBatch, 100).wgmma_from ==
-          (architecture == 90 ? 33 : never));
+          (architecture == 90 ? 65 : never));
   }
 }
 

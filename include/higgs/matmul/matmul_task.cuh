@@ -50,8 +50,7 @@ struct MatmulPlan {
 enum class Reproducibility {
   PerDevice,      // the batch that the row is in; MIG and MPS may change the multiprocessors, and so the bits
   AcrossDevices,  // also the device among those of one architecture, and the shard of rows that a row of W is in
-  // Nothing more: fewer and longer Stream-K ranges for more than 64 rows of x, and warpgroup products for more than 32 on
-  // sm_90a.
+  // Nothing more: fewer and longer Stream-K ranges for more than 64 rows of x, and there warpgroup products on sm_90a.
   PerBatch
 };
 
@@ -73,7 +72,7 @@ inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
   const std::int64_t least =
       8 / plan.row_warps;  // warp tiles of a row block that are worth a block of 4 warps
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);
-  if (reproducibility == Reproducibility::PerBatch && device.architecture == 90) plan.wgmma_from = 33;
+  if (reproducibility == Reproducibility::PerBatch && device.architecture == 90) plan.wgmma_from = 65;
   return plan;
 }
 

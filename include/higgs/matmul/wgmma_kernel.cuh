@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x * W^T by warpgroup products of Hopper (sm_90a), for more than 32 rows of x: weights are decoded once for up to
+// y = x * W^T by warpgroup products of Hopper (sm_90a), for more than 64 rows of x: weights are decoded once for up to
 // 256 of them.
 //
 // A block multiplies the rows of one row block of W by the rows of one batch tile, over a range of inputs. Two
@@ -64,14 +64,14 @@ inline constexpr int wgmma_multipliers = 128 * wgmma_groups, wgmma_threads = wgm
 /// A barrier of the warpgroups that multiply.
 __device__ inline void sync_multipliers() { sync_some<1, wgmma_multipliers>(); }
 
-/// What depends on RowTiles (1, 2 or 4): shapes, and shared memory behind the lookup table.
+/// What depends on RowTiles (1 or 2): shapes, and shared memory behind the lookup table.
 template <int RowTiles>
 struct WgmmaShape {
   static constexpr int columns = 256 / RowTiles;             // rows of x of a block
   static constexpr int group_rows = 64 * RowTiles;           // rows of W of a warpgroup
   static constexpr int tile_rows = wgmma_groups * RowTiles;  // rows of warp tiles of a block
   static constexpr int stage_bytes = columns * 128;          // activations of a step: 64 inputs
-  static constexpr int stages = std::min(16, 5 * RowTiles);
+  static constexpr int stages = 5 * RowTiles;
   /// Rows of sums on their way out are so many floats apart: no bank conflict.
   static constexpr int sum_stride = group_rows + 4;
 
@@ -168,7 +168,7 @@ struct WgmmaWarp {
   using Shape = WgmmaShape<RowTiles>;
   using Activations = typename Format::Activations;
   /// A warp tile has four A operands for each tile of rows. A part of a step is those that are multiplied together.
-  static constexpr int part_operands = RowTiles == 1 ? 4 : RowTiles == 2 ? 2 : Activations::k_tiles;
+  static constexpr int part_operands = 4 / RowTiles;
   static constexpr int parts = 4 / part_operands;
   using Operands = std::uint32_t[part_operands][RowTiles][4];
 
@@ -244,9 +244,7 @@ struct WgmmaWarp {
   /// Decodes a part of the warp tile that prepare() was called for.
   template <int Part>
   __device__ void decode(Operands& to) {
-    if constexpr (RowTiles == 4) {
-      decode_rows<Part, 0>(to);
-    } else if constexpr (RowTiles == 2) {
+    if constexpr (RowTiles == 2) {
       if (row_tile == 0)
         decode_rows<Part, 0>(to);
       else

@@ -57,8 +57,9 @@ struct WgmmaSplit {
     const PackedLayout& layout = size.w.layout;
     const std::int64_t limit = size.plan.most_workspace, for_sums = limit / 16 * 9, for_x = limit - for_sums;
     const auto fits = [&](std::int64_t tiles) { return x_bytes(size, tiles * columns, device) <= for_x; };
-    row_tiles = size.batch <= 64 ? 4 : size.batch <= 128 ? 2 : 1;
-    for (columns = 256 / row_tiles; row_tiles < 4 && !fits(1); columns = 256 / row_tiles) row_tiles *= 2;
+    row_tiles = size.batch <= 128 ? 2 : 1;
+    columns = 256 / row_tiles;
+    if (!fits(1)) row_tiles = 2, columns = 128;
     group_rows = 64 * row_tiles;
     batch_tiles = most_that_fit(ceil_div(size.batch, columns), fits);
     row_blocks = ceil_div(layout.rows, wgmma_groups * group_rows);
@@ -201,8 +202,7 @@ void WgmmaKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspac
       return split.row_tiles == RowTiles &&
              detail::launch_wgmma<Format, Archs, RowTiles>(task, split, workspace, device, stream);
     };
-    done = launch(std::integral_constant<int, 1>{}) || launch(std::integral_constant<int, 2>{}) ||
-           launch(std::integral_constant<int, 4>{});
+    done = launch(std::integral_constant<int, 1>{}) || launch(std::integral_constant<int, 2>{});
   });
   if (!done) StreamKernel::launch<Formats, Archs>(task, workspace, device, stream);
 }
