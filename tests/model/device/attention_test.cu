@@ -152,20 +152,22 @@ TEMPLATE_TEST_CASE("decoding attends as the reference does, however keys are spl
 TEST_CASE("a sequence of a batch has the bits that it has alone", "[model][device][gpu]") {
   const Scene<Half> all({6, 2, 64}, 260, {259, 3, 200, -1, 64}, {0, 1, 2, 3, 4});
   const std::size_t row = 6 * 64;
-  const std::vector<Half> batch = decoded(all, 4);
-  auto out = all.output();
-  // The workspace of calls with other numbers of rows is the same.
-  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(decode_attention_workspace(all.heads, 5, 4));
-  for (const std::int64_t r : {0, 4, 2, 1, 3})
-    decode_attention_async(all.attention(r, 1, out), 4, workspace.data(), nullptr);
-  CHECK(out.to_host() == batch);
-  out = all.output();
-  // Rows without a list of sequences are those of sequences 0, 1, ...
-  Attention<Half> listless = all.attention(0, 5, out);
-  listless.rows.sequences = nullptr;
-  decode_attention_async(listless, 4, workspace.data(), nullptr);
-  CHECK(out.to_host() == batch);
-  CHECK(std::all_of(batch.begin() + 3 * row, batch.begin() + 4 * row, [](Half h) { return h == Half{}; }));
+  for_each_mma([&] {
+    const std::vector<Half> batch = decoded(all, 4);
+    auto out = all.output();
+    // The workspace of calls with other numbers of rows is the same.
+    const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(decode_attention_workspace(all.heads, 5, 4));
+    for (const std::int64_t r : {0, 4, 2, 1, 3})
+      decode_attention_async(all.attention(r, 1, out), 4, workspace.data(), nullptr);
+    CHECK(out.to_host() == batch);
+    out = all.output();
+    // Rows without a list of sequences are those of sequences 0, 1, ...
+    Attention<Half> listless = all.attention(0, 5, out);
+    listless.rows.sequences = nullptr;
+    decode_attention_async(listless, 4, workspace.data(), nullptr);
+    CHECK(out.to_host() == batch);
+    CHECK(std::all_of(batch.begin() + 3 * row, batch.begin() + 4 * row, [](Half h) { return h == Half{}; }));
+  });
 }
 
 TEMPLATE_TEST_CASE("prefill attends as the reference does, with tokens before it and windows",
@@ -182,11 +184,13 @@ TEMPLATE_TEST_CASE("prefill attends as the reference does, with tokens before it
 }
 
 TEST_CASE("chunks of a prompt have the bits of the whole prompt", "[model][device][gpu]") {
-  for (const std::int32_t window : {0, 33}) {
-    const Scene<Half> scene({4, 2, 64}, 128, count_up(0, 100), std::vector<std::int32_t>(100, 0), window);
-    const std::vector<Half> whole = prefilled(scene, 100);
-    for (const std::int64_t chunk : {1, 37, 64}) CHECK(prefilled(scene, chunk) == whole);
-  }
+  for_each_mma([] {
+    for (const std::int32_t window : {0, 33}) {
+      const Scene<Half> scene({4, 2, 64}, 128, count_up(0, 100), std::vector<std::int32_t>(100, 0), window);
+      const std::vector<Half> whole = prefilled(scene, 100);
+      for (const std::int64_t chunk : {1, 37, 64}) CHECK(prefilled(scene, chunk) == whole);
+    }
+  });
 }
 
 TEST_CASE("attention has no races and no bank conflicts", "[model][device][gpu]") {

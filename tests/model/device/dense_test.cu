@@ -76,12 +76,14 @@ TEMPLATE_TEST_CASE("a dense product is x * w^T + bias", "[model][device][gpu]", 
 TEST_CASE("a row of a dense product has the same bits in every batch", "[model][device][gpu]") {
   const std::int64_t m = 70, rows = 20, cols = 520;
   const auto x = random_numbers<Half>(4, m * cols), w = random_numbers<Half>(5, rows * cols);
-  const std::vector<float> all = product<Half, float>(x, w, {}, m, rows, cols, cols);
-  for (const std::int64_t r : {0, 9, 69}) {
-    const std::vector<float> one = product<Half, float>(
-        std::vector<Half>(x.begin() + r * cols, x.begin() + (r + 1) * cols), w, {}, 1, rows, cols, cols);
-    CHECK(one == std::vector<float>(all.begin() + r * (rows + 1), all.begin() + (r + 1) * (rows + 1)));
-  }
+  for_each_mma([&] {
+    const std::vector<float> all = product<Half, float>(x, w, {}, m, rows, cols, cols);
+    for (const std::int64_t r : {0, 9, 69}) {
+      const std::vector<float> one = product<Half, float>(
+          std::vector<Half>(x.begin() + r * cols, x.begin() + (r + 1) * cols), w, {}, 1, rows, cols, cols);
+      CHECK(one == std::vector<float>(all.begin() + r * (rows + 1), all.begin() + (r + 1) * (rows + 1)));
+    }
+  });
 }
 
 TEST_CASE("a dense product reads its weights once for 8 rows of x", "[model][device][gpu]") {

@@ -11,6 +11,8 @@
 #include <span>
 #include <vector>
 
+#include "emulator/emulator.hpp"
+
 /// `count` normal numbers of T with the deviation `factor`, seeded.
 template <class T>
 std::vector<T> random_numbers(std::uint64_t seed, std::int64_t count, float factor = 1) {
@@ -31,3 +33,15 @@ template <class T>
 inline constexpr double roundoff = 0x1p-8;
 template <>
 inline constexpr double roundoff<higgs::Half> = 0x1p-11;
+
+/// Calls check() once for each way in which tensor cores are said to add products; once on a GPU.
+template <class Check>
+void for_each_mma(Check check) {
+  using emulator::MmaRounding;
+  for (const MmaRounding each : {MmaRounding::Exact, MmaRounding::Ampere, MmaRounding::Hopper}) {
+    emulator::options().mma = each;
+    check();
+    if (!emulator::in_use) break;
+  }
+  emulator::options() = {};
+}
