@@ -119,7 +119,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "product: the scale of another row", KERNEL,
      {"thread % 32 / 4 * 8": "thread % 32 / 8 * 8"}, MATMUL),
     ("result", "product: rows whose last scale is zero are zeros", KERNEL,
-     {"  seen |= nonzero_halves(scale);\n  scale = next": "  scale = next"}, MATMUL),
+     {"  seen |= nonzero_halves(scale);\n  scale = next": "  scale = next"}, SCHEDULES),
     ("result", "product: an expert's last tile reaches into the next expert's rows", TASK,
      {"min(columns, __shfl_sync(all, rows, owner) - tile * columns)": "columns"}, GROUPED),
     ("result", "product: the bias of another row", FIXUP, {"? bias[i] : nothing": "? bias[0] : nothing"}, SUMS),
@@ -155,7 +155,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"      __syncthreads();  // nobody reads what is there\n": ""}, SCHEDULES),
     ("race", "product: no barrier before activations take the place of sums", FIXUP,
      {"  if (others == 0) __syncthreads();  // the next activations come there\n": ""}, SCHEDULES),
-    ("race", "product: no barrier behind the rotation of x", KERNEL, {"if (c == 0) __syncthreads();": ""}, STREAM),
+    ("race", "product: no barrier behind the rotation of x", KERNEL, {"      before_barrier();\n      __syncthreads();\n": "      before_barrier();\n"}, STREAM),
     ("sectors", "product: weights are read twice", KERNEL,
      {"return HasPolicy ? load_streaming_128(from, policy)":
       "return load_streaming_128(from), HasPolicy ? load_streaming_128(from, policy)"}, STREAM),
@@ -176,9 +176,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      STREAM_CODE),
     ("ptxas: barrier", "product: a barrier in the loop", KERNEL, {"  ++step;\n": "  ++step;\n  __syncthreads();\n"}, STREAM_CODE),
     ("ptxas: spills", "product: registers for four blocks", KERNEL,
-     {"? 3\n                                    : 2;": "? 4\n                                    : 2;"}, STREAM_CODE),
-    ("ptxas: registers", "product: registers for two blocks", KERNEL,
-     {"? 3\n                                    : 2;": "? 2\n                                    : 2;"}, STREAM_CODE),
+     {"static constexpr int blocks = 2;": "static constexpr int blocks = 4;"}, STREAM_CODE),
     ("ptxas: local memory", "product: sums behind an index", KERNEL,
      {"  ++step;\n": "  ++step;\n  sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
 ]

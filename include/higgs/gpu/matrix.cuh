@@ -63,8 +63,8 @@ struct ByteRows {
   std::uintptr_t end() const { return begin + static_cast<std::uintptr_t>((rows - 1) * step + row_bytes); }
 };
 
-/// Whether two matrices have a byte in common. Of rows that are not equally far apart it compares the first and the last
-/// byte alone, so matrices between each other's rows then count as overlapping.
+/// Whether two matrices have a byte in common. Where their rows are not equally far apart it compares the first and the
+/// last bytes alone, so matrices between each other's rows then count as overlapping.
 inline bool overlap(const ByteRows& a, const ByteRows& b) {
   if (a.rows <= 0 || b.rows <= 0 || a.end() <= b.begin || b.end() <= a.begin) return false;
   const std::int64_t step = a.rows > 1 ? a.step : b.step;
