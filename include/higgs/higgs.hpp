@@ -111,6 +111,7 @@
 #  include <higgs/matmul/stream_fixup.cuh>
 #  include <higgs/matmul/stream_kernel.cuh>
 #  include <higgs/matmul/stream_launch.cuh>
+#  include <higgs/matmul/stream_prefetch.cuh>
 #  include <higgs/matmul/stream_task.cuh>
 #  include <higgs/matmul/wgmma_kernel.cuh>
 #  include <higgs/matmul/wgmma_launch.cuh>

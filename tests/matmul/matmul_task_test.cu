@@ -30,6 +30,20 @@ TEST_CASE("a plan has a block for each multiprocessor unless there is less work"
   CHECK(gpu::plan_matmul(layout_of(129, 64), device).row_warps == 4);
 }
 
+TEST_CASE("a plan has two blocks for each multiprocessor from sm_90 on, if there is work for them",
+          "[matmul][matmul_task][gpu]") {
+  const auto grid = [](std::int64_t rows, std::int64_t cols, const gpu::Device& device) {
+    return gpu::plan_matmul(layout_of(rows, cols), device).grid;
+  };
+  const gpu::Device hopper{132, 227 * 1024, 90}, ampere{108, 163 * 1024, 80},
+      small_blackwell{170, 99 * 1024, 120};
+  CHECK(grid(28672, 8192, hopper) == 264);
+  CHECK(grid(28672, 8192, ampere) == 108);
+  CHECK(grid(28672, 8192, small_blackwell) == 170);
+  CHECK(grid(256 * 33, 64 * 64, hopper) == 264);  // 8 warp tiles of a row block for each of 264
+  CHECK(grid(256 * 33, 64 * 63, hopper) == 132);
+}
+
 TEST_CASE("AcrossDevices does not see the device, PerBatch sees the batch", "[matmul][matmul_task][gpu]") {
   using gpu::Reproducibility;
   const gpu::PackedLayout layout = layout_of(4096, 4096);

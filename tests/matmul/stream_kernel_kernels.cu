@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The code that ptxas must make of the streaming kernel. With 168 registers for 128 threads three blocks fit a
-// multiprocessor, with 255 two; by their shared memory of 66 KiB one fits (sm_86, 89, 120), two (80) or three (90,
-// 100). The loop is a round of warp tiles, of 16 tiles each, between two changes of group: a load of 128 bits for 4
-// tiles, 4 lookups per tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up
-// to 8 rows of x. What is loaded in the loop is used 300 instructions later or more; where one warp tile's loads are under
-// way, beside the sums of 64 rows of x, 110 for grids and 40 for window codes.
+// The code that ptxas must make of the streaming kernel. With 255 registers for 128 threads two blocks fit a
+// multiprocessor; by their shared memory of 66 KiB one fits (sm_86, 89, 120), two (80) or three (90, 100). The loop is a
+// round of warp tiles, of 16 tiles each, between two changes of group: a load of 128 bits for 4 tiles, 4 lookups per
+// tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up to 8 rows of x. What is
+// loaded in the loop is used 300 instructions later or more; where one warp tile's loads are under way, beside the sums
+// of 64 rows of x, 80 for grids and 40 for window codes. From sm_90 on up to 32 rows of x have weights prefetched
+// (ublkpf), and all kernels wait for the one in front (acqbulk) after they have let the next one begin (preexit).
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 
@@ -16,10 +17,10 @@ using higgs::gpu::WindowFormat;
   template __global__ void higgs::gpu::detail::stream_kernel<Format, higgs::Half, ColumnTiles, X>( \
       __grid_constant__ const higgs::gpu::detail::StreamTask);
 
-// plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300
-// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 110
+// plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300; loop.ublkpf == (arch >= 90)
+// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 80
 // plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 40
-// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, void>: registers <= 168
+// plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == 2 * (arch >= 90)
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0

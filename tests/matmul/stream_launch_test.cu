@@ -90,6 +90,17 @@ TEST_CASE("a product in several launches has the bits of one", "[matmul][stream_
   check(2, 10, 0, 5);            // x rotated inside
 }
 
+TEST_CASE("launches overlap where the device can do that, and are refused elsewhere",
+          "[matmul][stream_launch][gpu]") {
+  gpu::MatmulPlan plan;
+  const gpu::Device ampere{108, 160 * 1024, 80}, hopper{132, 227 * 1024, 90};
+  CHECK(!gpu::detail::launch_options(plan, hopper).overlaps_previous);
+  CHECK_NOTHROW(gpu::detail::launch_options(plan, ampere));
+  plan.overlap_launches = true;
+  CHECK(gpu::detail::launch_options(plan, hopper).overlaps_previous);
+  CHECK_THROWS_WITH(gpu::detail::launch_options(plan, ampere), Catch::Contains("sm_80"));
+}
+
 TEST_CASE("a part of W has its weights, scales, outputs and ranges", "[matmul][stream_launch][gpu]") {
   gpu::MatmulTask<Half, float> task;
   task.w.layout =

@@ -90,11 +90,26 @@ TEST_CASE("the workspace of warpgroup products keeps the plan's bound and is eno
           fewer = parts.bytes();
           const std::int64_t units = split.row_blocks * split.batch_tiles;
           REQUIRE((split.splits == 1 || units * split.splits <= split.most_units));
+          REQUIRE(split.batch_tiles >= 1);
+          REQUIRE(split.batch_tiles <= split.most_tiles);
           REQUIRE((split.splits == 1 || units * 4 <= static_cast<std::int64_t>(gpu::workspace_counters)));
           REQUIRE(split.splits <= std::max<std::int64_t>(size.w.layout.warp_tile_cols() / 4, 1));
           REQUIRE(split.row_blocks * 2 * split.group_rows >= rows);
         }
       }
+}
+
+TEST_CASE("launches of equal size take all multiprocessors, and inputs are split where rows are few",
+          "[matmul][wgmma_launch][gpu]") {
+  const gpu::Device device{132, 227 * 1024, 90};
+  const auto split = [&](std::int64_t rows, std::int64_t depth, std::int64_t batch) {
+    return gpu::detail::WgmmaSplit(size_of(rows, depth, batch), device);
+  };
+  CHECK(split(14336, 4096, 256).splits == 1);       // 112 blocks
+  CHECK(split(4096, 4096, 256).splits == 4);        // 32 blocks
+  CHECK(split(4096, 4096, 128).splits == 8);        // 16 blocks
+  CHECK(split(4096, 4096, 2048).batch_tiles == 4);  // 128 blocks, twice, instead of 224 and 32
+  CHECK(split(4096, 4096, 2048).splits == 1);
 }
 
 TEST_CASE("strided outputs of any type and rows that the caller rotated have the bits of any other call",

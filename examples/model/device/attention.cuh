@@ -91,6 +91,14 @@ __device__ inline KeyRange split_range(std::int32_t position, std::int32_t windo
   return {begin, min(end, begin + each * split_keys), (units + each - 1) / each};
 }
 
+/// Where the keys, and the values, of a head of a sequence begin.
+template <class T>
+__device__ inline std::int64_t cache_line(const Attention<T>& a, std::int32_t sequence,
+                                          std::int32_t kv_head) {
+  return (static_cast<std::int64_t>(sequence) * a.heads.kv_count + kv_head) * a.cache.capacity *
+         a.heads.stored_width();
+}
+
 /// Where blocks of decoding leave sums that other blocks finish.
 struct DecodeWorkspace {
   std::uint32_t* finished = nullptr;  // (rows, tiles of heads): splits that are done; 0 between calls
@@ -103,30 +111,130 @@ HIGGS_HOST_DEVICE constexpr std::int32_t tiles_of(const Heads& heads) {
 /// The counters are in front, as many for any number of rows: so calls of different sizes share a workspace.
 constexpr std::int64_t most_counters = 16384;
 
-// The warps' results of one tile of queries, in the shared memory that held tiles of keys.
-template <int Width>
-struct WarpResults {
-  float sums[decode_warps<Width>][tile_queries][sums_pitch<Width>];
+/// What a block of decoding works on.
+struct DecodePlace {
+  std::int32_t row, split, kv_head;
+  std::int32_t head, queries;  // the first query head, and how many of them
 };
-
-/// Writes zeros for the `heads` query heads from `head` on of one row.
-template <class T>
-__device__ inline void write_zeros(const Attention<T>& a, std::int64_t row, std::int32_t head,
-                                   std::int32_t heads) {
-  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < heads * a.heads.width;
-       i += static_cast<std::int32_t>(blockDim.x))
-    a.out.row(row)[head * a.heads.width + i] = T{};
+__device__ inline DecodePlace decode_place(const Heads& heads) {
+  const std::int32_t tiles = tiles_of(heads), kv_head = static_cast<std::int32_t>(blockIdx.y) / tiles;
+  const std::int32_t first = static_cast<std::int32_t>(blockIdx.y) % tiles * tile_queries;
+  return {static_cast<std::int32_t>(blockIdx.z), static_cast<std::int32_t>(blockIdx.x), kv_head,
+          kv_head * heads.shared() + first, min(tile_queries, heads.shared() - first)};
 }
 
-/// Adds the sums that all splits of the heads from `head` on left, in the order of the splits.
+/// The warps' results for one tile of queries: sums in the shared memory that held tiles of keys.
+template <int Width>
+struct WarpSums {
+  float values[decode_warps<Width>][tile_queries][sums_pitch<Width>];
+};
+template <int Width>
+struct WarpWeights {
+  float most[decode_warps<Width>][tile_queries], total[decode_warps<Width>][tile_queries];
+};
+
+/// Writes zeros for the heads of an idle row.
 template <class T>
-__device__ inline void add_splits(const Attention<T>& a, const float* sums, std::int64_t row,
-                                  std::int32_t head, std::int32_t heads, std::int32_t splits,
-                                  std::int32_t used) {
+__device__ inline void write_zeros(const Attention<T>& a, const DecodePlace& place) {
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < place.queries * a.heads.width;
+       i += static_cast<std::int32_t>(blockDim.x))
+    a.out.row(place.row)[place.head * a.heads.width + i] = T{};
+}
+
+/// The keys of the block, every decode_warps-th tile of them by this warp, through `memory`: queries in front, then the
+/// tiles of each warp.
+template <class T, int Width>
+__device__ inline void attend_keys(const Attention<T>& a, const DecodePlace& place, const KeyRange& range,
+                                   std::int32_t position, std::uint32_t memory,
+                                   AttentionTile<T, Width>& tile) {
+  constexpr int warps = decode_warps<Width>, keys = decode_keys, stages = decode_stages<Width>;
+  constexpr auto bytes = static_cast<std::uint32_t>(tile_bytes<Width>(keys));
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  load_queries<T, Width>(
+      memory, static_cast<int>(threadIdx.x), 32 * warps, tile_queries, a.heads.width, [&](int q) {
+        return q < place.queries ? a.q.row(place.row) + (place.head + q) * a.heads.width : nullptr;
+      });
+  const std::uint32_t mine = memory + static_cast<std::uint32_t>(tile_bytes<Width>(tile_queries)) +
+                             static_cast<std::uint32_t>(warp) * 2 * stages * bytes;
+  const std::int64_t from = cache_line(a, a.rows.sequence(place.row), place.kv_head);
+  const auto tile_at = [&](std::int32_t i) { return range.first + (i * warps + warp) * keys; };
+  const auto stage_of = [&](std::int32_t i) {
+    return mine + static_cast<std::uint32_t>(i % stages) * 2 * bytes;
+  };
+  const auto copy = [&](std::int32_t i) {
+    if (tile_at(i) < range.end)
+      copy_tiles<T, Width, keys, 32>(stage_of(i), a.cache.keys + from, a.cache.values + from, tile_at(i),
+                                     range.end, a.heads.stored_width(), lane);
+    gpu::commit_copies();
+  };
+  clear_ends<Width>(mine, 2 * stages * keys, a.heads.stored_width(), lane, 32);
+  for (std::int32_t i = 0; i < stages - 1; ++i) copy(i);
+  __syncthreads();  // queries
+  tile.begin(memory);
+  const KeyLimits limits = key_limits(position, position, position, position, a.window);
+  for (std::int32_t i = 0; tile_at(i) < range.end; ++i) {
+    copy(i + stages - 1);
+    gpu::wait_copies<stages - 1>();
+    __syncwarp();
+    tile.template attend<keys>(stage_of(i), stage_of(i) + bytes, tile_at(i), limits, a.scale * log2_e);
+    __syncwarp();
+  }
+  gpu::wait_copies<0>();
+}
+
+/// Adds the sums of the warps: to the outputs if the row has one split, else to `sums` (count, splits, width + 2).
+template <class T, int Width>
+__device__ inline void add_warps(const Attention<T>& a, const DecodePlace& place, const WarpSums<Width>& from,
+                                 const WarpWeights<Width>& weights, float* sums, std::int32_t splits,
+                                 bool alone) {
+  constexpr int warps = decode_warps<Width>;
+  const std::int32_t width = a.heads.width;
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < place.queries * width; i += 32 * warps) {
+    const std::int32_t q = i / width, c = i % width;
+    float highest = weights.most[0][q], total = 0, sum = 0;
+    HIGGS_UNROLL for (int w = 1; w < warps; ++w)
+      highest = fmaxf(highest, weights.most[w][q]);
+    HIGGS_UNROLL for (int w = 0; w < warps; ++w) {
+      const float factor = exp2_approximate(weights.most[w][q] - highest);
+      total = fmaf(factor, weights.total[w][q], total);
+      sum = fmaf(factor, from.values[w][q][c], sum);
+    }
+    if (alone) {
+      a.out.row(place.row)[(place.head + q) * width + c] = gpu::from_float<T>(sum / total);
+      continue;
+    }
+    float* to = sums + (static_cast<std::int64_t>(place.head + q) * splits + place.split) * (width + 2);
+    to[c] = sum;
+    if (c == 0) {
+      to[width] = highest;
+      to[width + 1] = total;
+    }
+  }
+}
+
+/// True in the last of `used` blocks that call it for one counter, which is 0 again then; what the others stored before
+/// can be read there, past the first-level cache.
+__device__ inline bool last_block(std::uint32_t* counter, std::int32_t used) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1) + 1 == static_cast<std::uint32_t>(used);
+    if (last) *counter = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+/// Adds what all splits left in `sums` (count, splits, width + 2), in the order of the splits.
+template <class T>
+__device__ inline void add_splits(const Attention<T>& a, const DecodePlace& place, const float* sums,
+                                  std::int32_t splits, std::int32_t used) {
   const std::int32_t width = a.heads.width, pitch = width + 2;
-  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < heads * width;
+  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < place.queries * width;
        i += static_cast<std::int32_t>(blockDim.x)) {
-    const float* from = sums + (row * a.heads.count + head + i / width) * splits * pitch;
+    const float* from = sums + static_cast<std::int64_t>(place.head + i / width) * splits * pitch;
     float most = -INFINITY, weights = 0, sum = 0;
     for (std::int32_t s = 0; s < used; ++s) most = fmaxf(most, __ldcg(from + s * pitch + width));
     for (std::int32_t s = 0; s < used; ++s) {
@@ -134,106 +242,40 @@ __device__ inline void add_splits(const Attention<T>& a, const float* sums, std:
       weights = fmaf(factor, __ldcg(from + s * pitch + width + 1), weights);
       sum = fmaf(factor, __ldcg(from + s * pitch + i % width), sum);
     }
-    a.out.row(row)[head * width + i] = gpu::from_float<T>(sum / weights);
+    a.out.row(place.row)[place.head * width + i] = gpu::from_float<T>(sum / weights);
   }
 }
 
-// Grid (splits, kv heads x tiles of query heads, rows). Each warp takes every decode_warps-th tile of the block's keys.
+// Grid (splits, kv heads x tiles of query heads, rows).
 template <class T, int Width>
 __global__ void __launch_bounds__(32 * decode_warps<Width>)
     decode_attention_kernel(const __grid_constant__ Attention<T> a, std::int32_t splits,
                             DecodeWorkspace workspace) {
-  constexpr int warps = decode_warps<Width>, keys = decode_keys, stages = decode_stages<Width>;
   extern __shared__ uint4 memory[];
-  __shared__ float most[warps][tile_queries], weights[warps][tile_queries];
-  __shared__ bool last;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const auto row = static_cast<std::int32_t>(blockIdx.z), split = static_cast<std::int32_t>(blockIdx.x);
-  const std::int32_t tiles = tiles_of(a.heads), kv_head = static_cast<std::int32_t>(blockIdx.y) / tiles;
-  const std::int32_t first_shared = static_cast<std::int32_t>(blockIdx.y) % tiles * tile_queries;
-  const std::int32_t head = kv_head * a.heads.shared() + first_shared;
-  const std::int32_t queries = min(tile_queries, a.heads.shared() - first_shared);
-  const std::int32_t position = a.rows.positions[row];
+  __shared__ WarpWeights<Width> weights;
+  const DecodePlace place = decode_place(a.heads);
+  const std::int32_t position = min(a.rows.positions[place.row], a.cache.capacity - 1);
   if (position < 0) {
-    if (split == 0) write_zeros(a, row, head, queries);
+    if (place.split == 0) write_zeros(a, place);
     return;
   }
-  const KeyRange range = split_range(position, a.window, splits, split);
-  if (split >= range.used) return;
+  const KeyRange range = split_range(position, a.window, splits, place.split);
+  if (place.split >= range.used) return;
 
-  const std::uint32_t query_tile = gpu::shared_address(memory);
-  load_queries<T, Width>(
-      query_tile, static_cast<int>(threadIdx.x), 32 * warps, tile_queries, a.heads.width,
-      [&](int q) { return q < queries ? a.q.row(row) + (head + q) * a.heads.width : nullptr; });
-  const std::uint32_t mine = query_tile + static_cast<std::uint32_t>(tile_bytes<Width>(tile_queries) +
-                                                                     static_cast<std::size_t>(warp) * 2 *
-                                                                         stages * tile_bytes<Width>(keys));
-  const std::int64_t line = static_cast<std::int64_t>(a.rows.sequence(row)) * a.heads.kv_count + kv_head;
-  const std::int64_t from = line * a.cache.capacity * a.heads.stored_width();
-  const auto tile_at = [&](std::int32_t i) { return range.first + (i * warps + warp) * keys; };
-  const auto copy = [&](std::int32_t i) {
-    const std::uint32_t to = mine + static_cast<std::uint32_t>(i % stages) * 2 * tile_bytes<Width>(keys);
-    if (tile_at(i) < range.end)
-      copy_tiles<T, Width, keys, 32>(to, a.cache.keys + from, a.cache.values + from, tile_at(i), range.end,
-                                     a.heads.stored_width(), lane);
-    gpu::commit_copies();
-  };
-  clear_ends<Width>(mine, 2 * stages * keys, a.heads.stored_width(), lane, 32);
-  for (std::int32_t i = 0; i < stages - 1; ++i) copy(i);
-  __syncthreads();  // queries
   AttentionTile<T, Width> tile;
-  tile.begin(query_tile);
-  const KeyLimits limits = key_limits(position, position, position, position, a.window);
-  for (std::int32_t i = 0; tile_at(i) < range.end; ++i) {
-    copy(i + stages - 1);
-    gpu::wait_copies<stages - 1>();
-    __syncwarp();
-    const std::uint32_t at = mine + static_cast<std::uint32_t>(i % stages) * 2 * tile_bytes<Width>(keys);
-    tile.template attend<keys>(at, at + tile_bytes<Width>(keys), tile_at(i), limits, a.scale * log2_e);
-    __syncwarp();
-  }
-  gpu::wait_copies<0>();
-  __syncthreads();  // the tiles of keys are read: their memory takes the warps' results
-
-  auto& results = *reinterpret_cast<WarpResults<Width>*>(memory);
-  tile.finish(results.sums[warp], most[warp], weights[warp]);
+  attend_keys<T, Width>(a, place, range, position, gpu::shared_address(memory), tile);
+  __syncthreads();  // the tiles of keys are read: their memory takes the warps' sums
+  auto& warp_sums = *reinterpret_cast<WarpSums<Width>*>(memory);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  tile.finish(warp_sums.values[warp], weights.most[warp], weights.total[warp]);
   __syncthreads();
-  const std::int32_t width = a.heads.width;
-  float* sums = workspace.sums +
-                ((static_cast<std::int64_t>(row) * a.heads.count + head) * splits + split) * (width + 2);
-  for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < queries * width; i += 32 * warps) {
-    const std::int32_t q = i / width, c = i % width;
-    float highest = most[0][q], total = 0, sum = 0;
-    HIGGS_UNROLL for (int w = 1; w < warps; ++w)
-      highest = fmaxf(highest, most[w][q]);
-    HIGGS_UNROLL for (int w = 0; w < warps; ++w) {
-      const float factor = exp2_approximate(most[w][q] - highest);
-      total = fmaf(factor, weights[w][q], total);
-      sum = fmaf(factor, results.sums[w][q][c], sum);
-    }
-    if (range.used == 1) {
-      a.out.row(row)[(head + q) * width + c] = gpu::from_float<T>(sum / total);
-      continue;
-    }
-    float* to = sums + static_cast<std::int64_t>(q) * splits * (width + 2);
-    to[c] = sum;
-    if (c == 0) {
-      to[width] = highest;
-      to[width + 1] = total;
-    }
-  }
+  float* sums =
+      workspace.sums + static_cast<std::int64_t>(place.row) * a.heads.count * splits * (a.heads.width + 2);
+  add_warps<T, Width>(a, place, warp_sums, weights, sums, splits, range.used == 1);
   if (range.used == 1) return;
-  __threadfence();
-  __syncthreads();
-  std::uint32_t* finished = workspace.finished + static_cast<std::int64_t>(row) * gridDim.y + blockIdx.y;
-  if (threadIdx.x == 0) {
-    last = atomicAdd(finished, 1) + 1 == static_cast<std::uint32_t>(range.used);
-    __threadfence();
-  }
-  __syncthreads();
-  if (!last) return;
-  if (threadIdx.x == 0) *finished = 0;
-  add_splits(a, workspace.sums, row, head, queries, splits, range.used);
+  if (last_block(workspace.finished + static_cast<std::int64_t>(place.row) * gridDim.y + blockIdx.y,
+                 range.used))
+    add_splits(a, place, sums, splits, range.used);
 }
 
 // Grid (tiles of queries, kv heads). Query i of a kv head is that of token i / shared and head i % shared, so that few
@@ -260,10 +302,9 @@ __global__ void __launch_bounds__(32 * prefill_warps)
                          });
   const std::uint32_t key_tiles =
       query_tiles + static_cast<std::uint32_t>(tile_bytes<Width>(prefill_queries));
-  const std::int64_t line =
-      static_cast<std::int64_t>(a.rows.sequence(token_of(first_query))) * a.heads.kv_count + kv_head;
-  const std::int64_t from = line * a.cache.capacity * a.heads.stored_width();
-  const std::int32_t end = a.rows.positions[token_of(first_query + prefill_queries - 1)] + 1;
+  const std::int64_t from = cache_line(a, a.rows.sequence(token_of(first_query)), kv_head);
+  const std::int32_t last = a.rows.positions[token_of(first_query + prefill_queries - 1)];
+  const std::int32_t end = min(last, a.cache.capacity - 1) + 1;
   const std::int32_t first = window_begin(a.rows.positions[token_of(first_query)], a.window) / keys * keys;
   const auto stage_of = [&](std::int32_t key) {
     return key_tiles + static_cast<std::uint32_t>((key / keys) % 2) * 2 * tile_bytes<Width>(keys);

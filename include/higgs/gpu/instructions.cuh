@@ -164,6 +164,9 @@ __device__ inline int opaque(int value) {
   return value;
 }
 
+/// Returns when a value has been loaded.
+__device__ inline void wait_for(std::uint32_t value) { asm volatile("" ::"r"(value)); }
+
 /// threadIdx.x, read again by each call: it takes no register between two uses.
 __device__ inline int thread_index() {
   int out;
@@ -209,6 +212,29 @@ __device__ inline uint4 load_streaming_128(const void* pointer) {
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
                : "l"(pointer));
   return out;
+}
+
+/// cp.async.bulk.prefetch.L2: asks for `bytes` bytes of global memory, multiples of 16. Nothing before sm_90.
+__device__ inline void prefetch_to_cache([[maybe_unused]] const void* global, [[maybe_unused]] int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes));
+#endif
+}
+
+// Programmatic dependent launch (CUDA Programming Guide; LaunchOptions::overlaps_previous). Nothing before sm_90, and
+// for kernels that are launched without it.
+
+/// griddepcontrol.wait: returns when the kernel in front on the stream has ended and what it wrote can be read.
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// griddepcontrol.launch_dependents: the kernel behind on the stream may begin, when all blocks have said so or ended.
+__device__ inline void allow_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /// cp.async: 16 bytes from global + GlobalOffset to shared + SharedOffset (in bytes), multiples of 16, without the

@@ -37,6 +37,9 @@ struct MatmulPlan {
   // Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x take
   // several launches, one after the other. The bits are the same.
   std::int64_t most_workspace = std::int64_t{64} << 20;
+  // Programmatic dependent launch, on sm_90 or later: the product's kernel begins before the kernel in front of it on the
+  // stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not write them.
+  bool overlap_launches = false;
   // Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the program
   // code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
   std::int64_t wgmma_from = std::numeric_limits<std::int64_t>::max();
@@ -54,8 +57,15 @@ enum class Reproducibility {
   PerBatch
 };
 
-/// The plan for a matrix. PerDevice: a block for each multiprocessor unless there is less work. AcrossDevices:
-/// one for each 512 inputs of 256 rows. `batch` counts for PerBatch alone.
+/// Blocks that a multiprocessor of the device runs at a time so that it has enough bytes under way: two from sm_90 on
+/// where its shared memory has room for two tables.
+inline int blocks_per_multiprocessor(const Device& device) {
+  return device.architecture >= 90 && device.shared_bytes >= 2 * (LookupTable::end + 1024) ? 2 : 1;
+}
+
+/// The plan for a matrix. PerDevice: a block for each multiprocessor unless there is less work, or two where two fit and
+/// each has 8 warp tiles for a warp. AcrossDevices: one for each 512 inputs of 256 rows. `batch` counts for PerBatch
+/// alone.
 inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
                               Reproducibility reproducibility = Reproducibility::PerDevice,
                               std::int64_t batch = 1) {
@@ -67,8 +77,10 @@ inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
   plan.row_warps = layout.warp_tile_rows() > 2 ? 4 : 2;
   const std::int64_t work = ceil_div(layout.warp_tile_rows(), plan.row_warps) * layout.warp_tile_cols();
   const std::int64_t tiles = reproducibility == Reproducibility::PerBatch ? ceil_div(batch, 64) : 1;
-  const std::int64_t blocks =
-      tiles == 1 ? device.multiprocessors : ceil_div(2 * device.multiprocessors, tiles);
+  const std::int64_t most = std::int64_t{device.multiprocessors} * blocks_per_multiprocessor(device);
+  const std::int64_t blocks = tiles > 1          ? ceil_div(2 * device.multiprocessors, tiles)
+                              : work >= 8 * most ? most
+                                                 : device.multiprocessors;
   const std::int64_t least =
       8 / plan.row_warps;  // warp tiles of a row block that are worth a block of 4 warps
   plan.grid = std::clamp<std::int64_t>(ceil_div(work, least), 1, blocks);

@@ -13,6 +13,9 @@
 //     fixup     sums of warps, then of blocks, are added (stream_fixup.cuh)
 //     store     y = sums * scales + bias + residual
 //
+// From sm_90 on, weights come to the second-level cache 16 KiB a warp before they are loaded, and the kernel may begin
+// while the one in front of it ends (MatmulPlan::overlap_launches).
+//
 // Up to 4 rows of x may come as they are. A warp then rotates 1024 inputs of a row just before the block
 // multiplies them, in shared memory that other columns' activations would take, and a launch is saved.
 #pragma once
@@ -21,6 +24,7 @@
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/matmul/stream_fixup.cuh>
+#include <higgs/matmul/stream_prefetch.cuh>
 #include <higgs/matmul/stream_task.cuh>
 #include <higgs/pack/fragment_decoder.cuh>
 #include <higgs/pack/packed_layout.cuh>
@@ -94,12 +98,9 @@ struct StreamConfig {
   static_assert(!rotates || ColumnTiles == 1);
   /// Warp tiles whose loads are under way in a warp.
   static constexpr int stages = ColumnTiles == 8 ? 1 : Format::loads >= 8 ? 2 : 4;
-  /// Blocks that fit a multiprocessor by their registers, of which a plan uses one; its shared memory has room
-  /// for one (sm_86, 89, 120), two (80) or three (90, 100).
-  static constexpr int blocks = ColumnTiles == 1 && Format::loads < 8 && Format::Activations::k_tiles == 1 &&
-                                        !HasTail<Format> && !rotates
-                                    ? 3
-                                    : 2;
+  /// Blocks that fit a multiprocessor by their registers; its shared memory has room for one (sm_86, 89, 120), two (80)
+  /// or three (90, 100).
+  static constexpr int blocks = 2;
 };
 
 /// What a warp holds while it multiplies a row block, and the stages of its work. Step p of a warp is warp tile
@@ -113,6 +114,7 @@ struct StreamWarp {
   using Shared = typename Config::Shared;
   using Facts = typename Config::Facts;
   static constexpr int column_tiles = Config::column_tiles, stages = Config::stages, chunk = Shared::chunk;
+  using Prefetch = StreamPrefetch<Format, stages>;
 
   const StreamTask& task;
   Facts& facts;
@@ -134,7 +136,8 @@ struct StreamWarp {
 
   __device__ StreamWarp(const StreamTask& t, Facts& f, const RowRange& rows);
   __device__ void begin_activations(const RowRange& rows);
-  __device__ void load_activations(int c);
+  template <class Use>
+  __device__ void load_activations(int c, const Use& before_barrier);
   __device__ void begin_sums(const RowRange& rows);
   __device__ void multiply_chunk(int c);
   __device__ void finish_scales();
@@ -172,7 +175,10 @@ __device__ inline bool begin_block(const StreamTask& task, StreamBlock& block) {
             tile = static_cast<int>(blockIdx.x) % task.batch_tiles;
   const StreamSplit split{task.row_blocks, task.cols, task.grid};
   BatchTile x_rows{tile * Columns, Columns, 0};
-  if (task.experts.weights != nullptr) x_rows = expert_tile(task.experts, tile, Columns);
+  if (task.experts.weights != nullptr) {
+    wait_for_previous_kernel();  // which may write the offsets
+    x_rows = expert_tile(task.experts, tile, Columns);
+  }
   x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
   if (x_rows.rows <= 0) return false;
   if (threadIdx.x == 0) {
@@ -232,6 +238,8 @@ __device__ __forceinline__ StreamWarp<Config>::StreamWarp(const StreamTask& t, F
       tails[r] = load_tail_of(next_load + r * load_stride);
     }
   next_load += stages * load_stride;
+  // A warp that shares its rows asks for nothing ahead: its warp tiles are not neighbours.
+  if (column_tiles < 8 && k_warps == 1) Prefetch::begin(next_load, thread, step, end_step);
 }
 
 /// Copies chunk c of the rotated activations. A thread copies pieces of 16 bytes: half of the 16 inputs that one
@@ -308,15 +316,20 @@ __device__ __forceinline__ void StreamWarp<Config>::begin_activations(const RowR
   if constexpr (!Config::rotates) copy_chunk(rows, 0);
 }
 
-/// The activations of chunk c are in shared memory afterwards, and those of the next one on their way.
+/// The activations of chunk c are in shared memory afterwards, and those of the next one on their way. Where x is rotated,
+/// its first chunks meanwhile come, and then before_barrier() is called.
 template <class Config>
-__device__ __forceinline__ void StreamWarp<Config>::load_activations(int c) {
+template <class Use>
+__device__ __forceinline__ void StreamWarp<Config>::load_activations(int c, const Use& before_barrier) {
   if constexpr (Config::rotates) {
     // Two chunks at first, then one when the last but one has been multiplied.
     if (c > 0) __syncthreads();
     _Pragma("unroll 1") for (int next = c > 0 ? c + 1 : 0; next <= c + 1; ++next)
         rotate_chunk(facts.rows(), next);
-    if (c == 0) __syncthreads();
+    if (c == 0) {
+      before_barrier();
+      __syncthreads();
+    }
   } else {
     wait_copies<0>();
     __syncthreads();
@@ -390,8 +403,11 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_chunk(int c) {
   while (step < stop) {
     if (step == change) change_group();
     const int until = min(stop, change);
-    while (step + stages <= until) HIGGS_UNROLL
-      for (int r = 0; r < stages; ++r, x += each) multiply_step(loads[r], tails[r], x);
+    while (step + stages <= until) {
+      if (column_tiles < 8 && k_warps == 1) Prefetch::advance(next_load, facts.thread(), step, end_step);
+      HIGGS_UNROLL for (int r = 0; r < stages; ++r, x += each)
+        multiply_step(loads[r], tails[r], x);
+    }
     if constexpr (stages > 1)
       for (; step < until; x += each) {  // less than a round: the loads move up
         multiply_step(loads[0], tails[0], x);
@@ -495,6 +511,14 @@ __device__ __forceinline__ void StreamWarp<Config>::finish_scales() {
   });
 }
 
+/// A word of each 32 bytes of the lookup table, up to 4 KiB: loading it brings them to the first-level cache.
+template <class Format>
+__device__ inline std::uint32_t touch_table(const std::int16_t* table) {
+  constexpr int words = Format::table_size / 2;
+  const int word = 8 * thread_index();
+  return word < words ? reinterpret_cast<const std::uint32_t*>(table)[word] : 0;
+}
+
 template <class Format, class T, int ColumnTiles, class X>
 __global__ void __launch_bounds__(stream_threads, StreamConfig<Format, T, ColumnTiles, X>::blocks)
     stream_kernel(__grid_constant__ const StreamTask task) {
@@ -506,19 +530,30 @@ __global__ void __launch_bounds__(stream_threads, StreamConfig<Format, T, Column
     __trap();  // CUDA keeps more for itself than any architecture did so far
   auto& shared =
       *reinterpret_cast<StreamBlock*>(stream_space + (stream_block_begin - shared_address(stream_space)));
+  allow_next_kernel();
   if (!begin_block<Config::columns>(task, shared)) return;
   Facts facts(shared);
-  if (!Facts::prefetches_scales) Format::template fill_table<T>(task.w.table);
   for (int row_block = facts.block.begin / task.cols; row_block * task.cols < facts.block.end;) {
     const RowRange rows = row_range<Config>(task, facts.block, row_block);
     StreamWarp<Config> warp(task, facts, rows);
-    warp.begin_activations(rows);
-    if (Facts::prefetches_scales && row_block * task.cols <= facts.block.begin)
+    // Table and first activations come at the same time: the table to the first-level cache, then from there.
+    const bool first = row_block * task.cols <= facts.block.begin;
+    std::uint32_t touched = 0;
+    if (first) {
+      touched = touch_table<Format>(task.w.table);
+      wait_for_previous_kernel();
+    }
+    const auto fill_table = [&] {
+      if (!first) return;
+      wait_for(touched);
       Format::template fill_table<T>(task.w.table);
+    };
+    warp.begin_activations(rows);
+    if (!Config::rotates) fill_table();
     warp.begin_sums(rows);
     for (int c = 0; (!Facts::prefetches_scales && c == 0) || facts.rows().base + c * chunk < facts.rows().end;
          ++c) {
-      warp.load_activations(c);
+      warp.load_activations(c, fill_table);
       warp.multiply_chunk(c);
     }
     warp.finish_scales();

@@ -195,14 +195,25 @@ StreamTask stream_task(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace
   return out;
 }
 
+/// What the plan asks for. Throws InvalidArgument where the device has no programmatic dependent launch.
+inline LaunchOptions launch_options(const MatmulPlan& plan, const Device& device) {
+  expects(!plan.overlap_launches || device.architecture >= 90, [&] {
+    return higgs::detail::sentence(
+        "higgs::gpu::matmul_async: plan.overlap_launches needs sm_90 or later, but the device is sm_",
+        device.architecture);
+  });
+  return {.overlaps_previous = plan.overlap_launches};
+}
+
 /// Launches the instance for the format of w.
 template <class Formats, class T, int ColumnTiles, class X = void>
-void launch_stream(const StreamTask& task, cudaStream_t stream) {
+void launch_stream(const StreamTask& task, cudaStream_t stream, const LaunchOptions& options) {
   expects(std::int64_t{task.grid} * task.batch_tiles < std::int64_t{1} << 31,
           "higgs::gpu::matmul_async: too many blocks");
   const dim3 grid(static_cast<unsigned>(task.grid * task.batch_tiles));
   with_format("higgs::gpu::matmul_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
-    gpu::launch(stream_kernel<Format, T, ColumnTiles, X>, grid, stream_threads, stream_shared, stream, task);
+    gpu::launch(options, stream_kernel<Format, T, ColumnTiles, X>, grid, stream_threads, stream_shared,
+                stream, task);
   });
 }
 
@@ -231,18 +242,19 @@ void multiply_rows(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace& sp
                               reinterpret_cast<float*>(at + space.x));
     x = rotated.data;
   }
+  const LaunchOptions options = launch_options(task.plan, device);
   for_each_part(task, space, workspace, stream, [&](StreamTask part) {
     part.rotated_x = x;
     part.x_stride = task.w.layout.depth();
     switch (BatchTiles(task).columns) {
       case 8:
-        return launch_stream<Formats, T, 1>(part, stream);
+        return launch_stream<Formats, T, 1>(part, stream, options);
       case 16:
-        return launch_stream<Formats, T, 2>(part, stream);
+        return launch_stream<Formats, T, 2>(part, stream, options);
       case 32:
-        return launch_stream<Formats, T, 4>(part, stream);
+        return launch_stream<Formats, T, 4>(part, stream, options);
       default:
-        return launch_stream<Formats, T, 8>(part, stream);
+        return launch_stream<Formats, T, 8>(part, stream, options);
     }
   });
 }
@@ -293,7 +305,8 @@ void RotatingStreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte*
                         [&](detail::StreamTask part) {
                           part.x = task.x.data;
                           part.x_stride = task.x.row_stride;
-                          detail::launch_stream<Formats, OperandOf<X>, 1, X>(part, stream);
+                          detail::launch_stream<Formats, OperandOf<X>, 1, X>(
+                              part, stream, detail::launch_options(task.plan, device));
                         });
 }
 

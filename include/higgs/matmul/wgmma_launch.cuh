@@ -19,6 +19,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 namespace higgs {
@@ -50,6 +51,7 @@ struct WgmmaSplit {
   int row_tiles;                         // see WgmmaShape
   std::int64_t columns, group_rows;      // of a batch tile, of a warpgroup
   std::int64_t batch_tiles, row_blocks;  // of a launch
+  std::int64_t most_tiles;               // batch tiles that the workspace has room for
   std::int64_t most_units;               // blocks whose sums the workspace has room for
   int splits;                            // parts of the inputs
 
@@ -61,14 +63,26 @@ struct WgmmaSplit {
     columns = 256 / row_tiles;
     if (!fits(1)) row_tiles = 2, columns = 128;
     group_rows = 64 * row_tiles;
-    batch_tiles = most_that_fit(ceil_div(size.batch, columns), fits);
+    const std::int64_t all_tiles = ceil_div(size.batch, columns);
+    most_tiles = most_that_fit(all_tiles, fits);
     row_blocks = ceil_div(layout.rows, wgmma_groups * group_rows);
     const std::int64_t cols = layout.warp_tile_cols(), most_splits = std::min<std::int64_t>(16, cols / 4);
     // Not fewer for fewer rows of x, so that their workspace is not larger.
     most_units = std::min({2 * std::int64_t{device.multiprocessors}, for_sums / unit_bytes,
                            ceil_div(layout.rows, 128) * ceil_div(size.batch, 256) * most_splits});
     if (most_splits < 2) most_units = 0;
-    splits = best_splits(row_blocks * batch_tiles, cols, device.multiprocessors, most_splits, most_units);
+    // Some launches of equal size may end before fewer.
+    const std::int64_t least = ceil_div(all_tiles, most_tiles);
+    std::int64_t best = std::numeric_limits<std::int64_t>::max();
+    for (std::int64_t launches = least; launches < least + 4; ++launches) {
+      const std::int64_t tiles = ceil_div(all_tiles, launches), rest = all_tiles % tiles;
+      const int parts = best_splits(row_blocks * tiles, cols, device.multiprocessors, most_splits);
+      const auto each = [&](std::int64_t some) {
+        return cost(row_blocks * some, parts, cols, device.multiprocessors);
+      };
+      const std::int64_t all = all_tiles / tiles * each(tiles) + (rest > 0 ? each(rest) : 0);
+      if (all < best) best = all, batch_tiles = tiles, splits = parts;
+    }
   }
 
   std::int64_t rows_at_once() const { return batch_tiles * columns; }
@@ -84,16 +98,20 @@ struct WgmmaSplit {
   /// Sums of a block: wgmma_groups * columns * group_rows numbers.
   static constexpr std::int64_t unit_bytes = std::int64_t{wgmma_groups} * 256 * 64 * 4;
 
-  /// The number of splits that ends first, counted in warp tiles: each turn of the multiprocessors has a start and an
-  /// end, which is longer where sums go through memory.
-  static int best_splits(std::int64_t units, std::int64_t cols, std::int64_t multiprocessors,
-                         std::int64_t most_splits, std::int64_t most_units) {
-    constexpr std::int64_t start = 4, sums = 6;
-    std::int64_t best = 1, least = ceil_div(units, multiprocessors) * (cols + start);
-    for (std::int64_t s = 2; s <= most_splits && units * s <= most_units; ++s) {
-      const std::int64_t cost = ceil_div(units * s, multiprocessors) * (ceil_div(cols, s) + start + sums);
-      if (cost < least) best = s, least = cost;
-    }
+  /// How long launches for some rows of x take, counted in warp tiles. A turn of the multiprocessors has a start and an end,
+  /// which is longer where sums go through memory.
+  static std::int64_t cost(std::int64_t units, std::int64_t splits, std::int64_t cols,
+                           std::int64_t multiprocessors) {
+    constexpr std::int64_t launches = 10, start = 4, sums = 6;
+    return launches + ceil_div(units * splits, multiprocessors) *
+                          (ceil_div(cols, splits) + start + (splits > 1 ? sums : 0));
+  }
+  /// The number of splits that ends first.
+  int best_splits(std::int64_t units, std::int64_t cols, std::int64_t multiprocessors,
+                  std::int64_t most_splits) const {
+    std::int64_t best = 1;
+    for (std::int64_t s = 2; s <= most_splits && units * s <= most_units; ++s)
+      if (cost(units, s, cols, multiprocessors) < cost(units, best, cols, multiprocessors)) best = s;
     return static_cast<int>(best);
   }
 };
@@ -105,9 +123,9 @@ struct WgmmaWorkspace {
 
   WgmmaWorkspace(const MatmulSize& size, const WgmmaSplit& split, const Device& device)
       : partial_sums(whole_part(split.most_units * WgmmaSplit::unit_bytes)),
-        arranged(whole_part(split.rows_at_once() * size.w.layout.depth() * 2)),
+        arranged(whole_part(split.most_tiles * split.columns * size.w.layout.depth() * 2)),
         rotated(size.rotated ? 0 : arranged),
-        scratch(WgmmaSplit::scratch_bytes(size, split.rows_at_once(), device)) {}
+        scratch(WgmmaSplit::scratch_bytes(size, split.most_tiles * split.columns, device)) {}
   std::size_t bytes() const { return workspace_counters + partial_sums + arranged + rotated + scratch; }
 };
 

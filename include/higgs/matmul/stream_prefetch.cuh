@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights on their way to the second-level cache, ahead of the loads that bring them to registers: these then wait for
+// the cache and not for memory. A warp asks for neighbouring warp tiles, 16 KiB ahead, with one instruction for four of
+// them. From sm_90 on; nothing before.
+#pragma once
+
+#include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
+#include <higgs/pack/fragment_decoder.cuh>
+
+#include <cuda_runtime.h>
+
+namespace higgs {
+inline namespace v0 {
+namespace gpu {
+namespace detail {
+
+/// What a warp asks for whose loads run `Stages` steps ahead, where step p is warp tile p of neighbouring ones.
+template <class Format, int Stages>
+struct StreamPrefetch {
+  static constexpr int each = 4;                                         // warp tiles of a request
+  static constexpr int ahead = 1024 / tile_units<Format> / each * each;  // warp tiles ahead of the loads
+
+  /// Warp tiles [first, first + count).
+  struct Request {
+    int first, count;
+  };
+  /// Before the first step.
+  static HIGGS_HOST_DEVICE Request first_request(int step, int end_step) {
+    return within(step + Stages, ahead + (-step & (each - 1)), end_step);
+  }
+  /// Before step `step`: the warp tiles behind those that were asked for before it.
+  static HIGGS_HOST_DEVICE Request next_request(int step, int end_step) {
+    return within(step + Stages + ahead, step % each == 0 ? each : 0, end_step);
+  }
+
+  /// One lane puts the request forward; next_load: the warp tile that is loaded next, of step `step` + Stages.
+  static __device__ void begin(const uint4* next_load, int thread, int step, int end_step) {
+    put(next_load, thread, step, first_request(step, end_step));
+  }
+  static __device__ void advance(const uint4* next_load, int thread, int step, int end_step) {
+    put(next_load, thread, step, next_request(step, end_step));
+  }
+
+ private:
+  static HIGGS_HOST_DEVICE Request within(int first, int count, int end_step) {
+    const int left = end_step - first;
+    return {first, count < left ? count : left > 0 ? left : 0};
+  }
+  static __device__ void put([[maybe_unused]] const uint4* next_load, [[maybe_unused]] int thread,
+                             [[maybe_unused]] int step, [[maybe_unused]] Request request) {
+#if __CUDA_ARCH__ >= 900
+    if (request.count > 0 && thread % 32 == 0)
+      prefetch_to_cache(next_load + (request.first - step - Stages) * tile_units<Format>,
+                        request.count * tile_units<Format> * 16);
+#endif
+  }
+};
+
+}  // namespace detail
+}  // namespace gpu
+}  // namespace v0
+}  // namespace higgs
