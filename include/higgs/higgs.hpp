@@ -102,6 +102,7 @@
 #  include <higgs/gpu/matrix.cuh>
 #  include <higgs/matmul/decode.cuh>
 #  include <higgs/matmul/decoded_gemm.cuh>
+#  include <higgs/matmul/expert_kernel.cuh>
 #  include <higgs/matmul/grouped.cuh>
 #  include <higgs/matmul/linear.cuh>
 #  include <higgs/matmul/matmul.cuh>

@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -115,6 +116,76 @@ TEST_CASE("layers that rotate alike share one rotation, or are one layer", "[mat
   }
 }
 
+TEST_CASE("a layer ends in silu(gate) * up, with bias and residual", "[matmul][linear][gpu]") {
+  using Book = GridCodebook<2, 256>;
+  const auto gate = random_matrix<Book>(75, 192, 64, 64, 5);
+  auto up = random_matrix<Book>(75, 192, 64, 64, 6);
+  up.seed = gate.seed;
+  up.exponent = -1;
+  const gpu::Linear<Formats> linear(interleave_rows(gate, up));
+  const std::int64_t stride = 77;  // rows of y that are not aligned
+  for (const std::int64_t batch : {3, 9}) {
+    const Normals<Half> x(batch, 192, 6);
+    const Normals bias(1, 150, 8), residual(batch, stride, 9);
+    const auto sums = device_product<float, Formats>(linear.weights().view(), x, linear.plan(), bias.data);
+    const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+    const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias.data)},
+        y{std::span<const float>(residual.data)};
+    const gpu::DeviceBuffer<Half> rounded(static_cast<std::size_t>(batch * 75));
+    const gpu::DenseView<const Half> x_view(x_device.data(), batch, 192);
+    const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(batch, true));
+    linear(x_view, gpu::DenseView<Half>(rounded.data(), batch, 75), workspace.span(), nullptr,
+           {bias_device.data(), nullptr, true});
+    linear(x_view, gpu::DenseView<float>(y.data(), batch, 75, stride), workspace.span(), nullptr,
+           {bias_device.data(), y.data(), true});
+    gpu::check(cudaDeviceSynchronize(), "linear");
+    const std::vector<float> found = y.to_host();
+    const std::vector<Half> halves = rounded.to_host();
+    for (std::int64_t m = 0; m < batch; ++m)
+      for (std::int64_t i = 0; i < stride; ++i) {
+        const float kept = residual.view(m, i), result = found[static_cast<std::size_t>(m * stride + i)];
+        if (i >= 75) {
+          CHECK(result == kept);
+          continue;
+        }
+        const float g = sums[static_cast<std::size_t>(m * 150 + 2 * i)],
+                    u = sums[static_cast<std::size_t>(m * 150 + 2 * i + 1)],
+                    product = g / (1 + std::exp(-g)) * u;
+        CHECK(std::abs(result - (product + kept)) <= 1e-6f * (std::abs(product) + std::abs(kept)));
+        CHECK(std::abs(static_cast<float>(halves[static_cast<std::size_t>(m * 75 + i)]) - product) <=
+              1e-3f * std::abs(product) + 1e-7f);
+      }
+    CHECK_THROWS_WITH(linear(x_view, gpu::DenseView<float>(y.data(), batch, 77), workspace.span(), nullptr,
+                             {nullptr, nullptr, true}),
+                      Catch::Contains("must be"));
+  }
+}
+
+TEST_CASE("a layer adds a residual of its own to rows that have a stride", "[matmul][linear][gpu]") {
+  const gpu::Linear<Formats> linear(random_matrix<GridCodebook<2, 256>>(148, 192, 64, 64, 5));
+  for (const std::int64_t stride : {148, 152, 153})
+    for (const std::int64_t offset : {0, 1}) {  // stores of 16 bytes, and of 4
+      const Normals<Half> x(5, 192, 6);
+      const Normals residual(1, 5 * stride + 1, 9);
+      const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+      const gpu::DeviceBuffer<float> residual_device{std::span<const float>(residual.data)},
+          y{std::span<const float>(std::vector<float>(residual.data.size(), 7.0f))};
+      const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(5));
+      linear(gpu::DenseView<const Half>(x_device.data(), 5, 192),
+             gpu::DenseView<float>(y.data() + offset, 5, 148, stride), workspace.span(), nullptr,
+             {nullptr, residual_device.data() + offset});
+      gpu::check(cudaDeviceSynchronize(), "linear");
+      const auto plain = device_product<float, Formats>(linear.weights().view(), x, linear.plan());
+      std::vector<float> expected(residual.data.size(), 7.0f);
+      for (std::int64_t m = 0; m < 5; ++m)
+        for (std::int64_t n = 0; n < 148; ++n) {
+          const auto at = static_cast<std::size_t>(offset + m * stride + n);
+          expected[at] = plain[static_cast<std::size_t>(m * 148 + n)] + residual.data[at];
+        }
+      CHECK(y.to_host() == expected);
+    }
+}
+
 TEST_CASE("a linear layer refuses a format that is not in its list when it is made",
           "[matmul][linear][gpu]") {
   const auto w = random_matrix<GridCodebook<2, 64>>(64, 64, 64, 64, 5);
@@ -122,6 +193,8 @@ TEST_CASE("a linear layer refuses a format that is not in its list when it is ma
   gpu::Linear<gpu::MatmulFormats<gpu::TableFormat<3>>> linear(w);
   linear.plan().dense_from = 100;
   CHECK(linear.workspace_bytes(1000) >= linear.workspace_bytes(99));
+  CHECK(linear.workspace_bytes(1000, true) >=
+        linear.workspace_bytes(1000));  // gated products are never dense
 }
 
 TEST_CASE("a linear layer refuses inputs in the memory of its outputs, and a plan for another device",

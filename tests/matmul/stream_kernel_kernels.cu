@@ -20,7 +20,7 @@ using higgs::gpu::WindowFormat;
 // plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300; loop.ublkpf == (arch >= 90)
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 80
 // plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 40
-// plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == 2 * (arch >= 90)
+// plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == (arch >= 90)
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0

@@ -61,34 +61,3 @@ TEST_CASE("buffers of activations fill the second halves of the lines, piece by 
   }
   CHECK(offsets.back() < Shared::buffer_bytes);
 }
-
-namespace {
-
-// One warp for each tile: first row, rows, expert.
-__global__ void expert_tile_kernel(gpu::ExpertTask experts, int columns, int4* out) {
-  const gpu::detail::BatchTile tile =
-      gpu::detail::expert_tile(experts, static_cast<int>(blockIdx.x), columns);
-  if (threadIdx.x == 0) out[blockIdx.x] = int4{tile.first, tile.rows, tile.expert, 0};
-}
-
-}  // namespace
-
-TEST_CASE("tiles cut each expert's rows, and there are none beyond", "[matmul][stream_task][gpu]") {
-  std::vector<std::int32_t> offsets{0};
-  for (int e = 0; e < 70; ++e) offsets.push_back(offsets.back() + e % 5 * 4);  // 0 to 16 rows
-  std::vector<int4> expected;
-  for (int e = 0; e < 70; ++e)
-    for (int first = offsets[e]; first < offsets[e + 1]; first += 8)
-      expected.push_back({first, std::min(8, offsets[e + 1] - first), e, 0});
-  expected.push_back({0, 0, 0, 0});
-  const gpu::DeviceBuffer<std::int32_t> offsets_device{std::span<const std::int32_t>(offsets)};
-  const gpu::DeviceBuffer<int4> out(expected.size());
-  gpu::launch(expert_tile_kernel, dim3(static_cast<unsigned>(expected.size())), 32, 0, nullptr,
-              gpu::ExpertTask{nullptr, 70, offsets_device.data()}, 8, out.data());
-  const std::vector<int4> found = out.to_host();
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    CHECK(found[i].x == expected[i].x);
-    CHECK(found[i].y == expected[i].y);
-    CHECK(found[i].z == expected[i].z);
-  }
-}

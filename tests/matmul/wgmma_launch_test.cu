@@ -51,12 +51,12 @@ TEST_CASE("warpgroups multiply from the plan's number of rows on, on compute cap
   device.shared_bytes = 224 * 1024;
   CHECK(!can());
   device.shared_bytes = 227 * 1024;
-  size.expert_count = 2;
-  CHECK(!can());
-  size.expert_count = 0;
   size.plan.dense_from = 33;  // then a GEMM multiplies
   CHECK(!can());
-  size.rotated = true;  // which is never dense
+  size.gated = true;  // which is never dense
+  CHECK(can());
+  size.gated = false;
+  size.rotated = true;  // nor is this
   CHECK(can());
 }
 

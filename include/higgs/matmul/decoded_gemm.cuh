@@ -87,7 +87,7 @@ inline MatmulPlan with_gemm(MatmulPlan plan, const PackedLayout& layout, const D
 }
 
 inline std::size_t DecodedGemm::workspace(const MatmulSize& size, const Device& device) {
-  if (size.batch < size.plan.dense_from || size.expert_count != 0 || size.rotated) return 0;
+  if (size.batch < size.plan.dense_from || size.rotated || size.gated) return 0;
   const detail::DecodedGemmWorkspace parts(size, device);
   return workspace_counters + parts.x + parts.scratch + parts.weights;
 }

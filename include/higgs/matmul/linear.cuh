@@ -73,10 +73,13 @@ class Linear {
   MatmulPlan& plan() noexcept { return plan_; }
   const MatmulPlan& plan() const noexcept { return plan_; }
 
-  /// Bytes of workspace for calls with up to `batch` rows of x. It begins as zeros and at a multiple of 256.
-  std::size_t workspace_bytes(std::int64_t batch) const {
-    const std::int64_t fused = std::min(batch, plan_.dense_from - 1);  // the most rows without a GEMM
-    const MatmulSize size{weights_.view(), batch, plan_}, fused_size{weights_.view(), fused, plan_};
+  /// Bytes of workspace for calls with up to `batch` rows of x. It begins as zeros and at a multiple of 256. A GEMM
+  /// multiplies no gated products (Epilogue): beyond plan().dense_from rows these need the workspace of `gated`.
+  std::size_t workspace_bytes(std::int64_t batch, bool gated = false) const {
+    const std::int64_t fused =
+        gated ? batch : std::min(batch, plan_.dense_from - 1);  // the most rows without a GEMM
+    const MatmulSize size{weights_.view(), batch, plan_},
+        fused_size{weights_.view(), fused, plan_, false, gated};
     return std::max(matmul_workspace(size, device_), matmul_workspace(fused_size, device_));
   }
 

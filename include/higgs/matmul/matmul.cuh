@@ -32,9 +32,8 @@ namespace gpu {
 /// The kernels of products: the first that can computes one. A new kernel is a header with a MatmulKernel and its
 /// name here.
 using Kernels = TypeList<RotatingStreamKernel, WgmmaKernel, StreamKernel, DecodedGemm>;
-/// Those for activations that the caller has rotated, and for mixtures of experts.
+/// Those for activations that the caller has rotated.
 using RotatedKernels = TypeList<WgmmaKernel, StreamKernel>;
-using ExpertKernels = TypeList<StreamKernel>;
 
 /// Bytes of workspace for a product of this size. It begins as zeros (DeviceBuffer::zeros); then any calls, on any
 /// matrices, may use it one after the other. Two calls at once need two: calls on streams that nothing orders, and two
@@ -46,7 +45,7 @@ std::size_t matmul_workspace(const MatmulSize& size, const Device& device);
 std::size_t matmul_workspace(const PackedView& w, std::int64_t batch, const MatmulPlan& plan,
                              const Device& device);
 
-/// y = x * W^T + bias + residual: x (M, cols) and y (M, rows) of float or a 16-bit float (see ScalarOf), `workspace`
+/// y = x * W^T + bias + residual, or what a gated Epilogue says: x (M, cols) and y (M, rows), (M, rows / 2) if gated, of float or a 16-bit float (see ScalarOf), `workspace`
 /// of matmul_workspace() bytes from a multiple of 256 on, in use by no other call at the same time. Formats: those
 /// that kernels are compiled for.
 ///
@@ -107,7 +106,6 @@ std::size_t largest_workspace(const MatmulSize& size, const Device& device, Type
 
 inline std::size_t matmul_workspace(const MatmulSize& size, const Device& device) {
   if (size.rotated) return detail::largest_workspace(size, device, RotatedKernels{});
-  if (size.expert_count != 0) return detail::largest_workspace(size, device, ExpertKernels{});
   return detail::largest_workspace(size, device, Kernels{});
 }
 
@@ -125,12 +123,15 @@ void matmul_async(DenseView<X> x, const PackedView& w, DenseView<Y> y, std::span
     const auto out = higgs::detail::as_scalars(y);
     using In = std::remove_pointer_t<decltype(in.data)>;
     using Out = std::remove_pointer_t<decltype(out.data)>;
-    const Epilogue<Out> added{epilogue.bias, reinterpret_cast<const Out*>(epilogue.residual)};
+    const Epilogue<Out> added{epilogue.bias, reinterpret_cast<const Out*>(epilogue.residual), epilogue.gated};
     matmul_async<Formats, In, Out, Archs>(in, w, out, workspace, plan, device, stream, added, gemm);
   } else {
-    higgs::detail::expect_product("higgs::gpu::matmul_async", x, w.layout.rows, w.rotation.cols, y);
+    higgs::detail::expect_product("higgs::gpu::matmul_async", x,
+                                  detail::outputs_of("higgs::gpu::matmul_async", w.layout, epilogue.gated),
+                                  w.rotation.cols, y);
     if (x.rows == 0 || y.cols == 0) return;
-    const MatmulTask<std::remove_const_t<X>, Y, Gemm> task{{w, x.rows, plan}, x, {}, y, epilogue, {}, &gemm};
+    const MatmulTask<std::remove_const_t<X>, Y, Gemm> task{
+        {w, x.rows, plan, false, epilogue.gated}, x, {}, y, epilogue, &gemm};
     detail::launch_first<Formats, Archs>("higgs::gpu::matmul_async", Kernels{}, task, workspace, device,
                                          stream);
   }
@@ -140,13 +141,15 @@ template <class Formats, class T, class Y, class Archs>
 void matmul_rotated_async(DenseView<const T> x, const PackedView& w, DenseView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
                           cudaStream_t stream, const Epilogue<Y>& epilogue) {
-  higgs::detail::expect_product("higgs::gpu::matmul_rotated_async", x, w.layout.rows, w.layout.depth(), y);
+  higgs::detail::expect_product(
+      "higgs::gpu::matmul_rotated_async", x,
+      detail::outputs_of("higgs::gpu::matmul_rotated_async", w.layout, epilogue.gated), w.layout.depth(), y);
   expects(x.row_stride == x.cols, [&] {
     return higgs::detail::sentence("higgs::gpu::matmul_rotated_async: rows of x are ", x.row_stride,
                                    " elements apart, but must follow each other without gaps of ", x.cols);
   });
   if (x.rows == 0 || y.cols == 0) return;
-  const MatmulTask<T, Y> task{{w, x.rows, plan, 0, true}, {}, x, y, epilogue};
+  const MatmulTask<T, Y> task{{w, x.rows, plan, true, epilogue.gated}, {}, x, y, epilogue};
   detail::launch_first<Formats, Archs>("higgs::gpu::matmul_rotated_async", RotatedKernels{}, task, workspace,
                                        device, stream);
 }

@@ -93,38 +93,37 @@ inline MatmulPlan plan_matmul(const PackedLayout& layout, const Device& device,
 /// columns first: to it a row-major matrix is a transposed one (see CublasGemm in matmul/cublas_gemm.cuh).
 struct NoGemm {};
 
-/// What may be added to a product on its way out.
+/// What becomes of the sums s = x W^T of a product on their way out, in float. y = s + bias + residual, (M, N); or gated:
+///
+///     y[m][i] = silu(s[m][2 i] + bias[2 i]) * (s[m][2 i + 1] + bias[2 i + 1]) + residual[m][i],   (M, N / 2)
+///
+/// where silu(v) = v / (1 + e^-v): the rows of W are those of a gate and of what it multiplies in turn, as
+/// interleave_rows makes them. Each y is rounded once to its type.
 template <class Y>
 struct Epilogue {
   const float* bias = nullptr;  // (N)
-  const Y* residual = nullptr;  // (M, N), rows as far apart as y's; may be y itself
+  const Y* residual = nullptr;  // shape of y, rows as far apart as y's; may be y itself
+  bool gated = false;           // needs an even N, and no GEMM multiplies
 };
 
 /// The type in which tensor cores multiply activations of type X: bf16 for bf16, fp16 for all others.
 template <class X>
 using OperandOf = std::conditional_t<std::is_same_v<std::remove_const_t<X>, BFloat16>, BFloat16, Half>;
 
-/// What distinguishes one of several matrices of equal layout, code and rotation.
+/// What distinguishes one of several matrices of equal layout and code, beside its rotation.
 struct ExpertWeights {
   const uint4* codes = nullptr;  // as in PackedView
   const Half* scales = nullptr;  // as in PackedView
   float output_scale = 1;        // 2^exponent
 };
 
-/// The matrices of a mixture of experts, all in device memory. No experts: `weights` is null.
-struct ExpertTask {
-  const ExpertWeights* weights = nullptr;  // (count)
-  int count = 0;
-  const std::int32_t* offsets = nullptr;  // (count + 1): rows [offsets[e], offsets[e + 1]) of x meet expert e
-};
-
 /// What the workspace of a product depends on.
 struct MatmulSize {
-  PackedView w;            // for experts: what they share
+  PackedView w;
   std::int64_t batch = 0;  // rows of x
   MatmulPlan plan;
-  int expert_count = 0;  // 0: one matrix
   bool rotated = false;  // whether the caller has rotated x
+  bool gated = false;    // whether the epilogue is
 };
 
 /// A product y = x * W^T + bias + residual. Either x or rotated_x is given.
@@ -134,7 +133,6 @@ struct MatmulTask : MatmulSize {
   DenseView<const OperandOf<X>> rotated_x;  // (batch, depth) in padded groups, without gaps between rows
   DenseView<Y> y;                           // (batch, rows)
   Epilogue<Y> epilogue;
-  ExpertTask experts{};
   const Gemm* gemm = nullptr;
 };
 
@@ -159,6 +157,15 @@ inline constexpr std::size_t workspace_counters = 4096;
 
 namespace detail {
 
+/// Columns of y. Throws InvalidArgument for a gated product of an odd number of rows.
+inline std::int64_t outputs_of(const char* function, const PackedLayout& layout, bool gated) {
+  expects(!gated || layout.rows % 2 == 0, [&] {
+    return higgs::detail::sentence(function, ": w has ", layout.rows,
+                                   " rows, but a gated product needs an even number of them");
+  });
+  return gated ? layout.rows / 2 : layout.rows;
+}
+
 /// A part of a workspace: `bytes` rounded up to a multiple of 256.
 inline std::size_t whole_part(std::int64_t bytes) {
   return static_cast<std::size_t>(ceil_div(bytes, 256) * 256);
@@ -174,7 +181,6 @@ void check_pointers(const char* function, const MatmulTask<X, Y, Gemm>& task,
   expect_aligned(function, "y", task.y.data, sizeof(Y));
   expect_aligned(function, "bias", task.epilogue.bias, sizeof(float));
   expect_aligned(function, "residual", task.epilogue.residual, sizeof(Y));
-  expect_aligned(function, "offsets", task.experts.offsets, sizeof(std::int32_t));
   expect_aligned(function, "w.codes", task.w.codes, 16);
   expect_aligned(function, "w.scales", task.w.scales, 16);
   expect_aligned(function, "w.table", task.w.table, 16);

@@ -147,7 +147,10 @@ __device__ inline void add_to(float4& sum, float4 more) {
   sum.w += more.w;
 }
 
-/// What a thread stores: columns n ... n + count - 1 of y.
+/// silu(gate) * up, where silu(v) = v / (1 + e^-v).
+__device__ inline float silu_times(float gate, float up) { return __fmul_rn(gate / (1 + expf(-gate)), up); }
+
+/// What a thread has sums for: rows n ... n + count - 1 of W. `bias` is theirs.
 struct OutputColumns {
   std::int64_t n;
   int count;
@@ -188,10 +191,59 @@ __device__ inline void store_outputs(const MatmulOutput& y, const OutputColumns&
   }
 }
 
+/// The same for any task, one row after the other in short code: y(row of m, columns) = weigh(f(v * scale + bias)) + residual,
+/// where f is silu_times of neighbours in a gated product. The task finds the row of y and what weighs it (output_row).
+template <class Y, int AtOnce, class Task>
+__device__ inline void store_any_outputs(const Task& task, const OutputColumns& columns, std::int64_t m,
+                                         int step, std::int64_t end, float scale, float4 (&v)[AtOnce]) {
+  const MatmulOutput& y = task.y;
+  const int count = y.gated ? columns.count / 2 : columns.count;
+  const std::int64_t n = y.gated ? columns.n / 2 : columns.n;
+  _Pragma("unroll 1") for (; m < end; m += step) {
+    float numbers[4] = {v[0].x * scale + columns.bias.x, v[0].y * scale + columns.bias.y,
+                        v[0].z * scale + columns.bias.z, v[0].w * scale + columns.bias.w};
+    if (y.gated) {
+      numbers[0] = silu_times(numbers[0], numbers[1]);
+      numbers[1] = silu_times(numbers[2], numbers[3]);
+    }
+    task.output_row(m, [&](std::int64_t row, auto weigh) {
+      Y* const to = static_cast<Y*>(y.data) + row * y.row_stride + n;
+      const Y* const residual = static_cast<const Y*>(y.residual) + row * y.row_stride + n;
+      HIGGS_UNROLL for (int i = 0; i < 4; ++i)
+        numbers[i] =
+            weigh(numbers[i]) + (y.residual != nullptr && i < count ? to_float(residual[i]) : nothing);
+      if (count == 4 && reinterpret_cast<std::uintptr_t>(to) % (4 * sizeof(Y)) == 0)
+        return store_four<Y>(to, float4{numbers[0], numbers[1], numbers[2], numbers[3]});
+      HIGGS_UNROLL for (int i = 0; i < 4; ++i)
+        if (i < count) to[i] = from_float<Y>(numbers[i]);
+    });
+    HIGGS_UNROLL for (int j = 0; j + 1 < AtOnce; ++j)
+      v[j] = v[j + 1];
+  }
+}
+
+/// The outputs of a task in the type of its y.
+template <class Task, int AtOnce>
+__device__ inline void store_typed_outputs(const Task& task, const OutputColumns& columns, std::int64_t m,
+                                           int step, std::int64_t end, float scale, float4 (&v)[AtOnce]) {
+  const auto store = [&]<class Y>() {
+    if (Task::in_order && !task.y.gated)
+      store_outputs<Y>(task.y, columns, m, step, end, scale, v);
+    else
+      store_any_outputs<Y>(task, columns, m, step, end, scale, v);
+  };
+  if (task.y.type == OutputType::Float)
+    store.template operator()<float>();
+  else if (task.y.type == OutputType::Half)
+    store.template operator()<Half>();
+  else
+    store.template operator()<BFloat16>();
+}
+
 /// Outputs of rows [first, end) of those of x that the block multiplies: load(v, m, step, quad) finds the sums of quad
 /// `quad` of the rows m + j * step < end, for each j < AtOnce.
-template <int AtOnce, class Load>
-__device__ inline void store_rows(const StreamTask& task, const StreamBlock& block, int row_block, int first,
+template <int AtOnce, class Task, class Load>
+__device__ inline void store_rows(const Task& task, const StreamBlock& block, int row_block, int first,
                                   int end, const Load& load) {
   const int block_rows = task.row_warps * warp_tile, quads = block_rows / 4;
   const int thread = thread_index(), quad = thread % quads, step = stream_threads / quads;
@@ -200,23 +252,15 @@ __device__ inline void store_rows(const StreamTask& task, const StreamBlock& blo
   if (columns.n >= task.w.layout.rows) return;
   columns.count = static_cast<int>(min(task.w.layout.rows - columns.n, std::int64_t{4}));
   if (task.y.bias != nullptr) {
-    const float* bias = task.y.bias + columns.n;
+    const float* bias = task.y.bias + columns.n + task.bias_offset(block);
     const auto one = [&](int i) { return i < columns.count ? bias[i] : nothing; };
     columns.bias = {one(0), one(1), one(2), one(3)};
   }
   _Pragma("unroll 1") for (int m = first + thread / quads; m < end; m += AtOnce * step) {
     float4 v[AtOnce];
     load(v, m, step, quad);
-    const auto store = [&]<class Y>() {
-      store_outputs<Y>(task.y, columns, block.first_x + m, step, block.first_x + min(end, m + AtOnce * step),
-                       block.w.output_scale, v);
-    };
-    if (task.y.type == OutputType::Float)
-      store.template operator()<float>();
-    else if (task.y.type == OutputType::Half)
-      store.template operator()<Half>();
-    else
-      store.template operator()<BFloat16>();
+    store_typed_outputs(task, columns, block.first_x + m, step, block.first_x + min(end, m + AtOnce * step),
+                        block.w.output_scale, v);
   }
 }
 
@@ -242,24 +286,35 @@ __device__ inline void add_partial_sums(const float* from, int owners, int size,
   }
 }
 
+/// Where the owners of a split row block keep its sums.
+__device__ inline float* slots_of(const StreamTask& task, const StreamBlock& block, const StreamSplit& split,
+                                  int row_block, int first_owner, int size) {
+  return task.partial_sums + slot_begin(split, block.batch_tile, split.slot(row_block, first_owner), size);
+}
+/// Whether this block has to add the sums in these slots, as all `others` have stored theirs. All threads of the block
+/// call it. Ends with a barrier.
+__device__ inline bool all_arrived(const StreamTask& task, StreamBlock& block, const StreamSplit& split,
+                                   int row_block, int others) {
+  arrive(task.arrivals + arrival_counter(split, block.batch_tile, row_block), block.last,
+         static_cast<std::uint32_t>(others));
+  return block.last;
+}
+
 /// The outputs of a row block from the sums of the block's warps, and from those of other blocks if this is the last
 /// to arrive. All threads of the block call it; `block` is in shared memory.
-template <int ColumnTiles>
-__device__ inline void finish_rows(const StreamTask& task, StreamBlock& block, int thread, int row_block,
+template <int ColumnTiles, class Task>
+__device__ inline void finish_rows(const Task& task, StreamBlock& block, int thread, int row_block,
                                    const StreamSums<ColumnTiles>& sums) {
   constexpr int at_once = 4;
   const int block_rows = task.row_warps * warp_tile, size = 8 * ColumnTiles * block_rows;
   const StreamSplit split{task.row_blocks, task.cols, task.grid};
   const int first_owner = split.first_owner(row_block), others = split.last_owner(row_block) - first_owner;
   const auto slot_of = [&](int owner) {
-    const int slot = split.slot(row_block, first_owner) + owner - first_owner;
-    return task.partial_sums + slot_begin(split, block.batch_tile, slot, size);
+    return slots_of(task, block, split, row_block, first_owner, size) + (owner - first_owner) * size;
   };
   if (others > 0) {
     store_partial_sums<ColumnTiles>(task, block, thread, row_block, slot_of(block.index), sums);
-    arrive(task.arrivals + arrival_counter(split, block.batch_tile, row_block), block.last,
-           static_cast<std::uint32_t>(others));
-    if (!block.last) return;
+    if (!all_arrived(task, block, split, row_block, others)) return;
   }
   // Sums that go through shared memory come in parts of 32 columns.
   _Pragma("unroll 1") for (int part = 0; part < (others > 0 ? 1 : (ColumnTiles + 3) / 4); ++part) {

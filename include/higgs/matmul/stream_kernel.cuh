@@ -174,22 +174,17 @@ __device__ inline bool begin_block(const StreamTask& task, StreamBlock& block) {
   const int index = static_cast<int>(blockIdx.x) / task.batch_tiles,
             tile = static_cast<int>(blockIdx.x) % task.batch_tiles;
   const StreamSplit split{task.row_blocks, task.cols, task.grid};
-  BatchTile x_rows{tile * Columns, Columns, 0};
-  if (task.experts.weights != nullptr) {
-    wait_for_previous_kernel();  // which may write the offsets
-    x_rows = expert_tile(task.experts, tile, Columns);
-  }
-  x_rows.rows = min(x_rows.rows, static_cast<int>(task.batch) - x_rows.first);
-  if (x_rows.rows <= 0) return false;
+  const int first = tile * Columns, rows = min(Columns, static_cast<int>(task.batch) - first);
+  if (rows <= 0) return false;
   if (threadIdx.x == 0) {
     block.index = index;
     block.batch_tile = tile;
-    block.first_x = x_rows.first;
-    block.batch = x_rows.rows;
+    block.first_x = first;
+    block.batch = rows;
     block.begin = split.begin(index);
     block.end = split.begin(index + 1);
-    block.w = task.experts.weights != nullptr ? task.experts.weights[x_rows.expert]
-                                              : ExpertWeights{task.w.codes, task.w.scales, task.output_scale};
+    block.row_block = block.expert = 0;
+    block.w = {task.w.codes, task.w.scales, task.output_scale};
   }
   __syncthreads();
   return true;

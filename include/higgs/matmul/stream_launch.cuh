@@ -51,15 +51,12 @@ struct RotatingStreamKernel {
 
 namespace detail {
 
-/// The rows of x are cut into `count` batch tiles of up to `columns` (8, 16, 32 or 64) rows: the most that there
-/// can be, for experts.
+/// The rows of x are cut into `count` batch tiles of up to `columns` (8, 16, 32 or 64) rows.
 struct BatchTiles {
   std::int64_t columns, count;
   explicit BatchTiles(const MatmulSize& size) {
-    const std::int64_t experts = std::max(size.expert_count, 1), each = ceil_div(size.batch, experts);
-    columns = each <= 8 ? 8 : each <= 16 ? 16 : each <= 32 ? 32 : 64;
-    count = size.expert_count == 0 ? ceil_div(size.batch, columns)
-                                   : size.batch / columns + std::min(experts, size.batch);
+    columns = size.batch <= 8 ? 8 : size.batch <= 16 ? 16 : size.batch <= 32 ? 32 : 64;
+    count = ceil_div(size.batch, columns);
   }
 };
 
@@ -89,7 +86,7 @@ std::int64_t most_that_fit(std::int64_t most, const Fits& fits) {
 /// Arrival counters that fit there need no part.
 ///
 /// A launch has `tiles` batch tiles and `parts` of the equal parts of W between whose blocks no row block is split: all
-/// of them, or what plan.most_workspace has room for. For experts it has all.
+/// of them, or what plan.most_workspace has room for.
 struct StreamWorkspace {
   std::size_t arrivals = 0, partial_sums = 0, x = 0, scratch = 0;
   std::int64_t tiles, parts;
@@ -103,7 +100,7 @@ struct StreamWorkspace {
       set(size, device, some_tiles, some_parts);
       return bytes() <= limit;
     };
-    if (fits(all_tiles, all_parts) || size.expert_count != 0) return;
+    if (fits(all_tiles, all_parts)) return;
     tiles = most_that_fit(all_tiles, [&](std::int64_t some) { return fits(some, all_parts); });
     parts = fits(tiles, all_parts)
                 ? all_parts
@@ -121,7 +118,7 @@ struct StreamWorkspace {
     tiles = some_tiles, parts = some_parts;
     split.grid = split.grid / all_parts * static_cast<int>(parts);
     split.row_blocks = split.row_blocks / all_parts * static_cast<int>(parts);
-    const std::int64_t rows = size.expert_count != 0 ? size.batch : std::min(size.batch, tiles * columns);
+    const std::int64_t rows = std::min(size.batch, tiles * columns);
     arrivals = whole_part(4 * arrival_counter(split, tiles, 0));
     if (arrivals <= workspace_counters) arrivals = 0;
     partial_sums = whole_part(
@@ -157,10 +154,11 @@ MatmulTask<X, Y, Gemm> parts_of(MatmulTask<X, Y, Gemm> task, std::int64_t first,
   task.w.scales += warp_row * layout.groups * warp_tile;
   layout.rows = std::min(layout.rows - row, count * row_warps * warp_tile);
   task.plan.grid = split.grid / all * count;
-  task.y.data += row;
-  task.y.cols = layout.rows;
+  const std::int64_t each = task.gated ? 2 : 1;  // rows of W for an output
+  task.y.data += row / each;
+  task.y.cols = layout.rows / each;
   if (task.epilogue.bias != nullptr) task.epilogue.bias += row;
-  if (task.epilogue.residual != nullptr) task.epilogue.residual += row;
+  if (task.epilogue.residual != nullptr) task.epilogue.residual += row / each;
   return task;
 }
 
@@ -175,9 +173,9 @@ StreamTask stream_task(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace
   });
   StreamTask out;
   out.w = task.w;
-  out.experts = task.experts;
   out.batch = task.batch;
-  out.y = {task.y.data, output_type<Y>, task.y.row_stride, task.epilogue.bias, task.epilogue.residual};
+  out.y = {task.y.data,        output_type<Y>,         task.y.row_stride,
+           task.epilogue.bias, task.epilogue.residual, task.epilogue.gated};
   out.arrivals = reinterpret_cast<std::uint32_t*>(parts.arrivals == 0 ? at : at + workspace_counters);
   if (parts.arrivals != 0)
     check(cudaMemsetAsync(out.arrivals, 0, parts.arrivals, stream), "higgs::gpu::matmul_async");
@@ -267,7 +265,7 @@ bool StreamKernel::can(const Task& task, const Device& device) {
 }
 
 inline std::size_t StreamKernel::workspace(const MatmulSize& size, const Device& device) {
-  const bool dense = size.batch >= size.plan.dense_from && size.expert_count == 0 && !size.rotated;
+  const bool dense = size.batch >= size.plan.dense_from && !size.rotated && !size.gated;
   return dense ? 0 : detail::StreamWorkspace(size, device).bytes();
 }
 
@@ -275,8 +273,7 @@ template <class Formats, class Archs, class X, class Y, class Gemm>
 void StreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspace, const Device& device,
                           cudaStream_t stream) {
   const detail::StreamWorkspace space(task, device);
-  const std::int64_t rows =
-      task.expert_count != 0 ? task.batch : space.tiles * detail::BatchTiles(task).columns;
+  const std::int64_t rows = space.tiles * detail::BatchTiles(task).columns;
   for (std::int64_t first = 0; first < task.batch; first += rows)
     detail::multiply_rows<Formats, Archs>(detail::rows_of(task, first, std::min(rows, task.batch - first)),
                                           space, workspace, device, stream);
@@ -285,7 +282,7 @@ void StreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspa
 template <class Task>
 bool RotatingStreamKernel::can(const Task& task, const Device& device) {
   const Rotation& r = task.w.rotation;
-  return StreamKernel::can(task, device) && !task.rotated && task.expert_count == 0 &&
+  return StreamKernel::can(task, device) && !task.rotated &&
          task.batch <= std::min<std::int64_t>(task.plan.rotate_inside, detail::rotated_inside) &&
          r.cols % 8 == 0 && r.group == r.padded_group && r.block <= 1024 &&
          std::has_single_bit(static_cast<std::uint64_t>(r.block)) &&

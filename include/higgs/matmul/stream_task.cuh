@@ -22,16 +22,20 @@ namespace gpu {
 /// Storage of the outputs.
 enum class OutputType { Float, Half, BFloat16 };
 
-/// y (M, N) with what is added to it on the way out: y = x W^T + bias + residual.
+/// y (M, N) with what becomes of sums on the way out: y = x W^T + bias + residual, and for `gated` products y (M, N / 2)
+/// as Epilogue says.
 struct MatmulOutput {
   void* data = nullptr;
   OutputType type = OutputType::Float;
   std::int64_t row_stride = 0;
   const float* bias = nullptr;     // (N)
-  const void* residual = nullptr;  // (M, N), type and stride of y
+  const void* residual = nullptr;  // shape, type and stride of y
+  bool gated = false;
 };
 
 namespace detail {
+
+struct StreamBlock;
 
 /// The OutputType of Y.
 template <class Y>
@@ -39,10 +43,19 @@ inline constexpr OutputType output_type = std::is_same_v<Y, float>  ? OutputType
                                           : std::is_same_v<Y, Half> ? OutputType::Half
                                                                     : OutputType::BFloat16;
 
+/// Row m of x becomes row m of y. A task is one, or finds other rows.
+struct EveryOutputRow {
+  static constexpr bool in_order = true;
+  /// Calls use(row, weigh) with the row of y for row m of x, whose outputs become weigh(output).
+  template <class Use>
+  __device__ void output_row(std::int64_t m, const Use& use) const {
+    use(m, [](float output) { return output; });
+  }
+};
+
 /// Parameters of the streaming kernel. Either x or rotated_x is given; their rows are `x_stride` numbers apart.
-struct StreamTask {
-  PackedView w;  // for experts: what they share
-  ExpertTask experts;
+struct StreamTask : EveryOutputRow {
+  PackedView w;                     // for experts: what they share
   const void* x = nullptr;          // (batch, cols) of X, which the kernel rotates
   const void* rotated_x = nullptr;  // (batch, depth) of T, in padded groups
   std::int64_t x_stride = 0;
@@ -57,6 +70,9 @@ struct StreamTask {
   int rows = 0, row_blocks = 0;       // rows of warp tiles of W, row blocks: row_warps of these
   // The grid has grid * batch_tiles blocks; those that read the same weights are neighbours.
   int batch_tiles = 1, grid = 1;
+
+  /// Where the block's bias begins in y.bias.
+  __device__ std::int64_t bias_offset(const StreamBlock&) const { return 0; }
 };
 
 inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
@@ -98,11 +114,6 @@ HIGGS_HOST_DEVICE inline std::int64_t arrival_counter(const StreamSplit& split, 
   return tile * split.row_blocks + row_block;
 }
 
-/// The rows of x that a block multiplies, and the expert that they meet.
-struct BatchTile {
-  int first, rows, expert;
-};
-
 /// A block's part of one row block: warp tiles [begin, end) of its rows. Warps count their steps from `base`.
 struct alignas(16) RowRange {
   int begin, end, base, row_block;
@@ -113,7 +124,8 @@ struct StreamBlock {
   int index, batch_tile;  // number of the block among those with the same rows of x; number of these rows
   int first_x, batch;     // rows of x: the first one and how many
   int begin, end;         // its Stream-K range
-  RowRange range;         // the part that it works on
+  int row_block, expert;  // of experts: the row block that it works on, and whose W it is
+  RowRange range;         // its part of that
   ExpertWeights w;
   bool last;  // whether all other blocks with sums for the same rows of y have arrived
 };
@@ -149,32 +161,6 @@ inline constexpr int stream_shared = stream_block_begin + sizeof(StreamBlock);
 /// The sums of a warp: 4 tiles of rows by ColumnTiles tiles of 8 rows of x.
 template <int ColumnTiles>
 using StreamSums = float[4][ColumnTiles][4];
-
-/// Tile `index` of up to `columns` rows when each expert's rows are cut into such tiles; no rows beyond the
-/// last. All lanes of a warp call it.
-__device__ inline BatchTile expert_tile(const ExpertTask& experts, int index, int columns) {
-  constexpr unsigned all = 0xffffffffu;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int from = 0; from < experts.count; from += 32) {
-    const int e = min(from + lane, experts.count - 1), begin = experts.offsets[e];
-    const int rows = from + lane < experts.count ? experts.offsets[e + 1] - begin : 0;
-    const int tiles = (rows + columns - 1) / columns;
-    int end = tiles;  // end of this expert's tiles, counted from those of `from`
-    HIGGS_UNROLL for (int by = 1; by < 32; by *= 2) {
-      const int left = __shfl_up_sync(all, end, by);
-      if (lane >= by) end += left;
-    }
-    const unsigned beyond = __ballot_sync(all, end > index);
-    if (beyond != 0) {
-      const int owner = __ffs(static_cast<int>(beyond)) - 1;
-      const int tile = index - __shfl_sync(all, end - tiles, owner);
-      const int first = __shfl_sync(all, begin, owner) + tile * columns;
-      return {first, min(columns, __shfl_sync(all, rows, owner) - tile * columns), from + owner};
-    }
-    index -= __shfl_sync(all, end, 31);
-  }
-  return {0, 0, 0};
-}
 
 }  // namespace detail
 }  // namespace gpu

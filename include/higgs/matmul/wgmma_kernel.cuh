@@ -44,7 +44,7 @@ namespace gpu {
 namespace detail {
 
 /// Parameters of the kernel. For `row_tiles` see WgmmaShape.
-struct WgmmaTask {
+struct WgmmaTask : EveryOutputRow {
   PackedView w;
   const uint4* x = nullptr;  // (batch tiles, cols, 8 columns): arranged activations
   std::int64_t first_x = 0;  // the row of y of the first row of x
@@ -406,16 +406,8 @@ struct WgmmaOutputs {
   /// Stores rows m, m + step, ...: v * output_scale and what is added to it.
   __device__ void store(const WgmmaTask& task, const WgmmaBlock& block, int m, float4 (&v)[at_once]) const {
     const std::int64_t tile = task.first_x + std::int64_t{block.batch_tile} * Shape::columns;
-    const auto store_as = [&]<class Y>() {
-      store_outputs<Y>(task.y, columns, tile + m, step, tile + min(end, m + at_once * step),
-                       task.output_scale, v);
-    };
-    if (task.y.type == OutputType::Float)
-      store_as.template operator()<float>();
-    else if (task.y.type == OutputType::Half)
-      store_as.template operator()<Half>();
-    else
-      store_as.template operator()<BFloat16>();
+    store_typed_outputs(task, columns, tile + m, step, tile + min(end, m + at_once * step), task.output_scale,
+                        v);
   }
 };
 

@@ -42,8 +42,9 @@ struct WgmmaKernel {
 namespace detail {
 
 inline bool wants_wgmma(const MatmulSize& size, const Device& device) {
-  return device.architecture == 90 && device.shared_bytes >= WgmmaShape<1>::end && size.expert_count == 0 &&
-         size.batch >= size.plan.wgmma_from && (size.rotated || size.batch < size.plan.dense_from);
+  return device.architecture == 90 && device.shared_bytes >= WgmmaShape<1>::end &&
+         size.batch >= size.plan.wgmma_from &&
+         (size.rotated || size.gated || size.batch < size.plan.dense_from);
 }
 
 /// How the rows of x, W and its inputs are cut, so that the workspace is within plan.most_workspace.
@@ -136,7 +137,8 @@ WgmmaTask wgmma_task(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split
   const PackedLayout& layout = task.w.layout;
   WgmmaTask out;
   out.w = task.w;
-  out.y = {task.y.data, output_type<Y>, task.y.row_stride, task.epilogue.bias, task.epilogue.residual};
+  out.y = {task.y.data,        output_type<Y>,         task.y.row_stride,
+           task.epilogue.bias, task.epilogue.residual, task.epilogue.gated};
   out.arrivals = reinterpret_cast<std::uint32_t*>(at);
   out.partial_sums = reinterpret_cast<float*>(at + workspace_counters);
   out.x = reinterpret_cast<const uint4*>(at + workspace_counters + parts.partial_sums);
