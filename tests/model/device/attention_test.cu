@@ -193,6 +193,12 @@ TEST_CASE("chunks of a prompt have the bits of the whole prompt", "[model][devic
   });
 }
 
+TEST_CASE("a position beyond the cache sees the whole cache and nothing behind it", "[model][device][gpu]") {
+  const Scene<Half> last({2, 2, 64}, 64, {63}, {0}), beyond({2, 2, 64}, 64, {70}, {0});
+  CHECK(decoded(beyond, 2) == decoded(last, 2));
+  CHECK(prefilled(beyond, 1) == prefilled(last, 1));
+}
+
 TEST_CASE("attention has no races and no bank conflicts", "[model][device][gpu]") {
   if (!emulator::in_use) return;
   const Scene<Half> texts({8, 2, 64}, 300, {299, 90, -1}, {0, 1, 2});

@@ -157,8 +157,8 @@ TEMPLATE_TEST_CASE("heads turn by the angles of their positions and join the cac
   for (const std::int32_t width : {6, 64, 202})
     for (const bool norms : {false, true}) {
       const Heads heads{6, 2, width};
-      const std::int32_t capacity = width == 6 ? 130000 : 1000, rows = 4;
-      const std::vector<std::int32_t> positions{0, capacity - 1, -1, 77}, sequences{2, 0, 1, 0};
+      const std::int32_t capacity = width == 6 ? 130000 : 1000, rows = 5;
+      const std::vector<std::int32_t> positions{0, capacity - 1, -1, 77, capacity}, sequences{2, 0, 1, 0, 2};
       const auto q = random_numbers<TestType>(5, rows * 6 * width),
                  k = random_numbers<TestType>(6, rows * 2 * width),
                  v = random_numbers<TestType>(7, rows * 2 * width);
@@ -182,14 +182,15 @@ TEMPLATE_TEST_CASE("heads turn by the angles of their positions and join the cac
       const std::int64_t stored = heads.stored_width();
       for (std::int32_t r = 0; r < rows; ++r) {
         const std::int32_t position = positions[static_cast<std::size_t>(r)];
+        const bool idle = position < 0 || position >= capacity;
         for (std::int32_t h = 0; h < heads.count; ++h) {
           const std::int64_t first = (r * heads.count + h) * width;
-          if (position < 0)
+          if (idle)
             REQUIRE(std::equal(q.begin() + first, q.begin() + first + width, found.q.begin() + first));
           else
             matches(found.q.data() + first, q.data() + first, position);
         }
-        for (std::int32_t h = 0; h < heads.kv_count && position >= 0; ++h) {
+        for (std::int32_t h = 0; h < heads.kv_count && !idle; ++h) {
           const std::int64_t line = sequences[static_cast<std::size_t>(r)] * heads.kv_count + h;
           const std::int64_t to = (line * capacity + position) * stored,
                              from = (r * heads.kv_count + h) * width;
