@@ -107,7 +107,7 @@ TEST_CASE("launches of equal size take all multiprocessors, and inputs are split
   };
   CHECK(split(14336, 4096, 256).splits == 1);       // 112 blocks
   CHECK(split(4096, 4096, 256).splits == 4);        // 32 blocks
-  CHECK(split(4096, 4096, 128).splits == 8);        // 16 blocks
+  CHECK(split(4096, 4096, 128).splits == 5);        // 16 blocks
   CHECK(split(4096, 4096, 2048).batch_tiles == 4);  // 128 blocks, twice, instead of 224 and 32
   CHECK(split(4096, 4096, 2048).splits == 1);
 }

@@ -99,13 +99,13 @@ struct WgmmaSplit {
   /// Sums of a block: wgmma_groups * columns * group_rows numbers.
   static constexpr std::int64_t unit_bytes = std::int64_t{wgmma_groups} * 256 * 64 * 4;
 
-  /// How long launches for some rows of x take, counted in warp tiles. A turn of the multiprocessors has a start and an end,
-  /// which is longer where sums go through memory.
+  /// How long a launch takes, counted in warp tiles: each turn of the multiprocessors has a start and an end. Where inputs
+  /// are split, sums go to memory, and the last block reads those of all splits: 64 bytes a clock, two warp tiles each.
   static std::int64_t cost(std::int64_t units, std::int64_t splits, std::int64_t cols,
                            std::int64_t multiprocessors) {
-    constexpr std::int64_t launches = 10, start = 4, sums = 6;
-    return launches + ceil_div(units * splits, multiprocessors) *
-                          (ceil_div(cols, splits) + start + (splits > 1 ? sums : 0));
+    constexpr std::int64_t launches = 10, ends = 4, sums = 2;
+    return launches + ceil_div(units * splits, multiprocessors) * (ceil_div(cols, splits) + ends) +
+           (splits > 1 ? sums * (splits + 1) : 0);
   }
   /// The number of splits that ends first.
   int best_splits(std::int64_t units, std::int64_t cols, std::int64_t multiprocessors,
