@@ -70,6 +70,7 @@ TEST_CASE("each pointer of a product must be aligned, and what is written must b
   pointer(good.y.data, at(3));
   pointer(good.epilogue.bias, at(4));
   pointer(good.epilogue.residual, at(5));
+  good.w.layout.rows = 96;
   pointer(good.w.codes, at(6));
   pointer(good.w.scales, at(7));
   pointer(good.w.table, at(8));

@@ -55,7 +55,9 @@ void check_fixup(const Shape& s) {
   INFO("rows " << s.rows << ", warp tiles " << s.cols << ", batch " << s.batch << ", grid " << s.grid
                << ", row warps " << s.row_warps);
   const auto outputs = static_cast<std::size_t>(s.rows * s.batch);
-  const std::vector<float> bias(static_cast<std::size_t>(s.rows), 0.5f), residual(outputs, 2);
+  std::vector<float> bias(static_cast<std::size_t>(s.rows)), residual(outputs);
+  for (std::size_t n = 0; n < bias.size(); ++n) bias[n] = 0.5f * static_cast<float>(n % 9);
+  for (std::size_t i = 0; i < outputs; ++i) residual[i] = static_cast<float>(2 + i % 7);
   const gpu::DeviceBuffer<float> bias_device{std::span<const float>(bias)},
       residual_device{std::span<const float>(residual)}, y(outputs);
   detail::StreamTask task;
@@ -89,7 +91,8 @@ void check_fixup(const Shape& s) {
       const int row_block = n / block_rows;
       for (int block = split.first_owner(row_block); block <= split.last_owner(row_block); ++block)
         if (split.begin(block) < split.begin(block + 1)) sum += partial(block, m, n);
-      wrong += found[static_cast<std::size_t>(m * s.rows + n)] != sum * 0.25f + 0.5f + 2;
+      const auto at = static_cast<std::size_t>(m * s.rows + n);
+      wrong += found[at] != sum * 0.25f + bias[static_cast<std::size_t>(n)] + residual[at];
     }
   CHECK(wrong == 0);
   for (const std::uint32_t counter : arrivals.to_host()) CHECK(counter == 0);

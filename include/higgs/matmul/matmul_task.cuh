@@ -192,7 +192,7 @@ void check_pointers(const char* function, const MatmulTask<X, Y, Gemm>& task,
   });
   const ByteRows in = task.rotated ? ByteRows(task.rotated_x) : ByteRows(task.x), out(y),
                  space(workspace.data(), std::ssize(workspace)),
-                 bias(task.epilogue.bias, task.epilogue.bias != nullptr ? y.cols * 4 : 0),
+                 bias(task.epilogue.bias, task.epilogue.bias != nullptr ? task.w.layout.rows * 4 : 0),
                  residual(DenseView<const Y>(task.epilogue.residual,
                                              task.epilogue.residual != nullptr ? y.rows : 0, y.cols,
                                              y.row_stride));
