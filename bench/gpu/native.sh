@@ -106,6 +106,7 @@ json=$(find "$deps/nlohmann/json.hpp" "$deps/usr/include/nlohmann/json.hpp" 2>/d
 object() { echo "$build/$(tr / _ <<<"$1").o"; }
 : >"$build/left_out"
 programs=(bench/gpu/product.cu bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
+engine=(bench/gpu/decoder.cu examples/model/device/{decoder,dense_matrix}.cu examples/model/architecture/rope.cpp)
 mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs ls -S
   for s in "${stages[@]}"; do [ "$s" != model ] || sources_of "$s"; done)
 compile() { # compile COMMAND... SOURCE OBJECT: leaves OBJECT.done also if it fails
@@ -115,7 +116,7 @@ compile() { # compile COMMAND... SOURCE OBJECT: leaves OBJECT.done also if it fa
 }
 export -f compile
 {
-  for source in tests/main.cpp "${programs[@]}" "${tests[@]}"; do
+  for source in $(printf '%s\n' tests/main.cpp "${programs[@]}" "${engine[@]}" "${tests[@]}" | awk '!seen[$0]++'); do
     if [[ $source == *.cpp ]]; then
       printf 'compile g++ %s -std=c++20' "$([ "$source" = tests/main.cpp ] && echo -O0 || echo -O2)"
       printf ' %q' "${includes[@]}" "$source" "$(object "$source")"
@@ -156,9 +157,10 @@ done
 [ ! -s "$build/left_out" ] || say "tests left out: $(sort -u "$build/left_out" | tr '\n' ';')"
 
 # 4. Products of the layers of one model beside cuBLAS; then all layers of whole models in one graph.
-# The place of a whole engine: a program that decodes tokens goes here, when examples/model has one without packages.
 built bench bench/matmul/matmul_bench.cu bench/gpu/product.cu && step bench 30 150 "$build/bench" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 built tokens bench/gpu/tokens.cu bench/gpu/product.cu && step tokens 30 120 "$build/tokens" "${tiny:-${MODEL:-Llama-3.1-8B}}"
+# Whole decoders: attention, the output layer and the choice of tokens too.
+built decoder "${engine[@]}" && step tokens 30 120 "$build/decoder" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 
 # 5. Counters of ten launches. --set full first: a misspelt metric cannot end the run. --clock-control none leaves the clocks
 # alone; --cache-control all makes every launch a cold one.
