@@ -23,6 +23,8 @@ SPLIT, SUMS, TOY = "matmul/stream_task_test.cu", "matmul/stream_fixup_test.cu", 
 LAUNCH, GEMM, LINEAR = "matmul/stream_launch_test.cu", "matmul/decoded_gemm_test.cu", "matmul/linear_test.cu"
 GRID_TEST, GROUPED = "codes/grid/fragments_test.cu", "matmul/grouped_test.cu"
 SCHEDULES, LATE, LAUNCH_TEST = "emulator/schedules_test.cu", "gpu/matrix_test.cu", "gpu/launch_test.cu"
+PREFETCH = "matmul/stream_prefetch_test.cu"
+HOPPER_TESTS = {PREFETCH}
 TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
 FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
@@ -151,6 +153,8 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("race", "product: the next chunk's copies before the barrier", KERNEL,
      {"    wait_copies<0>();\n    __syncthreads();\n": "    wait_copies<0>();\n",
       "rows.end) copy_chunk(rows, c + 1);\n": "rows.end) copy_chunk(rows, c + 1);\n    __syncthreads();\n"}, SCHEDULES),
+    ("race", "product: no wait for the kernel in front, which may still run", KERNEL,
+     {"      wait_for_previous_kernel();\n": ""}, PREFETCH),
     ("race", "product: no barrier before sums take the place of activations", FIXUP,
      {"      __syncthreads();  // nobody reads what is there\n": ""}, SCHEDULES),
     ("race", "product: no barrier before activations take the place of sums", FIXUP,
@@ -197,7 +201,8 @@ def check_fails(a, copy, check):
             sys.exit(done.stdout)
         return done.stdout if done.returncode else None
     program = a.folder / "faulty"
-    made = run(a.nvcc, *options, "-gencode", "arch=compute_80,code=compute_80", "--compress-mode=none", "-lineinfo", "-O1",
+    virtual = "compute_90a" if check in HOPPER_TESTS else "compute_80"
+    made = run(a.nvcc, *options, "-gencode", f"arch={virtual},code={virtual}", "--compress-mode=none", "-lineinfo", "-O1",
                "-DHIGGS_EMULATED", "-cudart", "none", ROOT / "tests" / check, a.catch_main, a.emulator, "-o", program)
     if made.returncode:
         sys.exit(made.stdout)
