@@ -140,6 +140,7 @@ struct EveryRow {
 template <class In, class Out, class Rows>
 __global__ void __launch_bounds__(128) rotate_wide_kernel(Rotation r, Rows rows, DenseView<const In> x,
                                                           DenseView<Out> y, float scale, std::uint32_t runs) {
+  allow_next_kernel();
   __shared__ __align__(128) float space[4][1024];
   const std::uint32_t warp = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / runs;
   if (row >= y.rows) return;
@@ -299,6 +300,7 @@ template <bool InShared, bool Paley, class Rows>
 __global__ void __launch_bounds__(InShared&& Paley ? 256 : 512, 1)
     rotate_block_kernel(Rotation r, Rows rows, AnyRows x, AnyRows y, float scale,
                         __grid_constant__ const HadamardBase base, BlockPlan plan, float* scratch) {
+  allow_next_kernel();
   extern __shared__ __align__(16) float rotate_space[];
   const Team team = plan.teams > 1 ? Team::of_warp() : Team::of_block();
   const int mine = plan.teams > 1 ? static_cast<int>(threadIdx.x) / 32 : 0, quads = plan.base / 4;
