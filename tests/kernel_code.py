@@ -156,13 +156,18 @@ def output_of(*command):
     return done.stdout
 
 
+def number_of(arch):
+    """90 for 90, "90" and "90a"."""
+    return int(str(arch).rstrip("a"))
+
+
 def errors_of(kernels, plans, arch):
     """kernels: demangled name -> (report of ptxas, code, loop)."""
     for name, (report, code, loop) in kernels.items():
         mine = [conditions for pattern, conditions in plans if re.search(pattern, name)]
         if not mine:
             yield f"sm_{arch} {name}: no plan names it"
-        values = {**report, **code.counts, "arch": arch, "instructions": code.instructions, "loop": loop}
+        values = {**report, **code.counts, "arch": number_of(arch), "instructions": code.instructions, "loop": loop}
         known = Counter(values)  # what does not occur is 0
         conditions = sum(mine, [])
         planned = {condition.split()[0] for condition in conditions}
@@ -186,7 +191,7 @@ def check(nvcc, source, options, folder, architectures):
     plans, errors, rows = list(plans_of(source)), [], []
     ptx = {}
     for arch in architectures:
-        number = int(str(arch).rstrip("a"))
+        number = number_of(arch)
         virtual = arch if str(arch).endswith("a") else max(a for a in PTX_FROM if a <= number)
         if virtual not in ptx:
             ptx[virtual] = folder / f"compute_{virtual}.ptx"

@@ -71,6 +71,12 @@ class KernelCode(unittest.TestCase):
         narrow = ("ldg64", load[1])
         self.assertEqual(distance([narrow, readers["a"], readers["b"]]), 2)  # register 43 is another's
 
+    def test_conditions_compare_architectures_as_numbers(self):
+        code = kernel_code.Code(["preexit"])
+        for arch, errors in ((90, 0), ("90", 0), ("90a", 0), ("120", 0), ("80", 1)):
+            found = list(kernel_code.errors_of({"k()": ({}, code, code)}, [("k", ["preexit == (arch >= 90)"])], arch))
+            self.assertEqual(len(found), errors, (arch, found))
+
     def test_spills_are_read_from_ptxas(self):
         report = kernel_code.ptxas_report(SPILL_REPORT)["_Z1kPi"]
         self.assertEqual(report, {"registers": 255, "stack": 24, "spills": 60, "smem": 512, "barriers": 1})
