@@ -28,10 +28,10 @@ using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
 using Matrices = std::vector<higgs::QuantizedMatrix<Book>>;
 
 /// Experts with signs, exponents and input scales of their own, every second one without input scales.
-Matrices some_experts(int count, std::int64_t rows, std::int64_t cols) {
+Matrices some_experts(int count, std::int64_t rows, std::int64_t cols, std::int64_t block = 64) {
   Matrices out;
   for (int e = 0; e < count; ++e) {
-    out.push_back(random_matrix<Book>(rows, cols, 64, 32, static_cast<std::uint64_t>(20 + e), e % 2 == 0));
+    out.push_back(random_matrix<Book>(rows, cols, block, 32, static_cast<std::uint64_t>(20 + e), e % 2 == 0));
     out.back().exponent = -e;
   }
   out.back().seed.reset();
@@ -245,47 +245,65 @@ TEST_CASE("no offset or row number makes experts leave x, y or the workspace", "
   }
 }
 
-TEST_CASE("pairs that a router chose become outputs of tokens", "[matmul][grouped][gpu]") {
+TEST_CASE("a layer of a mixture goes from a router's choices to outputs of tokens",
+          "[matmul][grouped][gpu]") {
   const gpu::Device device = gpu::current_device();
-  const gpu::Experts experts = upload(some_experts(6, 64, 128));
-  const gpu::MatmulPlan plan = gpu::plan_experts(experts[0].layout, device, 2);
-  const std::int64_t tokens = 9, slots = 2;
-  const Normals<Half> x(tokens, 128, 6);
-  std::vector<std::int32_t> ids;
-  for (std::size_t i = 0; i < 18; ++i)
-    ids.push_back(static_cast<std::int32_t>(higgs::random_bits(4, i) % 7));  // 6: none
-  const Normals weights(tokens, slots, 3);
-  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
-  const gpu::DeviceBuffer<std::int32_t> ids_device{std::span<const std::int32_t>(ids)}, offsets(7), pairs(18),
-      of(18);
-  const gpu::DeviceBuffer<float> weights_device{std::span<const float>(weights.data)}, parts(18 * 64),
-      y(9 * 64);
-  const auto workspace =
-      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(experts, 18, plan, device));
-  const gpu::DenseView<const std::int32_t> ids_view(ids_device.data(), tokens, slots);
-  gpu::sort_pairs_async(ids_view, 6, {offsets.data(), pairs.data(), of.data()}, nullptr);
-  gpu::matmul_grouped_async<Formats>(gpu::DenseView<const Half>(x_device.data(), tokens, 128), experts,
-                                     {18, offsets.data(), of.data(), pairs.data(), weights_device.data()},
-                                     gpu::DenseView<float>(parts.data(), 18, 64), workspace.span(), plan,
-                                     device, nullptr);
-  gpu::add_pairs_async(gpu::DenseView<const float>(parts.data(), 18, 64), ids_view, 6,
-                       gpu::DenseView<float>(y.data(), tokens, 64), nullptr);
-  gpu::check(cudaDeviceSynchronize(), "pairs");
-  const std::vector<float> found = y.to_host();
+  const int experts = 6, slots = 2;
+  const std::int64_t tokens = 9, count = tokens * slots, width = 128, hidden_width = 96;
+  const gpu::Experts up = upload(some_experts(experts, 2 * hidden_width, width)),
+                     down = upload(some_experts(experts, width, hidden_width, 32));
+  const Normals<Half> x_host(tokens, width, 6);
+  const Normals weights_host(tokens, slots, 3);
+  std::vector<std::int32_t> ids_host;
+  for (std::size_t i = 0; i < 18; ++i)  // 6 is no expert
+    ids_host.push_back(static_cast<std::int32_t>(higgs::random_bits(4, i) % 7));
+  const gpu::DeviceBuffer<Half> x_data{std::span<const Half>(x_host.data)},
+      hidden_data(static_cast<std::size_t>(count * hidden_width));
+  const gpu::DeviceBuffer<std::int32_t> ids_data{std::span<const std::int32_t>(ids_host)}, offsets_data(7),
+      pairs_data(18), pair_tokens_data(18);
+  const gpu::DeviceBuffer<float> weights_data{std::span<const float>(weights_host.data)},
+      parts_data(static_cast<std::size_t>(count * width)), y_data(static_cast<std::size_t>(tokens * width));
+  const gpu::DenseView<const std::int32_t> ids(ids_data.data(), tokens, slots);
+  const gpu::DenseView<const Half> x(x_data.data(), tokens, width);
+  const gpu::DenseView<Half> hidden(hidden_data.data(), count, hidden_width);
+  const gpu::DenseView<float> parts(parts_data.data(), count, width), y(y_data.data(), tokens, width);
+  std::int32_t *const offsets = offsets_data.data(), *const pairs = pairs_data.data(),
+                      *const pair_tokens = pair_tokens_data.data();
+  const float* const weights = weights_data.data();
+  cudaStream_t stream = nullptr;
+
+  const auto up_plan = gpu::plan_experts(up[0].layout, device, slots);
+  const auto down_plan = gpu::plan_experts(down[0].layout, device, slots);
+  const auto bytes = std::max(gpu::matmul_grouped_workspace(up, count, up_plan, device),
+                              gpu::matmul_grouped_workspace(down, count, down_plan, device));
+  const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(bytes);
+  const auto space = workspace.span();
+  // For each step, from ids and weights (tokens, slots) of the router:
+  gpu::sort_pairs_async(ids, experts, {offsets, pairs, pair_tokens}, stream);
+  gpu::matmul_grouped_async<Formats>(x, up, {count, offsets, pair_tokens}, hidden, space, up_plan, device,
+                                     stream, {nullptr, nullptr, true});
+  gpu::matmul_grouped_async<Formats>(hidden, down, {count, offsets, nullptr, pairs, weights}, parts, space,
+                                     down_plan, device, stream);
+  gpu::add_pairs_async<float>(parts, ids, experts, y, stream);
+
+  gpu::check(cudaDeviceSynchronize(), "a layer of a mixture");
+  const std::vector<float> found = y_data.to_host();
   for (std::int64_t t = 0; t < tokens; ++t) {
-    std::vector<float> expected(64);
+    std::vector<double> expected(static_cast<std::size_t>(width));
     for (std::int64_t s = 0; s < slots; ++s) {
-      const int id = ids[static_cast<std::size_t>(t * slots + s)];
-      if (id == 6) continue;
-      Normals<Half> row(1, 128, 0);
-      std::copy_n(x.data.begin() + t * 128, 128, row.data.begin());
-      const auto product = device_product<float, Formats>(experts[id], row, plan);
-      for (std::size_t n = 0; n < 64; ++n) {
-        const float weighed = product[n] * weights.view(t, s);
-        expected[n] += weighed;
-      }
+      const int id = ids_host[static_cast<std::size_t>(t * slots + s)];
+      if (id == experts) continue;
+      Normals<Half> row(1, width, 0), inner(1, hidden_width, 0);
+      std::copy_n(x_host.data.begin() + t * width, width, row.data.begin());
+      const auto sums = device_product<float, Formats>(up[id], row, up_plan);
+      for (std::size_t i = 0; i < inner.data.size(); ++i)
+        inner.data[i] = Half(sums[2 * i] / (1 + std::exp(-sums[2 * i])) * sums[2 * i + 1]);
+      const auto product = device_product<float, Formats>(down[id], inner, down_plan);
+      for (std::size_t n = 0; n < expected.size(); ++n)
+        expected[n] += double{product[n]} * double{weights_host.view(t, s)};
     }
-    CHECK(same_bits({found.begin() + t * 64, found.begin() + (t + 1) * 64}, expected));
+    CHECK(relative_error(std::vector<float>(found.begin() + t * width, found.begin() + (t + 1) * width),
+                         expected) < 1e-3);
   }
 }
 

@@ -132,7 +132,7 @@ TEST_CASE("strided outputs of any type and rows that the caller rotated have the
                                   gpu::DenseView<Half>(rotated.data(), batch, cols), here, nullptr);
     gpu::DeviceBuffer<Half> y(1 + batch * stride);
     const auto workspace =
-        gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace({w.view(), batch, plan, 0, true}, here));
+        gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_workspace({w.view(), batch, plan, true}, here));
     gpu::matmul_rotated_async<Formats>(gpu::DenseView<const Half>(rotated.data(), batch, cols), w.view(),
                                        gpu::DenseView<Half>(y.data() + 1, batch, rows, stride),
                                        workspace.span(), plan, here, nullptr);
