@@ -105,7 +105,9 @@ sources_of() {
 json=$(find "$deps/nlohmann/json.hpp" "$deps/usr/include/nlohmann/json.hpp" 2>/dev/null | head -n 1)
 object() { echo "$build/$(tr / _ <<<"$1").o"; }
 : >"$build/left_out"
-programs=(bench/gpu/product.cu bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
+kernels=(bench/gpu/product.cu bench/gpu/codes/*.cu) # a file for each code
+[ -z "$tiny" ] || kernels=(bench/gpu/product.cu bench/gpu/codes/grid4.cu)
+programs=("${kernels[@]}" bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
 engine=(bench/gpu/decoder.cu examples/model/device/{decoder,dense_matrix}.cu examples/model/architecture/rope.cpp)
 mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs ls -S
   for s in "${stages[@]}"; do [ "$s" != model ] || sources_of "$s"; done)
@@ -144,7 +146,7 @@ built() {
 }
 
 # 2. What an emulator cannot know: shared memory, cold capture, uploads, repetitions under load, costs of the host, the grid.
-built probe bench/gpu/probe.cu bench/gpu/product.cu && step probe 20 120 "$build/probe" $tiny
+built probe bench/gpu/probe.cu "${kernels[@]}" && step probe 20 120 "$build/probe" $tiny
 
 # 3. All tests of the CUDA half, natively.
 for stage in "${stages[@]}"; do
@@ -157,8 +159,8 @@ done
 [ ! -s "$build/left_out" ] || say "tests left out: $(sort -u "$build/left_out" | tr '\n' ';')"
 
 # 4. Products of the layers of one model beside cuBLAS; then all layers of whole models in one graph.
-built bench bench/matmul/matmul_bench.cu bench/gpu/product.cu && step bench 30 150 "$build/bench" "${tiny:-${MODEL:-Llama-3.1-8B}}"
-built tokens bench/gpu/tokens.cu bench/gpu/product.cu && step tokens 30 120 "$build/tokens" "${tiny:-${MODEL:-Llama-3.1-8B}}"
+built bench bench/matmul/matmul_bench.cu "${kernels[@]}" && step bench 30 150 "$build/bench" "${tiny:-${MODEL:-Llama-3.1-8B}}"
+built tokens bench/gpu/tokens.cu "${kernels[@]}" && step tokens 30 120 "$build/tokens" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 # Whole decoders: attention, the output layer and the choice of tokens too.
 built decoder "${engine[@]}" && step tokens 30 120 "$build/decoder" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 

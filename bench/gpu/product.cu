@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "product.cuh"
 
-#include <higgs/codes/grid/grid.hpp>
-#include <higgs/codes/window/window.hpp>
 #include <higgs/core/random.hpp>
-#include <higgs/matmul/decode.cuh>
 #include <higgs/matmul/matmul.cuh>
-#include <higgs/matmul/reference.hpp>
 
 #include <array>
-#include <cmath>
-#include <memory>
 #include <stdexcept>
 #include <string>
+
+#include "code_kernels.cuh"
 
 namespace gpu = higgs::gpu;
 using higgs::Half;
@@ -21,48 +17,30 @@ namespace bench {
 namespace {
 
 #if defined(HIGGS_BENCH_ONE_CODE)
-using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
 constexpr std::array all_codes{BenchCode{"4 bits", 4}};
+const CodeKernels& kernels_at(std::size_t) { return grid4_kernels(); }
 #else
-using Formats = gpu::MatmulFormats<gpu::TableFormat<4>, gpu::TableFormat<3>, gpu::TableFormat<2>,
-                                   gpu::WindowFormat<8>, gpu::WindowFormat<6>, gpu::WindowFormat<4>>;
 constexpr std::array all_codes{BenchCode{"4 bits", 4},   BenchCode{"3 bits", 3},   BenchCode{"2 bits", 2},
                                BenchCode{"w4", 4, true}, BenchCode{"w3", 3, true}, BenchCode{"w2", 2, true}};
-#endif
-
-// Calls use(code object) for the name of a code.
-template <class Use>
-void with_code(std::string_view name, const Use& use) {
-  if (name == "4 bits") return use(higgs::GridCodebook<2, 256>{});
-#if !defined(HIGGS_BENCH_ONE_CODE)
-  if (name == "3 bits") return use(higgs::GridCodebook<2, 64>{});
-  if (name == "2 bits") return use(higgs::GridCodebook<2, 16>{});
-  if (name == "w4") return use(higgs::WindowCode<8>{});
-  if (name == "w3") return use(higgs::WindowCode<6>{});
-  if (name == "w2") return use(higgs::WindowCode<4>{});
-#endif
-  throw std::runtime_error("no code " + std::string(name));
+const CodeKernels& kernels_at(std::size_t i) {
+  return i == 0   ? grid4_kernels()
+         : i == 1 ? grid3_kernels()
+         : i == 2 ? grid2_kernels()
+         : i == 3 ? window8_kernels()
+         : i == 4 ? window6_kernels()
+                  : window4_kernels();
 }
+#endif
 
-template <class Book>
-higgs::QuantizedMatrix<Book> random_matrix(std::int64_t rows, std::int64_t cols) {
-  struct Storage {
-    std::vector<std::uint8_t> codes;
-    std::vector<Half> scales;
-  };
-  auto storage = std::make_shared<Storage>();
-  higgs::QuantizedMatrix<Book> w;
-  w.layout = {rows, cols, std::min<std::int64_t>(1024, cols & -cols),
-              std::min<std::int64_t>(1024, cols & -cols)};
-  w.seed = 1;
-  storage->codes.resize(static_cast<std::size_t>(rows * w.row_bytes()));
-  for (std::size_t i = 0; i < storage->codes.size(); ++i)
-    storage->codes[i] = static_cast<std::uint8_t>(higgs::random_bits(1, i));
-  storage->scales.assign(static_cast<std::size_t>(rows * w.layout.groups()), Half(0.01f));
-  w.codes = storage->codes;
-  w.scales = storage->scales;
-  w.owner = storage;
-  return w;
+const CodeKernels& kernels_of(std::string_view code) {
+  for (std::size_t i = 0; i < all_codes.size(); ++i)
+    if (all_codes[i].name == code) return kernels_at(i);
+  throw std::runtime_error("no code " + std::string(code));
+}
+const CodeKernels& kernels_of(const gpu::PackedView& w) {
+  for (std::size_t i = 0; i < all_codes.size(); ++i)
+    if (kernels_at(i).format == w.layout.format) return kernels_at(i);
+  throw std::runtime_error("no code has the format of this matrix");
 }
 
 }  // namespace
@@ -70,9 +48,7 @@ higgs::QuantizedMatrix<Book> random_matrix(std::int64_t rows, std::int64_t cols)
 std::span<const BenchCode> codes() { return all_codes; }
 
 gpu::PackedMatrix random_weights(std::string_view code, std::int64_t rows, std::int64_t cols) {
-  gpu::PackedMatrix out;
-  with_code(code, [&]<class Book>(Book) { out = gpu::PackedMatrix(random_matrix<Book>(rows, cols)); });
-  return out;
+  return kernels_of(code).random_weights(rows, cols);
 }
 
 std::vector<Half> random_halves(std::int64_t count) {
@@ -85,36 +61,15 @@ std::vector<Half> random_halves(std::int64_t count) {
 void multiply(gpu::DenseView<const Half> x, const gpu::PackedView& w, gpu::DenseView<Half> y,
               std::span<std::byte> workspace, const gpu::MatmulPlan& plan, const gpu::Device& device,
               cudaStream_t stream) {
-  gpu::matmul_async<Formats>(x, w, y, workspace, plan, device, stream);
+  kernels_of(w).multiply(x, w, y, workspace, plan, device, stream);
 }
 
 void dequantize(const gpu::PackedView& w, gpu::DenseView<float> out, const gpu::Device& device,
                 cudaStream_t stream, std::span<float> space) {
-  gpu::dequantize_async<gpu::MatmulFormats<gpu::TableFormat<4>>>(w, out, gpu::Basis::Original, device, stream,
-                                                                 space);
+  kernels_of(w).dequantize(w, out, device, stream, space);
 }
 
-double relative_error(std::string_view code) {
-  constexpr std::int64_t batch = 3, rows = 192, cols = 1024;
-  double error = 0, norm = 0;
-  with_code(code, [&]<class Book>(Book) {
-    const higgs::QuantizedMatrix<Book> w = random_matrix<Book>(rows, cols);
-    const gpu::PackedMatrix matrix(w);
-    const gpu::Device device = gpu::current_device();
-    const Product product(matrix.view(), batch, gpu::plan_matmul(matrix.view().layout, device), device);
-    product(nullptr);
-    gpu::check(cudaDeviceSynchronize(), "product");
-    const std::vector<Half> x = random_halves(batch * cols), y = product.y.to_host();
-    std::vector<double> exact(static_cast<std::size_t>(batch * rows));
-    higgs::matmul_reference(higgs::MatrixView<const Half>(x.data(), batch, cols), w,
-                            higgs::MatrixView<double>(exact.data(), batch, rows));
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      error += std::pow(static_cast<double>(static_cast<float>(y[i])) - exact[i], 2);
-      norm += exact[i] * exact[i];
-    }
-  });
-  return std::sqrt(error / norm);
-}
+double relative_error(std::string_view code) { return kernels_of(code).relative_error(); }
 
 Product::Product(const gpu::PackedView& matrix, std::int64_t rows, const gpu::MatmulPlan& cut,
                  const gpu::Device& where)

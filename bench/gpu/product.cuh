@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels that the programs of this folder time, compiled once (product.cu), and random matrices for them.
+// The kernels that the programs of this folder time, compiled once (codes/), and random matrices for them.
 #pragma once
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/launch.cuh>
@@ -17,7 +17,7 @@
 
 namespace bench {
 
-/// A code whose kernels product.cu has.
+/// A code whose kernels a file of codes/ compiles.
 struct BenchCode {
   std::string_view name;
   double bits;
@@ -38,7 +38,7 @@ void multiply(higgs::gpu::DenseView<const higgs::Half> x, const higgs::gpu::Pack
               higgs::gpu::DenseView<higgs::Half> y, std::span<std::byte> workspace,
               const higgs::gpu::MatmulPlan& plan, const higgs::gpu::Device& device, cudaStream_t stream);
 
-/// The weights of the first code in the original basis; `space`: 64 rows of W as floats.
+/// The weights in the original basis; `space`: 64 rows of W as floats.
 void dequantize(const higgs::gpu::PackedView& w, higgs::gpu::DenseView<float> out,
                 const higgs::gpu::Device& device, cudaStream_t stream, std::span<float> space);
 

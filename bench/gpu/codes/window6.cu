@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <higgs/codes/window/window.hpp>
+
+#include "../code_kernels.cuh"
+
+const bench::CodeKernels& bench::window6_kernels() { return code_kernels<higgs::WindowCode<6>>(); }
