@@ -143,7 +143,8 @@ TEST_CASE("a layer that is made and called on a side stream has all that it copi
 TEST_CASE("experts that are made and called on a side stream have all that they copied to the device",
           "[gpu][matrix]") {
   std::vector<higgs::QuantizedMatrix<Book>> matrices;
-  for (int e = 0; e < 3; ++e) matrices.push_back(random_matrix<Book>(70, 128, 64, 64, 5));
+  for (int e = 0; e < 3; ++e)
+    matrices.push_back(random_matrix<Book>(70, 128, 64, 64, 5 + static_cast<std::uint64_t>(e), true));
   const std::vector<std::int32_t> offsets{0, 2, 2, 6};
   const Normals<Half> x(6, 128, 6);
   check_on_a_side_stream([&](cudaStream_t stream) {
@@ -156,7 +157,7 @@ TEST_CASE("experts that are made and called on a side stream have all that they 
     const gpu::DeviceBuffer<std::int32_t> offsets_device(std::span<const std::int32_t>(offsets), stream);
     const gpu::DeviceBuffer<float> y(6 * 70);
     gpu::matmul_grouped_async<Formats>(gpu::DenseView<const Half>(x_device.data(), 6, 128), experts,
-                                       offsets_device.data(), gpu::DenseView<float>(y.data(), 6, 70),
+                                       {6, offsets_device.data()}, gpu::DenseView<float>(y.data(), 6, 70),
                                        workspace.span(), plan, device, stream);
     return y.to_host(stream);
   });

@@ -134,7 +134,7 @@ void check_experts() {
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(experts, 30, plan, device));
   gpu::matmul_grouped_async<Formats<SymbolBits>>(
-      gpu::DenseView<const Half>(x_device.data(), 30, 192), experts, offsets_device.data(),
+      gpu::DenseView<const Half>(x_device.data(), 30, 192), experts, {30, offsets_device.data()},
       gpu::DenseView<float>(y.data(), 30, 150), workspace.span(), plan, device, nullptr);
   const std::vector<float> together = y.to_host();
   for (const int e : {0, 2}) {
