@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plants one fault at a time in a small good tree: each check must name it, and nothing else."""
+"""Plants one fault at a time in a small good tree: each check must name it, and nothing else. And the places of
+planted_faults.py are still there."""
 import sys
 import tempfile
 import unittest
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import docs  # noqa: E402
 import companions  # noqa: E402
 import layering  # noqa: E402
+import planted_faults  # noqa: E402
 
 HEAD = "// SPDX-License-Identifier: Apache-2.0\n"
 HEADER = HEAD + "#pragma once\n"
@@ -113,6 +115,9 @@ class Checks(unittest.TestCase):
         self.expect(docs, 'docs/format.md: the snippet that begins "int x = 2;"', "docs/format.md",
                     "```cpp\nint x = 2;\n```\n")
         self.expect(docs, 'the snippet that begins "int y = 2;"', "README.md", "```cpp\nint y = 2;\n```\n")
+
+    def test_planted_faults(self):
+        self.assertEqual(list(planted_faults.texts_that_are_gone(planted_faults.ROOT)), [])
 
 
 if __name__ == "__main__":
