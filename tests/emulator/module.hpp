@@ -40,6 +40,7 @@ class Module {
  private:
   friend class Parser;
   std::string text_;
+  int architecture_ = 0;  // .target: 80 for sm_80
   Memory& memory_;
   std::vector<Token> tokens_;
   std::map<std::string, std::size_t, std::less<>> kernels_,

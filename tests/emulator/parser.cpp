@@ -139,7 +139,12 @@ void Parser::read_declarations() {
   bool is_extern = false;
   while (at_ < tokens_.size()) {
     const std::string_view t = next();
-    if (t == ".version" || t == ".target" || t == ".address_size" || t == ".file" || t == ".loc") {
+    if (t == ".target") {  // sm_90a
+      module_.architecture_ =
+          static_cast<int>(std::strtol(std::string(peek().substr(3)).c_str(), nullptr, 10));
+      --at_;
+      skip_line();
+    } else if (t == ".version" || t == ".address_size" || t == ".file" || t == ".loc") {
       --at_;
       skip_line();
     } else if (t == ".pragma" || t == ".alias") {
@@ -349,6 +354,7 @@ std::unique_ptr<Program> Parser::read_kernel(const std::string& name) {
     if (directive == ".maxntid" || directive == ".reqntid") program_->max_threads = static_cast<u32>(product);
     if (directive == ".minnctapersm") program_->min_blocks = static_cast<u32>(product);
   }
+  program_->architecture = module_.architecture_;
   read_body();
   for (std::size_t k = 0; k < calls_.size(); ++k) {  // calls inside the functions are added behind
     const std::string callee = calls_[k].name;

@@ -413,6 +413,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
     const emulator::Program& program = program_of(kernel);
     std::memset(facts, 0, sizeof *facts);
     facts->maxThreadsPerBlock = static_cast<int>(program.max_threads);
+    facts->ptxVersion = program.architecture;
     facts->sharedSizeBytes = program.static_shared_bytes;
     facts->localSizeBytes = program.local_bytes;
     facts->maxDynamicSharedSizeBytes = static_cast<int>(kernel.dynamic_shared_limit);

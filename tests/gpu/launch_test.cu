@@ -13,6 +13,12 @@ namespace gpu = higgs::gpu;
 
 __global__ void add_kernel(int* values, int by) { values[threadIdx.x] += by; }
 
+__global__ void architecture_kernel(int* value) {
+#if defined(__CUDA_ARCH__)
+  *value = __CUDA_ARCH__;
+#endif
+}
+
 // griddepcontrol.wait, then out = in.
 template <bool Waits>
 __global__ void copy_kernel(const int* in, int* out) {
@@ -54,6 +60,12 @@ TEST_CASE("a launch that is refused says so once, and whatever else was wrong be
     CHECK(cudaGetLastError() == cudaSuccess);
   }
   CHECK(values.to_host() == std::vector<int>(32, 0));
+}
+
+TEST_CASE("the code of a kernel has the value of __CUDA_ARCH__", "[gpu][launch]") {
+  const auto value = gpu::DeviceBuffer<int>::zeros(1);
+  gpu::launch(architecture_kernel, dim3(1), 1, 0, nullptr, value.data());
+  CHECK(10 * gpu::compiled_for(architecture_kernel) == value.to_host()[0]);
 }
 
 TEST_CASE("a launch takes the attributes of sm_90, and older devices refuse them", "[gpu][launch]") {

@@ -59,6 +59,15 @@ HIGGS_HOST_DEVICE constexpr std::int64_t ceil_div(std::int64_t count, std::int64
   return (count + each - 1) / each;
 }
 
+/// The virtual architecture of the code that the current device runs for a kernel: 80 for compute_80. Macros such as
+/// __CUDA_ARCH__ had its value: a program without code for the device runs that of an older one.
+template <class... Params>
+int compiled_for(void (*kernel)(Params...)) {
+  cudaFuncAttributes facts = {};
+  check(cudaFuncGetAttributes(&facts, reinterpret_cast<const void*>(kernel)), "higgs::gpu::compiled_for");
+  return facts.ptxVersion;
+}
+
 /// What a launch may ask for beside its grid, on sm_90 or later.
 struct LaunchOptions {
   /// Blocks of a cluster along x, a divisor of grid.x; 1: no clusters.

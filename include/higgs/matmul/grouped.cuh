@@ -200,8 +200,10 @@ template <class Formats, class T, int ColumnTiles>
 void launch_experts(const ExpertTask& task, std::int64_t blocks, cudaStream_t stream,
                     const LaunchOptions& options) {
   with_format("higgs::gpu::matmul_grouped_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
-    gpu::launch(options, expert_kernel<Format, T, ColumnTiles>, dim3(static_cast<unsigned>(blocks)),
-                stream_threads, expert_shared, stream, task);
+    const auto kernel = expert_kernel<Format, T, ColumnTiles>;
+    require_waiting_code(options, kernel);
+    gpu::launch(options, kernel, dim3(static_cast<unsigned>(blocks)), stream_threads, expert_shared, stream,
+                task);
   });
 }
 

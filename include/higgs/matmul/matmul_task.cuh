@@ -37,7 +37,7 @@ struct MatmulPlan {
   // Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x take
   // several launches, one after the other. The bits are the same.
   std::int64_t most_workspace = std::int64_t{64} << 20;
-  // Programmatic dependent launch, on sm_90 or later: the product's kernel begins before the kernel in front of it on the
+  // Programmatic dependent launch, with code for sm_90 or later: the kernel begins before the kernel in front of it on the
   // stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not write them.
   bool overlap_launches = false;
   // Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the program

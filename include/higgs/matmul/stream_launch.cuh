@@ -203,6 +203,19 @@ inline LaunchOptions launch_options(const MatmulPlan& plan, const Device& device
   return {.overlaps_previous = plan.overlap_launches};
 }
 
+/// Refuses a launch that overlaps the one in front of it if the kernel's code lacks the instruction that waits.
+template <class Kernel>
+void require_waiting_code(const LaunchOptions& options, Kernel kernel) {
+  if (!options.overlaps_previous) return;
+  const int architecture = compiled_for(kernel);
+  expects(architecture >= 90, [&] {
+    return higgs::detail::sentence(
+        "higgs::gpu::matmul_async: plan.overlap_launches needs code for sm_90 or later, but this program has "
+        "that of compute_",
+        architecture, " for the device");
+  });
+}
+
 /// Launches the instance for the format of w.
 template <class Formats, class T, int ColumnTiles, class X = void>
 void launch_stream(const StreamTask& task, cudaStream_t stream, const LaunchOptions& options) {
@@ -210,8 +223,9 @@ void launch_stream(const StreamTask& task, cudaStream_t stream, const LaunchOpti
           "higgs::gpu::matmul_async: too many blocks");
   const dim3 grid(static_cast<unsigned>(task.grid * task.batch_tiles));
   with_format("higgs::gpu::matmul_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
-    gpu::launch(options, stream_kernel<Format, T, ColumnTiles, X>, grid, stream_threads, stream_shared,
-                stream, task);
+    const auto kernel = stream_kernel<Format, T, ColumnTiles, X>;
+    require_waiting_code(options, kernel);
+    gpu::launch(options, kernel, grid, stream_threads, stream_shared, stream, task);
   });
 }
 
