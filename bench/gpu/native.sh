@@ -58,7 +58,7 @@ TOOL
   for tool in nvidia-smi ncu compute-sanitizer; do ln -sf tool "$build/stand-ins/$tool"; done
   PATH=$PWD/$build/stand-ins:$PATH
   [[ $build != /* ]] || PATH=$build/stand-ins:$PATH
-  STAGES=${STAGES:-gpu}
+  STAGES=${STAGES:-encode}
   flags=('--generate-code=arch=compute_80,code=[compute_80]' --compress-mode=none -DHIGGS_EMULATED -DHIGGS_BENCH_ONE_CODE)
   libraries=("${EMULATOR:?the path of libhiggs_emulator.a}" -lpthread -ldl -cudart none)
 fi
