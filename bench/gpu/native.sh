@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# All that a few minutes on a GPU can tell, the most telling first: needs bash, nvcc and g++, and .deps, which
-# bench/gpu/fetch_deps.sh fetches beforehand. No CMake, no other package.
+# Tests and measures the library on a GPU in a few minutes, the most important steps first. It needs bash, nvcc, g++ and the
+# headers that bench/gpu/fetch_deps.sh puts into .deps; no CMake, no other package.
 # Usage: bench/gpu/native.sh [SECONDS]     on a GPU, in that time (560); a step that has no time left is left out
 #        bench/gpu/native.sh --tiny        the same steps on the emulator, each as small as it can be: does the kit work?
 # Leaves in $OUT (build/native): summary.txt (one page: predicted beside measured), probe.txt, tests.txt, bench.txt,
 # tokens.txt, ncu.txt, ncu.ncu-rep, sanitizers.txt. Exits with 0 if all steps that ran succeeded.
 # Environment: OUT, BUILD (objects), NVCC, JOBS, DEPS (a folder with catch2/catch.hpp), STAGES (folders of tests/),
-# MODEL (a word of the models to time). For --tiny: EMULATOR (libhiggs_emulator.a).
+# MODEL (a word of the models to time), KEEP (1: objects of the run before are used again). For --tiny: EMULATOR (libhiggs_emulator.a).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 tiny=
 [ "${1:-}" != --tiny ] || { tiny=--tiny && shift; }
 limit=${1:-$([ -z "$tiny" ] && echo 560 || echo 3000)}
 out=${OUT:-build/native} build=${BUILD:-build/native-objects} deps=${DEPS:-.deps}
-read -ra nvcc <<<"${NVCC:-nvcc}"
+read -ra nvcc <<<"${NVCC:-nvcc}"  # perhaps with a launcher in front and options behind
+linker=nvcc
+for word in "${nvcc[@]}"; do [[ ${word##*/} != nvcc* ]] || linker=$word; done
 jobs=${JOBS:-$(nproc)}
 failures=0
 mkdir -p "$out" "$build"
-rm -f "$out"/*.txt "$out"/*.ncu-rep "$build"/*.done "$build"/*.o
+rm -f "$out"/*.txt "$out"/*.ncu-rep "$build"/*.done
+[ -n "${KEEP:-}" ] || rm -f "$build"/*.o
 [ -e "$deps/catch2/catch.hpp" ] || { echo "no $deps/catch2/catch.hpp: run bench/gpu/fetch_deps.sh where there is a network" >&2 && exit 1; }
 
 left() { echo $((limit - SECONDS)); }
@@ -62,7 +65,7 @@ TOOL
   flags=('--generate-code=arch=compute_80,code=[compute_80]' --compress-mode=none -DHIGGS_EMULATED -DHIGGS_BENCH_ONE_CODE)
   libraries=("${EMULATOR:?the path of libhiggs_emulator.a}" -lpthread -ldl -cudart none)
 fi
-command -v "${nvcc[-1]}" >/dev/null || { echo "no ${nvcc[-1]}" >&2 && exit 1; }
+command -v "$linker" >/dev/null || { echo "no $linker" >&2 && exit 1; }
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
 [ -n "$capability" ] || { echo "no GPU: nvidia-smi names none" >&2 && exit 1; }
 # Code of sm_90a has all of sm_90 and wgmma.
@@ -70,7 +73,7 @@ special=$capability
 [ "$capability" != 90 ] || special=90a
 if [ -z "$tiny" ]; then
   flags=("-arch=sm_$special" -split-compile=4)
-  for folder in "$(dirname "$(command -v "${nvcc[-1]}")")/.."/{lib64,targets/x86_64-linux/lib}; do
+  for folder in "$(dirname "$(command -v "$linker")")/.."/{lib64,targets/x86_64-linux/lib}; do
     [ ! -e "$folder/libcublas.so" ] || { blas=-DHIGGS_BENCH_CUBLAS && libraries=(-L"$folder" -lcublas -Xlinker -rpath -Xlinker "$folder") && break; }
   done
 fi
@@ -87,20 +90,16 @@ flags+=(-std=c++20 --expt-relaxed-constexpr -O2 -lineinfo "${includes[@]}")
 # 1. Everything is compiled in the background: first what step 2 waits for, then the largest files; the application last.
 mapfile -t stages < <(for s in ${STAGES:-matmul rotate $(find tests -name '*_test.cu' | cut -d/ -f2 | sed 's/.*_test.cu/front/' | sort)}; do
   echo "$s"; done | awk '!seen[$0]++')
-# sources_of STAGE: its tests, as tests/CMakeLists.txt finds them; those of another special architecture are left out. Stage
-# "model": the application too, without its command line, if its packages are there.
+# sources_of STAGE: its tests, as tests/CMakeLists.txt finds them. Stage "model": the application too, without its command line,
+# if its packages are there.
 sources_of() {
-  local file suffix depth=(-mindepth 1)
+  local depth=(-mindepth 1)
   if [ "$1" = model ]; then
     [ -n "$json" ] || { echo "model needs nlohmann/json.hpp" >>"$build/left_out" && return; }
     find examples/model -name '*.cpp' ! -path '*/cli/*' ! -name no_cuda.cpp -o -path '*/device/*.cu'
   fi
   [ "$1" != front ] || depth=(-maxdepth 1)
-  for file in $(find "tests/${1#front}" "${depth[@]}" -name '*_test.cu' | sort); do
-    suffix=$(sed -nE 's/.*_sm([0-9]+[af])_test\.cu$/\1/p' <<<"$file")
-    [ -z "$suffix" ] || [ "$suffix" = "$special" ] || { echo "$file needs sm_$suffix" >>"$build/left_out" && continue; }
-    echo "$file"
-  done
+  find "tests/${1#front}" "${depth[@]}" -name '*_test.cu' | sort
 }
 json=$(find "$deps/nlohmann/json.hpp" "$deps/usr/include/nlohmann/json.hpp" 2>/dev/null | head -n 1)
 object() { echo "$build/$(tr / _ <<<"$1").o"; }
@@ -109,11 +108,11 @@ kernels=(bench/gpu/product.cu bench/gpu/codes/*.cu) # a file for each code
 [ -z "$tiny" ] || kernels=(bench/gpu/product.cu bench/gpu/codes/grid4.cu)
 programs=("${kernels[@]}" bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
 engine=(bench/gpu/decoder.cu examples/model/device/{decoder,dense_matrix}.cu examples/model/architecture/rope.cpp)
-mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs ls -S
+mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs -r ls -S
   for s in "${stages[@]}"; do [ "$s" != model ] || sources_of "$s"; done)
 compile() { # compile COMMAND... SOURCE OBJECT: leaves OBJECT.done also if it fails
   local source=${*: -2:1} object=${*: -1}
-  "${@:1:$#-2}" -c "$source" -o "$object" >"$object.log" 2>&1 || { echo "DOES NOT COMPILE: $source" && head -n 5 "$object.log"; }
+  [ -e "$object" ] || "${@:1:$#-2}" -c "$source" -o "$object" >"$object.log" 2>&1 || { echo "DOES NOT COMPILE: $source" && head -n 5 "$object.log"; }
   touch "$object.done"
 }
 export -f compile
@@ -129,33 +128,40 @@ export -f compile
       printf '\0'
     fi
   done
-} | xargs -0 -P "$jobs" -I{} bash -c '{}' >"$build/errors.txt" 2>&1 &
+} | xargs -0 -P "$jobs" -I{} nice -n 19 bash -c '{}' >"$build/errors.txt" 2>&1 &
 compiler=$!
 trap 'kill "$compiler" 2>/dev/null' EXIT
-# built PROGRAM SOURCE...: waits for the objects and links those that there are.
+# built PROGRAM SOURCE...: waits for the objects, up to a third of the whole time, and links those that there are.
 built() {
-  local program=$build/$1 source objects=()
+  local program=$build/$1 source objects=() until=$((SECONDS + limit / 3))
   shift
   for source in "$@"; do
-    while [ ! -e "$(object "$source").done" ] && [ "$(left)" -gt 5 ]; do sleep 0.2; done
-    [ ! -e "$(object "$source")" ] || objects+=("$(object "$source")")
-    [ -e "$(object "$source")" ] || { say "DOES NOT COMPILE: $source" && failures=$((failures + 1)); }
+    while [ ! -e "$(object "$source").done" ] && [ "$(left)" -gt 5 ] && [ "$SECONDS" -lt "$until" ]; do sleep 0.2; done
+    if [ ! -e "$(object "$source").done" ]; then
+      say "NOT COMPILED IN TIME: $source" && failures=$((failures + 1)) && return 1
+    elif [ -e "$(object "$source")" ]; then
+      objects+=("$(object "$source")")
+    else
+      say "DOES NOT COMPILE: $source" && failures=$((failures + 1))
+    fi
   done
-  "${nvcc[-1]}" "${flags[0]}" "${objects[@]}" "${libraries[@]}" -o "$program" >"$program.log" 2>&1 && return
+  "$linker" "${flags[0]}" "${objects[@]}" "${libraries[@]}" -o "$program" >"$program.log" 2>&1 && return
   say "DOES NOT LINK: $program ($(head -n 1 "$program.log"))" && failures=$((failures + 1)) && return 1
 }
 
 # 2. What an emulator cannot know: shared memory, cold capture, uploads, repetitions under load, costs of the host, the grid.
 built probe bench/gpu/probe.cu "${kernels[@]}" && step probe 20 120 "$build/probe" $tiny
 
-# 3. All tests of the CUDA half, natively.
-for stage in "${stages[@]}"; do
-  mapfile -t sources < <(sources_of "$stage")
-  [ "${#sources[@]}" -gt 0 ] || continue
-  built "test_$stage" tests/main.cpp "${sources[@]}" || continue
-  echo "=== $stage" >>"$out/tests.txt"
-  step tests 10 100 "$build/test_$stage" -d yes
-done
+# 3. All tests of the CUDA half, natively; those of the application, whose objects come last, behind step 4.
+test_stage() {
+  local sources
+  mapfile -t sources < <(sources_of "$1")
+  [ "${#sources[@]}" -gt 0 ] || return
+  built "test_$1" tests/main.cpp "${sources[@]}" || return
+  echo "=== $1" >>"$out/tests.txt"
+  step tests 10 100 "$build/test_$1" -d yes
+}
+for stage in "${stages[@]}"; do [ "$stage" = model ] || test_stage "$stage"; done
 [ ! -s "$build/left_out" ] || say "tests left out: $(sort -u "$build/left_out" | tr '\n' ';')"
 
 # 4. Products of the layers of one model beside cuBLAS; then all layers of whole models in one graph.
@@ -163,6 +169,7 @@ built bench bench/matmul/matmul_bench.cu "${kernels[@]}" && step bench 30 150 "$
 built tokens bench/gpu/tokens.cu "${kernels[@]}" && step tokens 30 120 "$build/tokens" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 # Whole decoders: attention, the output layer and the choice of tokens too.
 built decoder "${engine[@]}" && step tokens 30 120 "$build/decoder" "${tiny:-${MODEL:-Llama-3.1-8B}}"
+for stage in "${stages[@]}"; do [ "$stage" != model ] || test_stage model; done
 
 # 5. Counters of ten launches. --set full first: a misspelt metric cannot end the run. --clock-control none leaves the clocks
 # alone; --cache-control all makes every launch a cold one.
@@ -186,6 +193,7 @@ else
   say 'sanitizers: LEFT OUT, compute-sanitizer is not there'
 fi
 touch "$out"/{probe,tests,bench,tokens,ncu,sanitizers}.txt "$out/ncu.ncu-rep"
+head -c 20000 "$build/errors.txt" >>"$out/tests.txt"  # what did not compile
 say "$failures steps failed; files in $out"
 cat "$out/summary.txt"
 [ "$failures" = 0 ]
