@@ -245,6 +245,19 @@ TEST_CASE("no offset or row number makes experts leave x, y or the workspace", "
   }
 }
 
+TEST_CASE("offsets that claim all rows for many experts take no more of the workspace than others",
+          "[matmul][grouped][gpu]") {
+  if (!emulator::in_use) return;
+  const gpu::Experts experts = upload(some_experts(24, 150, 192));
+  gpu::MatmulPlan plan;
+  plan.grid = 3;  // all three ranges of an expert have slots in the workspace
+  std::vector<std::int32_t> offsets(25);
+  for (std::size_t e = 1; e < offsets.size(); e += 2) offsets[e] = 8;
+  const HostRows rows{offsets, {0, 1, 2, 0, 1, 2, 0, 1}, {0, 1, 2, 3, 4, 5, 6, 7}, Normals(1, 8, 1).data, 8};
+  const Normals<Half> x(3, 192, 6);
+  CHECK(grouped_product<float>(experts, x, rows, {std::vector<float>(8 * 150), 150}, plan).size() == 8 * 150);
+}
+
 TEST_CASE("a layer of a mixture goes from a router's choices to outputs of tokens",
           "[matmul][grouped][gpu]") {
   const gpu::Device device = gpu::current_device();

@@ -54,6 +54,23 @@ TEST_CASE("AcrossDevices does not see the device, PerBatch sees the batch", "[ma
   CHECK(gpu::plan_matmul(layout, large, Reproducibility::PerBatch, 640).grid == 32);
 }
 
+TEST_CASE("a plan that no kernel can follow is refused with its number", "[matmul][matmul_task][gpu]") {
+  using Catch::Contains;
+  const auto check = [](int row_warps, std::int64_t grid) {
+    gpu::MatmulPlan plan;
+    plan.row_warps = row_warps;
+    plan.grid = grid;
+    gpu::detail::check_plan("f", plan);
+  };
+  for (const int row_warps : {2, 4})
+    for (const std::int64_t grid : {std::int64_t{1}, (std::int64_t{1} << 31) - 1})
+      CHECK_NOTHROW(check(row_warps, grid));
+  for (const int row_warps : {-2, 0, 1, 3, 8})
+    CHECK_THROWS_WITH(check(row_warps, 1), Contains("plan.row_warps is " + std::to_string(row_warps)));
+  for (const std::int64_t grid : {std::int64_t{-1}, std::int64_t{0}, std::int64_t{1} << 31})
+    CHECK_THROWS_WITH(check(4, grid), Contains("plan.grid is " + std::to_string(grid)));
+}
+
 TEST_CASE("each pointer of a product must be aligned, and what is written must be apart from the rest",
           "[matmul][matmul_task][gpu]") {
   using Task = gpu::MatmulTask<higgs::Half, float>;

@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -20,9 +21,10 @@ namespace gpu = higgs::gpu;
 
 namespace {
 
-// How often each warp tile is asked for by a warp that multiplies steps [begin, end), whole rounds of them where it can.
+// How often each warp tile is asked for by a warp that multiplies steps [begin, end), whole rounds of them between two
+// changes of group.
 template <class Format, int Stages>
-std::vector<int> requests(int begin, int end) {
+std::vector<int> requests(int begin, int end, int group) {
   using Prefetch = gpu::detail::StreamPrefetch<Format, Stages>;
   std::vector<int> times(static_cast<std::size_t>(end));
   const auto ask = [&](auto request) {
@@ -30,12 +32,9 @@ std::vector<int> requests(int begin, int end) {
   };
   ask(Prefetch::first_request(begin, end));
   for (int step = begin; step < end;) {
-    if (step % Stages != 0 || step + Stages > end) {
-      ++step;
-      continue;
-    }
-    ask(Prefetch::next_request(step, end));
-    step += Stages;
+    const int until = std::min(end, (step / group + 1) * group), steps = step + Stages <= until ? Stages : 1;
+    ask(Prefetch::next_request(step, steps, end));
+    step += steps;
   }
   return times;
 }
@@ -43,14 +42,15 @@ std::vector<int> requests(int begin, int end) {
 template <class Format, int Stages>
 void check_requests() {
   for (int begin = 0; begin < 9; ++begin)
-    for (int end = begin + 1; end < 60; ++end) {
-      INFO(Stages << " stages, steps " << begin << " to " << end);
-      const std::vector<int> times = requests<Format, Stages>(begin, end);
-      std::size_t wrong = 0;
-      for (int step = 0; step < end; ++step)
-        wrong += times[static_cast<std::size_t>(step)] != (step >= begin + Stages ? 1 : 0);
-      CHECK(wrong == 0);
-    }
+    for (int end = begin + 1; end < 60; ++end)
+      for (const int group : {1, 2, 16, 100}) {
+        INFO(Stages << " stages, steps " << begin << " to " << end << ", groups of " << group);
+        const std::vector<int> times = requests<Format, Stages>(begin, end, group);
+        std::size_t wrong = 0;
+        for (int step = 0; step < end; ++step)
+          wrong += times[static_cast<std::size_t>(step)] != (step >= begin + Stages ? 1 : 0);
+        CHECK(wrong == 0);
+      }
 }
 
 }  // namespace

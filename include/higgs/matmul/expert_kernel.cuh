@@ -80,6 +80,7 @@ struct ExpertTask : StreamTask {
   const ExpertWeights* weights = nullptr;  // (experts)
   ExpertWindow window;
   int split_tiles = 0;                   // the most batch tiles whose units are ranges
+  int most_tiles = 0;                    // batch tiles that ascending offsets can make: others find no more
   int own_slots = 0;                     // slots of a block whose units are row blocks
   const std::int32_t* y_rows = nullptr;  // (rows of the window): rows of y; none: first_y + i
   std::int64_t first_y = 0;
@@ -158,7 +159,7 @@ __device__ inline void set_range(ExpertBlock& block, const StreamSplit& split, i
 template <int Columns>
 __device__ inline void count_units(const ExpertTask& task, ExpertBlock& block) {
   if (threadIdx.x < 32) {
-    const int tiles = expert_tiles(task.window, Columns);
+    const int tiles = min(expert_tiles(task.window, Columns), task.most_tiles);
     if (threadIdx.x == 0) {
       block.tiles = tiles;
       block.whole = tiles > task.split_tiles;

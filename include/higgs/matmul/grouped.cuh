@@ -115,8 +115,9 @@ std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t count, const
 ///
 /// gated as Epilogue says if it is. x and y are as for matmul_async, bias is (size(), rows). Other rows of y are not
 /// written. One launch that gathers and rotates, and one that multiplies, for each few thousand rows; which experts are
-/// in use is known on the device alone. The bits of a row without weights are those of matmul_async under the same plan.
-/// Errors are those of matmul_async.
+/// in use is known on the device alone. The bits of a row without weights are those of matmul_async under the same plan
+/// without GEMM and warpgroup products. Of the plan, row_warps, grid and overlap_launches count. Errors are those of
+/// matmul_async.
 template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor>
 void matmul_grouped_async(DenseView<X> x, const Experts& w, const ExpertRows& rows, DenseView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,
@@ -131,6 +132,7 @@ struct ExpertCut {
 
   std::int64_t columns;      // rows of a batch tile
   std::int64_t window;       // rows of a launch
+  std::int64_t tiles;        // batch tiles of a launch at most
   std::int64_t split_tiles;  // as in ExpertTask
   std::int64_t own_slots;    // as in ExpertTask
   std::int64_t blocks;       // blocks of a launch
@@ -138,12 +140,13 @@ struct ExpertCut {
 
   ExpertCut(const PackedView& w, int experts, std::int64_t count, const MatmulPlan& plan,
             const Device& device) {
+    check_plan("higgs::gpu::matmul_grouped_async", plan);
     const PackedLayout& layout = w.layout;
     // The rows of an expert vary: a quarter more than the mean have room.
     const std::int64_t each = ceil_div(5 * count, 4 * experts);
     columns = each <= 8 ? 8 : each <= 16 ? 16 : each <= 32 ? 32 : 64;
     window = std::min(count, std::max<std::int64_t>(most_x / (layout.depth() * 2) / 64, 1) * 64);
-    const std::int64_t tiles = window / columns + std::min<std::int64_t>(experts, window);
+    tiles = window / columns + std::min<std::int64_t>(experts, window);
 
     const StreamSplit split = split_of(layout, plan);
     expects(tiles * std::max<std::int64_t>(plan.grid, split.row_blocks) < std::int64_t{1} << 31,
@@ -191,12 +194,13 @@ ExpertTask expert_task(const Experts& w, const ExpertCut& cut, const MatmulPlan&
   out.row_blocks = ExpertCut::split_of(layout, plan).row_blocks;
   out.grid = static_cast<int>(plan.grid);
   out.split_tiles = static_cast<int>(cut.split_tiles);
+  out.most_tiles = static_cast<int>(cut.tiles);
   out.own_slots = static_cast<int>(cut.own_slots);
   return out;
 }
 
 /// Launches the instance for the format of w.
-template <class Formats, class T, int ColumnTiles>
+template <class Formats, class Archs, class T, int ColumnTiles>
 void launch_experts(const ExpertTask& task, std::int64_t blocks, cudaStream_t stream,
                     const LaunchOptions& options) {
   with_format("higgs::gpu::matmul_grouped_async", task.w.layout, Formats{}, [&]<class Format>(Format) {
@@ -239,16 +243,16 @@ void multiply_experts(DenseView<const X> x, const Experts& w, const ExpertRows& 
                                    reinterpret_cast<float*>(at + cut.x));
     switch (cut.columns) {
       case 8:
-        launch_experts<Formats, T, 1>(task, cut.blocks, stream, options);
+        launch_experts<Formats, Archs, T, 1>(task, cut.blocks, stream, options);
         break;
       case 16:
-        launch_experts<Formats, T, 2>(task, cut.blocks, stream, options);
+        launch_experts<Formats, Archs, T, 2>(task, cut.blocks, stream, options);
         break;
       case 32:
-        launch_experts<Formats, T, 4>(task, cut.blocks, stream, options);
+        launch_experts<Formats, Archs, T, 4>(task, cut.blocks, stream, options);
         break;
       default:
-        launch_experts<Formats, T, 8>(task, cut.blocks, stream, options);
+        launch_experts<Formats, Archs, T, 8>(task, cut.blocks, stream, options);
     }
   }
 }

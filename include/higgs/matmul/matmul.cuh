@@ -80,6 +80,7 @@ template <class Formats, class Archs, class Task, MatmulKernel... Ks>
 void launch_first(const char* function, TypeList<Ks...>, const Task& task, std::span<std::byte> workspace,
                   const Device& device, cudaStream_t stream) {
   check_device(function, task.w, device);
+  check_plan(function, task.plan);
   const auto attempt = [&]<class K>(std::type_identity<K>) {
     if (!K::can(task, device)) return false;
     const std::size_t needed = K::workspace(task, device);
@@ -105,6 +106,7 @@ std::size_t largest_workspace(const MatmulSize& size, const Device& device, Type
 }  // namespace detail
 
 inline std::size_t matmul_workspace(const MatmulSize& size, const Device& device) {
+  detail::check_plan("higgs::gpu::matmul_workspace", size.plan);
   if (size.rotated) return detail::largest_workspace(size, device, RotatedKernels{});
   return detail::largest_workspace(size, device, Kernels{});
 }

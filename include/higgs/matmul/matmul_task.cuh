@@ -39,6 +39,8 @@ struct MatmulPlan {
   std::int64_t most_workspace = std::int64_t{64} << 20;
   // Programmatic dependent launch, with code for sm_90 or later: the kernel begins before the kernel in front of it on the
   // stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not write them.
+  // Nor may a kernel in front of that one, if that one overlaps too: the last launch without overlap is what they wait
+  // for. Products of the streaming kernel and of experts overlap; others begin when all work in front has ended.
   bool overlap_launches = false;
   // Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the program
   // code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
@@ -164,6 +166,17 @@ inline std::int64_t outputs_of(const char* function, const PackedLayout& layout,
                                    " rows, but a gated product needs an even number of them");
   });
   return gated ? layout.rows / 2 : layout.rows;
+}
+
+/// Throws InvalidArgument for a plan that no kernel can follow.
+inline void check_plan(const char* function, const MatmulPlan& plan) {
+  expects(plan.row_warps == 2 || plan.row_warps == 4, [&] {
+    return higgs::detail::sentence(function, ": plan.row_warps is ", plan.row_warps, ", but must be 2 or 4");
+  });
+  expects(plan.grid >= 1 && plan.grid <= std::numeric_limits<std::int32_t>::max(), [&] {
+    return higgs::detail::sentence(function, ": plan.grid is ", plan.grid,
+                                   " blocks, but must be from 1 to 2^31 - 1");
+  });
 }
 
 /// A part of a workspace: `bytes` rounded up to a multiple of 256.

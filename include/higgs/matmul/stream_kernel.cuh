@@ -399,12 +399,14 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_chunk(int c) {
     if (step == change) change_group();
     const int until = min(stop, change);
     while (step + stages <= until) {
-      if (column_tiles < 8 && k_warps == 1) Prefetch::advance(next_load, facts.thread(), step, end_step);
+      if (column_tiles < 8 && k_warps == 1)
+        Prefetch::advance(next_load, facts.thread(), step, stages, end_step);
       HIGGS_UNROLL for (int r = 0; r < stages; ++r, x += each)
         multiply_step(loads[r], tails[r], x);
     }
     if constexpr (stages > 1)
       for (; step < until; x += each) {  // less than a round: the loads move up
+        if (column_tiles < 8 && k_warps == 1) Prefetch::advance(next_load, facts.thread(), step, 1, end_step);
         multiply_step(loads[0], tails[0], x);
         HIGGS_UNROLL for (int r = 0; r + 1 < stages; ++r) {
           HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i) {

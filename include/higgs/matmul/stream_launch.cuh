@@ -217,7 +217,7 @@ void require_waiting_code(const LaunchOptions& options, Kernel kernel) {
 }
 
 /// Launches the instance for the format of w.
-template <class Formats, class T, int ColumnTiles, class X = void>
+template <class Formats, class Archs, class T, int ColumnTiles, class X = void>
 void launch_stream(const StreamTask& task, cudaStream_t stream, const LaunchOptions& options) {
   expects(std::int64_t{task.grid} * task.batch_tiles < std::int64_t{1} << 31,
           "higgs::gpu::matmul_async: too many blocks");
@@ -260,13 +260,13 @@ void multiply_rows(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace& sp
     part.x_stride = task.w.layout.depth();
     switch (BatchTiles(task).columns) {
       case 8:
-        return launch_stream<Formats, T, 1>(part, stream, options);
+        return launch_stream<Formats, Archs, T, 1>(part, stream, options);
       case 16:
-        return launch_stream<Formats, T, 2>(part, stream, options);
+        return launch_stream<Formats, Archs, T, 2>(part, stream, options);
       case 32:
-        return launch_stream<Formats, T, 4>(part, stream, options);
+        return launch_stream<Formats, Archs, T, 4>(part, stream, options);
       default:
-        return launch_stream<Formats, T, 8>(part, stream, options);
+        return launch_stream<Formats, Archs, T, 8>(part, stream, options);
     }
   });
 }
@@ -316,7 +316,7 @@ void RotatingStreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte*
                         [&](detail::StreamTask part) {
                           part.x = task.x.data;
                           part.x_stride = task.x.row_stride;
-                          detail::launch_stream<Formats, OperandOf<X>, 1, X>(
+                          detail::launch_stream<Formats, Archs, OperandOf<X>, 1, X>(
                               part, stream, detail::launch_options(task.plan, device));
                         });
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights on their way to the second-level cache, ahead of the loads that bring them to registers: these then wait for
-// the cache and not for memory. A warp asks for neighbouring warp tiles, 16 KiB ahead, with one instruction for four of
-// them. From sm_90 on; nothing before.
+// the cache and not for memory. A warp asks for neighbouring warp tiles, 16 KiB ahead, with one instruction for a
+// round. From sm_90 on; nothing before.
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -18,8 +18,7 @@ namespace detail {
 /// What a warp asks for whose loads run `Stages` steps ahead, where step p is warp tile p of neighbouring ones.
 template <class Format, int Stages>
 struct StreamPrefetch {
-  static constexpr int each = 4;                                         // warp tiles of a request
-  static constexpr int ahead = 1024 / tile_units<Format> / each * each;  // warp tiles ahead of the loads
+  static constexpr int ahead = 1024 / tile_units<Format> / 4 * 4;  // warp tiles ahead of the loads
 
   /// Warp tiles [first, first + count).
   struct Request {
@@ -27,19 +26,19 @@ struct StreamPrefetch {
   };
   /// Before the first step.
   static HIGGS_HOST_DEVICE Request first_request(int step, int end_step) {
-    return within(step + Stages, ahead + (-step & (each - 1)), end_step);
+    return within(step + Stages, ahead, end_step);
   }
-  /// Before step `step`: the warp tiles behind those that were asked for before it.
-  static HIGGS_HOST_DEVICE Request next_request(int step, int end_step) {
-    return within(step + Stages + ahead, step % each == 0 ? each : 0, end_step);
+  /// Before the `steps` steps from `step` on: as many warp tiles behind those that were asked for before.
+  static HIGGS_HOST_DEVICE Request next_request(int step, int steps, int end_step) {
+    return within(step + Stages + ahead, steps, end_step);
   }
 
   /// One lane puts the request forward; next_load: the warp tile that is loaded next, of step `step` + Stages.
   static __device__ void begin(const uint4* next_load, int thread, int step, int end_step) {
     put(next_load, thread, step, first_request(step, end_step));
   }
-  static __device__ void advance(const uint4* next_load, int thread, int step, int end_step) {
-    put(next_load, thread, step, next_request(step, end_step));
+  static __device__ void advance(const uint4* next_load, int thread, int step, int steps, int end_step) {
+    put(next_load, thread, step, next_request(step, steps, end_step));
   }
 
  private:

@@ -151,13 +151,16 @@ WgmmaTask wgmma_task(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split
 }
 
 /// Whether the program has the code of the kernel for the current device.
-template <class Format, class T, int RowTiles>
+template <class Format, class Archs, class T, int RowTiles>
 bool has_wgmma_code() {
   static const bool has = [] {
     cudaFuncAttributes facts = {};
     const auto* kernel = reinterpret_cast<const void*>(wgmma_kernel<Format, T, RowTiles>);
-    if (cudaFuncGetAttributes(&facts, kernel) == cudaSuccess)
+    const cudaError_t error = cudaFuncGetAttributes(&facts, kernel);
+    if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction) {
+      check(error, "higgs::gpu::matmul_async: warpgroup products");
       return facts.maxThreadsPerBlock >= wgmma_threads;
+    }
     static_cast<void>(cudaGetLastError());  // no image for this device: nobody else's error
     return false;
   }();
@@ -170,7 +173,7 @@ bool launch_wgmma(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split, s
                   const Device& device, cudaStream_t stream) {
   using T = OperandOf<X>;
   using Shape = WgmmaShape<RowTiles>;
-  if (!has_wgmma_code<Format, T, RowTiles>()) return false;
+  if (!has_wgmma_code<Format, Archs, T, RowTiles>()) return false;
   const WgmmaWorkspace parts(task, split, device);
   WgmmaTask out = wgmma_task(task, split, parts, workspace);
   const std::int64_t depth = task.w.layout.depth();
