@@ -75,7 +75,7 @@ struct GroupEncoding {
 /// Half a warp per group: scale, encode, refit, and again for each other scale of the scale search. `words` are the
 /// search's, copied to shared memory if they fit. `trial` has the size of `codes`, or is null without a scale search.
 template <class Search, bool InShared, class Index>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)  // without the 4 ptxas spills on sm_120
     encode_groups_kernel(DenseView<const float> x, std::int64_t group, const std::uint32_t* words,
                          int word_count, Search search, __grid_constant__ const GroupEncoding how,
                          Index* codes, Index* trial, Half* scales, double2* errors) {

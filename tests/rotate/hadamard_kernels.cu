@@ -13,7 +13,7 @@ namespace detail = higgs::gpu::detail;
 [[maybe_unused]] auto* const wide = detail::rotate_wide_kernel<Half, Half, detail::EveryRow>;
 // All else: registers for 512 threads, for 256 with Paley's matrix. 32 bits are read and written where rows
 // are no whole runs or not aligned, and for Paley's matrix; all else goes by 128.
-// plan: rotate_block_kernel<true, false,.*>: registers <= 80; shfl == 0; lds128 >= 32; sts128 >= 32; lds32 <= 12
+// plan: rotate_block_kernel<true, false,.*>: registers <= 96; shfl == 0; lds128 >= 32; sts128 >= 32; lds32 <= 12
 [[maybe_unused]] auto* const block = detail::rotate_block_kernel<true, false, detail::EveryRow>;
 // plan: rotate_block_kernel<true, true,.*>: registers <= 255; shfl == 0
 [[maybe_unused]] auto* const block_paley = detail::rotate_block_kernel<true, true, detail::EveryRow>;

@@ -77,7 +77,7 @@ TEST_CASE("texts that grow together are what each would be alone, in fp16 and bf
     }
 }
 
-TEST_CASE("a text ends with an end token, its limit, or the context; others go on", "[model][device]") {
+TEST_CASE("a text ends with an end token, its limit, or the context, and others go on", "[model][device]") {
   ModelConfig config = tiny_config("llama");
   config.context = 40;
   const TinySource source(config);
