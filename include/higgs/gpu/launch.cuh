@@ -28,7 +28,7 @@ using BuiltFor = Architectures<>;
 
 /// The facts of a device that plans depend on: asked once, kept by the caller.
 struct Device {
-  int multiprocessors = 0;
+  int multiprocessors = 0;        // as the driver counts them: fewer in a MIG instance
   int shared_bytes = 0;           // shared memory that one block may have
   int architecture = 0;           // compute capability: 90 for sm_90
   int reserved_shared_bytes = 0;  // shared memory in front of each block's that CUDA keeps for itself

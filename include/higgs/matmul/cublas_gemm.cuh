@@ -28,7 +28,7 @@ struct CublasError : std::runtime_error {
   CublasError(cublasStatus_t status, const char* what)
       : std::runtime_error(std::string(what).append(": ").append(cublasGetStatusString(status))),
         code(status) {}
-  cublasStatus_t code;
+  cublasStatus_t code;  // as the call returned it
 };
 
 /// y = x * W^T (+ y) by cublasGemmEx on dense weights, with float sums: the last argument of matmul_async, and a dense

@@ -71,6 +71,7 @@ class Linear {
   const Device& device() const noexcept { return device_; }
   /// How the work is cut, for a caller to change before the first call: dense_from, dense_rows, rotate_inside.
   MatmulPlan& plan() noexcept { return plan_; }
+  /// How the work is cut.
   const MatmulPlan& plan() const noexcept { return plan_; }
 
   /// Bytes of workspace for calls with up to `batch` rows of x. It begins as zeros and at a multiple of 256. A GEMM

@@ -27,10 +27,10 @@ enum class OutputType { Float, Half, BFloat16 };
 struct MatmulOutput {
   void* data = nullptr;
   OutputType type = OutputType::Float;
-  std::int64_t row_stride = 0;
+  std::int64_t row_stride = 0;     // elements
   const float* bias = nullptr;     // (N)
   const void* residual = nullptr;  // shape, type and stride of y
-  bool gated = false;
+  bool gated = false;              // as in Epilogue
 };
 
 namespace detail {
