@@ -185,7 +185,11 @@ __device__ inline void begin_unit(const ExpertTask& task, ExpertBlock& block) {
       block.first_x = rows.first;
       block.batch = rows.rows;
       block.expert = rows.expert;
-      block.w = task.weights[rows.expert];
+      // Member by member: nvcc 13.0 crashes at the copy of the struct for sm_100 and later.
+      const ExpertWeights& w = task.weights[rows.expert];
+      block.w.codes = w.codes;
+      block.w.scales = w.scales;
+      block.w.output_scale = w.output_scale;
       set_range(block, split, block.whole ? split.first_owner(part) : part);
       block.row_block = block.whole ? part : block.begin / task.cols;
     }

@@ -34,16 +34,17 @@ struct MatmulPlan {
   /// Rows of x up to which the product's kernel rotates them, where it can; more rows take a launch before it. At
   /// most 4; 0: never. The bits are the same.
   std::int64_t rotate_inside = 4;
-  /// Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x take
-  /// several launches, one after the other. The bits are the same.
+  /// Bytes of workspace that a product takes at most, unless its least launch needs more: products of more rows of x
+  /// take several launches, one after the other. The bits are the same.
   std::int64_t most_workspace = std::int64_t{64} << 20;
-  /// Programmatic dependent launch, with code for sm_90 or later: the kernel begins before the kernel in front of it on the
-  /// stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not write them.
-  /// Nor may a kernel in front of that one, if that one overlaps too: the last launch without overlap is what they wait
-  /// for. Products of the streaming kernel and of experts overlap; others begin when all work in front has ended.
+  /// Programmatic dependent launch, with code for sm_90 or later: the kernel begins before the kernel in front of it
+  /// on the stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not
+  /// write them. Nor may a kernel in front of that one, if that one overlaps too: the last launch without overlap is
+  /// what they wait for. Products of the streaming kernel and of experts overlap; others begin when all work in front
+  /// has ended.
   bool overlap_launches = false;
-  /// Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the program
-  /// code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
+  /// Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the
+  /// program code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
   std::int64_t wgmma_from = std::numeric_limits<std::int64_t>::max();
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
