@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/dense.cuh"
+#include "device/device.hpp"
 #include "device/matrix.cuh"
 
 #include <higgs/core/error.hpp>
@@ -56,8 +57,11 @@ gpu::DeviceBuffer<T> upload_rows(const std::string& matrix, std::int64_t rows, s
     for (const float value : floats) {
       converted.push_back(static_cast<T>(value));
       if (std::isfinite(value) && !std::isfinite(static_cast<float>(converted.back())))
-        throw InvalidArgument(matrix + " holds " + std::to_string(value) +
-                              ", which exceeds the range of fp16; --dtype bf16 has the range of floats");
+        throw InvalidArgument(matrix + " holds " + std::to_string(value) + ", which exceeds the range of " +
+                              std::string(name_of(device_type_of<T>)) +
+                              (device_type_of<T> == DeviceType::Fp16
+                                   ? "; --dtype bf16 has the range of floats"
+                                   : ", which is that of floats"));
     }
     gpu::check(cudaMemcpy(out.data() + first * cols, converted.data(), converted.size() * sizeof(T),
                           cudaMemcpyHostToDevice),

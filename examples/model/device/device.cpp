@@ -15,6 +15,18 @@ DeviceType device_type_named(std::string_view name) {
                         "\"; there are auto, fp16, bf16");
 }
 
+std::string_view name_of(DeviceType type) noexcept {
+  if (type == DeviceType::OfModel) return "auto";
+  return type == DeviceType::Fp16 ? "fp16" : "bf16";
+}
+
+std::string causes_of_infinity(DeviceType type) {
+  if (type == DeviceType::Fp16)
+    return "the model is damaged, or its activations exceed the range of fp16, and --dtype bf16 can hold "
+           "them";
+  return "the model is damaged, or its activations exceed even the range of bf16, which is that of floats";
+}
+
 DeviceType type_of(const ModelSource& source) {
   const auto& tensors = source.tensors();
   bool bf16 = std::any_of(tensors.begin(), tensors.end(),

@@ -9,6 +9,7 @@
 #include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/executor.hpp>
+#include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/store/quantized_matrix.hpp>
 
@@ -19,6 +20,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace higgs::model {
@@ -28,6 +30,13 @@ namespace higgs::model {
 enum class DeviceType { OfModel, Fp16, Bf16 };
 /// "auto", "fp16" or "bf16"; throws InvalidArgument for other names.
 DeviceType device_type_named(std::string_view name);
+std::string_view name_of(DeviceType type) noexcept;
+/// Fp16 for Half, Bf16 for BFloat16.
+template <class T>
+inline constexpr DeviceType device_type_of = std::is_same_v<T, Half> ? DeviceType::Fp16 : DeviceType::Bf16;
+/// What may be wrong with a model that gives NaN or infinite numbers with activations of that type, Fp16 or Bf16: the end
+/// of a sentence, with the remedy if there is one.
+std::string causes_of_infinity(DeviceType type);
 /// The type that OfModel stands for: Fp16 or Bf16.
 DeviceType type_of(const ModelSource& source);
 

@@ -174,9 +174,8 @@ bool Generating<T>::ended(int reading) const {
   for (std::int64_t text = 0; text < texts_; ++text)
     if (damage[text] != 0)
       throw FormatError(
-          "the model gives the token " + std::to_string(damage[text] - 1) +
-          " a logit that is NaN or infinite: its weights are damaged, or its activations exceed "
-          "the range of fp16, and --dtype bf16 can hold them");
+          "the model gives token " + std::to_string(damage[text] - 1) +
+          " of the vocabulary a logit that is NaN or infinite: " + causes_of_infinity(device_type_of<T>));
   return std::all_of(positions, positions + texts_, [](std::int32_t position) { return position < 0; });
 }
 

@@ -44,14 +44,19 @@ void to_host(gpu::DenseView<T> from, MatrixView<float> to, cudaStream_t stream) 
       to(r, c) = static_cast<float>(values[static_cast<std::size_t>(r * from.cols + c)]);
 }
 
-// Throws FormatError unless all states are finite; row 0 is token `first` of the text.
-void check_states(const std::string& name, MatrixView<const float> x, std::int64_t first, std::size_t last) {
+// Throws FormatError unless all states are finite; row 0 is token `first` of the text, and `last` of `layers` blocks have
+// worked on it. Attention multiplies an infinite value behind a token by 0, which makes the token NaN: the token that is
+// wrong may come after the one that is found.
+template <class T>
+void check_states(const std::string& name, MatrixView<const float> x, std::int64_t first, std::size_t last,
+                  std::size_t layers) {
   for (std::int64_t r = 0; r < x.rows; ++r)
     if (find_not_finite(x.row(r), x.cols) >= 0)
-      throw FormatError(name + ": token " + std::to_string(first + r) +
-                        " of the text becomes NaN or infinite before layer " + std::to_string(last) +
-                        ": the model is damaged, or its activations exceed the range of fp16, and --dtype "
-                        "bf16 can hold them");
+      throw FormatError(
+          name + ": token " + std::to_string(first + r) +
+          " of the text, or one after it, becomes NaN or infinite " +
+          (last < layers ? "before layer " + std::to_string(last) : std::string("after the last layer")) +
+          ": " + causes_of_infinity(device_type_of<T>));
 }
 
 }  // namespace
@@ -142,6 +147,10 @@ void DeviceNetwork<T>::run_blocks(std::size_t first, std::size_t last, MatrixVie
       first <= last && last <= weights_.blocks.size() && x.cols == config_.width,
       "higgs::model::DeviceNetwork::run_blocks: x must be (tokens, width), the blocks those of the model");
   if (x.rows == 0) return;
+  if (first == last) {  // not even the embedding's factor, which belongs to block 0
+    check_states<T>(name_, x, 0, last, weights_.blocks.size());
+    return;
+  }
   Decoder<T>& decoder = text(x.rows).decoder;
   for (std::int64_t begin = 0; begin < x.rows; begin += decoder.size().rows) {
     const std::int64_t rows = std::min(decoder.size().rows, x.rows - begin);
@@ -151,7 +160,7 @@ void DeviceNetwork<T>::run_blocks(std::size_t first, std::size_t last, MatrixVie
     decoder.blocks_async(first, last, rows, rows_from(begin), Pass::Prompt, stream_.get());
     decoder.settle_async(rows, stream_.get());
     to_host(decoder.states(rows), part, stream_.get());
-    check_states(name_, part, begin, last);
+    check_states<T>(name_, part, begin, last, weights_.blocks.size());
   }
 }
 
@@ -183,7 +192,8 @@ void DeviceNetwork<T>::forward(std::span<const TokenId> tokens, MatrixView<float
     decoder.blocks_async(0, weights_.blocks.size(), rows, rows_from(begin), Pass::Prompt, stream_.get());
     decoder.finish_async(0, rows, stream_.get());
     to_host(decoder.hidden(rows), hidden.row_range(begin, rows), stream_.get());
-    check_states(name_, hidden.row_range(begin, rows), begin, weights_.blocks.size());
+    check_states<T>(name_, hidden.row_range(begin, rows), begin, weights_.blocks.size(),
+                    weights_.blocks.size());
   }
 }
 

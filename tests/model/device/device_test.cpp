@@ -4,6 +4,7 @@
 #include "model/tiny_model.hpp"
 
 #include <higgs/core/error.hpp>
+#include <higgs/core/half.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -16,8 +17,14 @@ TEST_CASE("types have the names of the command line", "[model][device]") {
   CHECK(device_type_named("auto") == DeviceType::OfModel);
   CHECK(device_type_named("fp16") == DeviceType::Fp16);
   CHECK(device_type_named("bf16") == DeviceType::Bf16);
+  for (const char* name : {"auto", "fp16", "bf16"}) CHECK(name_of(device_type_named(name)) == name);
   CHECK_THAT(message_of<higgs::InvalidArgument>([] { device_type_named("fp8"); }),
              Catch::Contains("\"fp8\"") && Catch::Contains("bf16"));
+}
+
+TEST_CASE("numbers that overflow are told with a remedy where there is one", "[model][device]") {
+  CHECK_THAT(causes_of_infinity(device_type_of<higgs::Half>), Catch::Contains("--dtype bf16"));
+  CHECK_THAT(causes_of_infinity(device_type_of<higgs::BFloat16>), !Catch::Contains("--dtype"));
 }
 
 TEST_CASE("a model of which a tensor is stored in bf16 runs in bf16, every other in fp16",

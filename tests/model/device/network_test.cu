@@ -2,6 +2,7 @@
 #include "device/network.cuh"
 
 #include "emulator/emulator.hpp"
+#include "measure/probe.hpp"
 #include "model/device/device_model.hpp"
 #include "quantize/quantize.hpp"
 
@@ -96,6 +97,43 @@ TEST_CASE("steps, and prompts read in chunks, give the bits of one pass", "[mode
     CHECK(states.values == whole.hidden.values);
     chunked->output()(states.view(), out.view());
     CHECK(out.values == whole.values.values);
+  }
+}
+
+TEST_CASE("a range of no blocks changes no bit, and blocks can run again from states that were kept",
+          "[model][device]") {
+  const ModelConfig config = tiny_config("granite");
+  REQUIRE(config.embedding_scale != 1);
+  const TinySource source(config);
+  const auto device = on_device(source);
+  const Logits whole(*device);
+  Matrix kept(tokens, config.width);
+  device->embed(tiny_text(tokens), kept.view());
+  for (int run = 0; run < 2; ++run) {
+    Matrix states = kept;
+    device->run_blocks(0, 0, states.view());
+    CHECK(states.values == kept.values);
+    device->run_blocks(0, 1, states.view());
+    const Matrix between = states;
+    device->run_blocks(1, 1, states.view());
+    CHECK(states.values == between.values);
+    device->run_blocks(1, 2, states.view());
+    device->finish(states.view(), states.view());
+    CHECK(states.values == whole.hidden.values);
+  }
+}
+
+TEST_CASE("noise in a layer costs on a GPU what it costs on the CPU", "[model][device]") {
+  const TinySource source(tiny_config("granite"));
+  HostNetwork host(Transformer::load(*source));
+  const auto device = on_device(source);
+  const std::vector<double> levels{0.05};
+  NoiseProbe here(*device, tiny_text(tokens), tokens / 2), there(host, tiny_text(tokens), tokens / 2);
+  for (const std::string& name : {weight_name(0, &Block::q), weight_name(0, &Block::down),
+                                  weight_name(1, &Block::v), std::string(embedding_name)}) {
+    INFO(name);
+    const ProbeResult a = here.measure(name, levels, 3).at(0), b = there.measure(name, levels, 3).at(0);
+    CHECK(a.kl == Approx(b.kl).epsilon(0.05));
   }
 }
 
@@ -199,7 +237,8 @@ TEST_CASE("activations beyond fp16 are told with the token, and bf16 holds them"
   const TinySource source(config, tensors);
   HostNetwork host(Transformer::load(*source));
   CHECK_THAT(message_of<higgs::FormatError>([&] { Logits{*on_device(source)}; }),
-             Contains("token ") && Contains("NaN or infinite") && Contains("--dtype bf16"));
+             Contains("token ") && Contains("or one after it") && Contains("NaN or infinite") &&
+                 Contains("--dtype bf16"));
   const auto device = on_device(source, {.type = DeviceType::Bf16});
   CHECK(difference(Logits(*device).values, Logits(host).values) < 4e-2);
   for (TinyTensor& tensor : tensors)
