@@ -31,6 +31,9 @@ class DeviceCommandLine(unittest.TestCase):
         self.works("quantize", self.model, "-o", self.folder / "out", "--bits", 3)
         words = ["eval", self.folder / "out", "--text", self.text, "--window", 64, "--tokens", 128, "--reference", self.model]
         on_gpu, on_cpu = self.results("cuda", *words), self.results("cpu", *words)
+        self.assertEqual((on_gpu["device"], on_gpu["dtype"]), ("cuda", "fp16"))
+        self.assertEqual((on_cpu["device"], on_cpu["dtype"]), ("cpu", "float"))
+        self.assertEqual(self.results("cuda", *words, "--dtype", "bf16")["dtype"], "bf16")
         self.assertAlmostEqual(on_gpu["cross_entropy"], on_cpu["cross_entropy"], delta=5e-3)
         self.assertAlmostEqual(on_gpu["kl"], on_cpu["kl"], delta=0.02 * on_cpu["kl"])
 
@@ -38,6 +41,7 @@ class DeviceCommandLine(unittest.TestCase):
         words = ["compare", self.model, "--text", self.text, "--window", 64, "--tokens", 128,
                  "--methods", "higgs 2x256,nf4-64,higgs 2x64 random"]
         on_gpu, on_cpu = self.results("cuda", *words), self.results("cpu", *words)
+        self.assertEqual(on_gpu["protocol"]["device"], "cuda, activations in fp16")
         for here, there in zip(on_gpu["rows"], on_cpu["rows"], strict=True):
             self.assertEqual(here["bits"], there["bits"])
             self.assertEqual(here["t2"], there["t2"])
@@ -50,6 +54,9 @@ class DeviceCommandLine(unittest.TestCase):
         for here, there in zip(on_gpu["layers"], on_cpu["layers"], strict=True):
             self.assertEqual(here["name"], there["name"])
             self.assertAlmostEqual(here["alpha"], there["alpha"], delta=0.1 * there["alpha"])
+        refused = self.fails(1, *words, "-o", self.folder / "cpu.json", "--device", "cuda")
+        self.assertIn("--device cpu in float", refused)
+        self.assertIn("--device cuda in fp16", refused)
         refused = self.fails(1, *words, "-o", self.folder / "more.json", "--gradients", 2, "--device", "cuda")
         self.assertIn("--gradients", refused)
         self.assertIn("--device cpu", refused)

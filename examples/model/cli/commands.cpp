@@ -85,8 +85,10 @@ void ProcessorOptions::add_to(CLI::App& command) {
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "cuda"}));
   command
-      .add_option("--dtype", dtype,
-                  "activations on a GPU: fp16, bf16, or auto, bf16 for models stored in bf16 (default: auto)")
+      .add_option(
+          "--dtype", dtype,
+          "activations on a GPU: fp16, bf16, or auto (default): fp16 where a model is measured; generate "
+          "takes bf16 for a model stored in bf16")
       ->check(CLI::IsMember({"auto", "fp16", "bf16"}));
 }
 
@@ -102,9 +104,20 @@ DeviceOptions ProcessorOptions::gpu(std::int64_t tokens) const {
   return {.type = dtype.empty() ? DeviceType::OfModel : device_type_named(dtype), .tokens = tokens};
 }
 
+std::string ProcessorOptions::measuring_type() const {
+  if (!on_gpu()) return "float";
+  return dtype == "bf16" ? "bf16" : "fp16";
+}
+
+std::string ProcessorOptions::describe() const { return device + ", activations in " + measuring_type(); }
+
 std::unique_ptr<Network> ProcessorOptions::open(const ModelSource& source, std::int64_t tokens,
                                                 Executor& executor, KvType kv) const {
-  if (on_gpu()) return open_device_network(source, gpu(tokens), executor);
+  if (on_gpu()) {
+    DeviceOptions options = gpu(tokens);
+    options.type = device_type_named(measuring_type());
+    return open_device_network(source, options, executor);
+  }
   return std::make_unique<HostNetwork>(Transformer::load(source, executor), executor, kv);
 }
 

@@ -50,9 +50,15 @@ struct ProcessorOptions {
   /// Throws InvalidArgument for a dtype without a GPU and for a GPU in a build without CUDA, CudaError where there is no
   /// GPU. Commands ask it before any work.
   void require() const;
-  /// What --dtype asks for, with room for a text of `tokens`.
+  /// What generates: --dtype as it is, with room for a text of `tokens`.
   DeviceOptions gpu(std::int64_t tokens) const;
-  /// The model on that processor, for texts of `tokens`. `kv` counts on the CPU; a GPU keeps keys and values in 16 bits.
+  /// The type of activations where a model is measured: "float" on the CPU; on a GPU "bf16" if --dtype asks for it, and
+  /// "fp16", which rounds eight times as finely, where it is auto.
+  std::string measuring_type() const;
+  /// "cuda, activations in fp16", for results that name how they came about.
+  std::string describe() const;
+  /// The model on that processor, in measuring_type(), for texts of `tokens`. `kv` counts on the CPU; a GPU keeps keys and
+  /// values in 16 bits.
   std::unique_ptr<Network> open(const ModelSource& source, std::int64_t tokens, Executor& executor,
                                 KvType kv = KvType::Float) const;
 };

@@ -63,6 +63,7 @@ Protocol protocol_of(const Options& options, const ModelSource& source, const Ev
           {"text", options.text_file + ", " + std::to_string(std::filesystem::file_size(options.text_file)) +
                        " bytes"},
           {"tokens", evaluator.coverage() + ", in windows of " + std::to_string(options.window)},
+          {"device", options.processor.describe()},
           {"command", command_line()},
           {"date", today()},
           {"higgs", version()}};
@@ -104,7 +105,7 @@ void compare(const Options& options) {
   };
   ComparisonRow reference = reference_row(source);
   reference.evaluation = evaluator.set_reference(*model, progress);
-  out << evaluator.coverage() << "\n"
+  out << evaluator.coverage() << "\nmeasured on " << options.processor.describe() << "\n"
       << "method                bits         t2  weight_error  perplexity             KL\n"
       << table_line(reference) << std::flush;
 

@@ -83,10 +83,13 @@ void eval(const Options& options) {
   results["text_tokens"] = evaluator.text_tokens();
   results["tokens_left_out"] = evaluator.text_tokens() - evaluator.tokens();
   results["window"] = options.window;
+  results["device"] = options.processor.device;
+  results["dtype"] = options.processor.measuring_type();
   if (reference) {
     results["reference_ppl"] = reference->perplexity();
     results["reference_ppl_standard_error"] = describe(*reference)["ppl_standard_error"];
   }
+  options.text() << "measured on " << options.processor.describe() << "\n";
   print(options.text(), evaluator, result, reference);
   options.write(results);
 }

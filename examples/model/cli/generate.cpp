@@ -121,7 +121,12 @@ void generate_text(const Options& options) {
   const double prefill = rate(result.prompt_tokens, result.prefill_seconds);
   const double decode = rate(std::max<std::int64_t>(0, count - 1), result.decode_seconds);
   std::cerr << std::setprecision(4) << "prefill: " << result.prompt_tokens << " tokens at " << prefill
-            << " tokens/s; decode: " << count << " tokens at " << decode << " tokens/s\n";
+            << " tokens/s; decode: " << count << " tokens at " << decode << " tokens/s";
+  if (options.processor.on_gpu()) {
+    const DeviceType asked = options.processor.gpu(0).type;
+    std::cerr << "; activations in " << name_of(asked == DeviceType::OfModel ? type_of(source) : asked);
+  }
+  std::cerr << "\n";
   options.write({{"text", text},
                  {"tokens", count},
                  {"prompt_tokens", result.prompt_tokens},

@@ -73,7 +73,9 @@ SensitivityFile measure(const Options& options, const ModelSource& source, Metri
                          .calibrated = !options.no_input_scales && options.calibrate != "none",
                          .seed = options.seed,
                          .levels = noise_levels(options.levels, options.most_t2),
-                         .weights = weights_fingerprint(source)};
+                         .weights = weights_fingerprint(source),
+                         .device = options.processor.device,
+                         .dtype = options.processor.measuring_type()};
   std::vector<TokenId> tokens = tokens_of(options, source, protocol.text);
   const InputSquares squares = protocol.calibrated ? calibrate(options, source, executor) : InputSquares();
   ProgressBar bar("sensitivity", options.gradients > 0 ? "windows" : "layers");
@@ -105,7 +107,8 @@ void report(const Options& options, const SensitivityFile& file, Metric metric) 
   }
   std::ostream& out = options.text();
   out << options.out << ": " << file.layers.size() << " layers, each with its alpha: the growth of "
-      << options.metric << " for a relative squared error t^2 of 1 in that layer\n";
+      << options.metric << " for a relative squared error t^2 of 1 in that layer; measured on "
+      << options.processor.describe() << "\n";
   if (dearest) {
     char line[200];
     std::snprintf(line, sizeof line, "all alphas add up to %.4g; the largest, %.4g, is that of %s\n", sum,

@@ -42,7 +42,7 @@ class Decoder {
   /// The states become `scale` times the rows of the embedding that `tokens` (rows) in device memory name.
   void embed_async(const std::int32_t* tokens, std::int64_t rows, float scale, cudaStream_t stream);
   /// Blocks [first, last) work on the states of `rows` tokens, whose keys and values join the cache. What the last block
-  /// adds stays apart until settle_async() or logits_async().
+  /// adds is kept apart until settle_async() or finish_async() adds it.
   void blocks_async(std::size_t first, std::size_t last, std::int64_t rows, const TokenRows& tokens,
                     Pass pass, cudaStream_t stream);
   /// The states take up what the last block added.

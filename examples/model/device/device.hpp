@@ -68,7 +68,8 @@ class DeviceGenerator {
 
   virtual ~DeviceGenerator() = default;
   virtual const ModelConfig& config() const noexcept = 0;
-  /// Continues each of 1 to 64 prompts as generate() does one; text i draws with seed + i. Seconds are those of all texts
+  /// Continues each of 1 to 64 prompts as generate() does one; text i draws with seed + i. With LongRoPE
+  /// the longest text decides whether all take the long factors. Seconds are those of all texts
   /// together. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than
   /// is free.
   virtual std::vector<Generation> generate(std::span<const std::vector<TokenId>> prompts, std::int64_t count,

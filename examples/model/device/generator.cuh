@@ -41,8 +41,8 @@ class Generating {
   /// Puts the next token of each text on the stream: what a graph of a step holds.
   void step_async(cudaStream_t stream);
 
-  /// Puts a copy of the state on the stream. Readings 0 and 1 may be under way at the same time; `done` says when one can
-  /// be used.
+  /// Puts a copy of the state on the stream. Readings 0 and 1 may be under way at the same time; wait() returns
+  /// when a reading can be used.
   void read_async(int reading, cudaStream_t stream);
   void wait(int reading) const;
   /// The number of tokens that a text had at a reading.

@@ -29,8 +29,8 @@ struct DecoderSize {
 /// Throws InvalidArgument, which names the model and all numbers, if it needs more than `free` bytes.
 void require_memory(const std::string& model, const DeviceNeeds& needs, std::int64_t free);
 
-/// Throws InvalidArgument, which names the model, the size and the limit, if a kernel cannot do its heads. Other sizes
-/// have no limits.
+/// Throws InvalidArgument, which names the model, the size and the limit, if a kernel cannot do its heads. Kernels
+/// take all other sizes of a model.
 void require_shapes(const std::string& model, const ModelConfig& config);
 
 }  // namespace higgs::model

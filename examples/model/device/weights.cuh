@@ -43,7 +43,7 @@ struct DeviceWeights {
 /// Device memory for a model and a Decoder of that size. Reads no weights.
 DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options, const DecoderSize& size);
 
-/// Copies the weights of a model to the device, a tensor after the other.
+/// Copies the weights of a model to the device, one tensor at a time.
 template <class T>
 DeviceWeights<T> load_device_weights(const ModelSource& source, const DeviceOptions& options,
                                      Executor& executor);

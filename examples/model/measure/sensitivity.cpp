@@ -123,6 +123,10 @@ std::string write_sensitivities(const SensitivityFile& file, Metric metric) {
                      {"nll", how.cross_entropy}}},
                    {"layers", std::move(layers)}};
   if (how.weights != 0) out["protocol"]["weights"] = std::to_string(how.weights);
+  if (how.device != "cpu") {  // files without the two are of the CPU
+    out["protocol"]["device"] = how.device;
+    out["protocol"]["dtype"] = how.dtype;
+  }
   return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -175,7 +179,12 @@ ProbeProtocol read_protocol(const Fields& fields) {
                     .seed = number("seed"),
                     .levels = fields.numbers("levels").value_or(std::vector<double>()),
                     .cross_entropy = fields.number("nll"),
-                    .weights = number("weights", "0")};
+                    .weights = number("weights", "0"),
+                    .device = fields.text("device", "cpu"),
+                    .dtype = fields.text("dtype", "float")};
+  if (out.device == "cpu" ? out.dtype != "float" : out.dtype != "fp16" && out.dtype != "bf16")
+    fields.refuse("dtype", "float on the cpu, fp16 or bf16 on a GPU");
+  if (out.device != "cpu" && out.device != "cuda") fields.refuse("device", "cpu or cuda");
   const std::string_view method = out.levels.empty() ? by_gradients : by_noise;
   if (fields.text("method") != method)
     fields.refuse("method", "\"" + std::string(method) + "\", as \"levels\" says");
@@ -256,6 +265,10 @@ SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, Probe
   if (std::filesystem::exists(path)) {
     file = read_sensitivities(read_text(path), path.string());
     file.protocol.cross_entropy = protocol.cross_entropy;  // its last bits may differ on another machine
+    if (file.protocol.device != protocol.device || file.protocol.dtype != protocol.dtype)
+      throw InvalidArgument(path.string() + ": was measured with --device " + file.protocol.device + " in " +
+                            file.protocol.dtype + ", and this measurement is with --device " +
+                            protocol.device + " in " + protocol.dtype + "; choose another file");
     if (file.protocol != protocol)
       throw InvalidArgument(path.string() + ": holds another measurement; choose another file");
   }

@@ -34,6 +34,8 @@ struct ProbeProtocol {
   std::vector<double> levels{};  // t^2 of the noise; none: from gradients
   double cross_entropy = 0;      // cross entropy of the model on the text, in nats a token
   std::uint64_t weights = 0;     // weights_fingerprint() of the model; 0: unknown
+  std::string device = "cpu";    // what ran the model: "cpu" or "cuda",
+  std::string dtype = "float";   // and its type of activations: "float", "fp16" or "bf16"
 
   bool random() const { return text == "random tokens"; }
   friend bool operator==(const ProbeProtocol&, const ProbeProtocol&) = default;
@@ -90,7 +92,7 @@ std::vector<float> error_scales(const Matrix& weight, const std::string& name, c
                                 Executor& executor = default_executor());
 
 /// Measures probed_layers() one after the other, and writes the file after each of them; goes on with what is in it.
-/// Throws InvalidArgument if that was measured in another way. `progress` is called with layers done and to do.
+/// Throws InvalidArgument if that was measured in another way; it names both devices if they differ. `progress` is called with layers done and to do.
 SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, ProbeProtocol protocol,
                               Metric metric, const std::filesystem::path& path,
                               const std::function<void(std::int64_t done, std::int64_t total)>& progress,

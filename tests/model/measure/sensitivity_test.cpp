@@ -46,6 +46,11 @@ TEST_CASE("sensitivities survive their file", "[model][sensitivity]") {
   CHECK(back.layers[0].name == "a \"name\"");
   CHECK(back.layers[1].results[0].cross_entropy == -1e-3);
   CHECK(write_sensitivities(back, Metric::Kl) == text);
+  CHECK(text.find("\"device\"") == text.npos);  // files that do not say it are of the CPU
+  SensitivityFile on_gpu = file;
+  on_gpu.protocol.device = "cuda";
+  on_gpu.protocol.dtype = "fp16";
+  CHECK(read_sensitivities(write_sensitivities(on_gpu, Metric::Kl), "test").protocol == on_gpu.protocol);
 }
 
 TEST_CASE("the metrics are those of their names", "[model][sensitivity]") {
@@ -110,6 +115,11 @@ TEST_CASE("a model's measurement that was killed goes on, and ends as if it had 
   other = protocol;
   other.input_scales = !other.input_scales;
   CHECK_THROWS_AS(measure("whole.json", -1, other), higgs::InvalidArgument);
+  other = protocol;
+  other.device = "cuda";
+  other.dtype = "bf16";
+  CHECK_THAT(message_of<higgs::InvalidArgument>([&] { measure("whole.json", -1, other); }),
+             Catch::Contains("--device cpu in float") && Catch::Contains("--device cuda in bf16"));
 }
 
 TEST_CASE("fingerprints tell texts apart", "[model][sensitivity]") {
