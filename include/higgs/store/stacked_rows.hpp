@@ -46,12 +46,14 @@ inline bool rotates_alike(const AnyQuantizedMatrix& a, const AnyQuantizedMatrix&
 /// the parts differ in their rotation or code, where no exponent keeps every scale exact, or for no parts.
 template <Code C>
 QuantizedMatrix<C> concatenate_rows(std::span<const QuantizedMatrix<C>> parts);
+/// The same for codes known at run time.
 AnyQuantizedMatrix concatenate_rows(std::span<const AnyQuantizedMatrix> parts);
 
 /// One matrix with the rows of two in turn: row 2 i is row i of `gate`, row 2 i + 1 is row i of `up`. The matrix for
 /// products that end in silu(gate) * up. Both have the same number of rows; else as concatenate_rows.
 template <Code C>
 QuantizedMatrix<C> interleave_rows(const QuantizedMatrix<C>& gate, const QuantizedMatrix<C>& up);
+/// The same for codes known at run time.
 AnyQuantizedMatrix interleave_rows(const AnyQuantizedMatrix& gate, const AnyQuantizedMatrix& up);
 
 namespace detail {
