@@ -12,8 +12,8 @@
 #include <span>
 #include <vector>
 
-using Book = higgs::GridCodebook<1, 8>;
-using Matrix = higgs::QuantizedMatrix<Book>;
+using LineGrid = higgs::GridCodebook<1, 8>;
+using Matrix = higgs::QuantizedMatrix<LineGrid>;
 
 namespace {
 
