@@ -50,7 +50,8 @@ struct DeviceOptions {
   std::int64_t tokens = 0;   // tokens of each, that must fit in memory beside the weights
 };
 
-/// Throws InvalidArgument in a build without CUDA, and CudaError, with the text of the runtime, where no GPU can be used.
+/// Throws InvalidArgument in a build without CUDA, and for a GPU that is older than compute capability 8.0 or that the
+/// build has no code for, with its capability; CudaError, with the text of the runtime, where no GPU can be used.
 void require_device();
 
 /// A model on the current GPU, for measurements. Tensors go there one after the other, some rows at a time. Quantized

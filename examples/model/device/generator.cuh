@@ -36,6 +36,9 @@ class Generating {
              std::span<const std::vector<TokenId>> prompts, std::int64_t count, std::int64_t chunk,
              const Sampling& sampling, std::span<const TokenId> more_ends);
 
+  /// Loads the kernels of prompts and steps, which neither a capture nor a clock should do: runs the first prompt's first
+  /// chunk and a step, puts the state of all texts back, and waits. It must come before read_prompts_async().
+  void warm_up(cudaStream_t stream);
   /// Reads the prompts and chooses the first token of each text.
   void read_prompts_async(cudaStream_t stream);
   /// Puts the next token of each text on the stream: what a graph of a step holds.

@@ -6,6 +6,7 @@
 #include "device/memory.hpp"
 #include "device/network.cuh"
 
+#include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/error.cuh>
 
@@ -40,11 +41,34 @@ bool runs_in_bf16(const ModelSource& source, const DeviceOptions& options) {
   return type == DeviceType::Bf16;
 }
 
+// Has code for the architectures of all kernels of this build.
+__global__ void any_kernel() {}
+
+#define HIGGS_TEXT_OF(...) #__VA_ARGS__
+#define HIGGS_ARCHITECTURES(list) HIGGS_TEXT_OF(list)
+
 }  // namespace
 
 void require_device() {
-  int count = 0;
+  int count = 0, device = 0, major = 0, minor = 0;
   gpu::check(cudaGetDeviceCount(&count), "--device cuda: no GPU can be used");
+  gpu::check(cudaGetDevice(&device), "--device cuda");
+  gpu::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "--device cuda");
+  gpu::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "--device cuda");
+  const std::string capability = std::to_string(major) + "." + std::to_string(minor);
+  if (major < 8)
+    throw InvalidArgument("--device cuda: the GPU has compute capability " + capability +
+                          "; kernels need 8.0 or later");
+  cudaFuncAttributes facts = {};
+  const cudaError_t found = cudaFuncGetAttributes(&facts, reinterpret_cast<const void*>(&any_kernel));
+  if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorUnsupportedPtxVersion) {
+    static_cast<void>(cudaGetLastError());  // the error is told here
+    throw InvalidArgument("--device cuda: the GPU has compute capability " + capability + ", and " +
+                          cudaGetErrorString(found) + ": this higgs-model has code for architectures " +
+                          HIGGS_ARCHITECTURES((__CUDA_ARCH_LIST__)) +
+                          "; -DCMAKE_CUDA_ARCHITECTURES=native builds it for the GPU at hand");
+  }
+  gpu::check(found, "--device cuda");
 }
 
 std::unique_ptr<Network> open_device_network(const ModelSource& source, const DeviceOptions& options,

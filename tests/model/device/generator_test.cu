@@ -137,6 +137,15 @@ TEST_CASE("a step is one graph of the launches that it has without one, and no t
   emulator::options().count = false;
 }
 
+TEST_CASE("a GPU that is too old is refused with its compute capability", "[model][device]") {
+  if (!emulator::in_use) return;
+  CHECK_NOTHROW(require_device());
+  const int usual = std::exchange(emulator::options().compute_capability, 75);
+  CHECK_THAT(message_of<higgs::InvalidArgument>([] { require_device(); }),
+             Contains("7.5") && Contains("8.0"));
+  emulator::options().compute_capability = usual;
+}
+
 TEST_CASE("bad prompts and samplings are refused", "[model][device]") {
   const TinySource source(tiny_config("llama"));
   const auto device = on_device(source);
