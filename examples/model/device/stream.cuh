@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owners of a stream, a graph, an event and page-locked host memory.
+// Owners of a stream, a graph, an event and page-locked host memory, and what device memory is free.
 #pragma once
 
 #include <higgs/gpu/error.cuh>
@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -34,6 +35,13 @@ inline Event make_event() {
   cudaEvent_t event = nullptr;
   gpu::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "higgs::model::make_event");
   return Event(event);
+}
+
+/// Bytes of device memory that can be allocated.
+inline std::int64_t free_device_memory() {
+  std::size_t free = 0, total = 0;
+  gpu::check(cudaMemGetInfo(&free, &total), "higgs::model::free_device_memory");
+  return static_cast<std::int64_t>(free);
 }
 
 /// A graph of what work() puts on the stream; nothing of it runs.

@@ -11,17 +11,10 @@
 #include <higgs/gpu/error.cuh>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 namespace higgs::model {
 namespace {
-
-std::int64_t free_memory() {
-  std::size_t free = 0, total = 0;
-  gpu::check(cudaMemGetInfo(&free, &total), "higgs::model::free_memory");
-  return static_cast<std::int64_t>(std::min<std::size_t>(free, std::numeric_limits<std::int64_t>::max()));
-}
 
 // Throws InvalidArgument if the model, with the texts that the options speak of, does not fit.
 void check_room(const ModelSource& source, const DeviceOptions& options) {
@@ -33,7 +26,7 @@ void check_room(const ModelSource& source, const DeviceOptions& options) {
                          .sequences = options.texts,
                          .capacity = tokens,
                          .logit_rows = 64};
-  require_memory(name, device_needs(source, options, size), free_memory());
+  require_memory(name, device_needs(source, options, size), free_device_memory());
 }
 
 bool runs_in_bf16(const ModelSource& source, const DeviceOptions& options) {

@@ -10,6 +10,8 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -161,6 +163,17 @@ TEST_CASE("bad prompts and samplings are refused", "[model][device]") {
   CHECK_THAT(refused(good, {.temperature = -1}), Contains("temperature"));
   CHECK_THAT(refused(good, {.top_p = 0}), Contains("top_p"));
   CHECK(refused(good).empty());
+
+  // Prompts whose keys and values do not fit are refused before anything is allocated for them.
+  const std::uint64_t usual = emulator::options().memory_bytes, before = emulator::allocations();
+  std::size_t free = 0, total = 0;
+  REQUIRE(cudaMemGetInfo(&free, &total) == cudaSuccess);
+  emulator::options().memory_bytes = total - free + 4096;
+  const std::string message = refused(good);
+  emulator::options().memory_bytes = usual;
+  if (!emulator::in_use) return;
+  CHECK_THAT(message, Contains("keys and values") && Contains("are free"));
+  CHECK(emulator::allocations() == before);
 }
 
 TEST_CASE("logits that are NaN or infinite end a text with a sentence", "[model][device]") {
