@@ -15,11 +15,6 @@ DeviceType device_type_named(std::string_view name) {
                         "\"; there are auto, fp16, bf16");
 }
 
-std::string_view name_of(DeviceType type) noexcept {
-  if (type == DeviceType::OfModel) return "auto";
-  return type == DeviceType::Fp16 ? "fp16" : "bf16";
-}
-
 std::string causes_of_infinity(DeviceType type) {
   if (type == DeviceType::Fp16)
     return "the model is damaged, or its activations exceed the range of fp16, and --dtype bf16 can hold "

@@ -30,7 +30,10 @@ namespace higgs::model {
 enum class DeviceType { OfModel, Fp16, Bf16 };
 /// "auto", "fp16" or "bf16"; throws InvalidArgument for other names.
 DeviceType device_type_named(std::string_view name);
-std::string_view name_of(DeviceType type) noexcept;
+inline std::string_view name_of(DeviceType type) noexcept {
+  if (type == DeviceType::OfModel) return "auto";
+  return type == DeviceType::Fp16 ? "fp16" : "bf16";
+}
 /// Fp16 for Half, Bf16 for BFloat16.
 template <class T>
 inline constexpr DeviceType device_type_of = std::is_same_v<T, Half> ? DeviceType::Fp16 : DeviceType::Bf16;
