@@ -30,6 +30,7 @@ namespace higgs::model {
 enum class DeviceType { OfModel, Fp16, Bf16 };
 /// "auto", "fp16" or "bf16"; throws InvalidArgument for other names.
 DeviceType device_type_named(std::string_view name);
+/// The name that device_type_named() takes.
 inline std::string_view name_of(DeviceType type) noexcept {
   if (type == DeviceType::OfModel) return "auto";
   return type == DeviceType::Fp16 ? "fp16" : "bf16";
