@@ -79,7 +79,7 @@ SharedDeviceMatrix<Half> random_matrix(std::int64_t rows, std::int64_t cols) {
     std::vector<Half> scales;
   };
   const std::vector<std::int16_t> table = gpu::device_table(Book{});
-  double squares = 0;  // of coordinates, two in an entry
+  double squares = 0;  // sum over coordinates, two in an entry
   for (const std::int16_t entry : table)
     for (const int each : {static_cast<std::int8_t>(entry & 255), static_cast<std::int8_t>(entry >> 8)})
       squares += static_cast<double>(each) * each / (2.0 * static_cast<double>(table.size()));

@@ -24,7 +24,7 @@ struct Gpu {
   double products_per_clock, dense_products_per_clock;
   int blocks;         // blocks of the streaming kernel that shared memory has room for
   bool prefetches;    // whether kernels can ask for data to come to the second-level cache: sm_90 and later
-  double latency_ns;  // of memory under load: an assumption
+  double latency_ns;  // latency under load, ns: an assumption
 };
 
 inline constexpr std::array gpus{
@@ -54,7 +54,7 @@ inline const Gpu* gpu_like(int sms, double copy_gb_per_s) {
 /// y (batch, rows) = x (batch, cols) times the transposed weights (rows, cols).
 struct Problem {
   std::int64_t batch, rows, cols;
-  double bits;                // of a weight's code; 16: dense
+  double bits;                // bits a weight, scales apart; 16: dense
   std::int64_t group = 1024;  // inputs that share a 16-bit scale
   bool window = false;        // a window code of 2 to 4 bits, not a grid
 
@@ -106,12 +106,12 @@ inline constexpr StreamBuild serial_build{false, 2, 1, 0, 1, false};
 
 /// What is assumed and not counted.
 struct Assumptions {
-  double memory_share = 0.92;         // of the vendor's rate, which a copy reaches
+  double memory_share = 0.92;         // share of the vendor's rate that a copy reaches
   double cache_latency_clocks = 300;  // the second-level cache
-  double launch_us = 2.0;             // of a lone kernel
+  double launch_us = 2.0;             // launch of a lone kernel, us
   double next_us = 1.0;               // from one kernel to the next in a graph
   double rotation_clocks = 1100;      // 885 instructions of one warp
-  double dense_share = 0.8;           // of the tensor cores' rate, which cuBLAS reaches
+  double dense_share = 0.8;           // share of the tensor cores' rate that cuBLAS reaches
   double dense_begin_us = 1.5;        // filling and draining its pipeline
 };
 inline constexpr Assumptions assumed;
@@ -164,7 +164,7 @@ inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) 
 /// From the last product to the last y: sums of split rows to the workspace, and their addition by one block.
 inline double tail_clocks(const Problem& p, const StreamBuild& build) {
   const double columns = static_cast<double>(std::min<std::int64_t>((p.batch + 7) / 8 * 8, 64));
-  const double quads = columns * 64 / 128;  // of 256 rows, for each of 128 threads
+  const double quads = columns * 64 / 128;  // quads of 256 rows for each of 128 threads
   const double turns = std::ceil(quads / build.fixup_quads);
   const double each =
       1.5 * assumed.cache_latency_clocks + 15.0 * std::min<double>(build.fixup_quads, quads) + 100;
@@ -219,8 +219,8 @@ inline Prediction predict(const Gpu& gpu, const Problem& p, const StreamBuild& b
 
 /// A step of a whole model: one token for each of `batch` sequences.
 struct TokenPrediction {
-  double us = 0;     // of all linear layers, one after the other in a graph
-  double bytes = 0;  // of weights that are read
+  double us = 0;     // time of all linear layers in one graph, us
+  double bytes = 0;  // bytes of weights that are read
   int launches = 0;
 };
 

@@ -33,8 +33,8 @@ namespace detail {
 
 /// One warp in loop_clocks.
 struct LoopWarp {
-  std::vector<double> arrives;  // of each tile that was asked for: when it is in the cache
-  std::vector<double> ready;    // of each tile that is being loaded: when it is in registers
+  std::vector<double> arrives;  // clock at which each tile that was asked for is in the cache
+  std::vector<double> ready;    // clock at which each tile that is being loaded is in registers
   int done = 0;
 };
 

@@ -48,7 +48,7 @@ struct ModelExperts {
 struct Model {
   std::string_view name;
   int blocks;
-  std::vector<ModelLayer> layers;  // of a block, in their order
+  std::vector<ModelLayer> layers;  // layers of a block, in their order
   ModelExperts experts{};
 };
 

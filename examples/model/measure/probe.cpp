@@ -44,22 +44,18 @@ SharedMatrix with_noise(const Matrix& w, double level, std::uint64_t seed, std::
 }  // namespace
 
 NoiseProbe::NoiseProbe(Network& model, std::vector<TokenId> tokens, std::int64_t window, Executor& executor)
-    : model_(model),
-      output_(model.output()),
-      layers_(block_linears(model.config())),
-      tokens_(std::move(tokens)),
-      window_(window),
-      windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
-      executor_(executor) {
-  begin(window);
-}
+    : NoiseProbe(std::shared_ptr<Network>(std::shared_ptr<Network>(), &model), std::move(tokens), window,
+                 executor) {}
 
 NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, std::int64_t window,
                        Executor& executor)
-    : own_(std::make_unique<HostNetwork>(model, executor)),
-      model_(*own_),
-      output_(own_->output()),
-      layers_(block_linears(model.config())),
+    : NoiseProbe(std::make_shared<HostNetwork>(model, executor), std::move(tokens), window, executor) {}
+
+NoiseProbe::NoiseProbe(std::shared_ptr<Network> model, std::vector<TokenId> tokens, std::int64_t window,
+                       Executor& executor)
+    : model_(std::move(model)),
+      output_(model_->output()),
+      layers_(block_linears(model_->config())),
       tokens_(std::move(tokens)),
       window_(window),
       windows_(window > 0 ? static_cast<std::int64_t>(tokens_.size()) / window : 0),
@@ -71,11 +67,11 @@ NoiseProbe::NoiseProbe(const Transformer& model, std::vector<TokenId> tokens, st
 void NoiseProbe::begin(std::int64_t window) {
   expects(window >= 2, "higgs::model::NoiseProbe: a window has at least 2 tokens");
   if (windows_ == 0) throw InvalidArgument("the text has fewer tokens than a window");
-  if (window > model_.config().context) throw InvalidArgument("a window exceeds the model's context");
+  if (window > model_->config().context) throw InvalidArgument("a window exceeds the model's context");
   tokens_.resize(static_cast<std::size_t>(windows_ * window));
-  states_ = Matrix(windows_ * window_, model_.config().width);
-  model_.embed(tokens_, states_.view());
-  reference_ = finish(model_, 0, states_);
+  states_ = Matrix(windows_ * window_, model_->config().width);
+  model_->embed(tokens_, states_.view());
+  reference_ = finish(*model_, 0, states_);
   compare({}, output_, {});
 }
 
@@ -91,18 +87,18 @@ Matrix NoiseProbe::finish(Network& model, std::size_t block, Matrix hidden) {
 
 void NoiseProbe::go_to(std::size_t block) {
   if (block < block_) {
-    model_.embed(tokens_, states_.view());
+    model_->embed(tokens_, states_.view());
     block_ = 0;
   }
   for (std::int64_t i = 0; i < windows_; ++i)
-    model_.run_blocks(block_, block, states_.view().row_range(i * window_, window_));
+    model_->run_blocks(block_, block, states_.view().row_range(i * window_, window_));
   block_ = block;
 }
 
 std::vector<ProbeResult> NoiseProbe::measure(std::string_view name, std::span<const double> levels,
                                              std::uint64_t seed, std::span<const float> scales) {
   if (name == embedding_name) return measure_embedding(levels, seed, scales);
-  if (name == output_name && !model_.config().tied_embeddings) return measure_output(levels, seed, scales);
+  if (name == output_name && !model_->config().tied_embeddings) return measure_output(levels, seed, scales);
   for (const BlockLinear& layer : layers_)
     if (layer.name == name) return measure_linear(layer, levels, seed, scales);
   throw InvalidArgument("higgs::model::NoiseProbe: the model has no matrix \"" + std::string(name) + "\"");
@@ -111,8 +107,8 @@ std::vector<ProbeResult> NoiseProbe::measure(std::string_view name, std::span<co
 std::vector<ProbeResult> NoiseProbe::measure_linear(const BlockLinear& layer, std::span<const double> levels,
                                                     std::uint64_t seed, std::span<const float> scales) {
   go_to(layer.block);
-  const std::unique_ptr<Network> noisy = model_.copy();
-  const SharedMatrix weight = model_.dense(layer.name, function);
+  const std::unique_ptr<Network> noisy = model_->copy();
+  const SharedMatrix weight = model_->dense(layer.name, function);
   std::vector<ProbeResult> results(levels.size());
   std::vector<Matrix> hidden;  // by level: what the output layer sees
   for (std::size_t i = 0; i < levels.size(); ++i) {
@@ -126,8 +122,8 @@ std::vector<ProbeResult> NoiseProbe::measure_linear(const BlockLinear& layer, st
 
 std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> levels, std::uint64_t seed,
                                                        std::span<const float> scales) {
-  const std::unique_ptr<Network> noisy = model_.copy();
-  const SharedMatrix weight = model_.dense(embedding_name, function);
+  const std::unique_ptr<Network> noisy = model_->copy();
+  const SharedMatrix weight = model_->dense(embedding_name, function);
   std::vector<ProbeResult> results(levels.size());
   for (std::size_t i = 0; i < levels.size(); ++i) {  // one at a time: embeddings are large
     noisy->replace(embedding_name,
@@ -142,8 +138,8 @@ std::vector<ProbeResult> NoiseProbe::measure_embedding(std::span<const double> l
 std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> levels, std::uint64_t seed,
                                                     std::span<const float> scales) {
   std::vector<ProbeResult> results(levels.size());
-  const std::unique_ptr<Network> noisy = model_.copy();
-  const SharedMatrix weight = model_.dense(output_name, function);
+  const std::unique_ptr<Network> noisy = model_->copy();
+  const SharedMatrix weight = model_->dense(output_name, function);
   for (std::size_t i = 0; i < levels.size(); ++i) {
     noisy->replace(output_name,
                    with_noise(*weight, levels[i], random_bits(seed, i), scales, results[i].t2, executor_));
@@ -155,7 +151,7 @@ std::vector<ProbeResult> NoiseProbe::measure_output(std::span<const double> leve
 // Fills in what `output` makes of `hidden`, beside what the model's own output layer makes of its own states.
 void NoiseProbe::compare(const std::vector<Matrix>& hidden, const OutputLayer& output,
                          std::span<ProbeResult> results) {
-  const std::int64_t vocabulary = model_.config().vocabulary;
+  const std::int64_t vocabulary = model_->config().vocabulary;
   const auto predicted = static_cast<double>(windows_ * (window_ - 1));
   Matrix p_logits(logit_rows, vocabulary), q_logits(logit_rows, vocabulary);
   struct Row {  // results of one position

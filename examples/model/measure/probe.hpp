@@ -49,6 +49,8 @@ class NoiseProbe {
                                    std::span<const float> scales = {});
 
  private:
+  NoiseProbe(std::shared_ptr<Network> model, std::vector<TokenId> tokens, std::int64_t window,
+             Executor& executor);
   std::vector<ProbeResult> measure_linear(const BlockLinear& layer, std::span<const double> levels,
                                           std::uint64_t seed, std::span<const float> scales);
   std::vector<ProbeResult> measure_embedding(std::span<const double> levels, std::uint64_t seed,
@@ -60,9 +62,8 @@ class NoiseProbe {
   Matrix finish(Network& model, std::size_t block, Matrix states);
   void compare(const std::vector<Matrix>& hidden, const OutputLayer& output, std::span<ProbeResult> results);
 
-  std::unique_ptr<Network> own_;  // the network of a model on the CPU
-  Network& model_;
-  OutputLayer output_;  // output layer of the model itself
+  std::shared_ptr<Network> model_;  // owned where it was made here
+  OutputLayer output_;              // output layer of the model itself
   std::vector<BlockLinear> layers_;
   std::vector<TokenId> tokens_;
   std::int64_t window_, windows_;

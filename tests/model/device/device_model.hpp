@@ -24,6 +24,16 @@ inline std::vector<std::pair<std::string, higgs::model::ModelConfig>> device_mod
   return out;
 }
 
+/// Tensors of a tiny model whose activations exceed fp16, and not bf16.
+inline std::vector<TinyTensor> tensors_beyond_fp16(const higgs::model::ModelConfig& config) {
+  using higgs::model::Block;
+  std::vector<TinyTensor> tensors = tiny_tensors(config);
+  for (TinyTensor& tensor : tensors)
+    if (tensor.name == higgs::model::weight_name(0, &Block::up))
+      for (float& value : tensor.values) value *= 3e4f;
+  return tensors;
+}
+
 /// A tiny model in a folder, opened.
 class TinySource {
  public:

@@ -230,10 +230,7 @@ TEST_CASE("needs are counted to the byte before a tensor moves, and refused with
 
 TEST_CASE("activations beyond fp16 are told with the token, and bf16 holds them", "[model][device]") {
   const ModelConfig config = tiny_config("llama");
-  std::vector<TinyTensor> tensors = tiny_tensors(config);
-  for (TinyTensor& tensor : tensors)
-    if (tensor.name == weight_name(0, &Block::up))
-      for (float& value : tensor.values) value *= 3e4f;
+  std::vector<TinyTensor> tensors = tensors_beyond_fp16(config);
   const TinySource source(config, tensors);
   HostNetwork host(Transformer::load(*source));
   CHECK_THAT(message_of<higgs::FormatError>([&] { Logits{*on_device(source)}; }),
