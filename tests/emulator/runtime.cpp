@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,7 @@ namespace {
 using Work = std::function<cudaError_t()>;
 struct Graph {
   std::vector<Work> nodes;
+  bool ends_with_kernel = true;  // whether the last node is a kernel's; there may be none
 };
 struct Stream {
   Graph* capture = nullptr;  // what is being recorded
@@ -98,6 +100,28 @@ Machine& machine() {
   return m;
 }
 
+// One call of the runtime. Threads take turns at calls in the order in which they come: so threads that change the same
+// state with one call and rely on it in the next get into each other's way as often as they can.
+class Turn {
+ public:
+  Turn() {
+    if (depth_++ > 0) return;  // a call within a call
+    const unsigned mine = tickets_++;
+    for (unsigned now = served_; now != mine; now = served_) served_.wait(now);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() {
+    if (--depth_ > 0) return;
+    ++served_;
+    served_.notify_all();
+  }
+
+ private:
+  static inline thread_local int depth_ = 0;
+  static inline std::atomic<unsigned> tickets_ = 0, served_ = 0;
+};
+
 cudaError_t failed(cudaError_t e) { return machine().last = e; }
 
 // The stream of an event; the default stream, where nothing is to wait for, if it is gone.
@@ -134,10 +158,11 @@ cudaError_t finish_all() {
 }
 
 // Runs `work` now, or leaves it to the stream, or records it if the stream is being captured.
-cudaError_t submit(cudaStream_t stream, Work work) {
+cudaError_t submit(cudaStream_t stream, Work work, bool is_kernel = false) {
   Stream& s = stream_of(stream);
   if (Graph* graph = s.capture) {
     graph->nodes.push_back(std::move(work));
+    graph->ends_with_kernel = is_kernel;
     return cudaSuccess;
   }
   pending_of(s).push_back(std::move(work));
@@ -270,11 +295,15 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
     std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
     return failed(cudaErrorInvalidDeviceFunction);
   }
-  return submit(stream, [&kernel, grid, block, shared, early, values = std::move(values)] {
+  // Programmatic edges of a graph lead from kernels to kernels alone (CUDA Runtime API, cudaGraphDependencyType).
+  const Graph* const graph = stream_of(stream).capture;
+  if (early && graph != nullptr && !graph->ends_with_kernel) return failed(cudaErrorStreamCaptureUnsupported);
+  Work run = [&kernel, grid, block, shared, early, values = std::move(values)] {
     std::vector<const void*> pointers;
     for (const auto& v : values) pointers.push_back(v.data());
     return execute(kernel, grid, block, pointers, shared, early);
-  });
+  };
+  return submit(stream, std::move(run), true);
 }
 
 // The layout of what nvcc embeds, see fatbinary_section.h of the toolkit.
@@ -323,6 +352,7 @@ extern "C" {
 
 // ---- what nvcc's host code calls
 void** __cudaRegisterFatBinary(void* wrapper) {
+  const Turn turn;
   const std::byte* data = static_cast<const FatWrapper*>(wrapper)->data;
   FatHeader header;
   std::memcpy(&header, data, sizeof header);
@@ -350,36 +380,44 @@ void __cudaUnregisterFatBinary(void**) {}
 char __cudaInitModule(void**) { return 1; }
 void __cudaRegisterFunction(void** image, const char* host, char*, const char* name, int, uint3*, uint3*,
                             dim3*, dim3*, int*) {
+  const Turn turn;
   machine().kernels[host] = {reinterpret_cast<Image*>(image), name};
 }
 void __cudaRegisterVar(void** image, char* host, char*, const char* name, int, std::size_t, int, int) {
+  const Turn turn;
   machine().variables[host] = {reinterpret_cast<Image*>(image), name};
 }
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t shared, CUstream_st* stream) {
+  const Turn turn;
   machine().configurations.push_back({grid, block, shared, stream});
   return 0;
 }
 cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, std::size_t* shared, void* stream) {
+  const Turn turn;
   const Machine::Configuration c = machine().configurations.back();
   machine().configurations.pop_back();
   *grid = c.grid, *block = c.block, *shared = c.shared, *static_cast<cudaStream_t*>(stream) = c.stream;
   return cudaSuccess;
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
+  const Turn turn;
   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function));
   return cudaSuccess;
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t k, dim3 grid, dim3 block, void** a, std::size_t shared,
                                cudaStream_t s) {
+  const Turn turn;
   return launch(k, grid, block, a, shared, s);
 }
 
 // ---- launches
 cudaError_t cudaLaunchKernel(const void* f, dim3 grid, dim3 block, void** a, std::size_t shared,
                              cudaStream_t s) {
+  const Turn turn;
   return launch(f, grid, block, a, shared, s);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void** a) {
+  const Turn turn;
   bool early = false;
   for (unsigned i = 0; i < c->numAttrs; ++i) {
     const cudaLaunchAttribute& attribute = c->attrs[i];
@@ -397,15 +435,23 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* f, void
   return launch(f, c->gridDim, c->blockDim, a, c->dynamicSmemBytes, c->stream, early);
 }
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int value) {
+  const Turn turn;
   Symbol* const kernel = use_kernel(f);
   if (kernel == nullptr) return machine().last;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || static_cast<std::size_t>(value) > shared_limit()) return failed(cudaErrorInvalidValue);
+  try {
+    const std::size_t own = program_of(*kernel).static_shared_bytes;
+    if (value < 0 || static_cast<std::size_t>(value) + own > shared_limit())
+      return failed(cudaErrorInvalidValue);
+  } catch (const std::exception&) {
+    return failed(cudaErrorInvalidDeviceFunction);
+  }
   kernel->dynamic_shared_limit = static_cast<std::size_t>(value);
   return cudaSuccess;
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
+  const Turn turn;
   const Symbol* const used = use_kernel(f);
   if (used == nullptr) return machine().last;
   const Symbol& kernel = *used;
@@ -425,6 +471,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
 
 // ---- memory
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  const Turn turn;
   return unless_capturing([=] {
     *p = bytes == 0 ? nullptr : std::aligned_alloc(512, (bytes + 511) / 512 * 512);
     if (bytes == 0) return cudaSuccess;
@@ -439,6 +486,7 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   });
 }
 cudaError_t cudaFree(void* p) {
+  const Turn turn;
   return unless_capturing([=] {
     if (p == nullptr) return cudaSuccess;
     if (const cudaError_t e = finish_all(); e != cudaSuccess && !machine().broken) return e;
@@ -448,11 +496,13 @@ cudaError_t cudaFree(void* p) {
   });
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const Turn turn;
   *total = machine().options.memory_bytes;
   *free = *total - std::min<std::size_t>(*total, machine().memory.bytes());
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
+  const Turn turn;
   const cudaError_t e = cudaMalloc(p, bytes);
   if (e == cudaSuccess && *p != nullptr) range_of(*p)->on_host = true;
   return e;
@@ -461,6 +511,7 @@ cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
 cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t s) {
+  const Turn turn;
   const Work copy = [=] {
     machine().may_run_since = 0;
     if (bytes > 0) std::memmove(to, from, bytes);
@@ -480,6 +531,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const Turn turn;
   return unless_capturing([=] {
     Stream& legacy = machine().default_stream;
     if (const cudaError_t e = finish(legacy); e != cudaSuccess) return e;
@@ -489,6 +541,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
   });
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t s) {
+  const Turn turn;
   return submit(s, [=] {
     machine().may_run_since = 0;
     if (bytes > 0) std::memset(to, value, bytes);
@@ -496,9 +549,11 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
   });
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
+  const Turn turn;
   return unless_capturing([=] { return cudaMemsetAsync(to, value, bytes, nullptr); });
 }
 cudaError_t cudaGetSymbolAddress(void** p, const void* symbol) {
+  const Turn turn;
   const auto found = machine().variables.find(symbol);
   if (found == machine().variables.end()) return failed(cudaErrorInvalidSymbol);
   *p = module_of(*found->second.image).variable(found->second.name);
@@ -506,12 +561,14 @@ cudaError_t cudaGetSymbolAddress(void** p, const void* symbol) {
 }
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, std::size_t bytes, std::size_t offset,
                                cudaMemcpyKind kind) {
+  const Turn turn;
   void* to = nullptr;
   const cudaError_t e = cudaGetSymbolAddress(&to, symbol);
   return e != cudaSuccess ? e : cudaMemcpy(static_cast<std::byte*>(to) + offset, from, bytes, kind);
 }
 cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, std::size_t bytes, std::size_t offset,
                                  cudaMemcpyKind kind) {
+  const Turn turn;
   void* from = nullptr;
   const cudaError_t e = cudaGetSymbolAddress(&from, symbol);
   return e != cudaSuccess ? e : cudaMemcpy(to, static_cast<std::byte*>(from) + offset, bytes, kind);
@@ -519,6 +576,7 @@ cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, std::size_t bytes
 
 // ---- streams, events, graphs
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
+  const Turn turn;
   auto* made = new Stream{.capture = nullptr, .blocking = flags != cudaStreamNonBlocking, .pending = {}};
   machine().streams.insert(made);
   *s = reinterpret_cast<cudaStream_t>(made);
@@ -526,13 +584,18 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
 }
 cudaError_t cudaStreamCreate(cudaStream_t* s) { return cudaStreamCreateWithFlags(s, 0); }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  const Turn turn;
   const cudaError_t e = finish(stream_of(s));
   machine().streams.erase(&stream_of(s));
   delete &stream_of(s);
   return e;
 }
-cudaError_t cudaDeviceSynchronize() { return unless_capturing(finish_all); }
+cudaError_t cudaDeviceSynchronize() {
+  const Turn turn;
+  return unless_capturing(finish_all);
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  const Turn turn;
   return unless_capturing([=] {
     const cudaError_t e = finish(stream_of(s));
     machine().may_run_since = 0;
@@ -541,6 +604,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 }
 // A little of the work is done at each question, so that a program that polls comes to its end.
 cudaError_t cudaStreamQuery(cudaStream_t s) {
+  const Turn turn;
   return unless_capturing([=] {
     std::deque<Work>& pending = pending_of(stream_of(s));
     if (pending.empty()) return finish(stream_of(s));
@@ -551,6 +615,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s) {
   });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+  const Turn turn;
   if (stream_of(s).capture != nullptr) return failed(cudaErrorIllegalState);
   if (&stream_of(s) == &machine().default_stream) return failed(cudaErrorStreamCaptureUnsupported);
   machine().open_graphs.push_back(std::make_unique<Graph>());
@@ -559,6 +624,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
+  const Turn turn;
   Graph* captured = std::exchange(stream_of(s).capture, nullptr);
   if (captured == nullptr) return failed(cudaErrorIllegalState);
   std::erase_if(machine().open_graphs, [=](auto& g) { return g.get() == captured && g.release(); });
@@ -567,66 +633,86 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  const Turn turn;
   *status = stream_of(s).capture != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, std::size_t* count) {
+  const Turn turn;
   *count = reinterpret_cast<Graph*>(graph)->nodes.size();
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  const Turn turn;
   *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s) {
+  const Turn turn;
   for (const Work& work : reinterpret_cast<Graph*>(executable)->nodes) {
     if (const cudaError_t e = submit(s, work); e != cudaSuccess) return e;
   }
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const Turn turn;
   delete reinterpret_cast<Graph*>(graph);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  const Turn turn;
   delete reinterpret_cast<Graph*>(executable);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  const Turn turn;
   *e = reinterpret_cast<cudaEvent_t>(new Event);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* e) { return cudaEventCreateWithFlags(e, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  const Turn turn;
   delete reinterpret_cast<Event*>(e);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  const Turn turn;
   *reinterpret_cast<Event*>(e) = {std::chrono::steady_clock::now(), stream_of(s).capture, &stream_of(s)};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  const Turn turn;
   return unless_capturing([=] { return finish(*stream_of_event(e)); });
 }
 cudaError_t cudaEventQuery(cudaEvent_t e) {
+  const Turn turn;
   return cudaStreamQuery(reinterpret_cast<cudaStream_t>(stream_of_event(e)));
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  const Turn turn;
   Graph* capture = reinterpret_cast<Event*>(e)->capture;
   if (capture == nullptr) return finish(*stream_of_event(e));
   stream_of(s).capture = capture;  // the stream joins it
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const Turn turn;
   const auto span = reinterpret_cast<Event*>(end)->at - reinterpret_cast<Event*>(begin)->at;
   *milliseconds = std::chrono::duration<float, std::milli>(span).count();
   return cudaSuccess;
 }
 
 // ---- errors and the device
-cudaError_t cudaGetLastError() { return std::exchange(machine().last, cudaSuccess); }
-cudaError_t cudaPeekAtLastError() { return machine().last; }
+cudaError_t cudaGetLastError() {
+  const Turn turn;
+  return std::exchange(machine().last, cudaSuccess);
+}
+cudaError_t cudaPeekAtLastError() {
+  const Turn turn;
+  return machine().last;
+}
 const char* cudaGetErrorName(cudaError_t e) {
+  const Turn turn;
   switch (e) {
     case cudaSuccess:
       return "cudaSuccess";
@@ -655,6 +741,7 @@ const char* cudaGetErrorName(cudaError_t e) {
   }
 }
 const char* cudaGetErrorString(cudaError_t e) {
+  const Turn turn;
   return e == cudaErrorLaunchFailure ? machine().failure.c_str() : cudaGetErrorName(e);
 }
 cudaError_t cudaGetDeviceCount(int* n) { return *n = 1, cudaSuccess; }
@@ -663,6 +750,7 @@ cudaError_t cudaSetDevice(int d) { return d == 0 ? cudaSuccess : failed(cudaErro
 cudaError_t cudaRuntimeGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const Turn turn;
   const emulator::Options& o = machine().options;
   const int limit = static_cast<int>(shared_limit());
   switch (attribute) {
@@ -708,6 +796,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  const Turn turn;
   std::memset(p, 0, sizeof *p);
   std::snprintf(p->name, sizeof p->name, "emulator");
   const auto get = [=](cudaDeviceAttr a) {
@@ -731,6 +820,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
 // Registers are ptxas' affair, so this is what threads and shared memory alone allow.
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* f, int threads,
                                                                    std::size_t shared, unsigned) {
+  const Turn turn;
   const auto found = machine().kernels.find(f);
   if (found == machine().kernels.end() || threads <= 0) return failed(cudaErrorInvalidValue);
   const Symbol& kernel = found->second;
@@ -742,6 +832,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* f, int threads,
                                                           std::size_t shared) {
+  const Turn turn;
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, f, threads, shared, 0);
 }
 

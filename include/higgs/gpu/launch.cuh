@@ -74,21 +74,40 @@ struct LaunchOptions {
   unsigned cluster = 1;
   /// Programmatic dependent launch (CUDA Programming Guide): the kernel may begin before the kernel in front of it on the
   /// stream ends. It must execute griddepcontrol.wait before it touches what earlier work on the stream writes or reads.
+  /// In a stream that is captured a kernel must be in front of it, if anything is: the programmatic edges of a graph lead
+  /// from kernels to kernels alone (CUDA Runtime API, cudaGraphDependencyType).
   bool overlaps_previous = false;
 };
 
+namespace detail {
+
+/// Lets the blocks of a kernel have as much dynamic shared memory as the current device gives to one: above 48 KiB CUDA
+/// wants each kernel to ask (CUDA Programming Guide, "Shared Memory"). All launches ask for the same number, so a thread
+/// that launches a kernel with few bytes never takes from another thread what that one has just asked for.
+inline void ask_for_shared_memory(const void* kernel) {
+  constexpr const char* call = "higgs::gpu::launch: shared memory";
+  cudaFuncAttributes facts = {};
+  check(cudaFuncGetAttributes(&facts, kernel), call);
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), call);
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), call);
+  most -= static_cast<int>(facts.sharedSizeBytes);
+  if (facts.maxDynamicSharedSizeBytes < most)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), call);
+}
+
+}  // namespace detail
+
 /// Puts kernel(args...) on `stream`. Launches nothing for an empty grid. Throws CudaError if CUDA refuses this launch;
-/// errors that earlier calls left for cudaGetLastError are neither reported nor cleared.
+/// errors that earlier calls left for cudaGetLastError are neither reported nor cleared. Threads may launch one kernel at
+/// the same time.
 template <class... Params, class... Args>
 void launch(const LaunchOptions& options, void (*kernel)(Params...), dim3 grid, int threads,
             std::size_t shared, cudaStream_t stream, Args... args) {
   static_assert(sizeof...(Params) == sizeof...(Args));
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const auto* function = reinterpret_cast<const void*>(kernel);
-  if (shared > 48 * 1024)  // above it a kernel has to ask
-    check(
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        "higgs::gpu::launch: shared memory");
+  if (shared > 48 * 1024) detail::ask_for_shared_memory(function);
   cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
