@@ -150,6 +150,12 @@ TEST_CASE("dequantizing refuses memory that is not aligned, shared or of another
   gpu::Device other = here;
   ++other.id;
   CHECK_THROWS_WITH(dequantize(out, out + 64 * 64, other), Catch::Contains("in the memory of device"));
+
+  const gpu::DeviceCodes codes(random_matrix<GridCodebook<2, 256>>(64, 64, 64, 64, 19, false));
+  const gpu::DenseView<float> dense(out, 64, 64);
+  CHECK_NOTHROW(gpu::dequantize_async(codes.view(), dense, gpu::Basis::Rotated, here, nullptr));
+  CHECK_THROWS_WITH(gpu::dequantize_async(codes.view(), dense, gpu::Basis::Rotated, other, nullptr),
+                    Catch::Contains("w is in the memory of device"));
 }
 
 TEST_CASE("codebooks without tiles are dequantized from the codes of files", "[matmul][decode][gpu]") {

@@ -169,7 +169,7 @@ TEST_CASE(
   CHECK_NOTHROW(gpu::detail::check_device("f", w, device));
   w.device = 2;
   CHECK_THROWS_WITH(gpu::detail::check_device("f", w, device),
-                    "f: w is in the memory of device 2, but the product is for device 1");
+                    "f: w is in the memory of device 2, but the call is for device 1");
   w.device = 1;
   device.reserved_shared_bytes = 1024;
   CHECK_NOTHROW(gpu::detail::check_device("f", w, device));

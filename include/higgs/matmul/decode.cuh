@@ -55,6 +55,7 @@ struct CodedMatrix {
   const Half* scales = nullptr;          // (rows, groups)
   const std::int16_t* points = nullptr;  // (size, dim)
   Window window;
+  int device = -1;  // Device::id of the device whose memory it is in; -1: not known
 };
 
 /// Owns a CodedMatrix: codes and scales as files hold them, and a table of points. It takes the bits of the file,
@@ -83,6 +84,7 @@ class DeviceCodes {
              scales_.data(),
              points_.data(),
              window_of(w.book)};
+    check(cudaGetDevice(&view_.device), "higgs::gpu::DeviceCodes");
   }
   const CodedMatrix& view() const noexcept { return view_; }
 
@@ -337,6 +339,11 @@ void decode_rows_async(const CodedMatrix& w, std::int64_t first_row, DenseView<O
          first_row, out, std::ldexp(1.0f, w.exponent));
 }
 
+/// Throws InvalidArgument unless `w` is in the memory of `device`.
+inline void check_device(const char* function, const CodedMatrix& w, const Device& device) {
+  check_memory(function, w.device, device);
+}
+
 inline std::int64_t rows_of(const PackedView& w) { return w.layout.rows; }
 inline std::int64_t rows_of(const CodedMatrix& w) { return w.rows; }
 
@@ -352,7 +359,7 @@ void dequantize_async(const Matrix& w, DenseView<Out> out, Basis basis, const De
            ", but w in this basis is " + higgs::detail::shape_text(detail::rows_of(w), cols);
   });
   constexpr const char* function = "higgs::gpu::dequantize_async";
-  if constexpr (std::is_same_v<Matrix, PackedView>) detail::check_device(function, w, device);
+  detail::check_device(function, w, device);
   detail::expect_aligned(function, "out", out.data, sizeof(Out));
   detail::expect_aligned(function, "the workspace", workspace.data(), 16);
   detail::expect_apart(function, "the workspace",

@@ -39,13 +39,18 @@ struct PackedView {
 
 namespace detail {
 
+/// Throws InvalidArgument unless `w`, in the memory of device `owner`, is in that of `device`; -1: not known.
+inline void check_memory(const char* function, int owner, const Device& device) {
+  expects(owner < 0 || device.id < 0 || owner == device.id, [&] {
+    return higgs::detail::sentence(function, ": w is in the memory of device ", owner,
+                                   ", but the call is for device ", device.id);
+  });
+}
+
 /// Throws InvalidArgument unless `w` is in the memory of `device`, whose kernels find their lookup table where they are
 /// compiled for.
 inline void check_device(const char* function, const PackedView& w, const Device& device) {
-  expects(w.device < 0 || device.id < 0 || w.device == device.id, [&] {
-    return higgs::detail::sentence(function, ": w is in the memory of device ", w.device,
-                                   ", but the product is for device ", device.id);
-  });
+  check_memory(function, w.device, device);
   expects(device.reserved_shared_bytes <= LookupTable::begin, [&] {
     return higgs::detail::sentence(function, ": CUDA keeps the first ", device.reserved_shared_bytes,
                                    " bytes of each block's shared memory on this device, but at most ",
