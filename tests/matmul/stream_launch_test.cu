@@ -98,6 +98,7 @@ TEST_CASE("launches overlap where the device can do that, and are refused elsewh
   CHECK_NOTHROW(gpu::detail::launch_options(plan, ampere));
   plan.overlap_launches = true;
   CHECK(gpu::detail::launch_options(plan, hopper).overlaps_previous);
+  CHECK(!gpu::detail::launch_options(plan, hopper, true).overlaps_previous);
   CHECK_THROWS_WITH(gpu::detail::launch_options(plan, ampere), Catch::Contains("sm_80"));
 }
 

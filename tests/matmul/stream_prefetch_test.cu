@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled for Hopper: older architectures ask for nothing ahead.
 #include <higgs/codes/formats.cuh>
+#include <higgs/matmul/grouped.cuh>
+#include <higgs/matmul/linear.cuh>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/stream_prefetch.cuh>
 
@@ -10,10 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "device_matrices.cuh"
 #include "emulator/emulator.hpp"
+#include "emulator/schedules.hpp"
 
 using higgs::GridCodebook;
 using higgs::Half;
@@ -53,6 +57,102 @@ void check_requests() {
       }
 }
 
+using Book = GridCodebook<2, 256>;
+using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
+
+// Products, rotations and experts one after the other, each of which reads what the one in front of it writes, and
+// writes what others read: states = states + down(up(states)), then up(rotated states), then experts.
+class Chain {
+ public:
+  explicit Chain(std::int64_t batch)
+      : batch_(batch),
+        up_(random_matrix<Book>(inner, outer, 64, 64, 5)),
+        down_(random_matrix<Book>(outer, inner, 64, 64, 6)),
+        experts_(std::span<const higgs::QuantizedMatrix<Book>>(some_experts())),
+        expert_plan_(gpu::plan_experts(experts_[0].layout, up_.device(), 2)),
+        start_(std::span<const Half>(Normals<Half>(batch, outer, 7).data)),
+        states_(size(outer)),
+        middle_(size(inner)),
+        rotated_(size(up_.rotated_cols())),
+        y_(size(outer)),
+        offsets_(std::span<const std::int32_t>(offsets(batch))),
+        workspace_(gpu::DeviceBuffer<std::byte>::zeros(
+            std::max({up_.workspace_bytes(batch), down_.workspace_bytes(batch),
+                      gpu::matmul_grouped_workspace(experts_, batch, expert_plan_, up_.device())}))) {}
+
+  void set_overlap(bool overlap) {
+    up_.plan().overlap_launches = down_.plan().overlap_launches = expert_plan_.overlap_launches = overlap;
+  }
+  // Puts the start into the states and something else into all that is computed.
+  void begin(cudaStream_t stream) {
+    for (const auto* buffer : {&middle_, &rotated_, &y_})
+      gpu::check(cudaMemsetAsync(buffer->data(), 0x55, buffer->size_bytes(), stream), "begin");
+    gpu::check(
+        cudaMemcpyAsync(states_.data(), start_.data(), start_.size_bytes(), cudaMemcpyDeviceToDevice, stream),
+        "begin");
+  }
+  void run(cudaStream_t stream) {
+    const gpu::DenseView<Half> states(states_.data(), batch_, outer), middle(middle_.data(), batch_, inner),
+        rotated(rotated_.data(), batch_, up_.rotated_cols()), y(y_.data(), batch_, outer);
+    up_.rotate(gpu::DenseView<const Half>(states), rotated, workspace_.span(), stream);
+    up_.multiply_rotated(gpu::DenseView<const Half>(rotated), middle, workspace_.span(), stream);
+    down_(gpu::DenseView<const Half>(middle), states, workspace_.span(), stream, {nullptr, states_.data()});
+    up_(gpu::DenseView<const Half>(states), middle, workspace_.span(), stream);
+    gpu::matmul_grouped_async<Formats>(gpu::DenseView<const Half>(middle), experts_,
+                                       {batch_, offsets_.data()}, y, workspace_.span(), expert_plan_,
+                                       up_.device(), stream);
+  }
+  // The bits of all that is computed.
+  std::vector<std::uint16_t> results(cudaStream_t stream) const {
+    std::vector<std::uint16_t> out;
+    for (const auto* buffer : {&states_, &middle_, &rotated_, &y_})
+      for (const Half value : buffer->to_host(stream)) out.push_back(value.bits);
+    return out;
+  }
+
+ private:
+  static constexpr std::int64_t outer = 128, inner = 320;
+
+  std::size_t size(std::int64_t cols) const { return static_cast<std::size_t>(batch_ * cols); }
+  static std::vector<higgs::QuantizedMatrix<Book>> some_experts() {
+    return {random_matrix<Book>(outer, inner, 64, 64, 8), random_matrix<Book>(outer, inner, 64, 64, 9)};
+  }
+  static std::vector<std::int32_t> offsets(std::int64_t batch) {
+    return {0, static_cast<std::int32_t>(batch / 2), static_cast<std::int32_t>(batch)};
+  }
+
+  std::int64_t batch_;
+  gpu::Linear<Formats> up_, down_;
+  gpu::Experts experts_;
+  gpu::MatmulPlan expert_plan_;
+  gpu::DeviceBuffer<Half> start_, states_, middle_, rotated_, y_;
+  gpu::DeviceBuffer<std::int32_t> offsets_;
+  gpu::DeviceBuffer<std::byte> workspace_;
+};
+
+// A stream that the legacy stream does not wait for, and what is captured from it.
+struct Capture {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+
+  Capture() { gpu::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "Capture"); }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  ~Capture() {
+    if (executable != nullptr) static_cast<void>(cudaGraphExecDestroy(executable));
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaStreamDestroy(stream));
+  }
+  template <class Work>
+  void record(const Work& work) {
+    gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "record");
+    work();
+    gpu::check(cudaStreamEndCapture(stream, &graph), "record");
+    gpu::check(cudaGraphInstantiate(&executable, graph, 0), "record");
+  }
+};
+
 }  // namespace
 
 TEST_CASE("each warp tile behind the first loads is asked for once, and none beyond the last",
@@ -86,6 +186,68 @@ TEST_CASE("a kernel asks for weights alone, and waits for the kernel in front of
                                 higgs::MatrixView<double>(exact.data(), batch, 200));
         CHECK(relative_error(y, exact) < 3e-4);
       }
+  }
+  emulator::options() = before;
+}
+
+TEST_CASE("a chain of overlapping launches has the bits of one without, on a stream and in a graph",
+          "[matmul][stream_prefetch][gpu]") {
+  const emulator::Options before = emulator::options();
+  if (emulator::in_use) {
+    emulator::options().compute_capability = 90;
+    emulator::options().sm_count = 3;
+  }
+  if (gpu::current_device().architecture >= 90) {
+    for (const std::int64_t batch : {2, 9}) {  // x rotated inside the product, and before it
+      INFO("M " << batch);
+      Chain chain(batch);
+      Capture in_order, overlapping;
+      chain.begin(in_order.stream);
+      chain.run(in_order.stream);
+      const auto expected = chain.results(in_order.stream);
+      chain.set_overlap(true);
+      overlapping.record([&] { chain.run(overlapping.stream); });
+      emulator::for_each_schedule(2, [&](std::uint32_t) {
+        for (const bool as_graph : {false, true}) {
+          chain.begin(overlapping.stream);
+          if (as_graph)
+            gpu::check(cudaGraphLaunch(overlapping.executable, overlapping.stream), "a chain as a graph");
+          else
+            chain.run(overlapping.stream);
+          REQUIRE(chain.results(overlapping.stream) == expected);
+        }
+      });
+    }
+  }
+  emulator::options() = before;
+}
+
+TEST_CASE("products whose counters are set in front of them are captured under overlapping launches",
+          "[matmul][stream_prefetch][gpu]") {
+  const emulator::Options before = emulator::options();
+  if (emulator::in_use) emulator::options().compute_capability = 90;
+  const gpu::Device here = gpu::current_device();
+  if (here.architecture >= 90) {
+    constexpr std::int64_t batch = 64 * 90, rows = 12 * 128,
+                           cols = 64;  // 12 row blocks for each of 90 tiles
+    const gpu::PackedMatrix w(random_matrix<Book>(rows, cols, 64, 64, 5));
+    gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, here);
+    plan.row_warps = 2;
+    plan.grid = 1;  // no partial sums, but counters
+    plan.overlap_launches = true;
+    const gpu::detail::StreamWorkspace parts({w.view(), batch, plan, true}, here);
+    CHECK(parts.arrivals > gpu::workspace_counters);
+    const auto x = gpu::DeviceBuffer<Half>::zeros(static_cast<std::size_t>(batch * cols));
+    const gpu::DeviceBuffer<Half> y(static_cast<std::size_t>(batch * rows));
+    const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(parts.bytes());
+    const auto multiply = [&](cudaStream_t stream, std::int64_t some) {
+      gpu::matmul_rotated_async<Formats>(gpu::DenseView<const Half>(x.data(), some, cols), w.view(),
+                                         gpu::DenseView<Half>(y.data(), some, rows), workspace.span(), plan,
+                                         here, stream);
+    };
+    Capture capture;
+    multiply(capture.stream, 64);  // loads the kernel
+    CHECK_NOTHROW(capture.record([&] { multiply(capture.stream, batch); }));
   }
   emulator::options() = before;
 }

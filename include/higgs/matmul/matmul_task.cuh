@@ -41,7 +41,7 @@ struct MatmulPlan {
   /// on the stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not
   /// write them. Nor may a kernel in front of that one, if that one overlaps too: the last launch without overlap is
   /// what they wait for. Products of the streaming kernel and of experts overlap; others begin when all work in front
-  /// has ended.
+  /// has ended. Where a stream is captured, put no copy or memset directly in front of such a product (LaunchOptions).
   bool overlap_launches = false;
   /// Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the
   /// program code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.

@@ -193,14 +193,16 @@ StreamTask stream_task(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace
   return out;
 }
 
-/// What the plan asks for. Throws InvalidArgument where the device has no programmatic dependent launch.
-inline LaunchOptions launch_options(const MatmulPlan& plan, const Device& device) {
+/// What the plan asks for. Throws InvalidArgument where the device has no programmatic dependent launch. A launch directly
+/// `behind_memset` never overlaps: LaunchOptions says why.
+inline LaunchOptions launch_options(const MatmulPlan& plan, const Device& device,
+                                    bool behind_memset = false) {
   expects(!plan.overlap_launches || device.architecture >= 90, [&] {
     return higgs::detail::sentence(
         "higgs::gpu::matmul_async: plan.overlap_launches needs sm_90 or later, but the device is sm_",
         device.architecture);
   });
-  return {.overlaps_previous = plan.overlap_launches};
+  return {.overlaps_previous = plan.overlap_launches && !behind_memset};
 }
 
 /// Refuses a launch that overlaps the one in front of it if the kernel's code lacks the instruction that waits.
@@ -254,7 +256,7 @@ void multiply_rows(const MatmulTask<X, Y, Gemm>& task, const StreamWorkspace& sp
                               reinterpret_cast<float*>(at + space.x));
     x = rotated.data;
   }
-  const LaunchOptions options = launch_options(task.plan, device);
+  const LaunchOptions options = launch_options(task.plan, device, space.arrivals != 0);
   for_each_part(task, space, workspace, stream, [&](StreamTask part) {
     part.rotated_x = x;
     part.x_stride = task.w.layout.depth();
@@ -312,13 +314,13 @@ inline std::size_t RotatingStreamKernel::workspace(const MatmulSize& size, const
 template <class Formats, class Archs, class X, class Y, class Gemm>
 void RotatingStreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspace,
                                   const Device& device, cudaStream_t stream) {
-  detail::for_each_part(task, detail::StreamWorkspace(task, device), workspace, stream,
-                        [&](detail::StreamTask part) {
-                          part.x = task.x.data;
-                          part.x_stride = task.x.row_stride;
-                          detail::launch_stream<Formats, Archs, OperandOf<X>, 1, X>(
-                              part, stream, detail::launch_options(task.plan, device));
-                        });
+  const detail::StreamWorkspace space(task, device);
+  const LaunchOptions options = detail::launch_options(task.plan, device, space.arrivals != 0);
+  detail::for_each_part(task, space, workspace, stream, [&](detail::StreamTask part) {
+    part.x = task.x.data;
+    part.x_stride = task.x.row_stride;
+    detail::launch_stream<Formats, Archs, OperandOf<X>, 1, X>(part, stream, options);
+  });
 }
 
 static_assert(MatmulKernel<StreamKernel> && MatmulKernel<RotatingStreamKernel>);
