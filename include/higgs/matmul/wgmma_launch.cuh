@@ -150,21 +150,18 @@ WgmmaTask wgmma_task(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split
   return out;
 }
 
-/// Whether the program has the code of the kernel for the current device.
-template <class Format, class Archs, class T, int RowTiles>
-bool has_wgmma_code() {
-  static const bool has = [] {
-    cudaFuncAttributes facts = {};
-    const auto* kernel = reinterpret_cast<const void*>(wgmma_kernel<Format, T, RowTiles>);
-    const cudaError_t error = cudaFuncGetAttributes(&facts, kernel);
-    if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction) {
-      check(error, "higgs::gpu::matmul_async: warpgroup products");
-      return facts.maxThreadsPerBlock >= wgmma_threads;
-    }
-    static_cast<void>(cudaGetLastError());  // no image for this device: nobody else's error
-    return false;
-  }();
-  return has;
+/// Whether the program has the code of this instance of the kernel for the current device. Objects for sm_90 and for
+/// sm_90a share the names of templates, and the linker keeps the functions of any of them. So nothing is remembered: a
+/// function asks for the very instance that it launches.
+inline bool has_wgmma_code(void (*kernel)(WgmmaTask)) {
+  cudaFuncAttributes facts = {};
+  const cudaError_t error = cudaFuncGetAttributes(&facts, reinterpret_cast<const void*>(kernel));
+  if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction) {
+    check(error, "higgs::gpu::matmul_async: warpgroup products");
+    return facts.maxThreadsPerBlock >= wgmma_threads;
+  }
+  static_cast<void>(cudaGetLastError());  // no image for this device: nobody else's error
+  return false;
 }
 
 /// Puts the product on the stream, split.rows_at_once() rows of x at a time. False if the program lacks the code.
@@ -173,7 +170,8 @@ bool launch_wgmma(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split, s
                   const Device& device, cudaStream_t stream) {
   using T = OperandOf<X>;
   using Shape = WgmmaShape<RowTiles>;
-  if (!has_wgmma_code<Format, Archs, T, RowTiles>()) return false;
+  const auto kernel = wgmma_kernel<Format, T, RowTiles>;
+  if (!has_wgmma_code(kernel)) return false;
   const WgmmaWorkspace parts(task, split, device);
   WgmmaTask out = wgmma_task(task, split, parts, workspace);
   const std::int64_t depth = task.w.layout.depth();
@@ -195,9 +193,8 @@ bool launch_wgmma(const MatmulTask<X, Y, Gemm>& task, const WgmmaSplit& split, s
     out.first_x = first;
     out.batch = rows;
     out.batch_tiles = static_cast<int>(ceil_div(rows, Shape::columns));
-    gpu::launch(wgmma_kernel<Format, T, RowTiles>,
-                dim3(static_cast<unsigned>(split.row_blocks * split.splits * out.batch_tiles)), wgmma_threads,
-                Shape::end, stream, out);
+    gpu::launch(kernel, dim3(static_cast<unsigned>(split.row_blocks * split.splits * out.batch_tiles)),
+                wgmma_threads, Shape::end, stream, out);
   }
   return true;
 }
