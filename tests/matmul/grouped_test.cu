@@ -382,3 +382,56 @@ TEST_CASE("a mixture says which argument does not fit", "[matmul][grouped][gpu]"
   matrices.back() = random_matrix<Book>(150, 192, 64, 64, 3);
   CHECK_THROWS_WITH(upload(matrices), Contains("expert 2 has another layout"));
 }
+
+TEST_CASE("experts that are warm are captured for any number of rows without the first use of a kernel",
+          "[matmul][grouped][gpu]") {
+  const emulator::Options before = emulator::options();
+  emulator::options().refuse_cold = true;
+  // A format and a type that no other case uses with experts, so that their kernels are cold here.
+  using Cold = gpu::MatmulFormats<gpu::TableFormat<2>>;
+  using higgs::BFloat16;
+  std::vector<higgs::QuantizedMatrix<GridCodebook<2, 16>>> matrices;
+  for (std::uint64_t e = 0; e < 3; ++e)
+    matrices.push_back(random_matrix<GridCodebook<2, 16>>(70, 1024, 64, 64, 5 + e));
+  const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<GridCodebook<2, 16>>>(matrices)};
+  const gpu::Device here = gpu::current_device();
+  const gpu::MatmulPlan plan = gpu::plan_experts(experts[0].layout, here, 2);
+  constexpr std::int64_t most = 100;
+  const auto x = gpu::DeviceBuffer<BFloat16>::zeros(most * 1024 + 1);
+  const gpu::DeviceBuffer<float> y(most * 70);
+  const auto offsets = gpu::DeviceBuffer<std::int32_t>::zeros(4);
+  const auto workspace =
+      gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(experts, most, plan, here));
+  const auto captures = [&](std::int64_t rows, int first) {
+    cudaStream_t stream = nullptr;
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    bool done = true;
+    try {
+      gpu::matmul_grouped_async<Cold>(gpu::DenseView<const BFloat16>(x.data() + first, rows, 1024), experts,
+                                      {rows, offsets.data()}, gpu::DenseView<float>(y.data(), rows, 70),
+                                      workspace.span(), plan, here, stream);
+    } catch (const gpu::CudaError&) {
+      done = false;
+    }
+    static_cast<void>(cudaStreamEndCapture(stream, &graph));
+    static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaStreamDestroy(stream));
+    return done;
+  };
+  const auto cold = [&](std::int64_t from, std::int64_t to) {
+    int count = 0;
+    for (const int first : {0, 1})
+      for (std::int64_t rows = from; rows <= to; ++rows) count += !captures(rows, first);
+    return count;
+  };
+  experts.warm_up<BFloat16, float, Cold>(0, plan, here);  // no rows, no kernels
+  if (emulator::in_use) CHECK(cold(1, 1) == 2);
+  experts.warm_up<BFloat16, float, Cold>(19, plan, here);
+  CHECK(cold(1, 19) == 0);
+  if (emulator::in_use) CHECK(cold(20, 20) > 0);
+  experts.warm_up<BFloat16, float, Cold>(most, plan, here);
+  CHECK(cold(1, most) == 0);
+  emulator::options() = before;
+}

@@ -68,6 +68,14 @@ class Experts {
   /// (size()), in device memory.
   const detail::ExpertRotation* rotations() const noexcept { return rotations_.data(); }
 
+  /// Loads every kernel that products with up to `count` rows of these types may launch under this plan: launches them
+  /// for no rows, in memory of its own, and waits for `stream`. For use before a capture, as Linear::warm_up is.
+  /// sort_pairs_async and add_pairs_async have one kernel each for their types, which any call of them loads. Throws
+  /// InvalidArgument and CudaError as matmul_grouped_async does.
+  template <class X, class Y, class Formats = AnyFormat, class Archs = BuiltFor>
+  void warm_up(std::int64_t count, const MatmulPlan& plan, const Device& device,
+               cudaStream_t stream = nullptr) const;
+
  private:
   static bool same_shape(CodeLayout a, const CodeLayout& b) {
     a.input_scales = b.input_scales;  // products need neither to be equal
@@ -325,6 +333,33 @@ void matmul_grouped_async(DenseView<X> x, const Experts& w, const ExpertRows& ro
   detail::check_pointers(function, x, w, rows, y, epilogue, plan, workspace.first(cut.bytes()));
   detail::multiply_experts<Formats, std::remove_const_t<X>, Y, Archs>(x, w, rows, y, workspace.data(), cut,
                                                                       plan, device, stream, epilogue);
+}
+
+template <class X, class Y, class Formats, class Archs>
+void Experts::warm_up(std::int64_t count, const MatmulPlan& plan, const Device& device,
+                      cudaStream_t stream) const {
+  // The fewest rows for each size of a batch tile (ExpertCut). Offsets are zeros: no expert has any of them.
+  std::vector<std::int64_t> counts;
+  for (const std::int64_t each : {1, 9, 17, 33})
+    if (const std::int64_t fewest = (each - 1) * 4 * size() / 5 + 1; fewest <= count)
+      counts.push_back(fewest);
+  if (counts.empty()) return;
+  std::size_t bytes = 0;
+  for (const std::int64_t rows : counts)
+    bytes = std::max(bytes, matmul_grouped_workspace(*this, rows, plan, device));
+  const PackedView& w = (*this)[0];
+  const auto offsets = DeviceBuffer<std::int32_t>::zeros(static_cast<std::size_t>(size() + 1)),
+             ids = DeviceBuffer<std::int32_t>::zeros(static_cast<std::size_t>(counts.back()));
+  const auto x = DeviceBuffer<X>::zeros(static_cast<std::size_t>(w.rotation.cols + 1));
+  const DeviceBuffer<Y> y(static_cast<std::size_t>(w.layout.rows));
+  const auto workspace = DeviceBuffer<std::byte>::zeros(bytes);
+  for (const std::int64_t rows : counts)
+    for (const int unaligned : {0, 1})  // another kernel may rotate rows that begin anywhere
+      matmul_grouped_async<Formats, const X, Y, Archs>(
+          DenseView<const X>(x.data() + unaligned, 1, w.rotation.cols), *this,
+          {rows, offsets.data(), ids.data(), ids.data()}, DenseView<Y>(y.data(), 1, w.layout.rows),
+          workspace.span(), plan, device, stream);
+  check(cudaStreamSynchronize(stream), "higgs::gpu::Experts::warm_up");
 }
 
 }  // namespace gpu
