@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The choice of next tokens on the device. One kernel chooses, records the token and moves the sequence on, so that the
-// host reads tokens when it likes. choose_token() in sampling.hpp is the definition: equal logits give equal choices.
+// host reads tokens when it likes. choose_token() (network/sampling.hpp) is the definition: equal logits give equal
+// choices.
 #pragma once
 
-#include "device/sampling.hpp"
+#include "network/sampling.hpp"
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>

@@ -2,13 +2,9 @@
 #include "network/generate.hpp"
 
 #include <higgs/core/error.hpp>
-#include <higgs/core/random.hpp>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <limits>
-#include <numeric>
 
 namespace higgs::model {
 namespace {
@@ -18,50 +14,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 }  // namespace
-
-Sampler::Sampler(const Sampling& sampling) : sampling_(sampling) {
-  expects(sampling.temperature >= 0 && std::isfinite(sampling.temperature),
-          "higgs::model::Sampler: temperature must not be negative");
-  expects(sampling.top_k >= 0, "higgs::model::Sampler: top_k must not be negative");
-  expects(sampling.top_p > 0 && sampling.top_p <= 1, "higgs::model::Sampler: top_p must lie in (0, 1]");
-}
-
-TokenId Sampler::choose(std::span<const float> logits) {
-  for (std::size_t id = 0; id < logits.size(); ++id)
-    if (!(logits[id] < std::numeric_limits<float>::infinity()))
-      throw FormatError("the model gives the token " + std::to_string(id) + " a logit of " +
-                        std::to_string(logits[id]) + ": its weights are damaged");
-  if (sampling_.temperature == 0)
-    return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-
-  std::vector<TokenId> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto logit = [&](TokenId id) { return logits[static_cast<std::size_t>(id)]; };
-  const auto likelier = [&](TokenId a, TokenId b) {
-    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-  };
-  if (sampling_.top_k > 0 && sampling_.top_k < static_cast<std::int64_t>(order.size())) {
-    const auto end = order.begin() + static_cast<std::ptrdiff_t>(sampling_.top_k);
-    std::partial_sort(order.begin(), end, order.end(), likelier);
-    order.erase(end, order.end());
-  } else {
-    std::sort(order.begin(), order.end(), likelier);
-  }
-
-  std::vector<double> up_to;  // probability of a token and all likelier ones, not normalized
-  double total = 0;
-  for (const TokenId id : order) {
-    total += std::exp(static_cast<double>(logit(id) - logit(order[0])) / sampling_.temperature);
-    up_to.push_back(total);
-  }
-  const auto first_at_least = [&](double mass) {
-    const auto found = std::lower_bound(up_to.begin(), up_to.end(), mass);
-    return found == up_to.end() ? up_to.end() - 1 : found;
-  };
-  const double kept = *first_at_least(sampling_.top_p * total);
-  const double drawn = random_uniform(sampling_.seed, drawn_++) * kept;
-  return order[static_cast<std::size_t>(first_at_least(drawn) - up_to.begin())];
-}
 
 Generation generate(const Transformer& model, std::span<const TokenId> prompt, std::int64_t count,
                     const Sampling& sampling, const std::function<void(TokenId)>& on_token,

@@ -2,6 +2,7 @@
 // Writing on from a prompt.
 #pragma once
 
+#include "network/sampling.hpp"
 #include "network/transformer.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -13,27 +14,6 @@
 #include <vector>
 
 namespace higgs::model {
-
-/// How the next token is chosen.
-struct Sampling {
-  double temperature = 0;  ///< 0: the likeliest token
-  std::int64_t top_k = 0;  ///< among the k likeliest tokens; 0: all
-  double top_p = 1;        ///< among the likeliest tokens that together have this probability
-  std::uint64_t seed = 0;
-};
-
-/// Chooses tokens; the same seed gives the same choices for the same logits.
-class Sampler {
- public:
-  /// Throws InvalidArgument for a negative temperature or top_k, and for top_p outside (0, 1].
-  explicit Sampler(const Sampling& sampling);
-  /// Throws FormatError, which names the token, for a logit that is NaN or +infinity: the model is damaged.
-  TokenId choose(std::span<const float> logits);
-
- private:
-  Sampling sampling_;
-  std::uint64_t drawn_ = 0;
-};
 
 /// What generate() did, and how fast.
 struct Generation {

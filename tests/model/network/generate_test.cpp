@@ -8,24 +8,9 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <string>
 #include <vector>
 
 using namespace higgs::model;
-
-namespace {
-
-// How often each token comes in `draws` draws.
-std::vector<double> frequencies(const Sampling& sampling, const std::vector<float>& logits, int draws) {
-  Sampler sampler(sampling);
-  std::vector<double> out(logits.size());
-  for (int i = 0; i < draws; ++i) out[static_cast<std::size_t>(sampler.choose(logits))] += 1.0 / draws;
-  return out;
-}
-
-}  // namespace
 
 TEST_CASE("greedy generation appends the likeliest token again and again", "[model][generate]") {
   const Transformer model = load_tiny(tiny_config("llama"));
@@ -75,58 +60,4 @@ TEST_CASE("the same seed gives the same text", "[model][generate]") {
   };
   CHECK(text(1) == text(1));
   CHECK(text(1) != text(2));
-}
-
-TEST_CASE("tokens come as often as their probabilities say", "[model][generate]") {
-  const std::vector<float> logits{0.5f, 2.0f, -1.0f, 1.0f, -INFINITY, 1.0f};
-  constexpr int draws = 40000;
-  const double limit = 5 * std::sqrt(0.25 / draws);  // five standard deviations
-  for (const double temperature : {0.5, 1.0, 3.0}) {
-    std::vector<double> expected;
-    double sum = 0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) / temperature);
-    for (const float logit : logits)
-      expected.push_back(std::exp(static_cast<double>(logit) / temperature) / sum);
-    const std::vector<double> found = frequencies({.temperature = temperature, .seed = 7}, logits, draws);
-    for (std::size_t i = 0; i < logits.size(); ++i) CHECK(std::fabs(found[i] - expected[i]) < limit);
-
-    // Among the two likeliest, of which the second shares its place: the lower id counts as likelier.
-    const std::vector<double> two =
-        frequencies({.temperature = temperature, .top_k = 2, .seed = 7}, logits, draws);
-    CHECK(std::fabs(two[1] - expected[1] / (expected[1] + expected[3])) < limit);
-    CHECK(two[1] + two[3] == Approx(1));
-
-    // Just above the probability of the likeliest: two remain; just below: one.
-    const std::vector<double> most =
-        frequencies({.temperature = temperature, .top_p = expected[1] + 1e-6, .seed = 7}, logits, draws);
-    CHECK(most[1] + most[3] == Approx(1));
-    CHECK(most[3] > 0);
-    CHECK(frequencies({.temperature = temperature, .top_p = expected[1] - 1e-6, .seed = 7}, logits,
-                      1000)[1] == Approx(1));
-  }
-  CHECK(frequencies({}, logits, 100)[1] == Approx(1));
-  CHECK(frequencies({.temperature = 1, .top_k = 1}, logits, 100)[1] == Approx(1));
-}
-
-TEST_CASE("sampling options out of range are refused", "[model][generate]") {
-  CHECK_THROWS_AS(Sampler({.temperature = -1}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(Sampler({.temperature = INFINITY}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(Sampler({.top_k = -1}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(Sampler({.top_p = 0}), higgs::InvalidArgument);
-  CHECK_THROWS_AS(Sampler({.top_p = 1.5}), higgs::InvalidArgument);
-}
-
-TEST_CASE("a logit that is no number ends generation with an error", "[model][generate]") {
-  for (const double temperature : {0.0, 1.0})
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
-      for (std::size_t at = 0; at < 5; ++at) {
-        std::vector<float> logits{1, 2, 3, 2, 1};
-        Sampler sampler({.temperature = temperature});
-        CHECK_NOTHROW(sampler.choose(logits));
-        logits[at] = bad;
-        CHECK_THAT(message_of<higgs::FormatError>([&] { sampler.choose(logits); }),
-                   Catch::Contains("the token " + std::to_string(at)));
-        logits[at] = -std::numeric_limits<float>::infinity();  // a token that cannot come
-        CHECK(sampler.choose(logits) != static_cast<TokenId>(at));
-      }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device/sampling.hpp"
-
-#include "network/generate.hpp"
+#include "network/sampling.hpp"
 
 #include <higgs/core/error.hpp>
+#include <higgs/core/random.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <numbers>
 #include <numeric>
+#include <string>
 #include <vector>
 
 namespace higgs::model {
@@ -28,7 +29,10 @@ TokenChoice::TokenChoice(const Sampling& sampling)
     : slope(sampling.temperature == 0 ? 0.0f : slope_of(sampling.temperature)),
       top_k(static_cast<std::int32_t>(std::min<std::int64_t>(sampling.top_k, most_tokens))),
       top_p(sampling.top_p) {
-  static_cast<void>(Sampler(sampling));  // refuses what it refuses
+  expects(sampling.temperature >= 0 && std::isfinite(sampling.temperature),
+          "higgs::model::TokenChoice: temperature must be finite and not negative");
+  expects(sampling.top_k >= 0, "higgs::model::TokenChoice: top_k must not be negative");
+  expects(sampling.top_p > 0 && sampling.top_p <= 1, "higgs::model::TokenChoice: top_p must lie in (0, 1]");
 }
 
 std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choice, std::uint64_t random) {
@@ -44,10 +48,11 @@ std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choi
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-  });
-  if (choice.top_k > 0 && choice.top_k < count) order.resize(static_cast<std::size_t>(choice.top_k));
+  const auto kept_count = choice.top_k > 0 && choice.top_k < count ? choice.top_k : count;
+  std::partial_sort(
+      order.begin(), order.begin() + kept_count, order.end(),
+      [&](std::int32_t a, std::int32_t b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; });
+  order.resize(static_cast<std::size_t>(kept_count));
 
   std::vector<std::uint64_t> up_to;  // weight of a token and all likelier ones
   std::uint64_t total = 0;
@@ -59,6 +64,14 @@ std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choi
   const std::uint64_t kept = *first_at_least(nucleus_of(choice.top_p, total));
   const std::uint64_t drawn = multiply_high(random, kept) + 1;
   return order[static_cast<std::size_t>(first_at_least(drawn) - up_to.begin())];
+}
+
+std::int32_t Sampler::choose(std::span<const float> logits) {
+  const std::int32_t token = choose_token(logits, choice_, random_bits(seed_, drawn_++));
+  if (token >= 0) return token;
+  const std::int32_t damaged = -1 - token;
+  throw FormatError("the model gives the token " + std::to_string(damaged) + " a logit of " +
+                    std::to_string(logits[static_cast<std::size_t>(damaged)]) + ": its weights are damaged");
 }
 
 }  // namespace higgs::model

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The choice of a token by arithmetic that a GPU repeats bit for bit: probabilities are integers, so their sums do not
-// depend on an order. Sampler (network/generate.hpp) makes the same choice with doubles: the two differ where a random
-// number falls within 1e-6 of the border between two tokens.
+// The choice of the next token, on the CPU and by the kernel of device/sampling.cuh: equal logits and seeds give equal
+// tokens. Probabilities are integers, so that their sums do not depend on an order.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -13,7 +12,13 @@
 
 namespace higgs::model {
 
-struct Sampling;  // network/generate.hpp
+/// How the next token is chosen.
+struct Sampling {
+  double temperature = 0;  ///< 0: the likeliest token
+  std::int64_t top_k = 0;  ///< among the k likeliest tokens; 0: all
+  double top_p = 1;        ///< among the likeliest tokens that together have this probability
+  std::uint64_t seed = 0;
+};
 
 /// Sampling as kernels take it.
 struct TokenChoice {
@@ -22,13 +27,27 @@ struct TokenChoice {
   double top_p = 1;        // among the likeliest tokens that together have this probability
 
   TokenChoice() = default;
-  /// Throws InvalidArgument for settings that Sampler refuses.
+  /// Throws InvalidArgument for a negative temperature or top_k, and for top_p outside (0, 1].
   explicit TokenChoice(const Sampling& sampling);
 };
 
 /// The token that 64 random bits choose; ties go to the lowest id. Returns -1 - id if the logit of `id` is NaN or
 /// +infinity, for the lowest such id. Throws InvalidArgument unless there are 1 to most_tokens logits.
 std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choice, std::uint64_t random);
+
+/// Chooses tokens: token i by random_bits(seed, i) of higgs/core/random.hpp.
+class Sampler {
+ public:
+  /// Throws as TokenChoice does.
+  explicit Sampler(const Sampling& sampling) : choice_(sampling), seed_(sampling.seed) {}
+  /// Throws FormatError, which names the token, for a logit that is NaN or +infinity: the model is damaged.
+  std::int32_t choose(std::span<const float> logits);
+
+ private:
+  TokenChoice choice_;
+  std::uint64_t seed_;
+  std::uint64_t drawn_ = 0;
+};
 
 /// Rows of the largest vocabulary: sums of weights stay below 2^57.
 inline constexpr std::int64_t most_tokens = std::int64_t{1} << 19;
