@@ -99,6 +99,10 @@ class Checks(unittest.TestCase):
         self.expect(companions, "tests/pack/old_test.cpp has no include/", "tests/pack/old_test.cpp", HEAD)
         self.expect(companions, "tests/model/old_test.cpp has no include/", "tests/model/old_test.cpp", HEAD)
         self.expect(companions, "bench/pack/old_bench.cpp has no include/", "bench/pack/old_bench.cpp", HEAD)
+        self.expect(companions, "half_test.cpp:3: the name of the case has a ';'", "tests/core/half_test.cpp",
+                    'TEST_CASE("one") { a; }\nTEST_CASE("a b "\n          "\\"c\\"; d", "[core]") {\n')
+        self.expect(companions, "bits_test.cu:2: the name", "tests/pack/bits_test.cu",
+                    'TEMPLATE_TEST_CASE_METHOD(Fixture, "a;b", "[core]", int) {\n')
         self.expect(companions, "<higgs/gpu/warp.cuh> must be in one of", "include/higgs/gpu/warp.cuh", HEADER)
 
     def test_docs(self):

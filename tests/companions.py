@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fails when a header lacks its test, a test or benchmark lacks its header, or the umbrella headers forget one."""
+"""Fails when a header lacks its test, a test or benchmark lacks its header, the umbrella headers forget one, or a test
+case has a name that CMake takes for several."""
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ NO_TEST_FOLDERS = {"gpu", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/neon", 
 NOT_IN_UMBRELLA = {"codes/grid/tables", "codes/e8/points.hpp", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/neon",
                    "cpu/intrinsics.hpp", "cpu/isa.hpp", "cpu/targets.hpp",  # large tables that their user includes
                    "matmul/cublas_gemm.cuh"}  # needs cuBLAS
+
+# TEST_CASE("name", TEMPLATE_TEST_CASE("name" and so on; a name may be several literals.
+CASE = re.compile(r'^\w*TEST_CASE\w*\((?:\w+,)?\s*((?:"(?:[^"\\]|\\.)*"\s*)+)', re.M)
 
 
 def in_folder(name, folders):
@@ -37,7 +41,14 @@ def errors_of(root):
     for top, ending in (("tests", "_test"), ("bench", "_bench")):
         for path in sorted((root / top).rglob(f"*{ending}.c*")):
             stem = path.relative_to(root / top).with_suffix("").as_posix().removesuffix(ending)
-            if path.suffix in {".cpp", ".cu"} and not {stem + ".hpp", stem + ".cuh"} & (headers | model | emulator):
+            if path.suffix not in {".cpp", ".cu"}:
+                continue
+            text = path.read_text()
+            for case in CASE.finditer(text):
+                if ";" in case[1]:
+                    line = text.count("\n", 0, case.start()) + 1
+                    yield f"{path.relative_to(root)}:{line}: the name of the case has a ';', which separates lists of CMake"
+            if not {stem + ".hpp", stem + ".cuh"} & (headers | model | emulator):
                 yield f"{path.relative_to(root)} has no include/higgs/{stem}.hpp"
 
     included = [header for umbrella in sorted(UMBRELLAS & headers) for header in
