@@ -33,6 +33,7 @@ OPCODES = {  # the low 9 bits of an instruction; the 3 above tell how its operan
 }
 PRODUCTS = {"hmma", "imma", "hgmma"}
 BRANCH = 0x147
+UNIFORM_ADD = 0x090  # its operands are uniform registers; ptxas fills gaps with it
 WIDTHS = {"ldg", "stg", "lds", "sts"}
 BITS = {0: 8, 1: 8, 2: 16, 3: 16, 4: 32, 5: 64, 6: 128, 7: 128}
 
@@ -51,6 +52,8 @@ class Code:
 
 def registers_read(low, high, kind):
     """Those of the operands A, B and C that are registers. Bits 9 to 11 say where an operand that is none stands."""
+    if low & 0x1FF == UNIFORM_ADD:
+        return set()
     operands = {"a": low >> 24 & 255, "c": high & 255}
     if low >> 9 & 7 == 1:
         operands["b"] = low >> 32 & 255

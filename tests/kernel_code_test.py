@@ -59,7 +59,8 @@ class KernelCode(unittest.TestCase):
             "c": ("", registers(1, 7, 9, 9, 40)), "b beside a constant": ("", registers(2, 7, 9, 99, 42)),
             "a of mma": ("hmma", registers(1, 7, 37, 20, 60)), "b of mma": ("hmma", registers(1, 7, 20, 39, 60)),
             "c of mma": ("hmma", registers(1, 7, 20, 30, 38))}
-        others = [("", registers(4, 40, 9, 41, 255)), ("hmma", registers(1, 7, 36, 44, 60)),
+        uniform = 0x090  # an addition of uniform registers
+        others = [("", registers(4, 40, 9, 41, 255)), ("", (uniform | registers(1, 7, 41, 42, 43)[0], 43)), ("hmma", registers(1, 7, 36, 44, 60)),
                   ("hmma", registers(1, 7, 44, 38, 60))]
         distance = lambda loop: kernel_code.ldg_distance(*zip(*loop))  # noqa: E731
         for name, reader in readers.items():

@@ -104,6 +104,9 @@
 #  include <higgs/matmul/decoded_gemm.cuh>
 #  include <higgs/matmul/expert_kernel.cuh>
 #  include <higgs/matmul/grouped.cuh>
+#  include <higgs/matmul/int8_activations.cuh>
+#  include <higgs/matmul/int8_kernel.cuh>
+#  include <higgs/matmul/int8_launch.cuh>
 #  include <higgs/matmul/linear.cuh>
 #  include <higgs/matmul/matmul.cuh>
 #  include <higgs/matmul/matmul_task.cuh>

@@ -36,6 +36,15 @@ __device__ inline void mma_m16n8k16<BFloat16>(float (&c)[4], const std::uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+/// mma.m16n8k32 of signed bytes: c (16, 8) += a (16, 32) * b (32, 8), all exact as long as sums are below 2^31. a[0],
+/// a[1], a[2], a[3] hold rows g, g + 8, g, g + 8 and columns 4t ... 4t + 3 (a[2], a[3]: + 16); b.x, b.y hold rows
+/// 4t ... 4t + 3 (b.y: + 16) of column g; c as in mma_m16n8k16.
+__device__ inline void mma_m16n8k32(int (&c)[4], const std::uint32_t (&a)[4], uint2 b) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
 /// fma.rn of two pairs of 16-bit numbers: a * b + c.
 template <class T>
 __device__ inline std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c);
@@ -120,6 +129,12 @@ __device__ inline uint4 load_shared_128(std::uint32_t address) {
                : "r"(address), "n"(Offset)
                : "memory");
   return out;
+}
+/// st.shared of the low 16 bits of v at address + Offset, a multiple of 2.
+template <int Offset>
+__device__ inline void store_shared_16(std::uint32_t address, std::uint32_t v) {
+  asm volatile("st.shared.u16 [%0+%2], %1;" ::"r"(address), "h"(static_cast<std::uint16_t>(v)), "n"(Offset)
+               : "memory");
 }
 /// st.shared of 32 bits at address + Offset, a multiple of 4.
 template <int Offset>

@@ -12,6 +12,7 @@
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
 #include <higgs/matmul/decoded_gemm.cuh>
+#include <higgs/matmul/int8_launch.cuh>
 #include <higgs/matmul/matmul_task.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
 #include <higgs/matmul/stream_launch.cuh>
@@ -31,9 +32,9 @@ namespace gpu {
 
 /// The kernels of products: the first that can computes one. A new kernel is a header with a MatmulKernel and its
 /// name here.
-using Kernels = TypeList<RotatingStreamKernel, WgmmaKernel, StreamKernel, DecodedGemm>;
+using Kernels = TypeList<Int8Kernel, RotatingStreamKernel, WgmmaKernel, StreamKernel, DecodedGemm>;
 /// Those for activations that the caller has rotated.
-using RotatedKernels = TypeList<WgmmaKernel, StreamKernel>;
+using RotatedKernels = TypeList<Int8Kernel, WgmmaKernel, StreamKernel>;
 
 /// Bytes of workspace for a product of this size. It begins as zeros (DeviceBuffer::zeros); then any calls, on any
 /// matrices, may use it one after the other. Two calls at once need two: calls on streams that nothing orders, and two

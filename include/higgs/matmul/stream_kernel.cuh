@@ -142,7 +142,7 @@ struct StreamWarp {
   __device__ void multiply_chunk(int c);
   __device__ void finish_scales();
 
- private:
+ protected:
   __device__ int tile_of_step(int base, int p) const {
     return base + p * k_warps + ((facts.thread() / 32 & row_warps) != 0);
   }
@@ -268,14 +268,13 @@ __device__ __forceinline__ void StreamWarp<Config>::copy_chunk(const RowRange& r
   commit_copies();
 }
 
-/// Rotates inputs [first, first + 1024) of a row of x, as rotate_async does, into the activations of column m of
-/// the buffer at shared address `to`. All lanes of a warp call it.
-template <class T, class X>
-__device__ inline void rotate_into(const Rotation& r, const X* row, int first, float scale, int m,
-                                   std::uint32_t to) {
-  using Shared = SharedLayout<1>;
+/// v = inputs [first, first + 1024) of a row of x, rotated as rotate_async does but for the scale: v[2 k + i] of lane l is
+/// input 64 k + 2 l + i of them. Through 32 rows of 128 bytes that begin `Apart` bytes after each other, from shared
+/// address `space` on. All lanes of a warp call it.
+template <int Apart, class X>
+__device__ inline void rotate_inputs(const Rotation& r, const X* row, int first, std::uint32_t space,
+                                     float (&v)[32]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  float v[32];
   HIGGS_UNROLL for (int c = 0; c < 32; c += 8) {
     const int col = first + 32 * c + 8 * lane;
     HIGGS_UNROLL for (int i = 0; i < 8; ++i)
@@ -285,8 +284,18 @@ __device__ inline void rotate_into(const Rotation& r, const X* row, int first, f
       if (r.factors != nullptr) multiply_eight(r.factors + col, v + c);
     }
   }
-  hadamard_rows<Shared::rotation_line_bytes>(v, Shared::rotation_space(threadIdx.x / 32),
-                                             static_cast<int>(r.block));
+  hadamard_rows<Apart>(v, space, static_cast<int>(r.block));
+}
+
+/// Rotates inputs [first, first + 1024) of a row of x, as rotate_async does, into the activations of column m of
+/// the buffer at shared address `to`. All lanes of a warp call it.
+template <class T, class X>
+__device__ inline void rotate_into(const Rotation& r, const X* row, int first, float scale, int m,
+                                   std::uint32_t to) {
+  using Shared = SharedLayout<1>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float v[32];
+  rotate_inputs<Shared::rotation_line_bytes>(r, row, first, Shared::rotation_space(threadIdx.x / 32), v);
   to += static_cast<std::uint32_t>(lane / 8 * activation_step_bytes + (m ^ lane / 8) * 32 + lane % 8 * 4);
   [&]<int... K>(std::integer_sequence<int, K...>) {
     (store_shared_32<4 * activation_step_bytes * K>(

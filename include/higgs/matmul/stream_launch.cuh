@@ -295,15 +295,22 @@ void StreamKernel::launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspa
                                           space, workspace, device, stream);
 }
 
+namespace detail {
+/// Whether a warp can rotate 1024 inputs of x by itself (rotate_inputs).
 template <class Task>
-bool RotatingStreamKernel::can(const Task& task, const Device& device) {
+bool can_rotate_in_warps(const Task& task) {
   const Rotation& r = task.w.rotation;
-  return StreamKernel::can(task, device) && !task.rotated &&
-         task.batch <= std::min<std::int64_t>(task.plan.rotate_inside, detail::rotated_inside) &&
-         r.cols % 8 == 0 && r.group == r.padded_group && r.block <= 1024 &&
+  return !task.rotated && r.cols % 8 == 0 && r.group == r.padded_group && r.block <= 1024 &&
          std::has_single_bit(static_cast<std::uint64_t>(r.block)) &&
          reinterpret_cast<std::uintptr_t>(task.x.data) % 16 == 0 &&
          task.x.row_stride * sizeof(*task.x.data) % 16 == 0;
+}
+}  // namespace detail
+
+template <class Task>
+bool RotatingStreamKernel::can(const Task& task, const Device& device) {
+  return StreamKernel::can(task, device) && detail::can_rotate_in_warps(task) &&
+         task.batch <= std::min<std::int64_t>(task.plan.rotate_inside, detail::rotated_inside);
 }
 
 inline std::size_t RotatingStreamKernel::workspace(const MatmulSize& size, const Device& device) {

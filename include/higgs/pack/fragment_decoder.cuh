@@ -227,6 +227,21 @@ concept FragmentDecoder =
       F::template decode<BFloat16, 3, F::Activations::steps - 1>(a, ready, offset);
     };
 
+/// A format whose lookup table may have entries of four bytes, so that one lookup of 32 bits brings four weights as
+/// int8. In a line of LookupTable each lane has a copy of its own, 4 bytes each. Functions beside those of
+/// FragmentDecoder:
+///
+/// - fill_int8_table(table): as fill_table(), with the four coordinates that a byte names as bytes, the first one lowest.
+/// - decode_int8<Row, Half>(a, loads, 4 * lane): the A operand of mma_m16n8k32 for rows 16 Row ... 16 Row + 15 and inputs
+///   32 Half ... 32 Half + 31 of the warp tile.
+template <class F>
+concept Int8Decoder = FragmentDecoder<F> && requires(const std::int16_t* table, std::uint32_t (&a)[4],
+                                                     const ReadyOf<F>& ready, std::uint32_t offset) {
+  F::fill_int8_table(table);
+  F::template decode_int8<0, 0>(a, ready, offset);
+  F::template decode_int8<3, 1>(a, ready, offset);
+};
+
 }  // namespace gpu
 }  // namespace v0
 }  // namespace higgs

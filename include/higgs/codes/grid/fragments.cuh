@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace higgs {
@@ -58,8 +59,17 @@ struct TableFormat {
   }
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[1][4], const uint4 (&loads)[Bits], std::uint32_t offset);
+  // See Int8Decoder. A byte of 3 or 4 bits a weight names two weights: half of what a lookup brings would be lost.
+  static __device__ void fill_int8_table(const std::int16_t* table)
+    requires(Bits == 2);
+  template <int Row, int Half>
+    requires(Bits == 2)
+  static __device__ void decode_int8(std::uint32_t (&a)[4], const uint4 (&loads)[Bits], std::uint32_t offset);
 
  private:
+  /// Writes the lines: entry(b) gives the words that are repeated in line b, one or two.
+  template <class Entry>
+  static __device__ void fill_lines(const Entry& entry);
   static constexpr int tile_bytes = 8 / width;  // bytes of a tile per lane
 
   static __device__ std::uint32_t byte_at(const PackedLayout& layout, const std::uint8_t* codes,
@@ -136,26 +146,49 @@ __device__ inline void TableFormat<Bits>::repack(const PackedLayout& layout, con
 
 /// Entry by entry, a copy for each lane (16 copies of entries of 8 bytes).
 template <int Bits>
-template <class T>
-__device__ inline void TableFormat<Bits>::fill_table(const std::int16_t* table) {
+template <class Entry>
+__device__ inline void TableFormat<Bits>::fill_lines(const Entry& entry) {
   detail::check_table_space();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < LookupTable::lines;
        first += static_cast<int>(blockDim.x)) {
-    const std::int16_t* from = table + (first + lane) * width;
-    const std::uint32_t low = round_pair<T>(from[0], from[width == 1 ? 0 : 1]);
-    std::uint32_t high = 0;
-    if constexpr (width == 4) high = round_pair<T>(from[2], from[3]);
+    const auto words = entry(first + lane);
     // Eight lanes write a line, four lines at a time.
     const auto to = static_cast<std::uint32_t>(LookupTable::begin +
                                                (first + lane / 8) * LookupTable::line_bytes + lane % 8 * 16);
     HIGGS_UNROLL for (int line = 0; line < 32; line += 4) {
-      const std::uint32_t a = __shfl_sync(0xffffffffu, low, line + lane / 8);
-      std::uint32_t b = a;
-      if constexpr (width == 4) b = __shfl_sync(0xffffffffu, high, line + lane / 8);
+      const auto of_line = [&](std::uint32_t word) {
+        return __shfl_sync(0xffffffffu, word, line + lane / 8);
+      };
+      std::uint32_t a, b;
+      if constexpr (std::is_same_v<decltype(words), const uint2>)
+        a = of_line(words.x), b = of_line(words.y);
+      else
+        a = b = of_line(words);
       store_shared_128(to + static_cast<std::uint32_t>(line) * LookupTable::line_bytes, uint4{a, b, a, b});
     }
   }
+}
+template <int Bits>
+template <class T>
+__device__ inline void TableFormat<Bits>::fill_table(const std::int16_t* table) {
+  fill_lines([&](int byte) {
+    const std::int16_t* from = table + byte * width;
+    const std::uint32_t low = round_pair<T>(from[0], from[width == 1 ? 0 : 1]);
+    if constexpr (width == 4)
+      return uint2{low, round_pair<T>(from[2], from[3])};
+    else
+      return low;
+  });
+}
+template <int Bits>
+__device__ inline void TableFormat<Bits>::fill_int8_table(const std::int16_t* table)
+  requires(Bits == 2)
+{
+  fill_lines([&](int byte) {
+    const uint2 four = *reinterpret_cast<const uint2*>(table + byte * width);
+    return select_bytes<0x6420>(four.x, four.y);
+  });
 }
 
 template <int Bits>
@@ -200,6 +233,20 @@ __device__ inline void TableFormat<Bits>::decode(std::uint32_t (&a)[1][4], const
   }
 }
 
+/// The bytes of load `Half` name four inputs each of row g, row g + 8, and of the same rows 16 inputs on.
+template <int Bits>
+template <int Row, int Half>
+  requires(Bits == 2)
+__device__ inline void TableFormat<Bits>::decode_int8(std::uint32_t (&a)[4], const uint4 (&loads)[Bits],
+                                                      std::uint32_t offset) {
+  const std::uint32_t bytes = detail::word_of(loads[Half], Row);
+  a[0] = entry<0>(bytes, offset);
+  a[1] = entry<1>(bytes, offset);
+  a[2] = entry<2>(bytes, offset);
+  a[3] = entry<3>(bytes, offset);
+}
+
+static_assert(Int8Decoder<TableFormat<2>> && !Int8Decoder<TableFormat<4>>);
 static_assert(FragmentDecoder<TableFormat<2>> && FragmentDecoder<TableFormat<3>> &&
               FragmentDecoder<TableFormat<4>> && FragmentDecoder<TableFormat<8>>);
 
