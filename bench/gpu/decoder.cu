@@ -8,13 +8,14 @@
 // It is compiled with nvcc alone, together with decoder.cu and dense_matrix.cu of examples/model/device and with
 // examples/model/architecture/rope.cpp; its folders of headers are include and examples/model.
 #include "device/decoder.cuh"
+#include "device/linear_matrix.cuh"
 #include "device/sampling.cuh"
 #include "device/stream.cuh"
 
 #include <higgs/codes/grid/grid.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/random.hpp>
-#include <higgs/matmul/linear.cuh>
+#include <higgs/matmul/packed_matrix.cuh>
 
 #include <algorithm>
 #include <chrono>
@@ -40,36 +41,11 @@ using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
 using Formats = gpu::MatmulFormats<gpu::TableFormat<4>, gpu::TableFormat<3>, gpu::TableFormat<2>>;
 #endif
 
-// nvcc 13.0 cannot instantiate the kernels from a virtual function.
-template <class Y>
-void multiply(const gpu::Linear<Formats>& linear, gpu::DenseView<const Half> x, const float* bias,
-              gpu::DenseView<Y> y, std::span<std::byte> workspace, cudaStream_t stream) {
-  linear(x, y, workspace, stream, {bias});
-}
-template void multiply(const gpu::Linear<Formats>&, gpu::DenseView<const Half>, const float*,
-                       gpu::DenseView<Half>, std::span<std::byte>, cudaStream_t);
-template void multiply(const gpu::Linear<Formats>&, gpu::DenseView<const Half>, const float*,
-                       gpu::DenseView<float>, std::span<std::byte>, cudaStream_t);
+}  // namespace
 
-class RandomMatrix final : public DeviceMatrix<Half> {
- public:
-  explicit RandomMatrix(gpu::PackedMatrix weights) : linear_(std::move(weights)) {}
-  std::int64_t rows() const noexcept override { return linear_.rows(); }
-  std::int64_t cols() const noexcept override { return linear_.cols(); }
-  std::size_t size_bytes() const noexcept override { return linear_.weights().size_bytes(); }
-  std::size_t workspace_bytes(std::int64_t batch) const override { return linear_.workspace_bytes(batch); }
-  void multiply_async(gpu::DenseView<const Half> x, const float* bias, gpu::DenseView<Half> y,
-                      std::span<std::byte> workspace, cudaStream_t stream) const override {
-    multiply(linear_, x, bias, y, workspace, stream);
-  }
-  void multiply_async(gpu::DenseView<const Half> x, const float* bias, gpu::DenseView<float> y,
-                      std::span<std::byte> workspace, cudaStream_t stream) const override {
-    multiply(linear_, x, bias, y, workspace, stream);
-  }
+template struct higgs::model::LinearProducts<Half, Formats>;
 
- private:
-  gpu::Linear<Formats> linear_;
-};
+namespace {
 
 // A matrix of random codes whose products are as large as their inputs.
 template <class Book>
@@ -97,7 +73,7 @@ SharedDeviceMatrix<Half> random_matrix(std::int64_t rows, std::int64_t cols) {
   w.codes = storage->codes;
   w.scales = storage->scales;
   w.owner = storage;
-  return std::make_shared<RandomMatrix>(gpu::PackedMatrix(w));
+  return std::make_shared<LinearMatrix<Half, Formats>>(gpu::PackedMatrix(w));
 }
 
 SharedDeviceMatrix<Half> random_matrix(int bits, std::int64_t rows, std::int64_t cols) {
@@ -127,12 +103,9 @@ DeviceWeights<Half> random_weights(const ModelConfig& config, int bits) {
     DeviceBlock<Half> block;
     block.attention_norm = block.ffn_norm = out.norm;
     if (config.head_norms) block.q_norm = block.k_norm = ones(config.head_width);
-    block.q.weight = random_matrix(bits, config.query_width(), config.width);
-    block.k.weight = random_matrix(bits, config.kv_width(), config.width);
-    block.v.weight = random_matrix(bits, config.kv_width(), config.width);
+    block.qkv.joined.weight = random_matrix(bits, config.query_width() + 2 * config.kv_width(), config.width);
     block.o.weight = random_matrix(bits, config.width, config.query_width());
-    block.gate.weight = random_matrix(bits, config.ffn_width, config.width);
-    block.up.weight = random_matrix(bits, config.ffn_width, config.width);
+    block.gate_up.joined.weight = random_matrix(bits, 2 * config.ffn_width, config.width);
     block.down.weight = random_matrix(bits, config.width, config.ffn_width);
     out.blocks.push_back(std::move(block));
   }
@@ -165,9 +138,14 @@ constexpr Model models[] = {{"Llama-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128256
                             {"Llama-3.1-70B", 80, 8192, 28672, 64, 8, 128, 128256, false}};
 constexpr Model tiny_model{"tiny", 2, 128, 256, 4, 2, 32, 256, false};
 
-// Seconds of a step of `texts` texts that have `past` tokens each.
-double seconds_of_step(const ModelConfig& config, const DeviceWeights<Half>& weights, std::int64_t texts,
-                       std::int64_t past, int steps) {
+// Steps of `texts` texts that have `past` tokens each, captured in one graph.
+struct Measurement {
+  double seconds = 0;         // of a step
+  std::vector<float> logits;  // of the last step
+};
+
+Measurement measure_steps(const ModelConfig& config, const DeviceWeights<Half>& weights, std::int64_t texts,
+                          std::int64_t past, int steps) {
   const DecoderSize size{
       .rows = texts, .sequences = texts, .capacity = past + steps + 1, .logit_rows = texts};
   Decoder<Half> decoder(config, weights, size);
@@ -198,8 +176,8 @@ double seconds_of_step(const ModelConfig& config, const DeviceWeights<Half>& wei
   step_async();  // loads all kernels, which a capture must not do
   const Graph step = capture(stream.get(), step_async);
   const auto run = [&](int count) {
-    for (int i = 0; i < count; ++i) gpu::check(cudaGraphLaunch(step.get(), stream.get()), "seconds_of_step");
-    gpu::check(cudaStreamSynchronize(stream.get()), "seconds_of_step");
+    for (int i = 0; i < count; ++i) gpu::check(cudaGraphLaunch(step.get(), stream.get()), "measure_steps");
+    gpu::check(cudaStreamSynchronize(stream.get()), "measure_steps");
   };
   run(1);  // warms up
   const auto start = std::chrono::steady_clock::now();
@@ -207,18 +185,32 @@ double seconds_of_step(const ModelConfig& config, const DeviceWeights<Half>& wei
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   for (const std::int32_t wrong : damage.to_host())
     if (wrong != 0) throw std::runtime_error("a logit was NaN or infinite, so texts ended early");
-  return seconds.count() / (steps - 1);
+  std::vector<float> logits(static_cast<std::size_t>(texts * config.vocabulary));
+  gpu::check(cudaMemcpy(logits.data(), decoder.logits(texts).data, logits.size() * sizeof(float),
+                        cudaMemcpyDeviceToHost),
+             "measure_steps");
+  return {seconds.count() / (steps - 1), std::move(logits)};
 }
 
+// Steps as they are, and with launches that overlap where the device and the program have that. Their logits must be equal.
 void measure(const Model& model, int bits, bool tiny) {
   const ModelConfig config = model.config();
-  const DeviceWeights<Half> weights = random_weights(config, bits);
+  DeviceWeights<Half> weights = random_weights(config, bits);
   for (const std::int64_t texts : {1, 4, 16, 64}) {
     if (tiny && texts > 4) break;
-    const double seconds = seconds_of_step(config, weights, texts, tiny ? 8 : 512, tiny ? 2 : 64);
-    std::printf("= %s, %d bits, %d texts | - | %.0f tokens/s, %.0f us a step\n", model.name.data(), bits,
-                static_cast<int>(texts), static_cast<double>(texts) / seconds, 1e6 * seconds);
-    std::fflush(stdout);
+    std::vector<float> logits;
+    for (const bool overlap : {false, true}) {
+      if (overlap && !launches_can_overlap(gpu::current_device())) continue;
+      weights.overlap = overlap;
+      const Measurement step = measure_steps(config, weights, texts, tiny ? 8 : 512, tiny ? 2 : 64);
+      std::printf("= %s, %d bits, %d texts%s | - | %.0f tokens/s, %.0f us a step\n", model.name.data(), bits,
+                  static_cast<int>(texts), overlap ? ", overlapping launches" : "",
+                  static_cast<double>(texts) / step.seconds, 1e6 * step.seconds);
+      std::fflush(stdout);
+      if (overlap && step.logits != logits)
+        throw std::runtime_error("launches that overlap give other logits");
+      logits = step.logits;
+    }
   }
 }
 

@@ -540,6 +540,15 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
     return e == cudaSuccess && (is_pinned(to) || is_pinned(from)) ? finish(legacy) : e;
   });
 }
+cudaError_t cudaMemcpy2D(void* to, std::size_t to_step, const void* from, std::size_t from_step,
+                         std::size_t row_bytes, std::size_t rows, cudaMemcpyKind kind) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    const cudaError_t e = cudaMemcpy(static_cast<std::byte*>(to) + r * to_step,
+                                     static_cast<const std::byte*>(from) + r * from_step, row_bytes, kind);
+    if (e != cudaSuccess) return e;
+  }
+  return cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t s) {
   const Turn turn;
   return submit(s, [=] {

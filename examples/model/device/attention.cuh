@@ -8,6 +8,7 @@
 #include "device/attention.hpp"
 #include "device/attention_tile.cuh"
 #include "device/kv_layer.hpp"
+#include "device/queue.cuh"
 
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
@@ -45,12 +46,12 @@ inline std::size_t decode_attention_workspace(const Heads& heads, std::int64_t r
 /// their order.
 template <class T>
 void decode_attention_async(const Attention<T>& attention, std::int32_t splits, std::byte* workspace,
-                            cudaStream_t stream);
+                            Queue queue);
 
 /// Attention of rows that are neighbouring tokens of one sequence, in the order of their positions: a prompt, or a chunk
 /// of one. None of them may be idle.
 template <class T>
-void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream);
+void prefill_attention_async(const Attention<T>& attention, Queue queue);
 
 namespace detail {
 
@@ -251,6 +252,7 @@ template <class T, int Width>
 __global__ void __launch_bounds__(32 * decode_warps<Width>)
     decode_attention_kernel(const __grid_constant__ Attention<T> a, std::int32_t splits,
                             DecodeWorkspace workspace) {
+  begin_kernel();
   extern __shared__ uint4 memory[];
   __shared__ WarpWeights<Width> weights;
   const DecodePlace place = decode_place(a.heads);
@@ -283,6 +285,7 @@ __global__ void __launch_bounds__(32 * decode_warps<Width>)
 template <class T, int Width>
 __global__ void __launch_bounds__(32 * prefill_warps)
     prefill_attention_kernel(const __grid_constant__ Attention<T> a) {
+  begin_kernel();
   constexpr int keys = prefill_keys;
   extern __shared__ uint4 memory[];
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -388,7 +391,7 @@ inline std::size_t decode_attention_workspace(const Heads& heads, std::int64_t r
 
 template <class T>
 void decode_attention_async(const Attention<T>& attention, std::int32_t splits, std::byte* workspace,
-                            cudaStream_t stream) {
+                            Queue queue) {
   detail::check_attention(attention);
   expects(splits > 0, "higgs::model::decode_attention_async: splits must be positive");
   expects(splits == 1 || (workspace && reinterpret_cast<std::uintptr_t>(workspace) % 16 == 0),
@@ -406,22 +409,23 @@ void decode_attention_async(const Attention<T>& attention, std::int32_t splits, 
                   static_cast<unsigned>(heads.kv_count * detail::tiles_of(heads)),
                   static_cast<unsigned>(attention.q.rows));
   const auto put = [&]<int Width>() {
-    gpu::launch(detail::decode_attention_kernel<T, Width>, grid, 32 * detail::decode_warps<Width>,
-                detail::decode_shared_bytes<Width>, stream, attention, splits, parts);
+    gpu::launch(queue.options(), detail::decode_attention_kernel<T, Width>, grid,
+                32 * detail::decode_warps<Width>, detail::decode_shared_bytes<Width>, queue.stream, attention,
+                splits, parts);
   };
   detail::with_width(heads, put);
 }
 
 template <class T>
-void prefill_attention_async(const Attention<T>& attention, cudaStream_t stream) {
+void prefill_attention_async(const Attention<T>& attention, Queue queue) {
   detail::check_attention(attention);
   const Heads& heads = attention.heads;
   const dim3 grid(
       static_cast<unsigned>(gpu::ceil_div(attention.q.rows * heads.shared(), detail::prefill_queries)),
       static_cast<unsigned>(heads.kv_count));
   const auto put = [&]<int Width>() {
-    gpu::launch(detail::prefill_attention_kernel<T, Width>, grid, 32 * detail::prefill_warps,
-                detail::prefill_shared_bytes<Width>, stream, attention);
+    gpu::launch(queue.options(), detail::prefill_attention_kernel<T, Width>, grid, 32 * detail::prefill_warps,
+                detail::prefill_shared_bytes<Width>, queue.stream, attention);
   };
   detail::with_width(heads, put);
 }

@@ -3,26 +3,42 @@
 // of y depends on that row of x alone, bit for bit, not on the batch.
 #pragma once
 
+#include "device/ops.cuh"
+#include "device/queue.cuh"
+
 #include <higgs/config.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/gpu/matrix.cuh>
+#include <higgs/matmul/matmul_task.cuh>
 
 #include <cuda_runtime.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 namespace higgs::model {
 
-/// y = x * w^T + bias: x (M, cols) and w (rows, cols) of T, y (M, rows) of T or float, bias (rows) of float in device
-/// memory or null. Products are exact, sums float.
+/// y = x * w^T + bias + residual, or what a gated Epilogue says: x (M, cols) and w (rows, cols) of T, y (M, rows) of T or
+/// float, (M, rows / 2) if gated. Products are exact, sums float; y is rounded once.
 template <class T, class Y>
-void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, const float* bias, gpu::DenseView<Y> y,
-                 cudaStream_t stream);
+void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                 const std::type_identity_t<gpu::Epilogue<Y>>& epilogue, Queue queue);
+
+/// The same by a GEMM, as gpu::NoGemm says, for a product that is not gated. Bias plus residual is rounded to Y before
+/// the product is added.
+template <class T, class Y, class Gemm>
+void dense_by_gemm_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                         const std::type_identity_t<gpu::Epilogue<Y>>& epilogue, const Gemm& gemm,
+                         Queue queue);
+
+/// Rows of x from which a GEMM multiplies. Up to 64 rows, which are texts that grow together, a row keeps its bits in every
+/// batch. No GPU has measured where a GEMM begins to be faster.
+inline constexpr std::int64_t gemm_from = 65;
 
 namespace detail {
 
@@ -48,8 +64,9 @@ __device__ inline uint4 load_eight(const T* row, int c, int cols) {
 // 8t + 7 of 32, as operands of two mma: rows of w and x come by loads of 128 bits, without shared memory.
 template <class T, class Y, int Tiles, bool Together>
 __global__ void __launch_bounds__(32 * dense_warps, Tiles == 1 ? 6 : 4)
-    dense_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w, const float* bias,
-                 gpu::DenseView<Y> y) {
+    dense_kernel(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                 gpu::Epilogue<Y> epilogue) {
+  begin_kernel();
   __shared__ float parts[dense_warps][8 * Tiles][dense_outputs + 1];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4;
@@ -71,26 +88,49 @@ __global__ void __launch_bounds__(32 * dense_warps, Tiles == 1 ? 6 : 4)
   HIGGS_UNROLL for (int n = 0; n < Tiles; ++n) HIGGS_UNROLL
     for (int e = 0; e < 4; ++e) parts[warp][8 * n + 2 * t + e % 2][g + e / 2 * 8] = sums[n][e];
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < 8 * Tiles * dense_outputs; i += 32 * dense_warps) {
-    const std::int64_t row = first_x + i / dense_outputs, output = first_w + i % dense_outputs;
-    if (row >= y.rows || output >= y.cols) continue;
-    float sum = bias ? bias[output] : 0;
-    HIGGS_UNROLL for (int each = 0; each < dense_warps; ++each)
-      sum += parts[each][i / dense_outputs][i % dense_outputs];
-    y.row(row)[output] = gpu::from_float<Y>(sum);
+  const auto output = [&](int row, int each) {  // output `each` of the block, with its bias
+    float sum = epilogue.bias != nullptr ? epilogue.bias[first_w + each] : 0;
+    HIGGS_UNROLL for (int part = 0; part < dense_warps; ++part)
+      sum += parts[part][row][each];
+    return sum;
+  };
+  const int each = epilogue.gated ? 2 : 1, outputs = dense_outputs / each;  // rows of w for a number of y
+  for (int i = static_cast<int>(threadIdx.x); i < 8 * Tiles * outputs; i += 32 * dense_warps) {
+    const int row = i / outputs, n = i % outputs * each;
+    const std::int64_t r = first_x + row, c = (first_w + n) / each;
+    if (r >= y.rows || c >= y.cols) continue;
+    float value = output(row, n);
+    if (epilogue.gated) value = silu_times(value, output(row, n + 1));
+    if (epilogue.residual != nullptr) value += gpu::to_float(epilogue.residual[r * y.row_stride + c]);
+    y.row(r)[c] = gpu::from_float<Y>(value);
   }
+}
+
+// y = bias + residual. Grid (rows, cols over row_threads).
+template <class Y>
+__global__ void __launch_bounds__(row_threads)
+    begin_outputs_kernel(gpu::DenseView<Y> y, gpu::Epilogue<Y> epilogue) {
+  begin_kernel();
+  const std::int64_t r = blockIdx.x, c = std::int64_t{blockIdx.y} * row_threads + threadIdx.x;
+  if (c >= y.cols) return;
+  float value = epilogue.bias != nullptr ? epilogue.bias[c] : 0;
+  if (epilogue.residual != nullptr) value += gpu::to_float(epilogue.residual[r * y.row_stride + c]);
+  y.row(r)[c] = gpu::from_float<Y>(value);
 }
 
 }  // namespace detail
 
 template <class T, class Y>
-void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, const float* bias, gpu::DenseView<Y> y,
-                 cudaStream_t stream) {
-  expects(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, [&] {
-    return "higgs::model::dense_async: x is (" + std::to_string(x.rows) + ", " + std::to_string(x.cols) +
-           "), w (" + std::to_string(w.rows) + ", " + std::to_string(w.cols) + "), so y must be (" +
-           std::to_string(x.rows) + ", " + std::to_string(w.rows) + ") and the columns equal";
-  });
+void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                 const std::type_identity_t<gpu::Epilogue<Y>>& epilogue, Queue queue) {
+  const std::int64_t outputs = epilogue.gated ? w.rows / 2 : w.rows;
+  expects(x.cols == w.cols && y.rows == x.rows && y.cols == outputs && (!epilogue.gated || w.rows % 2 == 0),
+          [&] {
+            return "higgs::model::dense_async: x is (" + std::to_string(x.rows) + ", " +
+                   std::to_string(x.cols) + "), w (" + std::to_string(w.rows) + ", " +
+                   std::to_string(w.cols) + "), so y must be (" + std::to_string(x.rows) + ", " +
+                   std::to_string(outputs) + "), the columns equal and the rows of w even in a gated product";
+          });
   const auto in_eights = [](const gpu::DenseView<const T>& view) {
     return view.cols % 8 == 0 && view.row_stride % 8 == 0 &&
            reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0;
@@ -98,8 +138,8 @@ void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, const flo
   const auto put = [&]<int Tiles, bool Together>() {
     const dim3 grid(static_cast<unsigned>(gpu::ceil_div(x.rows, 8 * Tiles)),
                     static_cast<unsigned>(gpu::ceil_div(w.rows, detail::dense_outputs)));
-    gpu::launch(detail::dense_kernel<T, Y, Tiles, Together>, grid, 32 * detail::dense_warps, 0, stream, x, w,
-                bias, y);
+    gpu::launch(queue.options(), detail::dense_kernel<T, Y, Tiles, Together>, grid, 32 * detail::dense_warps,
+                0, queue.stream, x, w, y, epilogue);
   };
   if (!in_eights(x) || !in_eights(w))
     put.template operator()<1, false>();
@@ -107,6 +147,19 @@ void dense_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, const flo
     put.template operator()<1, true>();
   else
     put.template operator()<8, true>();
+}
+
+template <class T, class Y, class Gemm>
+void dense_by_gemm_async(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y,
+                         const std::type_identity_t<gpu::Epilogue<Y>>& epilogue, const Gemm& gemm,
+                         Queue queue) {
+  expects(!epilogue.gated, "higgs::model::dense_by_gemm_async: a GEMM multiplies no gated products");
+  const bool bias = epilogue.bias != nullptr, residual = epilogue.residual != nullptr;
+  if (bias || (residual && epilogue.residual != y.data))
+    gpu::launch(queue.options(), detail::begin_outputs_kernel<Y>,
+                detail::grid_of(y.rows, gpu::ceil_div(y.cols, detail::row_threads)), detail::row_threads, 0,
+                queue.stream, y, epilogue);
+  gemm(x, w, y, bias || residual, queue.stream);
 }
 
 }  // namespace higgs::model

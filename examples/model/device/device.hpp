@@ -50,8 +50,11 @@ struct DeviceOptions {
   /// Rounds a dense output layer (vocabulary, width); none: it stays dense.
   std::function<AnyQuantizedMatrix(MatrixView<const float> weights)> round_output{};
   std::int64_t chunk = 512;  // tokens of one text that are read at once
-  std::int64_t texts = 1;    // texts, and
-  std::int64_t tokens = 0;   // tokens of each, that must fit in memory beside the weights
+  /// Programmatic dependent launch: kernels begin while the one in front still runs. Refused where it cannot be. No GPU
+  /// has executed it.
+  bool overlap = false;
+  std::int64_t texts = 1;   // texts, and
+  std::int64_t tokens = 0;  // tokens of each, that must fit in memory beside the weights
 };
 
 /// Throws InvalidArgument in a build without CUDA, and for a GPU that is older than compute capability 8.0 or that the

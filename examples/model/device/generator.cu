@@ -213,9 +213,8 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
                                                     std::span<const TokenId> more_ends) {
   check_prompts(config_, prompts);
   const Sampler checked(sampling);  // for its errors
-  require_memory(name_,
-                 decoder_needs(config_, generation_size(config_, lengths_of(prompts), count, options_.chunk)),
-                 free_device_memory());
+  const DecoderSize size = generation_size(config_, lengths_of(prompts), count, options_.chunk);
+  require_memory(name_, decoder_needs(config_, size, layer_needs(weights_, size)), free_device_memory());
   const Stream stream = make_stream();
   Generating<T> texts(config_, weights_, prompts, count, options_.chunk, sampling, more_ends);
   std::vector<Generation> out(prompts.size());

@@ -66,7 +66,7 @@ DeviceOutput<T>::DeviceOutput(const ModelConfig& config, DeviceLinear<T> layer)
     : layer_(std::move(layer)),
       hidden_(static_cast<std::size_t>(output_rows * config.width)),
       logits_(static_cast<std::size_t>(output_rows * config.vocabulary)),
-      workspace_(gpu::DeviceBuffer<std::byte>::zeros(layer_.weight->workspace_bytes(output_rows))) {}
+      space_({layer_.weight->workspace_bytes(output_rows)}, Rows::Few) {}
 
 template <class T>
 void DeviceOutput<T>::operator()(MatrixView<const float> hidden, MatrixView<float> logits) const {
@@ -76,7 +76,7 @@ void DeviceOutput<T>::operator()(MatrixView<const float> hidden, MatrixView<floa
     const gpu::DenseView<T> x(hidden_.data(), rows, hidden.cols);
     const gpu::DenseView<float> y(logits_.data(), rows, logits.cols);
     to_device(hidden.row_range(first, rows), 1, x, stream.get());
-    layer_.multiply_async(gpu::DenseView<const T>(x), y, workspace_.span(), stream.get());
+    layer_.multiply_async(gpu::DenseView<const T>(x), y, space_, stream.get());
     to_host(y, logits.row_range(first, rows), stream.get());
   }
 }
@@ -238,7 +238,7 @@ std::unique_ptr<Network> DeviceNetwork<T>::copy() const {
 
 template <class T>
 void DeviceNetwork<T>::replace(std::string_view matrix, const Replacement& weight) {
-  replace_matrix(weights_, config_, matrix, weight);
+  replace_matrix(weights_, source_, executor_, matrix, weight);
   replaced_.emplace(matrix);
   text_.reset();  // its decoder has the weights of before
   output_.reset();

@@ -28,7 +28,7 @@ class DeviceOutput {
   DeviceLinear<T> layer_;
   gpu::DeviceBuffer<T> hidden_;      // (output_rows, width)
   gpu::DeviceBuffer<float> logits_;  // (output_rows, vocabulary)
-  gpu::DeviceBuffer<std::byte> workspace_;
+  ProductSpace space_;
 };
 
 /// A Network whose weights and activations are on the device, in fp16 or bf16 (T). States cross to the host and back

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "device/kv_layer.hpp"
+#include "device/queue.cuh"
 
 #include <higgs/core/half.hpp>
 #include <higgs/gpu/instructions.cuh>
@@ -29,13 +30,13 @@ void embed_async(gpu::DenseView<const Table> table, const std::int32_t* tokens, 
 /// x and out (rows, width), gain (width) in device memory.
 template <class T>
 void norm_async(gpu::DenseView<const float> x, const float* gain, float epsilon, float factor,
-                gpu::DenseView<T> out, cudaStream_t stream);
+                gpu::DenseView<T> out, Queue queue);
 
 /// x += y_factor * y, then norm_async(x) in the same kernel: the residual stream joins what a layer adds.
 /// x (rows, width) is read and written; y (rows, width) of T or float.
 template <class T, class Y>
 void add_norm_async(gpu::DenseView<float> x, gpu::DenseView<const Y> y, float y_factor, const float* gain,
-                    float epsilon, float factor, gpu::DenseView<T> out, cudaStream_t stream);
+                    float epsilon, float factor, gpu::DenseView<T> out, Queue queue);
 
 /// x += y_factor * y.
 template <class Y>
@@ -56,12 +57,16 @@ struct HeadTurns {
 template <class T>
 void turn_and_append_async(const Heads& heads, gpu::DenseView<T> q, gpu::DenseView<const T> k,
                            gpu::DenseView<const T> v, const HeadTurns& turns, const TokenRows& rows,
-                           const KvLayer<T>& cache, cudaStream_t stream);
+                           const KvLayer<T>& cache, Queue queue);
 
 /// out = silu(gate) * up, (rows, width) each; `out` may be `gate`.
 template <class T>
 void swiglu_async(gpu::DenseView<const T> gate, gpu::DenseView<const T> up, gpu::DenseView<T> out,
-                  cudaStream_t stream);
+                  Queue queue);
+
+/// The same for gates and what they multiply in turn: pairs (rows, 2 width), out (rows, width), which is apart from pairs.
+template <class T>
+void swiglu_pairs_async(gpu::DenseView<const T> pairs, gpu::DenseView<T> out, Queue queue);
 
 namespace detail {
 
@@ -144,6 +149,7 @@ __global__ void __launch_bounds__(row_threads)
     norm_kernel(gpu::DenseView<const float> x, gpu::DenseView<const Y> y, float y_factor,
                 gpu::DenseView<float> sum, const float* gain, float epsilon, float factor,
                 gpu::DenseView<T> out, bool together) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x, first = 4 * threadIdx.x, step = 4 * row_threads;
   const auto norm_square = [](float4 v) { return fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, v.w * v.w))); };
   const auto take = [&](std::int64_t c) {  // four numbers of x, or of the sum, which is stored
@@ -246,6 +252,7 @@ template <class T>
 __global__ void __launch_bounds__(32 * head_warps)
     turn_kernel(Heads heads, gpu::DenseView<T> q, gpu::DenseView<const T> k, gpu::DenseView<const T> v,
                 HeadTurns turns, TokenRows rows, KvLayer<T> cache) {
+  begin_kernel();
   __shared__ float2 angles[32 * most_pairs];
   const int r = static_cast<int>(blockIdx.x), position = rows.positions[r], half = heads.width / 2;
   if (position < 0 || position >= cache.capacity) return;
@@ -282,6 +289,7 @@ template <class T>
 __global__ void __launch_bounds__(swiglu_threads)
     swiglu_kernel(gpu::DenseView<const T> gate, gpu::DenseView<const T> up, gpu::DenseView<T> out,
                   bool together) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x,
                      c = 8 * (static_cast<std::int64_t>(blockIdx.y) * swiglu_threads + threadIdx.x);
   if (c >= out.cols) return;
@@ -300,6 +308,22 @@ __global__ void __launch_bounds__(swiglu_threads)
   gpu::store_128(to, make_uint4(both(a.x, b.x), both(a.y, b.y), both(a.z, b.z), both(a.w, b.w)));
 }
 
+// Grid (rows, cols over 4 * swiglu_threads), 4 neighbours a thread.
+template <class T>
+__global__ void __launch_bounds__(swiglu_threads)
+    swiglu_pairs_kernel(gpu::DenseView<const T> pairs, gpu::DenseView<T> out, bool together) {
+  begin_kernel();
+  const std::int64_t r = blockIdx.x,
+                     c = 4 * (static_cast<std::int64_t>(blockIdx.y) * swiglu_threads + threadIdx.x);
+  if (c >= out.cols) return;
+  const auto pair = [&](std::int64_t i) {
+    const float4 v = load_four(pairs.row(r) + 2 * (c + i), together, 2 * (out.cols - c - i));
+    return make_float2(silu_times(v.x, v.y), silu_times(v.z, v.w));
+  };
+  const float2 low = pair(0), high = c + 2 < out.cols ? pair(2) : make_float2(0, 0);
+  store_four(out.row(r) + c, {low.x, low.y, high.x, high.y}, together, out.cols - c);
+}
+
 }  // namespace detail
 
 template <class Table>
@@ -312,24 +336,24 @@ void embed_async(gpu::DenseView<const Table> table, const std::int32_t* tokens, 
 
 template <class T>
 void norm_async(gpu::DenseView<const float> x, const float* gain, float epsilon, float factor,
-                gpu::DenseView<T> out, cudaStream_t stream) {
+                gpu::DenseView<T> out, Queue queue) {
   expects(detail::same_shape(x, out), "higgs::model::norm_async: x and out must have the same shape");
   const bool together = detail::in_pieces(x, 4) && detail::in_pieces(out, 4) &&
                         detail::in_pieces(gpu::DenseView<const float>(gain, 1, x.cols), 4);
-  gpu::launch(detail::norm_kernel<T, float>, detail::grid_of(x.rows), detail::row_threads, 0, stream, x,
-              gpu::DenseView<const float>(), 0, gpu::DenseView<float>(), gain, epsilon, factor, out,
-              together);
+  gpu::launch(queue.options(), detail::norm_kernel<T, float>, detail::grid_of(x.rows), detail::row_threads, 0,
+              queue.stream, x, gpu::DenseView<const float>(), 0, gpu::DenseView<float>(), gain, epsilon,
+              factor, out, together);
 }
 
 template <class T, class Y>
 void add_norm_async(gpu::DenseView<float> x, gpu::DenseView<const Y> y, float y_factor, const float* gain,
-                    float epsilon, float factor, gpu::DenseView<T> out, cudaStream_t stream) {
+                    float epsilon, float factor, gpu::DenseView<T> out, Queue queue) {
   expects(detail::same_shape(x, y) && detail::same_shape(x, out),
           "higgs::model::add_norm_async: x, y and out must have the same shape");
   const bool together = detail::in_pieces(x, 4) && detail::in_pieces(y, 4) && detail::in_pieces(out, 4) &&
                         detail::in_pieces(gpu::DenseView<const float>(gain, 1, x.cols), 4);
-  gpu::launch(detail::norm_kernel<T, Y>, detail::grid_of(x.rows), detail::row_threads, 0, stream, x, y,
-              y_factor, x, gain, epsilon, factor, out, together);
+  gpu::launch(queue.options(), detail::norm_kernel<T, Y>, detail::grid_of(x.rows), detail::row_threads, 0,
+              queue.stream, x, y, y_factor, x, gain, epsilon, factor, out, together);
 }
 
 template <class Y>
@@ -341,7 +365,7 @@ void add_async(gpu::DenseView<float> x, gpu::DenseView<const Y> y, float y_facto
 template <class T>
 void turn_and_append_async(const Heads& heads, gpu::DenseView<T> q, gpu::DenseView<const T> k,
                            gpu::DenseView<const T> v, const HeadTurns& turns, const TokenRows& rows,
-                           const KvLayer<T>& cache, cudaStream_t stream) {
+                           const KvLayer<T>& cache, Queue queue) {
   check_heads(heads);
   check_cache(cache);
   expects(rows.positions != nullptr, "higgs::model::turn_and_append_async: rows need positions");
@@ -349,20 +373,30 @@ void turn_and_append_async(const Heads& heads, gpu::DenseView<T> q, gpu::DenseVi
               detail::same_shape(k, v) && k.rows == q.rows,
           "higgs::model::turn_and_append_async: q must be (rows, count * width), k and v (rows, kv_count * "
           "width)");
-  gpu::launch(detail::turn_kernel<T>,
+  gpu::launch(queue.options(), detail::turn_kernel<T>,
               detail::grid_of(q.rows, gpu::ceil_div(heads.count + 2 * heads.kv_count, detail::head_warps)),
-              32 * detail::head_warps, 0, stream, heads, q, k, v, turns, rows, cache);
+              32 * detail::head_warps, 0, queue.stream, heads, q, k, v, turns, rows, cache);
 }
 
 template <class T>
 void swiglu_async(gpu::DenseView<const T> gate, gpu::DenseView<const T> up, gpu::DenseView<T> out,
-                  cudaStream_t stream) {
+                  Queue queue) {
   expects(detail::same_shape(gate, up) && detail::same_shape(gate, out),
           "higgs::model::swiglu_async: gate, up and out must have the same shape");
   const bool together = detail::in_pieces(gate, 8) && detail::in_pieces(up, 8) && detail::in_pieces(out, 8);
-  gpu::launch(detail::swiglu_kernel<T>,
+  gpu::launch(queue.options(), detail::swiglu_kernel<T>,
               detail::grid_of(out.rows, gpu::ceil_div(out.cols, 8 * detail::swiglu_threads)),
-              detail::swiglu_threads, 0, stream, gate, up, out, together);
+              detail::swiglu_threads, 0, queue.stream, gate, up, out, together);
+}
+
+template <class T>
+void swiglu_pairs_async(gpu::DenseView<const T> pairs, gpu::DenseView<T> out, Queue queue) {
+  expects(pairs.rows == out.rows && pairs.cols == 2 * out.cols,
+          "higgs::model::swiglu_pairs_async: pairs must have the rows of out and twice its columns");
+  const bool together = detail::in_pieces(pairs, 8) && detail::in_pieces(out, 4);
+  gpu::launch(queue.options(), detail::swiglu_pairs_kernel<T>,
+              detail::grid_of(out.rows, gpu::ceil_div(out.cols, 4 * detail::swiglu_threads)),
+              detail::swiglu_threads, 0, queue.stream, pairs, out, together);
 }
 
 }  // namespace higgs::model

@@ -47,8 +47,7 @@ struct CublasError : std::runtime_error {
 class CublasGemm {
  public:
   /// Throws CublasError or CudaError if the device refuses.
-  explicit CublasGemm(const Device& device = current_device())
-      : workspace_(std::size_t{device.architecture >= 90 ? 32u : 4u} << 20) {
+  explicit CublasGemm(const Device& device = current_device()) : workspace_(workspace_bytes(device)) {
     check(cublasCreate(&handle_), "higgs::gpu::CublasGemm: cublasCreate");
     // Sums of a product that is split along its inputs stay float.
     const auto mode =
@@ -62,6 +61,11 @@ class CublasGemm {
   CublasGemm& operator=(CublasGemm&&) = delete;
   ~CublasGemm() {
     if (handle_ != nullptr) cublasDestroy(handle_);
+  }
+
+  /// Device memory that an object owns beside cuBLAS's handle.
+  static std::size_t workspace_bytes(const Device& device) {
+    return std::size_t{device.architecture >= 90 ? 32u : 4u} << 20;
   }
 
   /// x (M, K) and w (N, K) of fp16 or bf16, y (M, N) of float or the type of x. Rows may have a stride. Throws

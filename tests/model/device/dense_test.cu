@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "emulator/emulator.hpp"
@@ -28,8 +29,8 @@ std::vector<Y> product(const std::vector<T>& x, const std::vector<T>& w, const s
   const auto y = on_device(std::vector<Y>(static_cast<std::size_t>(m * (rows + 1)), Y(-9.0f)));
   dense_async(gpu::DenseView<const T>(x_device.data(), m, cols, step),
               gpu::DenseView<const T>(w_device.data(), rows, cols, step),
-              bias.empty() ? nullptr : bias_device.data(), gpu::DenseView<Y>(y.data(), m, rows, rows + 1),
-              nullptr);
+              gpu::DenseView<Y>(y.data(), m, rows, rows + 1),
+              {.bias = bias.empty() ? nullptr : bias_device.data()}, nullptr);
   return y.to_host();
 }
 
@@ -86,6 +87,85 @@ TEST_CASE("a row of a dense product has the same bits in every batch", "[model][
   });
 }
 
+// The weights of gate and up are rows of one matrix in turn, so each is a matrix whose rows are apart.
+TEMPLATE_TEST_CASE("a gated dense product is silu(gate) * up, and a residual is added to it",
+                   "[model][device][gpu]", float, Half) {
+  const std::int64_t cols = 40, outputs = 19;
+  const auto w = random_numbers<Half>(21, 2 * outputs * cols);
+  const auto bias = random_numbers<float>(22, 2 * outputs);
+  const auto w_device = on_device(w);
+  const auto bias_device = on_device(bias);
+  for (const std::int64_t m : {1, 11}) {
+    const auto x_device = on_device(random_numbers<Half>(23, m * cols));
+    const gpu::DenseView<const Half> x(x_device.data(), m, cols), both(w_device.data(), 2 * outputs, cols),
+        gate(w_device.data(), outputs, cols, 2 * cols), up(w_device.data() + cols, outputs, cols, 2 * cols);
+    const gpu::DeviceBuffer<float> gates(static_cast<std::size_t>(m * outputs)), ups(gates.size());
+    dense_async(x, gate, gpu::DenseView<float>(gates.data(), m, outputs), {}, nullptr);
+    dense_async(x, up, gpu::DenseView<float>(ups.data(), m, outputs), {}, nullptr);
+    const std::vector<float> g = gates.to_host(), u = ups.to_host();
+    const auto before = random_numbers<TestType>(24, m * outputs);
+    const auto y = on_device(before);
+    dense_async(x, both, gpu::DenseView<TestType>(y.data(), m, outputs),
+                {.bias = bias_device.data(), .residual = y.data(), .gated = true}, nullptr);
+    const std::vector<TestType> found = y.to_host();
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const std::size_t o = i % static_cast<std::size_t>(outputs);
+      const double v = static_cast<double>(g[i]) + static_cast<double>(bias[2 * o]),
+                   times = static_cast<double>(u[i]) + static_cast<double>(bias[2 * o + 1]),
+                   exact =
+                       v / (1 + std::exp(-v)) * times + static_cast<double>(static_cast<float>(before[i]));
+      const double unit = std::is_same_v<TestType, float> ? 1e-6 : roundoff<Half>;
+      REQUIRE(std::abs(static_cast<double>(static_cast<float>(found[i])) - exact) <=
+              unit * std::abs(exact) + 1e-4);
+    }
+  }
+}
+
+namespace {
+
+struct PlainGemm {
+  template <class T, class Y>
+  void operator()(gpu::DenseView<const T> x, gpu::DenseView<const T> w, gpu::DenseView<Y> y, bool add,
+                  cudaStream_t stream) const {
+    dense_async(x, w, y, {.residual = add ? y.data : nullptr}, stream);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a GEMM gives a dense product with its bias and residual, and refuses gated ones",
+          "[model][device][gpu]") {
+  const std::int64_t m = 3, rows = 1030, cols = 16;
+  const auto x_device = on_device(random_numbers<Half>(31, m * cols)),
+             w_device = on_device(random_numbers<Half>(32, rows * cols));
+  const auto bias = on_device(random_numbers<float>(33, rows)),
+             added = on_device(random_numbers<float>(34, m * rows));
+  const gpu::DenseView<const Half> x(x_device.data(), m, cols), w(w_device.data(), rows, cols);
+  for (const bool with_bias : {false, true})
+    for (const int residual : {0, 1, 2}) {  // none, an array, y itself
+      const auto result = [&](auto product) {
+        const auto y = on_device(random_numbers<float>(35, m * rows));
+        product(gpu::DenseView<float>(y.data(), m, rows),
+                gpu::Epilogue<float>{.bias = with_bias ? bias.data() : nullptr,
+                                     .residual = residual == 0   ? nullptr
+                                                 : residual == 1 ? added.data()
+                                                                 : y.data()});
+        return y.to_host();
+      };
+      const std::vector<float> plain =
+          result([&](auto y, const auto& epilogue) { dense_async(x, w, y, epilogue, nullptr); });
+      const std::vector<float> by_gemm = result([&](auto y, const auto& epilogue) {
+        dense_by_gemm_async(x, w, y, epilogue, PlainGemm(), nullptr);
+      });
+      INFO(with_bias << " " << residual);
+      for (std::size_t i = 0; i < plain.size(); ++i)
+        REQUIRE(std::abs(plain[i] - by_gemm[i]) <= 1e-5f * (1 + std::abs(plain[i])));
+    }
+  CHECK_THROWS_AS(dense_by_gemm_async(x, w, gpu::DenseView<float>(nullptr, m, rows / 2), {.gated = true},
+                                      PlainGemm(), nullptr),
+                  higgs::InvalidArgument);
+}
+
 TEST_CASE("a dense product reads its weights once for 8 rows of x", "[model][device][gpu]") {
   if (!emulator::in_use) return;
   const std::int64_t rows = 64, cols = 512;
@@ -94,15 +174,17 @@ TEST_CASE("a dense product reads its weights once for 8 rows of x", "[model][dev
   const gpu::DeviceBuffer<float> y(static_cast<std::size_t>(8 * rows));
   emulator::clear_launches();
   dense_async(gpu::DenseView<const Half>(x.data(), 8, cols), gpu::DenseView<const Half>(w.data(), rows, cols),
-              nullptr, gpu::DenseView<float>(y.data(), 8, rows), nullptr);
+              gpu::DenseView<float>(y.data(), 8, rows), {}, nullptr);
   CHECK(emulator::launches().back().sectors_read(w.data()) == rows * cols * 2 / 32);
 }
 
 TEST_CASE("a dense product refuses shapes that do not match", "[model][device][gpu]") {
   const gpu::DeviceBuffer<Half> a(256);
   const gpu::DenseView<const Half> x(a.data(), 2, 16), w(a.data(), 3, 16), narrow(a.data(), 3, 8);
-  CHECK_THROWS_AS(dense_async(x, narrow, nullptr, gpu::DenseView<Half>(a.data(), 2, 3), nullptr),
+  CHECK_THROWS_AS(dense_async(x, narrow, gpu::DenseView<Half>(a.data(), 2, 3), {}, nullptr),
                   higgs::InvalidArgument);
-  CHECK_THROWS_AS(dense_async(x, w, nullptr, gpu::DenseView<Half>(a.data(), 2, 4), nullptr),
+  CHECK_THROWS_AS(dense_async(x, w, gpu::DenseView<Half>(a.data(), 2, 4), {}, nullptr),
                   higgs::InvalidArgument);
+  CHECK_THROWS_AS(dense_async(x, w, gpu::DenseView<Half>(a.data(), 2, 1), {.gated = true}, nullptr),
+                  higgs::InvalidArgument);  // an odd number of rows
 }

@@ -121,8 +121,8 @@ TEST_CASE("a step is one graph of the launches that it has without one, and no t
       else
         texts.step_async(stream.get());
       REQUIRE(cudaStreamSynchronize(stream.get()) == cudaSuccess);
-      // Embedding, last norm, output layer and choice; two norms, seven products, turned heads, attention and SwiGLU.
-      if (emulator::in_use) CHECK(emulator::launches().size() == 4 + 2 * 12);
+      // Embedding, last norm, output layer and choice; two norms, four products, turned heads and attention.
+      if (emulator::in_use) CHECK(emulator::launches().size() == 4 + 2 * 8);
     }
     CHECK(emulator::allocations() == allocations);
     texts.read_async(0, stream.get());

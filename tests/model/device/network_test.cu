@@ -188,6 +188,188 @@ TEST_CASE("a replaced matrix changes its network alone, and an output layer outl
              Contains("\"lm_head.weight\""));
 }
 
+TEST_CASE("a dense layer of a group that is replaced by itself gives the bits of the whole group",
+          "[model][device]") {
+  ModelConfig config = tiny_config("llama");
+  config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  const TinySource source(config);
+  const auto device = on_device(source);
+  const Logits before(*device);
+  for (const auto place : {&Block::v, &Block::q}) {
+    const std::string name = weight_name(1, place);
+    device->replace(name, device->dense(name, "test"));
+    CHECK(Logits(*device).values.values == before.values.values);
+  }
+  const std::string up = weight_name(0, &Block::up);  // gate and up are rounded before they are multiplied
+  device->replace(up, device->dense(up, "test"));
+  const double away = difference(Logits(*device).values, before.values);
+  CAPTURE(away);
+  CHECK(away > 0);
+  CHECK(away < 2e-3);
+}
+
+namespace {
+
+// Block 0: all layers in one code. Block 1: another code for keys, a gate that stays dense.
+struct GroupedModel {
+  TemporaryFolder folder;
+  std::unique_ptr<ModelSource> source;
+
+  GroupedModel() {
+    ModelConfig config = tiny_config("llama");
+    config.qkv_bias = config.o_bias = true;
+    write_folder(folder / "model", config);
+    QuantizeRequest request{.codebook = "2x256"};
+    request.codebooks = {{weight_name(1, &Block::k), "w4"}};
+    request.skip = std::regex("layers\\.1\\..*gate_proj");
+    quantize_model(ModelSource(folder / "model"), folder / "out", request);
+    source = std::make_unique<ModelSource>(folder / "out");
+  }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "layers of one code are one matrix, layers of several codes share a rotation, and both give the CPU's "
+    "logits",
+    "[model][device]") {
+  const GroupedModel model;
+  const auto weights = load_device_weights<higgs::Half>(*model.source, {}, higgs::default_executor());
+  CHECK(weights.blocks[0].qkv.is_joined());
+  CHECK(weights.blocks[0].gate_up.is_joined());
+  CHECK(!weights.blocks[1].qkv.is_joined());
+  CHECK(weights.blocks[1].qkv.rotate_alike);
+  CHECK(!weights.blocks[1].gate_up.is_joined());
+  CHECK(!weights.blocks[1].gate_up.rotate_alike);
+  emulator::options().count = false;
+  HostNetwork host(Transformer::load(*model.source));
+  const auto device = open_device_network(*model.source, {});
+  const double away = difference(Logits(*device).values, Logits(host).values);
+  CAPTURE(away);
+  CHECK(away < 5e-3);
+  CHECK(away > 0);
+
+  const ModelConfig& config = model.source->require_config();
+  const auto positions = higgs::gpu::DeviceBuffer<std::int32_t>(
+      std::span<const std::int32_t>(std::vector<std::int32_t>{0, 1, 2, 3, 4}));
+  const auto sequences = higgs::gpu::DeviceBuffer<std::int32_t>::zeros(5);
+  Decoder<higgs::Half> decoder(config, weights, {.rows = 5, .capacity = 5});
+  const auto launches = [&](std::size_t block) {
+    emulator::clear_launches();
+    decoder.blocks_async(block, block + 1, 5, {positions.data(), sequences.data()}, Pass::Prompt, nullptr);
+    REQUIRE(cudaStreamSynchronize(nullptr) == cudaSuccess);
+    return emulator::launches().size();
+  };
+  if (!emulator::in_use) return;
+  emulator::options().count = true;
+  // Two norms, turned heads and attention; a rotation and a product for qkv, o, gate_up and down.
+  CHECK(launches(0) == 4 + 4 * 2);
+  // A rotation and three products for q, k and v, a dense gate, a rotation and a product for up, SwiGLU.
+  CHECK(launches(1) == 4 + 4 + 2 + 1 + 2 + 1 + 2);
+  emulator::options().count = false;
+}
+
+TEST_CASE("a layer that replaces one of a quantized group leaves the others as they were",
+          "[model][device]") {
+  const GroupedModel model;
+  emulator::options().count = false;
+  const auto device = open_device_network(*model.source, {});
+  const Logits before(*device);
+  for (const std::string& name : {weight_name(0, &Block::k), weight_name(0, &Block::gate),
+                                  weight_name(0, &Block::up), weight_name(1, &Block::q)}) {
+    INFO(name);
+    const auto quantized = model.source->checkpoint()->load(name);
+    Matrix values(quantized.rows(), quantized.cols());
+    higgs::dequantize(quantized, values.view());
+    const std::unique_ptr<Network> copy = device->copy();
+    copy->replace(name, share(Matrix(values)));
+    CHECK(difference(Logits(*copy).values, before.values) < 5e-3);
+    for (float& value : values.values) value *= -1;
+    const SharedMatrix other = share(std::move(values));
+    copy->replace(name, other);
+    HostNetwork host(Transformer::load(*model.source));
+    host.replace(name, other);
+    CHECK(difference(Logits(*copy).values, Logits(host).values) < 1e-2);
+    CHECK(Logits(*device).values.values == before.values.values);
+  }
+}
+
+namespace {
+
+// A matrix whose products are never gated, as those of many rows where a GEMM multiplies.
+class Ungated final : public DeviceMatrix<higgs::Half> {
+ public:
+  using T = higgs::Half;
+  explicit Ungated(SharedDeviceMatrix<T> matrix) : matrix_(std::move(matrix)) {}
+  std::int64_t rows() const noexcept override { return matrix_->rows(); }
+  std::int64_t cols() const noexcept override { return matrix_->cols(); }
+  std::size_t size_bytes() const noexcept override { return matrix_->size_bytes(); }
+  std::size_t workspace_bytes(std::int64_t batch) const override { return matrix_->workspace_bytes(batch); }
+  void multiply_async(higgs::gpu::DenseView<const T> x, higgs::gpu::DenseView<T> y,
+                      const higgs::gpu::Epilogue<T>& epilogue, const ProductSpace& space,
+                      Queue queue) const override {
+    REQUIRE(!epilogue.gated);
+    matrix_->multiply_async(x, y, epilogue, space, queue);
+  }
+  void multiply_async(higgs::gpu::DenseView<const T> x, higgs::gpu::DenseView<float> y,
+                      const higgs::gpu::Epilogue<float>& epilogue, const ProductSpace& space,
+                      Queue queue) const override {
+    matrix_->multiply_async(x, y, epilogue, space, queue);
+  }
+  std::int64_t gated_below() const noexcept override { return 0; }
+  std::int64_t rotated_cols() const noexcept override { return matrix_->rotated_cols(); }
+  const RotatedProducts<T>* shared_rotation(higgs::gpu::DenseView<const T> x) const override {
+    return matrix_->shared_rotation(x);
+  }
+
+ private:
+  SharedDeviceMatrix<T> matrix_;
+};
+
+}  // namespace
+
+TEST_CASE("a gate that is not part of a product gives the states of one that is", "[model][device]") {
+  const TinySource source(tiny_config("llama"));
+  const ModelConfig& config = (*source).require_config();
+  emulator::options().count = false;
+  auto weights = load_device_weights<higgs::Half>(*source, {}, higgs::default_executor());
+  const DecoderSize size{.rows = tokens, .capacity = tokens};
+  std::vector<std::int32_t> places(tokens);
+  for (int i = 0; i < tokens; ++i) places[static_cast<std::size_t>(i)] = i;
+  const higgs::gpu::DeviceBuffer<std::int32_t> positions{std::span<const std::int32_t>(places)},
+      text{std::span<const TokenId>(tiny_text(tokens))};
+  const auto sequences = higgs::gpu::DeviceBuffer<std::int32_t>::zeros(tokens);
+  const auto states = [&] {
+    Decoder<higgs::Half> decoder(config, weights, size);
+    const DeviceNeeds needs = decoder_needs(config, size, layer_needs(weights, size));
+    CHECK(static_cast<std::int64_t>(decoder.size_bytes()) == needs.all());
+    decoder.embed_async(text.data(), tokens, 1, nullptr);
+    decoder.blocks_async(0, 2, tokens, {positions.data(), sequences.data()}, Pass::Prompt, nullptr);
+    decoder.settle_async(tokens, nullptr);
+    Matrix out(tokens, config.width);
+    REQUIRE(cudaMemcpy(out.values.data(), decoder.states(tokens).data, out.values.size() * sizeof(float),
+                       cudaMemcpyDeviceToHost) == cudaSuccess);
+    return out;
+  };
+  const Matrix gated = states();
+  for (DeviceBlock<higgs::Half>& block : weights.blocks)
+    block.gate_up.joined.weight = std::make_shared<Ungated>(block.gate_up.joined.weight);
+  const double away = difference(states(), gated);
+  CAPTURE(away);
+  CHECK(away < 2e-3);
+  CHECK(away > 0);
+}
+
+TEST_CASE("launches that overlap are refused where they cannot", "[model][device]") {
+  const TinySource source(tiny_config("llama"));
+  if (!launches_can_overlap(higgs::gpu::current_device()))
+    CHECK_THAT(message_of<higgs::InvalidArgument>([&] { on_device(source, {.overlap = true}); }),
+               Contains("overlap") && Contains("9.0"));
+  else
+    CHECK(Logits(*on_device(source, {.overlap = true})).values.values ==
+          Logits(*on_device(source)).values.values);
+}
+
 TEST_CASE("needs are counted to the byte before a tensor moves, and refused with the numbers",
           "[model][device]") {
   if (!emulator::in_use) return;

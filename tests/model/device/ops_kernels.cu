@@ -30,7 +30,7 @@ HIGGS_ATTENTION_KERNELS(Half, 256)
 // plan: dense_kernel<.*, 8, true>: registers <= 128; loop.hmma == 16; loop.ldg128 == 10; loop.lds32 == 0; loop.bar == 0
 #define HIGGS_DENSE_KERNEL(T, Tiles)                                              \
   template __global__ void higgs::model::detail::dense_kernel<T, T, Tiles, true>( \
-      DenseView<const T>, DenseView<const T>, const float*, DenseView<T>);
+      DenseView<const T>, DenseView<const T>, DenseView<T>, higgs::gpu::Epilogue<T>);
 HIGGS_DENSE_KERNEL(Half, 1)
 HIGGS_DENSE_KERNEL(Half, 8)
 

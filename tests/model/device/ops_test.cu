@@ -233,6 +233,35 @@ TEMPLATE_TEST_CASE("swiglu is silu(gate) * up", "[model][device][gpu]", Half, BF
   }
 }
 
+TEMPLATE_TEST_CASE("swiglu of pairs is that of gates and of what they multiply, bit for bit",
+                   "[model][device][gpu]", Half, BFloat16) {
+  for (const std::int64_t width : {8, 19, 3002}) {
+    const auto both = random_numbers<TestType>(31, 2 * 2 * width, 4);
+    std::vector<TestType> pairs(both.size());
+    for (std::size_t i = 0; i < both.size(); ++i) {  // row r is gates, then what they multiply
+      const std::size_t row = i / static_cast<std::size_t>(2 * width),
+                        c = i % static_cast<std::size_t>(2 * width), half = static_cast<std::size_t>(width);
+      pairs[row * 2 * half + (c < half ? 2 * c : 2 * (c - half) + 1)] = both[i];
+    }
+    const auto both_device = on_device(both), pairs_device = on_device(pairs);
+    const gpu::DeviceBuffer<TestType> apart(static_cast<std::size_t>(2 * width));
+    const auto out =
+        on_device(std::vector<TestType>(static_cast<std::size_t>(2 * (width + 1)), TestType(-9.0f)));
+    const gpu::DenseView<const TestType> gate(both_device.data(), 2, width, 2 * width),
+        up(both_device.data() + width, 2, width, 2 * width);
+    swiglu_async(gate, up, gpu::DenseView<TestType>(apart.data(), 2, width), nullptr);
+    swiglu_pairs_async(reading(pairs_device, 2, 2 * width),
+                       gpu::DenseView<TestType>(out.data(), 2, width, width + 1), nullptr);
+    const std::vector<TestType> expected = apart.to_host(), found = out.to_host();
+    for (std::int64_t r = 0; r < 2; ++r) {
+      for (std::int64_t c = 0; c < width; ++c)
+        REQUIRE(found[static_cast<std::size_t>(r * (width + 1) + c)].bits ==
+                expected[static_cast<std::size_t>(r * width + c)].bits);
+      REQUIRE(at(found, r * (width + 1) + width) == -9);
+    }
+  }
+}
+
 TEST_CASE("norms and swiglu read and write their operands once", "[model][device][gpu]") {
   if (!emulator::in_use) return;
   const std::int64_t width = 4096, sectors = width * 2 / 32;  // of 16-bit numbers
@@ -258,6 +287,7 @@ TEST_CASE("operations refuse shapes that differ", "[model][device][gpu]") {
   const gpu::DenseView<const Half> wide(a.data(), 2, 8), narrow(a.data(), 2, 7);
   const gpu::DenseView<Half> out(a.data(), 2, 8);
   CHECK_THROWS_AS(swiglu_async(wide, narrow, out, nullptr), higgs::InvalidArgument);
+  CHECK_THROWS_AS(swiglu_pairs_async(wide, out, nullptr), higgs::InvalidArgument);
   const Heads odd{4, 2, 7}, uneven{4, 3, 8}, broad{1, 1, 258};
   for (const Heads& heads : {odd, uneven, broad}) CHECK_THROWS_AS(check_heads(heads), higgs::InvalidArgument);
 }
