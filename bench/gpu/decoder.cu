@@ -35,7 +35,7 @@ namespace {
 using namespace higgs::model;
 using higgs::Half;
 namespace gpu = higgs::gpu;
-#if defined(HIGGS_BENCH_ONE_CODE)
+#if defined(HIGGS_BENCH_FEW_CODES)
 using Formats = gpu::MatmulFormats<gpu::TableFormat<4>>;
 #else
 using Formats = gpu::MatmulFormats<gpu::TableFormat<4>, gpu::TableFormat<3>, gpu::TableFormat<2>>;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "overlap.hpp"
@@ -57,7 +58,9 @@ struct Problem {
   double bits;                // bits a weight, scales apart; 16: dense
   std::int64_t group = 1024;  // inputs that share a 16-bit scale
   bool window = false;        // a window code of 2 to 4 bits, not a grid
+  int planes = 0;  // of int8 activations, for grids of 2 bits and few rows of x (MatmulPlan::int8_planes)
 
+  bool int8() const { return planes > 0 && bits == 2 && !window && batch * planes <= 32; }
   bool dense() const { return bits >= 16; }
   double weights() const { return static_cast<double>(rows * cols); }
   /// Bytes of codes and scales for a weight.
@@ -90,6 +93,13 @@ inline constexpr std::array window_counts{KernelCounts{1, 108.0, 21.1},  KernelC
 inline double window_instructions(double bits) {
   return bits == 4 ? 0 : bits == 3.5 ? 4.9 : bits == 3 ? 5.9 : bits == 2.5 ? 6.8 : 3.7;
 }
+
+/// The same for the int8 product of 2 bits, with one plane of activations and with two.
+inline constexpr std::array int8_counts{KernelCounts{1, 48.8, 12.4}, KernelCounts{4, 73.8, 16.7},
+                                        KernelCounts{8, 42.3, 11.3}, KernelCounts{16, 50.0, 12.6},
+                                        KernelCounts{32, 68.0, 15.2}};
+inline constexpr std::array int8_counts_of_two{KernelCounts{1, 50.5, 12.6}, KernelCounts{4, 77.9, 17.3},
+                                               KernelCounts{8, 48.6, 12.6}, KernelCounts{16, 65.4, 15.2}};
 
 /// How a streaming kernel is built, as far as time depends on it.
 struct StreamBuild {
@@ -137,20 +147,35 @@ inline MemoryPart memory_of(const Gpu& gpu) {
           gpu.latency_ns * gpu.clock_ghz, assumed.cache_latency_clocks};
 }
 
+/// Columns of mma, of 16-bit numbers: tensor cores are assumed to take two int8 ones in the time of one.
+inline double mma_columns(const Problem& p) {
+  const std::int64_t rows = std::min<std::int64_t>(p.batch, 64) * (p.int8() ? p.planes : 1);
+  return static_cast<double>((rows + 7) / 8 * 8) / (p.int8() ? 2 : 1);
+}
+
 /// The loop of one multiprocessor for up to 64 rows of x.
 inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) {
   constexpr double tile = 4.096;  // thousand weights
   const std::int64_t columns = std::min<std::int64_t>(p.batch, 64);
-  const auto& all = p.window ? window_counts : kernel_counts;
-  const auto& counts = *std::find_if(all.begin(), all.end() - 1,
-                                     [&](const KernelCounts& each) { return columns <= each.batch; });
-  const double instructions =
-      (counts.instructions + (p.window ? window_instructions(p.bits) : grid_instructions(p.bits))) * tile;
-  const double mma = tile * 1e3 * static_cast<double>((columns + 7) / 8 * 8) / (gpu.products_per_clock / 4);
+  const auto counts_in = [&](const auto& all) {
+    return *std::find_if(all.begin(), all.end() - 1,
+                         [&](const KernelCounts& each) { return columns <= each.batch; });
+  };
+  KernelCounts counts = p.int8()
+                            ? counts_in(p.planes == 1 ? std::span<const KernelCounts>(int8_counts)
+                                                      : std::span<const KernelCounts>(int8_counts_of_two))
+                        : p.window ? counts_in(window_counts)
+                                   : counts_in(kernel_counts);
+  if (!p.int8()) counts.instructions += p.window ? window_instructions(p.bits) : grid_instructions(p.bits);
+  const double instructions = counts.instructions * tile;
+  const double mma = tile * 1e3 * mma_columns(p) / (gpu.products_per_clock / 4);
   Loop loop;
   loop.overlaps = build.overlaps;
   // Beside 33 to 64 rows of sums there are registers for the codes of one stage.
-  loop.stages = columns <= 8 ? 4 : columns <= 32 ? build.stages_beyond_8 : 1;
+  loop.stages = p.int8()        ? (columns * p.planes <= 16 ? 8 : 4)
+                : columns <= 8  ? 4
+                : columns <= 32 ? build.stages_beyond_8
+                                : 1;
   const double tiles_per_warp = p.weights() / 4096 / gpu.sms / 4;
   const int blocks = gpu.prefetches && columns <= 32 && tiles_per_warp >= 8 * build.blocks ? build.blocks : 1;
   loop.warps = 4 * std::min(blocks, gpu.blocks);
@@ -205,8 +230,7 @@ inline Prediction predict(const Gpu& gpu, const Problem& p, const StreamBuild& b
   const double tiles_per_sm = all_tiles / gpu.sms;
   out.memory = tiles_per_sm * loop.bytes / memory.bytes_per_clock / clocks_per_us;
   out.lookups = tiles_per_sm * loop.passes / clocks_per_us;
-  const double mma =
-      4096 * static_cast<double>((std::min<std::int64_t>(p.batch, 64) + 7) / 8 * 8) / gpu.products_per_clock;
+  const double mma = 4096 * detail::mma_columns(p) / gpu.products_per_clock;
   out.products = tiles_per_sm * mma / clocks_per_us;
   out.issue = tiles_per_sm * loop.issue / 4 / clocks_per_us;
   if (out.issue <= out.products) out.issue = 0;  // the same scheduler
@@ -227,7 +251,8 @@ struct TokenPrediction {
 /// Experts are one launch for each of their layers: the expected number of different ones that `batch` tokens take, each
 /// with an equal part of the rows.
 inline TokenPrediction predict_token(const Gpu& gpu, const Model& model, std::int64_t batch, double bits,
-                                     bool window = false, const StreamBuild& build = stream_build) {
+                                     bool window = false, const StreamBuild& build = stream_build,
+                                     int planes = 0) {
   TokenPrediction out;
   // Only the first kernel of a graph pays a whole launch.
   const auto add = [&](const Problem& p, int count) {
@@ -238,7 +263,12 @@ inline TokenPrediction predict_token(const Gpu& gpu, const Model& model, std::in
     out.launches += count * kernels;
   };
   for (const ModelLayer& layer : model.layers)
-    add({.batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = bits, .window = window},
+    add({.batch = batch,
+         .rows = layer.rows,
+         .cols = layer.cols,
+         .bits = bits,
+         .window = window,
+         .planes = planes},
         layer.count);
   const ModelExperts& experts = model.experts;
   if (experts.count > 0) {

@@ -62,7 +62,7 @@ TOOL
   PATH=$PWD/$build/stand-ins:$PATH
   [[ $build != /* ]] || PATH=$build/stand-ins:$PATH
   STAGES=${STAGES:-encode}
-  flags=('--generate-code=arch=compute_80,code=[compute_80]' --compress-mode=none -DHIGGS_EMULATED -DHIGGS_BENCH_ONE_CODE)
+  flags=('--generate-code=arch=compute_80,code=[compute_80]' --compress-mode=none -DHIGGS_EMULATED -DHIGGS_BENCH_FEW_CODES)
   libraries=("${EMULATOR:?the path of libhiggs_emulator.a}" -lpthread -ldl -cudart none)
 fi
 command -v "$linker" >/dev/null || { echo "no $linker" >&2 && exit 1; }
@@ -105,7 +105,7 @@ json=$(find "$deps/nlohmann/json.hpp" "$deps/usr/include/nlohmann/json.hpp" 2>/d
 object() { echo "$build/$(tr / _ <<<"$1").o"; }
 : >"$build/left_out"
 kernels=(bench/gpu/product.cu bench/gpu/codes/*.cu) # a file for each code
-[ -z "$tiny" ] || kernels=(bench/gpu/product.cu bench/gpu/codes/grid4.cu)
+[ -z "$tiny" ] || kernels=(bench/gpu/product.cu bench/gpu/codes/grid{4,2}.cu)
 programs=("${kernels[@]}" bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
 engine=(bench/gpu/decoder.cu examples/model/device/{decoder,dense_matrix}.cu examples/model/architecture/rope.cpp)
 mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs -r ls -S

@@ -79,7 +79,9 @@ void print_tokens(std::string_view only) {
 // Each as a Markdown table.
 
 void print_shares() {
-  std::printf("| GPU | 4 bits | 3 bits | 2 bits |\n|---|---:|---:|---:|\n");
+  std::printf(
+      "| GPU | 4 bits | 3 bits | 2 bits | 2 bits, one plane of int8 | two planes "
+      "|\n|---|---:|---:|---:|---:|---:|\n");
   for (const char* name : modern) {
     std::printf("| %s |", name);
     for (const double bits : {4.0, 3.0, 2.0}) {
@@ -87,6 +89,12 @@ void print_shares() {
       std::printf(" %.0f -> %.0f %% |", 100 * bench::memory_share(gpu_named(name), p, bench::serial_build),
                   100 * bench::memory_share(gpu_named(name), p, bench::stream_build));
     }
+    for (const int planes : {1, 2})
+      std::printf(
+          " %.0f %% |",
+          100 * bench::memory_share(gpu_named(name),
+                                    {.batch = 8, .rows = 28672, .cols = 8192, .bits = 2, .planes = planes},
+                                    bench::stream_build));
     std::printf("\n");
   }
 }
@@ -121,13 +129,20 @@ void print_models() {
   for (const char* name : modern) std::printf(" %s |", name);
   std::printf("\n|---|---:|---:|---:|---:|---:|---:|---:|\n");
   for (const bench::Model& model : bench::models())
-    for (const double bits : {16.0, 4.0, 3.0, 2.0}) {
-      std::printf("| %s | %g |", model.name.data(), bits);
+    for (const auto& [bits, planes] :
+         {std::pair{16.0, 0}, {4.0, 0}, {3.0, 0}, {2.0, 0}, {2.0, 1}, {2.0, 2}}) {
+      if (planes > 0 && model.experts.count > 0) continue;  // experts have no int8 product
+      std::printf("| %s | %g%s |", model.name.data(), bits,
+                  planes == 0   ? ""
+                  : planes == 1 ? ", one plane"
+                                : ", two planes");
       for (const char* name : modern) {
         for (const std::int64_t batch : token_batches)
           std::printf("%s%.0f", batch == 1 ? " " : ", ",
                       1e6 * static_cast<double>(batch) /
-                          bench::predict_token(gpu_named(name), model, batch, bits).us);
+                          bench::predict_token(gpu_named(name), model, batch, bits, false,
+                                               bench::stream_build, planes)
+                              .us);
         std::printf(" |");
       }
       std::printf("\n");

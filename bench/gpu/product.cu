@@ -16,9 +16,9 @@ using higgs::Half;
 namespace bench {
 namespace {
 
-#if defined(HIGGS_BENCH_ONE_CODE)
-constexpr std::array all_codes{BenchCode{"4 bits", 4}};
-const CodeKernels& kernels_at(std::size_t) { return grid4_kernels(); }
+#if defined(HIGGS_BENCH_FEW_CODES)
+constexpr std::array all_codes{BenchCode{"4 bits", 4}, BenchCode{"2 bits", 2}};
+const CodeKernels& kernels_at(std::size_t i) { return i == 0 ? grid4_kernels() : grid2_kernels(); }
 #else
 constexpr std::array all_codes{BenchCode{"4 bits", 4},   BenchCode{"3 bits", 3},   BenchCode{"2 bits", 2},
                                BenchCode{"w4", 4, true}, BenchCode{"w3", 3, true}, BenchCode{"w2", 2, true}};

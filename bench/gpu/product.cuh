@@ -23,7 +23,7 @@ struct BenchCode {
   double bits;
   bool window = false;
 };
-/// 4, 3 and 2 bits of grids, then of window codes; only the first one under HIGGS_BENCH_ONE_CODE, for short builds.
+/// 4, 3 and 2 bits of grids, then of window codes; only grids of 4 and 2 bits under HIGGS_BENCH_FEW_CODES, for short builds.
 std::span<const BenchCode> codes();
 
 /// A packed matrix of random codes of every value, with equal scales and a random rotation. What codes stand for does not

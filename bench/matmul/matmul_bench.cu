@@ -17,6 +17,7 @@
 #include <exception>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "../gpu/answer.hpp"
@@ -39,16 +40,27 @@ class Bench {
   double copy_rate() const { return copy_rate_; }
   const bench::Gpu* model() const { return model_; }
 
-  void run(const bench::Layer& layer, const bench::BenchCode& code,
-           std::span<const std::int64_t> batches) const {
+  /// Rows of the table for one layer. `planes`: of int8 activations; batches that have no int8 product are left out.
+  void run(const bench::Layer& layer, const bench::BenchCode& code, std::span<const std::int64_t> batches,
+           int planes = 0) const {
     const gpu::PackedMatrix w = bench::random_weights(code.name, layer.rows, layer.cols);
+    const std::string name = std::string(code.name) + (planes == 0   ? ""
+                                                       : planes == 1 ? ", one plane of int8"
+                                                                     : ", two planes of int8");
     for (const std::int64_t batch : batches) {
-      const bench::Problem problem{
-          .batch = batch, .rows = layer.rows, .cols = layer.cols, .bits = code.bits, .window = code.window};
-      const bench::Product product(w.view(), batch, gpu::plan_matmul(w.view().layout, device_), device_);
+      const bench::Problem problem{.batch = batch,
+                                   .rows = layer.rows,
+                                   .cols = layer.cols,
+                                   .bits = code.bits,
+                                   .window = code.window,
+                                   .planes = planes};
+      if (planes > 0 && !problem.int8()) continue;
+      gpu::MatmulPlan plan = gpu::plan_matmul(w.view().layout, device_);
+      plan.int8_planes = planes;
+      const bench::Product product(w.view(), batch, plan, device_);
       const double us = stopwatch_.median_us(product);
       std::printf("| %s %s | %s | %lld | %.1f | %.0f %% |", layer.model.data(), layer.name.data(),
-                  code.name.data(), static_cast<long long>(batch), us,
+                  name.c_str(), static_cast<long long>(batch), us,
                   100e-3 * problem.bytes() / us / copy_rate_);
       const std::optional<double> fp16 = dense(layer, batch);
       fp16 ? std::printf(" %.1f | %.2f |", *fp16, *fp16 / us) : std::printf(" - | - |");
@@ -56,7 +68,7 @@ class Bench {
       model_ != nullptr ? std::printf(" %.1f |\n", predicted) : std::printf(" - |\n");
       if (layer.rows == 14336 && (batch == 1 || batch == 16 || batch == 64)) {
         char question[96], expected[32];
-        std::snprintf(question, sizeof question, "us of 14336 x 4096, %s, M = %lld", code.name.data(),
+        std::snprintf(question, sizeof question, "us of 14336 x 4096, %s, M = %lld", name.c_str(),
                       static_cast<long long>(batch));
         std::snprintf(expected, sizeof expected, "%.1f", predicted);
         bench::answer(question, expected, "%.1f (cuBLAS fp16 %.1f)", us, fp16.value_or(0));
@@ -92,6 +104,14 @@ class Bench {
 #endif
 };
 
+/// A layer with every product that its code has.
+void run_all(const Bench& products, const bench::Layer& layer, const bench::BenchCode& code,
+             std::span<const std::int64_t> batches) {
+  products.run(layer, code, batches);
+  if (code.bits == 2 && !code.window)
+    for (const int planes : {1, 2}) products.run(layer, code, batches, planes);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -118,12 +138,12 @@ int main(int argc, char** argv) try {
   std::printf("|---|---|---:|---:|---:|---:|---:|---:|\n");
   for (const bench::Layer& layer : bench::layers) {
     if (tiny || layer.model.find(argument) == std::string_view::npos) continue;
-    for (const bench::BenchCode& code : bench::codes()) products.run(layer, code, bench::batches);
+    for (const bench::BenchCode& code : bench::codes()) run_all(products, layer, code, bench::batches);
   }
   if (tiny)
     for (const bench::BenchCode& code : bench::codes())
-      if (code.bits == 4)
-        products.run({"tiny", "layer", 192, 1024}, code, std::span(bench::batches).subspan(3, 2));
+      if (!code.window)
+        run_all(products, {"tiny", "layer", 192, 1024}, code, std::span(bench::batches).subspan(3, 2));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());

@@ -69,7 +69,8 @@ class Linear {
   const PackedMatrix& weights() const noexcept { return weights_; }
   /// The device that the plan is for.
   const Device& device() const noexcept { return device_; }
-  /// How the work is cut, for a caller to change before the first call: dense_from, dense_rows, rotate_inside.
+  /// How the work is cut, for a caller to change before the first call: dense_from, dense_rows, rotate_inside,
+  /// int8_planes.
   MatmulPlan& plan() noexcept { return plan_; }
   /// How the work is cut.
   const MatmulPlan& plan() const noexcept { return plan_; }
@@ -105,7 +106,8 @@ class Linear {
 
   /// Puts the rotation of x (M, cols) on the stream: `rotated` (M, rotated_cols()) without gaps between rows, from a
   /// multiple of 16 bytes on, is what multiply_rotated of this layer takes, and of every layer that rotates alike
-  /// (rotates_alike). The products have the bits of operator() if T is the type that it rotates x to: OperandOf<X>.
+  /// (rotates_alike). The products have the bits of operator() if T is the type that it rotates x to, OperandOf<X>, and
+  /// the plan has no int8_planes.
   /// `workspace` is as for `batch` = M. Throws InvalidArgument for shapes that do not fit or a small workspace.
   template <class X, class T, class Archs = BuiltFor>
   void rotate(DenseView<const X> x, DenseView<T> rotated, std::span<std::byte> workspace,

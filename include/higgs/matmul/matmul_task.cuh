@@ -48,7 +48,8 @@ struct MatmulPlan {
   std::int64_t wgmma_from = std::numeric_limits<std::int64_t>::max();
   /// Planes of int8 that rotated activations become, for matrices of TableFormat<2> and up to 32 rows of x in one plane, 16
   /// in two (Int8Kernel); all other products are as if it were 0. 0: never. 1: a relative error of the product of about
-  /// .008 for normal inputs. 2: about .00003, where fp16 has .0003. Other bits than without planes.
+  /// .008 for normal inputs. 2: about .00003, where fp16 has .0002. Other bits than without planes, so the bits of a row
+  /// depend on whether its batch has more rows than these.
   int int8_planes = 0;
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
@@ -56,7 +57,8 @@ struct MatmulPlan {
 
 /// What has no influence on the bits of a row of y, which depend on the order of sums. Every product is
 /// deterministic: equal calls on one device give equal bits. Tensor cores of other architectures (Device::architecture)
-/// round sums in another way, so no value promises equal bits across architectures.
+/// round sums in another way, so no value promises equal bits across architectures. Products of int8 (int8_planes) have
+/// them where plans are equal: their sums on tensor cores are integers.
 enum class Reproducibility {
   PerDevice,      // the batch that the row is in; MIG and MPS may change the multiprocessors, and so the bits
   AcrossDevices,  // also the device among those of one architecture, and the shard of rows that a row of W is in
