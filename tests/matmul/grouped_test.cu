@@ -157,6 +157,20 @@ TEST_CASE("experts with signs and input scales of their own give the bits of one
   }
 }
 
+TEST_CASE("experts behind the 32nd meet their own rows", "[matmul][grouped][gpu]") {
+  const gpu::Experts experts = upload(some_experts(70, 64, 64));
+  const gpu::MatmulPlan plan = gpu::plan_experts(experts[0].layout, gpu::current_device(), 2);
+  // Experts 0, 31, 32, 40, 63 and 69 have rows, 9 of them more than one tile.
+  HostRows rows;
+  for (int e = 0; e <= 70; ++e)
+    rows.offsets.push_back((e > 0) + (e > 31 ? 9 : 0) + (e > 32) + (e > 40 ? 9 : 0) + (e > 63) +
+                           (e > 69 ? 9 : 0));
+  const Normals<Half> x(rows.offsets.back(), 64, 6);
+  const auto alone = products_one_by_one(experts, x, rows, plan);
+  const HostOutput<float> out{std::vector<float>(alone.size(), 7.0f), 64};
+  CHECK(same_bits(grouped_product(experts, x, rows, out, plan), alone));
+}
+
 TEST_CASE("whole row blocks, windows and few blocks change no bit of experts", "[matmul][grouped][gpu]") {
   const gpu::Experts experts = upload(some_experts(5, 150, 192));
   gpu::MatmulPlan plan = gpu::plan_experts(experts[0].layout, gpu::current_device(), 5);
