@@ -23,8 +23,9 @@ SPLIT, SUMS, TOY = "matmul/stream_task_test.cu", "matmul/stream_fixup_test.cu", 
 LAUNCH, GEMM, LINEAR = "matmul/stream_launch_test.cu", "matmul/decoded_gemm_test.cu", "matmul/linear_test.cu"
 GRID_TEST, GROUPED = "codes/grid/fragments_test.cu", "matmul/grouped_test.cu"
 SCHEDULES, LATE, LAUNCH_TEST = "emulator/schedules_test.cu", "gpu/matrix_test.cu", "gpu/launch_test.cu"
-PREFETCH = "matmul/stream_prefetch_test.cu"
-HOPPER_TESTS = {PREFETCH}
+PREFETCH, WGMMA_TEST = "matmul/stream_prefetch_test.cu", "matmul/wgmma_kernel_test.cu"
+HOPPER_TESTS = {PREFETCH, WGMMA_TEST}
+EXPERTS, WGMMA = "matmul/expert_kernel.cuh", "matmul/wgmma_kernel.cuh"
 TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
 FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
@@ -62,7 +63,7 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"const float value = to_float(*at);": "static_cast<void>(*reinterpret_cast<const volatile char*>(at));\n"
       "    const float value = to_float(*at);"},
      INPUT_SCALE),
-    ("result", "of equally near points the last", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
+    ("result", "the last of equally near points", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
     ("result", "between two points of a line the upper", "encode/nearest.cuh", {"if (at > static": "if (at >= static"}, NEAREST),
     ("result", "E8: the parity of signs", "encode/nearest.cuh", {"if (odd[b] != (k >=": "if (odd[b] == (k >="}, NEAREST),
     ("race", "no __syncwarp between codes and their fit", "quantizer.cuh",
@@ -144,6 +145,43 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "a linear layer's workspace for the most rows alone", "matmul/linear.cuh",
      {"std::max(matmul_workspace(size, device_), matmul_workspace(fused_size, device_))":
       "matmul_workspace(size, device_)"}, LINEAR),
+    ("result", "experts: signs of the first expert for all", EXPERTS,
+     {"rotations[min(expert, window.experts - 1)]": "rotations[0]"}, GROUPED),
+    ("result", "experts: the weight of another row", EXPERTS, {"row_weights[row]": "row_weights[m]"}, GROUPED),
+    ("result", "experts: the bias of the first expert for all", EXPERTS,
+     {"block.expert * w.layout.rows": "0"}, GROUPED),
+    ("result", "experts: tiles of more than 32 experts counted from the first", EXPERTS,
+     {"index -= __shfl_sync(all, end, 31);": "index -= 0;"}, GROUPED),
+    ("result", "experts: a row block without its first range", EXPERTS,
+     {"block.whole ? split.first_owner(part) : part": "block.whole ? min(split.first_owner(part) + 1, "
+      "split.last_owner(part)) : part"}, GROUPED),
+    ("result", "experts: kernels for many rows stay cold", "matmul/grouped.cuh", {"{1, 9, 17, 33}": "{1, 9, 17}"}, GROUPED),
+    ("race", "experts: no barrier before the facts of the next unit", EXPERTS,
+     {"  __syncthreads();  // all have read those of the unit before\n": ""}, GROUPED),
+    ("race", "experts: no wait for the kernel in front, which may still run", EXPERTS,
+     {"  wait_for_previous_kernel();  // which may write the offsets\n": ""}, PREFETCH),
+
+    ("result", "warpgroups: activations without their swizzle", WGMMA,
+     {"swizzled(static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(16 * piece))":
+      "static_cast<std::uint32_t>(n * 128 + 16 * piece)"}, WGMMA_TEST),
+    ("result", "warpgroups: rows whose last scale is zero are zeros", WGMMA, {"seen[j] |= scale[j];": ""}, WGMMA_TEST),
+    ("result", "warpgroups: no fence before products", WGMMA, {"  fence_products(sums, a);\n": ""}, WGMMA_TEST),
+    ("result", "warpgroups: no wait for products", WGMMA, {"  wait_products<0>(sums, a);\n": ""}, WGMMA_TEST),
+    ("result", "warpgroups: the counter of splits is not left at zero", WGMMA,
+     {"atomicInc(task.arrivals + unit, others)": "atomicAdd(task.arrivals + unit, 1u)"}, WGMMA_TEST),
+    ("result", "warpgroups: the split of the inputs begins one warp tile late", WGMMA,
+     {"begin = task.cols * split / task.splits;": "begin = task.cols * split / task.splits + (split > 0 ? 1 : 0);"}, WGMMA_TEST),
+    ("result", "warpgroups: rows of the second launch written over those of the first", "matmul/wgmma_launch.cuh",
+     {"out.first_x = first;": "out.first_x = 0;"}, WGMMA_TEST),
+    ("race", "warpgroups: a stage is filled before it was read", WGMMA,
+     {"    if (turn > 0) wait_for_phase(Shape::empty(s), (turn - 1) % 2);\n": ""}, WGMMA_TEST),
+    ("race", "warpgroups: no barrier before sums take the place of activations", WGMMA,
+     {"    sync_multipliers();  // all have read the ring\n": ""}, WGMMA_TEST),
+    ("race", "warpgroups: no fence before the arrival of sums", WGMMA,
+     {"  __threadfence();\n  sync_multipliers();\n": "  sync_multipliers();\n"}, WGMMA_TEST),
+    ("bank conflicts", "warpgroups: rows of sums without gaps", WGMMA,
+     {"sum_stride = group_rows + 4": "sum_stride = group_rows"}, WGMMA_TEST),
+
     ("result", "product: no wait for cp.async", KERNEL, {"wait_copies<0>();": ""}, MATMUL),
     ("result", "product: copies that belong to no group", KERNEL, {"commit_copies();": ""}, MATMUL),
     ("result", "product: the counter of arrivals is not left at zero", FIXUP,
