@@ -168,7 +168,7 @@ void multiply(Warp& w, const Instruction& i) {
 }
 
 Execute find_multiply(const Mnemonic& m, Instruction& i) {
-  std::vector<Type> types;  // of d, a, b, c
+  std::vector<Type> types;  // those of d, a, b, c
   for (std::string_view part : m.parts) {
     if (type_named(part) != Type::None) types.push_back(type_named(part));
     if (part.starts_with("m16n8k")) i.mode = static_cast<u8>(std::stoi(std::string(part.substr(6))));
@@ -181,7 +181,7 @@ Execute find_multiply(const Mnemonic& m, Instruction& i) {
   const bool bytes = size_of(i.type) == 1;
   if (!bytes && i.type != Type::F16 && i.type != Type::Bf16) return nullptr;
   i.mode2 = bytes ? 8 : 16;
-  const int elements = 32 * (32 / i.mode2);  // of one register
+  const int elements = 32 * (32 / i.mode2);  // elements in one register
   return i.size[1] * elements == 16 * i.mode && i.size[2] * elements == 8 * i.mode ? multiply : nullptr;
 }
 

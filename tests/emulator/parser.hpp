@@ -36,7 +36,7 @@ class Parser {
     bool unsized = false;
     u32 bytes() const { return unsized ? 0 : static_cast<u32>(count * size_of(type)); }
   };
-  struct Place {  // of a parameter or result in the local frame
+  struct Place {  // where a parameter or result is in the local frame
     u32 offset, bytes;
   };
   struct Function {

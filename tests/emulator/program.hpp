@@ -111,8 +111,8 @@ struct Instruction {
 /// Where an instruction stood.
 struct Source {
   std::string opcode, text;
-  int line = 0;         // of the PTX
-  int source_line = 0;  // of the program, 0 if unknown
+  int line = 0;         // line of the PTX
+  int source_line = 0;  // line of the program, 0 if unknown
 };
 
 struct Parameter {
@@ -123,8 +123,8 @@ struct Parameter {
 struct Program {
   std::string name;
   std::vector<Instruction> code;
-  std::vector<Source> sources;  // of code[i]
-  std::vector<u8> constants;    // of each: 32 lanes of 4 bytes, then 32 lanes of 8
+  std::vector<Source> sources;  // [i]: that of code[i]
+  std::vector<u8> constants;    // each: 32 lanes of 4 bytes, then 32 lanes of 8
   std::vector<Parameter> parameters;
   std::vector<u8> parameter_values;
   u32 register_bytes = 0, local_bytes = 0;

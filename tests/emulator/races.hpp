@@ -51,7 +51,7 @@ class Clock {
 struct WarpClock {
   u32 block = 0, index = 0;
   std::vector<u32> own;  // times of the warps of this block
-  Clock foreign;         // of other blocks
+  Clock foreign;         // times of other blocks
   Clock released;        // what a fence has published
   Clock pending;         // what atomics have seen and no fence has yet confirmed
 

@@ -36,7 +36,7 @@ struct Graph {
 struct Stream {
   Graph* capture = nullptr;  // what is being recorded
   bool blocking = true;      // whether the legacy stream waits for it, and it for the legacy stream
-  std::deque<Work> pending;  // of the legacy stream: also that of blocking streams, in the order of the calls
+  std::deque<Work> pending;  // the legacy stream has that of blocking streams too, in the order of the calls
 };
 struct Event {
   std::chrono::steady_clock::time_point at{};
@@ -84,7 +84,7 @@ struct Machine {
   Stream default_stream;
   std::set<Stream*> streams;  // all others
   int captures = 0;
-  std::uint64_t number = 0, may_run_since = 0;  // of launches: the last; the first that nothing waited for
+  std::uint64_t number = 0, may_run_since = 0;  // the last launch; the first one that nothing waited for
   cudaError_t last = cudaSuccess;
   bool broken = false;  // a kernel failed: as on a GPU, every later call says so
   emulator::Options options;

@@ -36,9 +36,9 @@ struct Grid {
   Memory* memory;
   Extent grid, block;
   u32 dynamic_shared_bytes = 0;
-  u64 number = 0;              // of the launch, from 1 on
+  u64 number = 0;              // the launch, counted from 1
   u64 may_run_since = 0;       // launches with this number and later may not have ended; 0: all in front have
-  std::vector<Tally> tallies;  // of program->code[i]
+  std::vector<Tally> tallies;  // [i]: that of program->code[i]
   std::map<std::string, u64> races;  // text -> how often
   GlobalShadow shadow;
 };
@@ -87,7 +87,7 @@ struct Warp {
   const u8* constants = nullptr;
   u8* local = nullptr;
   u32 index = 0, alive = 0;
-  u32 pc = 0, mask = 0;  // of the running fragment
+  u32 pc = 0, mask = 0;  // the running fragment
   u32 active = 0;        // mask after the guard: the lanes that execute
   u32 carry = 0;
   bool stop = false;  // the running fragment cannot simply go on
@@ -116,7 +116,7 @@ struct SharedBarrier {
   u32 threads = 0, pending = 0;  // arrivals that a phase takes, and that this one still needs
   s64 bytes = 0;                 // announced and not there yet
   u32 phase = 0;
-  WarpClock arrived, ended;  // of this phase, of the last one
+  WarpClock arrived, ended;  // in this phase, in the last one
 };
 
 /// A copy that cp.async.bulk has promised. It lands as late as the program allows, or at some time (Options::seed).
@@ -124,7 +124,7 @@ struct BulkCopy {
   const Instruction* instruction;
   u64 from;
   u32 to, bytes, barrier;
-  WarpClock clock;  // of the warp that asked for it
+  WarpClock clock;  // time of the warp that asked for it
 };
 
 /// Who last wrote 16 bytes of shared memory by an ordinary instruction, which wgmma and bulk copies see after a fence.
@@ -142,7 +142,7 @@ struct Block {
   std::array<Barrier, 16> barriers;
   std::map<u32, SharedBarrier> shared_barriers;  // by their address
   std::vector<BulkCopy> bulk_copies;
-  std::vector<OrdinaryWrite> ordinary_writes;              // of 16 bytes each; empty: not wanted
+  std::vector<OrdinaryWrite> ordinary_writes;              // each 16 bytes; empty: not wanted
   std::map<u32, std::vector<u32>> products_of_warpgroups;  // warpgroup -> pcs of its products
   Range* last_range = nullptr;
   bool waited = false;  // at griddepcontrol.wait

@@ -218,7 +218,7 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
   const Stream stream = make_stream();
   Generating<T> texts(config_, weights_, prompts, count, options_.chunk, sampling, more_ends);
   std::vector<Generation> out(prompts.size());
-  const auto take = [&](int reading) {  // the tokens that are new in a reading; whether more will come
+  const auto take = [&](int reading) {  // the tokens that a reading adds; whether more will come
     texts.wait(reading);
     const bool ended = texts.ended(reading);
     for (std::size_t text = 0; text < out.size(); ++text)

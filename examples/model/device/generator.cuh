@@ -69,7 +69,7 @@ class Generating {
   std::vector<Prompt> prompts_;
   Decoder<T> decoder_;
   TokenChoice choice_;
-  gpu::DeviceBuffer<std::int32_t> prompt_tokens_, prompt_positions_, prompt_sequences_;  // of all prompts
+  gpu::DeviceBuffer<std::int32_t> prompt_tokens_, prompt_positions_, prompt_sequences_;  // all prompts
   gpu::DeviceBuffer<std::int32_t>
       state_;  // (texts) positions, counts, damage; then (texts, steps_per_reading)
   gpu::DeviceBuffer<std::int32_t> tokens_, limits_, ends_;

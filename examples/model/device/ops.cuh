@@ -46,7 +46,7 @@ void add_async(gpu::DenseView<float> x, gpu::DenseView<const Y> y, float y_facto
 struct HeadTurns {
   const float* q_gain = nullptr;       // (width): RMSNorm of each query head; null: none
   const float* k_gain = nullptr;       // (width): RMSNorm of each key head; null: none
-  float epsilon = 0;                   // of both norms
+  float epsilon = 0;                   // epsilon of both norms
   const float* frequencies = nullptr;  // (width / 2): angle per position, rope_frequencies()
   float attention_factor = 1;          // multiplies cosines and sines
 };

@@ -24,9 +24,8 @@ struct TextStates {
   std::int32_t* positions = nullptr;     // its position in the text; below 0: the text has ended
   std::int32_t* counts = nullptr;        // tokens chosen since the prompt
   const std::int32_t* limits = nullptr;  // the text ends when `counts` is this
-  const std::uint64_t* seeds =
-      nullptr;                     // of the random numbers: those of a choice are random_bits(seed, count)
-  std::int32_t* output = nullptr;  // (sequences, ring): token i chosen is at i % ring
+  const std::uint64_t* seeds = nullptr;  // random numbers of a choice are random_bits(seed, count)
+  std::int32_t* output = nullptr;        // (sequences, ring): token i chosen is at i % ring
   std::int32_t ring = 0;
   std::int32_t* damage =
       nullptr;  // 0, or 1 + the id of a token whose logit was NaN or +infinity: the text has ended
@@ -103,7 +102,7 @@ struct Place {
 struct ChoiceMemory {
   Histogram<odds_bins> odds;
   Histogram<digit_bins> digits;
-  std::uint64_t parts[choice_warps];  // of warps
+  std::uint64_t parts[choice_warps];  // one for each warp
   std::uint64_t weight_before;
   std::uint32_t likelier;
   int bin;

@@ -101,7 +101,7 @@ struct ExpertTask : StreamTask {
 /// The facts of a block, and of the units that it takes. Shared memory keeps what a unit needs once.
 struct ExpertBlock : StreamBlock {
   int tiles;   // batch tiles of all experts
-  int units;   // of all blocks
+  int units;   // units of all blocks
   int unit;    // the next one of this block
   bool whole;  // whether units are row blocks
 };

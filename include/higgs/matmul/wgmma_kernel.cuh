@@ -181,7 +181,7 @@ struct WgmmaWarp {
   TailOf<Format> tail;
   std::conditional_t<HasTail<Format>, ReadyOf<Format>, NoTail> prepared_loads;
   Operands a = {}, next_a = {};
-  const std::uint32_t* scales;  // of the first group
+  const std::uint32_t* scales;  // those of the first group
   std::uint32_t scale[RowTiles] = {}, next_scale[RowTiles] = {}, seen[RowTiles] = {};
   int change = 0;  // the first warp tile of the next group
   float sums[RowTiles][Shape::columns / 2];
@@ -491,7 +491,7 @@ __global__ void __launch_bounds__(wgmma_bound, 1) wgmma_kernel(__grid_constant__
     take_registers<240>();
     WgmmaWarp<Format, T, RowTiles> warp(task, block);
     warp.multiply();
-    sync_multipliers();  // nobody reads the ring any more
+    sync_multipliers();  // all have read the ring
     warp.store_sums();
     sync_multipliers();
     store_block<RowTiles>(task, block);

@@ -50,8 +50,8 @@ inline bool wants_wgmma(const MatmulSize& size, const Device& device) {
 /// How the rows of x, W and its inputs are cut, so that the workspace is within plan.most_workspace.
 struct WgmmaSplit {
   int row_tiles;                         // see WgmmaShape
-  std::int64_t columns, group_rows;      // of a batch tile, of a warpgroup
-  std::int64_t batch_tiles, row_blocks;  // of a launch
+  std::int64_t columns, group_rows;      // rows of a batch tile, of a warpgroup
+  std::int64_t batch_tiles, row_blocks;  // tiles and blocks of a launch
   std::int64_t most_tiles;               // batch tiles that the workspace has room for
   std::int64_t most_units;               // blocks whose sums the workspace has room for
   int splits;                            // parts of the inputs

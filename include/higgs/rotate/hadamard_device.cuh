@@ -228,7 +228,7 @@ __device__ inline void transform_pass(const Team& team, Values x, int n, int low
       if (4 * quad < n) transform(quad, [](int j) { return padded_offset(8 * j); });
     }
   } else {
-    const int log_low = 29 - __clz(low), step = padded_offset(low);  // of quads
+    const int log_low = 29 - __clz(low), step = padded_offset(low);  // quads
     _Pragma("unroll 1") for (int i = team.thread; i < n >> (2 + Bits); i += team.size)
         transform(i + (i >> log_low) * ((count - 1) << log_low), [&](int j) { return j * step; });
   }
