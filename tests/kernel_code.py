@@ -29,7 +29,7 @@ ALWAYS = "spills == 0; stack == 0; ldl == 0; stl == 0"  # every kernel
 OPCODES = {  # the low 9 bits of an instruction; the 3 above tell how its operands are given
     0x03C: "hmma", 0x037: "imma", 0x181: "ldg", 0x186: "stg", 0x184: "lds", 0x188: "sts", 0x03B: "ldsm", 0x1AE: "ldgsts",
     0x1F0: "hgmma", 0x11D: "bar", 0x183: "ldl", 0x187: "stl", 0x189: "shfl", 0x1BC: "ublkpf", 0x02D: "preexit",
-    0x02E: "acqbulk",
+    0x02E: "acqbulk", 0x15D: "nanosleep",
 }
 PRODUCTS = {"hmma", "imma", "hgmma"}
 BRANCH = 0x147

@@ -20,7 +20,7 @@ std::optional<u64> common_base(Warp& w, Space s, const u64* a, u32 bytes) {
   });
   const Range* range = w.block->last_range;
   if ((all & (bytes - 1)) != 0) return std::nullopt;
-  if (s == Space::Shared && high + bytes <= w.block->shared.size())
+  if (s == Space::Shared && low >= w.program->reserved_shared_bytes && high + bytes <= w.block->shared.size())
     return reinterpret_cast<u64>(w.block->shared.data());
   if (s == Space::Global && range != nullptr && low >= range->begin && high + bytes <= range->end) return 0;
   return std::nullopt;

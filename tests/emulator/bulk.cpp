@@ -137,7 +137,8 @@ void copy(Warp& w, const Instruction& i) {  // to, from, bytes, mbarrier
     resolve(Space::Generic, to);
     resolve(Space::Generic, at);
     if (to % 16 != 0) fail_at(w, i, l, "a bulk copy to a misaligned address");
-    if (to + bytes > w.block->shared.size()) fail_at(w, i, l, "a bulk copy beyond shared memory");
+    if (to < w.program->reserved_shared_bytes || to + bytes > w.block->shared.size())
+      fail_at(w, i, l, "a bulk copy beyond shared memory");
     locate(w, i, Space::Shared, at, 8, l);
     barrier_at(w, i, static_cast<u32>(at));
     check_proxy(w, i, at, 8);

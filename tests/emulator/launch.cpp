@@ -226,7 +226,8 @@ void start_block(Block& b, u64 number) {
   b.bulk_copies.clear();
   b.products_of_warpgroups.clear();
   b.last_range = nullptr;
-  b.shared.assign(g.program->static_shared_bytes + g.dynamic_shared_bytes, 0xff);  // not zero, as on a GPU
+  b.shared.assign(g.program->reserved_shared_bytes + g.program->static_shared_bytes + g.dynamic_shared_bytes,
+                  0xff);  // not zero, as on a GPU
   b.ordinary_writes.assign(g.program->uses_async_proxy ? b.shared.size() / 16 + 1 : 0, {});
   if (g.options->check_races) b.shared_shadow.assign(b.shared.size(), {});
   for (u32 k = 0; k < b.warps.size(); ++k) start_warp(b.warps[k], b, k, number);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Faults that a kernel may have, one at a time: the emulator must see each, and nothing in the kernel without it.
+#include <higgs/gpu/instructions.cuh>
+
 #include <cuda_runtime.h>
 
 #include <catch2/catch.hpp>
@@ -39,6 +41,7 @@ enum class Fault {
   Uninitialised,
   WeakWait,
   NoWarpSync,
+  UnreadLoad,
   Endless,
   Deadlock
 };
@@ -99,6 +102,17 @@ __global__ void warp_kernel(int* out) {
   tile[threadIdx.x] = static_cast<int>(threadIdx.x);
   if constexpr (fault != Fault::NoWarpSync) __syncwarp();
   out[threadIdx.x] = *static_cast<const volatile int*>(&tile[31 - threadIdx.x]);
+}
+
+// Loads a word that nobody needs, so that it is in a cache.
+template <Fault fault>
+__global__ void touch_kernel(const std::uint32_t* in, int* out) {
+  const std::uint32_t word = in[threadIdx.x];
+  if constexpr (fault == Fault::UnreadLoad)
+    asm volatile("" ::"r"(word));  // no instruction of PTX
+  else
+    higgs::gpu::wait_for(word);
+  out[threadIdx.x] = 1;
 }
 
 // A tile of 32 x 32 through shared memory, rows `Stride` apart; each number is read `Loads` times.
@@ -171,6 +185,16 @@ TEST_CASE("a wait that is too weak gives what was not yet copied", "[emulator][l
   if (!emulator::in_use) return;
   copy_kernel<Fault::WeakWait><<<1, 32>>>(in.data(), out.data());
   CHECK(out.host() == std::vector<int>(32, -1));
+}
+
+TEST_CASE("a load that nothing reads, which ptxas removes, is refused", "[emulator][launch]") {
+  const DeviceArray<std::uint32_t> in(std::vector<std::uint32_t>(32, 0x80008000u));
+  const DeviceArray<int> out(std::vector<int>(32));
+  CHECK(failure_of([&] { touch_kernel<Fault::None><<<1, 32>>>(in.data(), out.data()); }) == "");
+  CHECK(out.host() == std::vector<int>(32, 1));
+  if (!emulator::in_use) return;
+  CHECK_THAT(failure_of([&] { touch_kernel<Fault::UnreadLoad><<<1, 32>>>(in.data(), out.data()); }),
+             Contains("nothing reads what it loads"));
 }
 
 TEST_CASE("lanes that run apart show a missing __syncwarp", "[emulator][launch]") {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parser.hpp"
 
+#include <algorithm>
 #include <cctype>
 #include <cstring>
 #include <optional>
+#include <unordered_set>
 
 #include "instructions.hpp"
 
@@ -355,12 +357,14 @@ std::unique_ptr<Program> Parser::read_kernel(const std::string& name) {
     if (directive == ".minnctapersm") program_->min_blocks = static_cast<u32>(product);
   }
   program_->architecture = module_.architecture_;
+  program_->reserved_shared_bytes = shared_top_ = program_->architecture >= 90 ? 1024 : 0;
   read_body();
   for (std::size_t k = 0; k < calls_.size(); ++k) {  // calls inside the functions are added behind
     const std::string callee = calls_[k].name;
     if (!functions_.contains(callee) && module_.functions_.contains(callee)) read_function(callee);
   }
   for (const Call& call : calls_) link_call(call);
+  check_loads();
 
   const u32 dynamic = aligned(shared_top_, dynamic_alignment_);
   for (u32 offset : dynamic_constants_) {
@@ -372,7 +376,7 @@ std::unique_ptr<Program> Parser::read_kernel(const std::string& name) {
   }
   for (auto [instruction, operand] : dynamic_addresses_)
     program_->code[instruction].x[operand].value += dynamic;
-  program_->static_shared_bytes = dynamic;
+  program_->static_shared_bytes = dynamic - program_->reserved_shared_bytes;
   program_->register_bytes = aligned(register_top_, 64);
   program_->local_bytes = aligned(local_top_, 16);
   return std::move(program_);
@@ -720,6 +724,39 @@ void Parser::link_call(const Call& call) {
   for (std::size_t k = 0; k < f.results.size(); ++k) {
     const Place& from = f.results[k];
     result.table.insert(result.table.end(), {call.results.at(k).offset, from.offset, from.bytes});
+  }
+}
+
+// ---- what ptxas does
+// A load of global memory is none if nothing reads what it loads, or only a mov whose result nothing reads: ptxas removes
+// it unless it is volatile.
+void Parser::check_loads() const {
+  const auto named = [&](const Instruction& i, std::string_view op) {
+    return program_->sources[i.pc].opcode.starts_with(op);
+  };
+  const auto loads = [&](const Instruction& i) { return named(i, "ld.global") && !i.flag; };
+  std::unordered_set<u32> read;
+  const auto is_read = [&](const Instruction& i) {
+    return std::any_of(i.x.begin(), i.x.begin() + i.size[0],
+                       [&](const Operand& o) { return read.contains(o.offset); });
+  };
+  for (std::size_t before = 1; read.size() != before;) {
+    before = read.size();
+    for (const Instruction& i : program_->code) {
+      const bool copies = named(i, "mov.");
+      if (copies && !is_read(i)) continue;
+      for (std::size_t k = copies || loads(i) ? i.size[0] : 0; k < i.x.size(); ++k) {
+        const Operand& o = i.x[k];
+        if (o.kind == Operand::Kind::Reg || (o.kind == Operand::Kind::Address && o.has_base))
+          read.insert(o.offset);
+      }
+    }
+  }
+  for (const Instruction& i : program_->code) {
+    if (!loads(i) || is_read(i)) continue;
+    const Source& s = program_->sources[i.pc];
+    fail("ptxas removes the load at PTX line " + std::to_string(s.line) + ", source line " +
+         std::to_string(s.source_line) + ": nothing reads what it loads: " + s.text);
   }
 }
 

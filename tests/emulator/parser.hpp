@@ -94,6 +94,7 @@ class Parser {
   void add_jump(u32 slot_or_operand, std::string_view label, bool in_table);
   void link_jumps();
   void link_call(const Call& call);
+  void check_loads() const;
   u32 constant(u64 value);
   u32 new_constant(u64 value);
   std::string text_since(std::size_t token) const;

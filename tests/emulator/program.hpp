@@ -128,10 +128,11 @@ struct Program {
   std::vector<Parameter> parameters;
   std::vector<u8> parameter_values;
   u32 register_bytes = 0, local_bytes = 0;
-  u32 static_shared_bytes = 0;  // the dynamic part begins here
-  u32 max_threads = 1024;       // .maxntid or .reqntid
-  int architecture = 0;         // .target: 80 for sm_80
-  u32 min_blocks = 0;           // .minnctapersm
+  u32 reserved_shared_bytes = 0;  // what CUDA keeps for itself, in front of all
+  u32 static_shared_bytes = 0;    // the dynamic part begins behind them
+  u32 max_threads = 1024;         // .maxntid or .reqntid
+  int architecture = 0;           // .target: 80 for sm_80
+  u32 min_blocks = 0;             // .minnctapersm
   bool uses_async_proxy =
       false;  // has wgmma or bulk copies, which see shared memory through a proxy of their own
 };

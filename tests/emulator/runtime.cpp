@@ -267,6 +267,12 @@ cudaError_t execute(const Symbol& kernel, dim3 grid, dim3 block, const std::vect
   return cudaSuccess;
 }
 
+cudaError_t does_not_load(const Symbol& kernel, const std::exception& why) {
+  machine().failure = kernel.name + ": " + why.what();
+  std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
+  return failed(cudaErrorInvalidDeviceFunction);
+}
+
 // The kernel of a function, which this use loads; null where the runtime may refuse that.
 Symbol* use_kernel(const void* function) {
   const auto found = machine().kernels.find(function);
@@ -291,9 +297,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
     }
     if (const cudaError_t e = check_launch(kernel, grid, block, shared); e != cudaSuccess) return failed(e);
   } catch (const std::exception& x) {
-    machine().failure = kernel.name + ": " + x.what();
-    std::fprintf(stderr, "emulator: %s\n", machine().failure.c_str());
-    return failed(cudaErrorInvalidDeviceFunction);
+    return does_not_load(kernel, x);
   }
   // Programmatic edges of a graph lead from kernels to kernels alone (CUDA Runtime API, cudaGraphDependencyType).
   const Graph* const graph = stream_of(stream).capture;
@@ -443,8 +447,8 @@ cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute, int
     const std::size_t own = program_of(*kernel).static_shared_bytes;
     if (value < 0 || static_cast<std::size_t>(value) + own > shared_limit())
       return failed(cudaErrorInvalidValue);
-  } catch (const std::exception&) {
-    return failed(cudaErrorInvalidDeviceFunction);
+  } catch (const std::exception& x) {
+    return does_not_load(*kernel, x);
   }
   kernel->dynamic_shared_limit = static_cast<std::size_t>(value);
   return cudaSuccess;
@@ -463,8 +467,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* facts, const void* f) {
     facts->sharedSizeBytes = program.static_shared_bytes;
     facts->localSizeBytes = program.local_bytes;
     facts->maxDynamicSharedSizeBytes = static_cast<int>(kernel.dynamic_shared_limit);
-  } catch (const std::exception&) {
-    return failed(cudaErrorInvalidDeviceFunction);
+  } catch (const std::exception& x) {
+    return does_not_load(kernel, x);
   }
   return cudaSuccess;
 }

@@ -109,6 +109,8 @@ u8* locate(Warp& w, const Instruction& i, Space s, u64 address, u32 bytes, int l
   Block& b = *w.block;
   switch (s) {
     case Space::Shared:
+      if (address < w.program->reserved_shared_bytes)
+        fail_at(w, i, lane, "shared address " + std::to_string(address) + " is CUDA's own");
       if (address + bytes <= b.shared.size()) return b.shared.data() + address;
       fail_at(w, i, lane,
               "shared address " + std::to_string(address) + " beyond " + std::to_string(b.shared.size()));

@@ -12,6 +12,7 @@ using higgs::gpu::TableFormat;
       __grid_constant__ const higgs::gpu::detail::Int8Task);
 
 // plan: detail::int8_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == (arch >= 90); loop.ublkpf == (arch >= 90)
+// plan: detail::int8_kernel<.*>: nanosleep == 1
 // plan: detail::int8_kernel<.*>: loop.ldg_distance >= 300; loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0; loop.ldgsts == 0
 // plan: detail::int8_kernel<.*, [12], .*>: loop.ldg128 == 16; loop.lds32 == 256; loop.lds64 == 0
 // plan: detail::int8_kernel<.*, 1, .*>: loop.imma == 64; loop.lds128 == 8; loop.instructions <= 96 * 8

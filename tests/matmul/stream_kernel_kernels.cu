@@ -5,7 +5,8 @@
 // tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up to 8 rows of x. What is
 // loaded in the loop is used 300 instructions later or more; where one warp tile's loads are under way, beside the sums
 // of 64 rows of x, 80 for grids and 40 for window codes. From sm_90 on up to 32 rows of x have weights prefetched
-// (ublkpf), and all kernels wait for the one in front (acqbulk) after they have let the next one begin (preexit).
+// (ublkpf), and all kernels wait for the one in front (acqbulk) after they have let the next one begin (preexit). The
+// loads that bring the table near are there: their reader is (nanosleep).
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
 
@@ -20,7 +21,7 @@ using higgs::gpu::WindowFormat;
 // plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300; loop.ublkpf == (arch >= 90)
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 80
 // plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 40
-// plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == (arch >= 90)
+// plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == (arch >= 90); nanosleep == 1
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, ., .*>: loop.ldg32 == 0; loop.ldg64 == 0; loop.bar == 0

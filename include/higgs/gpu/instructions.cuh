@@ -179,8 +179,12 @@ __device__ inline int opaque(int value) {
   return value;
 }
 
-/// Returns when a value has been loaded.
-__device__ inline void wait_for(std::uint32_t value) { asm volatile("" ::"r"(value)); }
+/// Returns when a value has been loaded. Its reader does nothing, whatever the value is: a sleep of no time. Without a
+/// reader ptxas removes the load.
+__device__ inline void wait_for(std::uint32_t value) {
+  asm volatile(
+      "{.reg .pred never;\n setp.eq.u32 never, %0, 0x80008000;\n @never nanosleep.u32 0;}" ::"r"(value));
+}
 
 /// threadIdx.x, read again by each call: it takes no register between two uses.
 __device__ inline int thread_index() {

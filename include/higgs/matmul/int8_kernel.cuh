@@ -350,11 +350,10 @@ __global__ void __launch_bounds__(stream_threads, 2) int8_kernel(__grid_constant
       wait_for_previous_kernel();
     }
     const auto fill_table = [&] {
-      if (!first) return;
-      wait_for(touched);
-      F::fill_int8_table(task.w.table);
+      if (first) F::fill_int8_table(task.w.table);
     };
     warp.begin_activations(rows);
+    if (first) wait_for(touched);  // before a rotation, which takes all registers
     if (!Config::rotates) fill_table();
     warp.begin_sums(rows);
     for (int c = 0; rows.base + c * Config::Shared::chunk < rows.end; ++c) {

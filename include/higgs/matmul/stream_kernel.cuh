@@ -550,11 +550,10 @@ __global__ void __launch_bounds__(stream_threads, StreamConfig<Format, T, Column
       wait_for_previous_kernel();
     }
     const auto fill_table = [&] {
-      if (!first) return;
-      wait_for(touched);
-      Format::template fill_table<T>(task.w.table);
+      if (first) Format::template fill_table<T>(task.w.table);
     };
     warp.begin_activations(rows);
+    if (first) wait_for(touched);  // before a rotation, which takes all registers
     if (!Config::rotates) fill_table();
     warp.begin_sums(rows);
     for (int c = 0; (!Facts::prefetches_scales && c == 0) || facts.rows().base + c * chunk < facts.rows().end;
