@@ -105,6 +105,7 @@ struct Options {
   unsigned resident_blocks = 1;        // blocks that run interleaved
   MmaRounding mma = MmaRounding::Exact;
   std::uint64_t memory_bytes = std::uint64_t{16} << 30;  // memory of the device
+  double launch_seconds = 0;  // not 0: events tell time by kernels alone, each of which takes so long
 };
 
 #ifdef HIGGS_EMULATED

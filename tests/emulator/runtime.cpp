@@ -39,7 +39,7 @@ struct Stream {
   std::deque<Work> pending;  // the legacy stream has that of blocking streams too, in the order of the calls
 };
 struct Event {
-  std::chrono::steady_clock::time_point at{};
+  double at = 0;  // seconds
   Graph* capture = nullptr;
   Stream* stream = nullptr;  // where it was recorded
 };
@@ -690,7 +690,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   const Turn turn;
-  *reinterpret_cast<Event*>(e) = {std::chrono::steady_clock::now(), stream_of(s).capture, &stream_of(s)};
+  using Seconds = std::chrono::duration<double>;
+  const double each = machine().options.launch_seconds;
+  const double now = each != 0 ? each * static_cast<double>(machine().number)
+                               : Seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+  *reinterpret_cast<Event*>(e) = {now, stream_of(s).capture, &stream_of(s)};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
@@ -710,8 +714,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   const Turn turn;
-  const auto span = reinterpret_cast<Event*>(end)->at - reinterpret_cast<Event*>(begin)->at;
-  *milliseconds = std::chrono::duration<float, std::milli>(span).count();
+  const double seconds = reinterpret_cast<Event*>(end)->at - reinterpret_cast<Event*>(begin)->at;
+  *milliseconds = static_cast<float>(1e3 * seconds);
   return cudaSuccess;
 }
 

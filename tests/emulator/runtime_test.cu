@@ -141,6 +141,24 @@ TEST_CASE("streams that are late work when something waits for them, in their or
   cudaStreamDestroy(second);
 }
 
+TEST_CASE("events can tell the time by the kernels between them", "[emulator][runtime]") {
+  if (!emulator::in_use) return;
+  const Buffer a(zeros);
+  cudaEvent_t begin = nullptr, end = nullptr;
+  REQUIRE(cudaEventCreate(&begin) == cudaSuccess);
+  REQUIRE(cudaEventCreate(&end) == cudaSuccess);
+  emulator::options().launch_seconds = 0.5;
+  REQUIRE(cudaEventRecord(begin, nullptr) == cudaSuccess);
+  for (int i = 0; i < 3; ++i) add_one_kernel<<<1, 32>>>(a.data());
+  REQUIRE(cudaEventRecord(end, nullptr) == cudaSuccess);
+  emulator::options().launch_seconds = 0;
+  float milliseconds = 0;
+  REQUIRE(cudaEventElapsedTime(&milliseconds, begin, end) == cudaSuccess);
+  CHECK(milliseconds == 1500);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+}
+
 TEST_CASE("an upload from pageable memory lands when the legacy stream is waited for",
           "[emulator][runtime]") {
   if (!emulator::in_use) return;

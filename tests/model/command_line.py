@@ -259,6 +259,29 @@ class CommandLine(unittest.TestCase):
                         ["sensitivity", self.model, "-o", self.folder / "alpha.json"]):
             self.assertRegex(self.fails(1, *command, "--device", "cuda"), "built without CUDA|no GPU can be used")
 
+    def test_texts_of_a_batch_are_numbered_and_each_is_what_it_is_alone(self):
+        generate = ["generate", self.model, "--tokens", 6, "--temperature", 1]
+        alone = [json.loads(self.works(*generate, "--prompt", prompt, "--seed", 5 + i, "--json", "-"))
+                 for i, prompt in enumerate(["!3*A", "!3*A", "AB", "AB"])]
+        words = [*generate, "--prompt", "!3*A", "--prompt", "AB", "--batch", 2, "--seed", 5]
+        together = json.loads(self.works(*words, "--json", "-"))
+        self.assertNotIn("text", together)
+        for i, (each, one) in enumerate(zip(together["texts"], alone, strict=True)):
+            self.assertEqual((each["number"], each["seed"]), (i + 1, 5 + i))
+            self.assertEqual((each["text"], each["tokens"]), (one["text"], one["tokens"]))
+            self.assertEqual(one["texts"][0]["text"], one["text"])
+        self.assertEqual(together["tokens"], sum(one["tokens"] for one in alone))
+        self.assertEqual(together["prompt_tokens"], 12)
+        self.assertEqual(self.works(*words), "".join(
+            f"[{each['number']}] {each['prompt']}{each['text']}\n" for each in together["texts"]))
+        prompts = self.folder / "prompts"
+        prompts.write_bytes(b"!3*A\r\n\nAB\n")
+        self.assertEqual(self.works(*generate, "--prompts", prompts, "--batch", 2, "--seed", 5), self.works(*words))
+        prompts.write_text("\n")
+        self.assertIn("has no prompt", self.fails(1, *generate, "--prompts", prompts))
+        self.assertIn("3 prompts", self.fails(1, *generate, *3 * ["--prompt", "A"], "--batch", 33))
+        self.assertIn("--prompt", self.fails(2, *generate))
+
     def test_interrupts_are_explained(self):
         self.text.write_text("".join(chr(33 + i * i % 39) for i in range(4_000_000)))
         result = self.folder / "result.json"

@@ -27,6 +27,27 @@ class DeviceCommandLine(unittest.TestCase):
         for extra in (["--dtype", "bf16"], ["--output-codebook", "4", "--temperature", 1, "--seed", 3]):
             self.assertEqual(self.results("cuda", *words, *extra)["tokens"], 10)
 
+    def test_texts_of_a_batch_are_those_of_the_cpu(self):
+        prompts = self.folder / "prompts"
+        prompts.write_text("AB3\n!3*A\n")
+        words = ["generate", self.model, "--prompts", prompts, "--prompt", "B", "--tokens", 7]
+        on_gpu, on_cpu = self.results("cuda", *words, "--batch", 2), self.results("cpu", *words, "--batch", 2)
+        self.assertEqual([each["text"] for each in on_gpu["texts"]], [each["text"] for each in on_cpu["texts"]])
+        self.assertEqual([each["prompt"] for each in on_gpu["texts"]], ["B", "B", "AB3", "AB3", "!3*A", "!3*A"])
+        self.assertEqual(on_gpu["tokens"], sum(each["tokens"] for each in on_gpu["texts"]))
+        for each in on_gpu["texts"]:
+            self.assertEqual(each.keys(), on_cpu["texts"][0].keys())
+            self.assertGreater(each["prefill_tokens_per_second"], 0)
+            self.assertGreater(each["decode_tokens_per_second"], 0)
+            self.assertLess(each["decode_tokens_per_second"], on_gpu["decode_tokens_per_second"])
+
+    def test_draws_of_a_seed_are_those_of_the_cpu(self):
+        words = ["generate", self.model, "--prompt", "!3*A", "--tokens", 3, "--batch", 12, "--temperature", 1,
+                 "--seed", 4]
+        gpu, cpu = ([each["text"] for each in self.results(device, *words)["texts"]] for device in ("cuda", "cpu"))
+        # Logits differ in their last digits: few draws fall between two tokens.
+        self.assertGreaterEqual(sum(here == there for here, there in zip(gpu, cpu, strict=True)), 10)
+
     def test_a_quantized_model_is_evaluated(self):
         self.works("quantize", self.model, "-o", self.folder / "out", "--bits", 3)
         words = ["eval", self.folder / "out", "--text", self.text, "--window", 64, "--tokens", 128, "--reference", self.model]

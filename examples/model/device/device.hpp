@@ -68,6 +68,9 @@ void require_device();
 std::unique_ptr<Network> open_device_network(const ModelSource& source, const DeviceOptions& options,
                                              Executor& executor = default_executor());
 
+/// The most texts that grow together.
+inline constexpr std::int64_t most_texts = 64;
+
 /// What generates on a GPU.
 class DeviceGenerator {
  public:
@@ -77,9 +80,10 @@ class DeviceGenerator {
   virtual ~DeviceGenerator() = default;
   virtual const ModelConfig& config() const noexcept = 0;
   /// Continues each of 1 to 64 prompts as generate() does one; text i draws with seed + i. With LongRoPE
-  /// the longest text decides whether all take the long factors. Seconds are those of all texts
-  /// together. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than
-  /// is free.
+  /// the longest text decides whether all take the long factors. Prompts are read one after the other, each in its
+  /// prefill_seconds; decode_seconds go from the end of all prompts to the last token of the text, whatever others do
+  /// after it. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than is
+  /// free.
   virtual std::vector<Generation> generate(std::span<const std::vector<TokenId>> prompts, std::int64_t count,
                                            const Sampling& sampling, const OnToken& on_token,
                                            std::span<const TokenId> more_ends = {}) = 0;

@@ -5,17 +5,10 @@
 #include <higgs/core/half.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 namespace higgs::model {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Numbers of Generating::state_.
 std::size_t state_size(std::int64_t texts) {
@@ -71,7 +64,9 @@ Generating<T>::Generating(const ModelConfig& config, const DeviceWeights<T>& wei
       tokens_(gpu::DeviceBuffer<std::int32_t>::zeros(static_cast<std::size_t>(texts_))),
       readings_{PinnedBuffer<std::int32_t>(state_size(texts_)),
                 PinnedBuffer<std::int32_t>(state_size(texts_))},
-      done_{make_event(), make_event()} {
+      done_{make_event(), make_event()},
+      prompt_clock_(texts_ + 1),
+      step_clock_(3 * steps_per_reading) {  // one reading is taken while the steps of the next are put
   std::vector<std::int32_t> all, positions, sequences, last, limits, ends(config.end_tokens);
   std::vector<std::uint64_t> seeds;
   for (const std::vector<TokenId>& prompt : prompts) {
@@ -136,6 +131,7 @@ void Generating<T>::warm_up(cudaStream_t stream) {
 template <class T>
 void Generating<T>::read_prompts_async(cudaStream_t stream) {
   const auto scale = static_cast<float>(config_.embedding_scale);
+  prompt_clock_.mark_async(stream);
   for (std::size_t text = 0; text < prompts_.size(); ++text) {
     const Prompt& prompt = prompts_[text];
     for (std::int64_t done = 0; done < prompt.length; done += chunk_) {
@@ -150,7 +146,9 @@ void Generating<T>::read_prompts_async(cudaStream_t stream) {
       TextStates one = states_.from(static_cast<std::int32_t>(text));
       choose_tokens_async(decoder_.logits(1), choice_, one, stream);
     }
+    prompt_clock_.mark_async(stream);
   }
+  step_clock_.mark_async(stream);
 }
 
 template <class T>
@@ -188,6 +186,12 @@ TokenId Generating<T>::token(int reading, std::size_t text, std::int64_t index) 
 }
 
 template <class T>
+double Generating<T>::prompt_seconds(std::size_t text) const {
+  const auto mark = static_cast<std::int64_t>(text);
+  return prompt_clock_.seconds(mark, mark + 1);
+}
+
+template <class T>
 bool Generating<T>::ended(int reading) const {
   const std::int32_t* positions = readings_[reading].data();
   const std::int32_t* damage = positions + 2 * texts_;
@@ -218,46 +222,50 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
   const Stream stream = make_stream();
   Generating<T> texts(config_, weights_, prompts, count, options_.chunk, sampling, more_ends);
   std::vector<Generation> out(prompts.size());
+  double decoded = 0;                   // seconds until the step that gave token `newest`
+  std::int64_t newest = 0;              // of the longest text
   const auto take = [&](int reading) {  // the tokens that a reading adds; whether more will come
     texts.wait(reading);
     const bool ended = texts.ended(reading);
-    for (std::size_t text = 0; text < out.size(); ++text)
-      for (std::int64_t i = std::ssize(out[text].tokens); i < texts.count(reading, text); ++i) {
+    std::int64_t last = newest;
+    for (std::size_t text = 0; text < out.size(); ++text) {
+      const std::int64_t known = std::ssize(out[text].tokens), all = texts.count(reading, text);
+      if (all == known) continue;
+      last = std::max(last, all - 1);
+      out[text].decode_seconds = decoded + texts.seconds(newest, all - 1);
+      for (std::int64_t i = known; i < all; ++i) {
         out[text].tokens.push_back(texts.token(reading, text, i));
         if (on_token) on_token(text, out[text].tokens.back());
       }
+    }
+    decoded += texts.seconds(newest, last);
+    newest = last;
     return !ended;
   };
 
   texts.warm_up(stream.get());
   const Graph step = capture(stream.get(), [&] { texts.step_async(stream.get()); });
-  const auto start = Clock::now();
   texts.read_prompts_async(stream.get());
   texts.read_async(0, stream.get());
   bool more = take(0);
-  const double prefill = seconds_since(start);
-  const auto decode_start = Clock::now();
-  double decode = 0;  // until the reading that has the last token
-  if (more) {
-    std::int64_t launched = 0;
-    bool under_way = false;  // whether reading `next` ^ 1 was put on the stream and not taken
-    for (int next = 0; more; next ^= 1) {
-      const std::int64_t until =
-          std::min<std::int64_t>((launched / steps_per_reading + 1) * steps_per_reading, texts.steps());
-      for (; launched < until; ++launched)
-        gpu::check(cudaGraphLaunch(step.get(), stream.get()), "higgs::model::generate");
-      texts.read_async(next, stream.get());
-      if (under_way) more = take(next ^ 1);
-      under_way = true;
-    }
-    decode = seconds_since(decode_start);
-    gpu::check(cudaStreamSynchronize(stream.get()), "higgs::model::generate");
-  }
   for (std::size_t text = 0; text < out.size(); ++text) {
     out[text].prompt_tokens = std::ssize(prompts[text]);
-    out[text].prefill_seconds = prefill;
-    out[text].decode_seconds = decode;
+    out[text].prefill_seconds = texts.prompt_seconds(text);
   }
+  std::int64_t launched = 0;
+  bool under_way = false;  // whether reading `next` ^ 1 was put on the stream and not taken
+  for (int next = 0; more; next ^= 1) {
+    const std::int64_t until =
+        std::min<std::int64_t>((launched / steps_per_reading + 1) * steps_per_reading, texts.steps());
+    for (; launched < until; ++launched) {
+      gpu::check(cudaGraphLaunch(step.get(), stream.get()), "higgs::model::generate");
+      texts.mark_step_async(stream.get());
+    }
+    texts.read_async(next, stream.get());
+    if (under_way) more = take(next ^ 1);
+    under_way = true;
+  }
+  gpu::check(cudaStreamSynchronize(stream.get()), "higgs::model::generate");
   return out;
 }
 

@@ -18,8 +18,6 @@
 
 namespace higgs::model {
 
-/// The most texts that grow together.
-inline constexpr std::int64_t most_texts = 64;
 /// Steps between two readings of tokens.
 inline constexpr std::int32_t steps_per_reading = 8;
 
@@ -43,6 +41,8 @@ class Generating {
   void read_prompts_async(cudaStream_t stream);
   /// Puts the next token of each text on the stream: what a graph of a step holds.
   void step_async(cudaStream_t stream);
+  /// Marks the end of a step on the stream, for clocks. It follows each step behind the prompts.
+  void mark_step_async(cudaStream_t stream) { step_clock_.mark_async(stream); }
 
   /// Puts a copy of the state on the stream. Readings 0 and 1 may be under way at the same time; wait() returns
   /// when a reading can be used.
@@ -52,6 +52,11 @@ class Generating {
   std::int64_t count(int reading, std::size_t text) const;
   /// Token `index` of a text, of the last steps_per_reading before a reading.
   TokenId token(int reading, std::size_t text, std::int64_t index) const;
+  /// Seconds that the prompt of a text took, after a reading.
+  double prompt_seconds(std::size_t text) const;
+  /// Seconds between the steps that gave tokens `from` and `to` of any text: of the last steps_per_reading before a
+  /// reading, or the one before these.
+  double seconds(std::int64_t from, std::int64_t to) const { return step_clock_.seconds(from, to); }
   /// Whether all texts had ended. Throws FormatError, which names the token, if a logit was NaN or infinite.
   bool ended(int reading) const;
 
@@ -77,6 +82,8 @@ class Generating {
   TextStates states_;
   PinnedBuffer<std::int32_t> readings_[2];
   Event done_[2];
+  StreamClock prompt_clock_;  // marks: the beginning, and the end of each prompt
+  StreamClock step_clock_;    // marks: the end of all prompts, and that of each step
 };
 
 /// A model that generates, in fp16 or bf16 (T).

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owners of a stream, a graph, an event and page-locked host memory, and what device memory is free.
+// Owners of a stream, a graph, an event and page-locked host memory, a clock, and what device memory is free.
 #pragma once
 
 #include <higgs/gpu/error.cuh>
@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 namespace higgs::model {
 
@@ -36,6 +37,36 @@ inline Event make_event() {
   gpu::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "higgs::model::make_event");
   return Event(event);
 }
+
+/// The times at which the work of a stream passes marks.
+class StreamClock {
+ public:
+  /// Keeps the times of the last `kept` marks.
+  explicit StreamClock(std::int64_t kept) {
+    for (std::int64_t i = 0; i < kept; ++i) {
+      cudaEvent_t event = nullptr;
+      gpu::check(cudaEventCreate(&event), "higgs::model::StreamClock");
+      marks_.emplace_back(event);
+    }
+  }
+  /// Puts the next mark on the stream: they count from 0.
+  void mark_async(cudaStream_t stream) {
+    gpu::check(cudaEventRecord(at(count_++), stream), "higgs::model::StreamClock::mark_async");
+  }
+  /// Seconds between two marks that are kept and that the stream has passed.
+  double seconds(std::int64_t from, std::int64_t to) const {
+    float milliseconds = 0;
+    gpu::check(cudaEventElapsedTime(&milliseconds, at(from), at(to)), "higgs::model::StreamClock::seconds");
+    return static_cast<double>(milliseconds) / 1000;
+  }
+
+ private:
+  cudaEvent_t at(std::int64_t mark) const {
+    return marks_[static_cast<std::size_t>(mark) % marks_.size()].get();
+  }
+  std::vector<Event> marks_;
+  std::int64_t count_ = 0;
+};
 
 /// Bytes of device memory that can be allocated.
 inline std::int64_t free_device_memory() {

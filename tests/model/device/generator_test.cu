@@ -10,6 +10,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -79,6 +80,22 @@ TEST_CASE("texts that grow together are what each would be alone, in fp16 and bf
     }
 }
 
+// Logits differ by less than 0.5 %, so a few draws may fall between two tokens.
+TEST_CASE("a GPU draws the texts that the CPU draws with the same seeds", "[model][device]") {
+  const TinySource source(tiny_config("llama"));
+  const Transformer model = Transformer::load(*source);
+  const Texts prompts(16, tiny_text(4));
+  const Sampling sampling{.temperature = 1, .top_k = 30, .top_p = 0.95, .seed = 3};
+  const Texts texts = tokens_of(on_device(source)->generate(prompts, 5, sampling, {}));
+  int equal = 0;
+  for (std::size_t text = 0; text < texts.size(); ++text) {
+    Sampling alone = sampling;
+    alone.seed += text;
+    if (texts[text] == generate(model, prompts[text], 5, alone, [](TokenId) {}).tokens) ++equal;
+  }
+  CHECK(equal >= 14);
+}
+
 TEST_CASE("a text ends with an end token, its limit, or the context, and others go on", "[model][device]") {
   ModelConfig config = tiny_config("llama");
   config.context = 40;
@@ -96,6 +113,27 @@ TEST_CASE("a text ends with an end token, its limit, or the context, and others 
     if (stop != free[text].end()) ++stop;
     CHECK(told[text] == std::vector<TokenId>(free[text].begin(), stop));
   }
+}
+
+TEST_CASE("the time of a text ends with its last token, not with the steps behind it", "[model][device]") {
+  if (!emulator::in_use) return;
+  const TinySource source(tiny_config("llama"));
+  const auto device = on_device(source);
+  const Texts prompts{tiny_text(10), tiny_text(9)};
+  const Sampling sampling{.temperature = 2, .seed = 4};
+  emulator::options().launch_seconds = 1;
+  const std::vector<Generation> free = device->generate(prompts, 24, sampling, {});
+  REQUIRE(free[0].tokens.size() == 24);
+  const double step = free[0].decode_seconds / 23;
+  CHECK(step > 4);
+  CHECK(step == std::floor(step));
+  CHECK(free[0].prefill_seconds > 4);
+  for (const std::size_t place : {2u, 7u, 8u, 11u, 17u}) {  // within a reading, and at its borders
+    const std::vector<TokenId> end{free[0].tokens[place]};
+    for (const Generation& text : device->generate(prompts, 24, sampling, {}, end))
+      CHECK(text.decode_seconds == step * static_cast<double>(text.tokens.size() - 1));
+  }
+  emulator::options().launch_seconds = 0;
 }
 
 TEST_CASE("a step is one graph of the launches that it has without one, and no token allocates",
