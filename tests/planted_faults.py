@@ -29,6 +29,8 @@ EXPERTS, WGMMA = "matmul/expert_kernel.cuh", "matmul/wgmma_kernel.cuh"
 TRANSFORM, PALEY = "rotate/hadamard_device.cuh", "rotate/paley.cuh"
 HADAMARD, KERNEL = "rotate/hadamard.cuh", "matmul/stream_kernel.cuh"
 FIXUP, TASK = "matmul/stream_fixup.cuh", "matmul/stream_task.cuh"
+INT8, INT8_ROWS = "matmul/int8_kernel.cuh", "matmul/int8_activations.cuh"
+INT8_TEST, INT8_ROWS_TEST = "matmul/int8_kernel_test.cu", "matmul/int8_activations_test.cu"
 TABLES, E8 = "codes/grid/fragments.cuh", "codes/e8/fragments.cuh"
 WINDOW, WINDOW_TEST = "codes/window/fragments.cuh", "codes/window/fragments_test.cu"
 FAULTS = [  # what it breaks, name, header under include/higgs, what stands there and what takes its place, the check
@@ -198,6 +200,19 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("race", "product: no barrier before activations take the place of sums", FIXUP,
      {"  if (others == 0) __syncthreads();  // the next activations come there\n": ""}, SCHEDULES),
     ("race", "product: no barrier behind the rotation of x", KERNEL, {"      before_barrier();\n      __syncthreads();\n": "      before_barrier();\n"}, STREAM),
+    ("result", "int8 product: integers go on into the next group", INT8,
+     {"if (ends_segment || until == change || until == end_step)": "if (ends_segment || until == end_step)"}, INT8_TEST),
+    ("result", "int8 product: a round begins with the first stage", INT8,
+     {"stage = last & (stages - 1);": "stage = 0;"}, INT8_TEST),
+    ("result", "int8 product: hi bytes count as 128", INT8_ROWS, {"? 256 * scale": "? 128 * scale"}, INT8_ROWS_TEST),
+    ("result", "int8 product: inputs rounded down", INT8_ROWS,
+     {"fmaf(v[2 * K], inverse, shift)": "(floorf(v[2 * K] * inverse) + shift)"}, INT8_ROWS_TEST),
+    ("result", "int8 product: infinite inputs have a number for a scale", INT8_ROWS,
+     {"if (!(largest < 0x1p126f)) scale": "if (false) scale"}, INT8_ROWS_TEST),
+    ("race", "int8 product: no barrier before a buffer is rotated into again", INT8,
+     {"    if (c > 0) __syncthreads();\n": ""}, INT8_TEST),
+    ("race", "int8 product: no barrier behind the copies of a chunk", INT8,
+     {"    wait_copies<0>();\n    __syncthreads();\n": "    wait_copies<0>();\n"}, INT8_TEST),
     ("sectors", "product: weights are read twice", KERNEL,
      {"return HasPolicy ? load_streaming_128(from, policy)":
       "return load_streaming_128(from), HasPolicy ? load_streaming_128(from, policy)"}, STREAM),

@@ -27,6 +27,7 @@ std::vector<Int8Row> device_rows(const std::vector<X>& x, std::int64_t batch, in
   const gpu::DeviceBuffer<X> from{std::span<const X>(x)};
   const gpu::DeviceBuffer<std::uint8_t> bytes(static_cast<std::size_t>(tiles * columns * 64));
   const gpu::DeviceBuffer<float> scales(static_cast<std::size_t>(segments * columns));
+  gpu::check(cudaMemset(scales.data(), 0xff, scales.size_bytes()), "cudaMemset");
   const Int8Rows rows{bytes.data(), scales.data(), columns, planes, tiles};
   gpu::launch(gpu::detail::rotated_to_int8_kernel<X>,
               dim3(static_cast<unsigned>(gpu::ceil_div(batch * segments, std::int64_t{4}))),
@@ -35,6 +36,8 @@ std::vector<Int8Row> device_rows(const std::vector<X>& x, std::int64_t batch, in
   gpu::check(cudaDeviceSynchronize(), "rotated_to_int8_kernel");
   const std::vector<std::uint8_t> all = bytes.to_host();
   const std::vector<float> all_scales = scales.to_host();
+  for (std::size_t i = 0; i < all_scales.size(); ++i)
+    if (static_cast<std::int64_t>(i) % (columns / planes) >= batch) CHECK(all_scales[i] == 0);  // no row of x
   std::vector<Int8Row> out;
   for (std::int64_t m = 0; m < batch; ++m) {
     Int8Row row({}, planes);
