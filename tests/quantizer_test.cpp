@@ -10,6 +10,8 @@
 #include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/matmul/reference.hpp>
 #include <higgs/quantizer.hpp>
+#include <higgs/scale/input_scale.hpp>
+#include <higgs/store/stacked_rows.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -333,6 +335,33 @@ TEST_CASE("matrices of few rows have no input scales, and rows take those that t
   CHECK_NOTHROW(Rows({}, layout, 1, 0, scales));
   CHECK_THROWS_AS(Rows({}, layout, 1, 0), higgs::InvalidArgument);
   CHECK_THROWS_AS(Rows({}, higgs::make_layout(4, 64, 2), 1, 0, scales), higgs::InvalidArgument);
+}
+
+TEST_CASE("matrices with one set of statistics rotate alike, as the rows of one matrix do", "[quantizer]") {
+  Normals w(160, 96, 31);
+  for (std::int64_t r = 0; r < 160; ++r)
+    for (std::int64_t c = 0; c < 96; ++c) w.view(r, c) *= static_cast<float>((1 + c % 7) * (r < 100 ? 8 : 1));
+  const higgs::GridCodebook<2, 256> book;
+  higgs::ColumnStatistics all(96);
+  all.add(w.view);
+  for (const higgs::ScaleFormat format : {higgs::ScaleFormat::Fp16, higgs::ScaleFormat::Log8}) {
+    const QuantizeOptions options{.group = 32, .scale_format = format, .statistics = &all};
+    const auto whole = higgs::quantize(w.view, book, {.group = 32, .scale_format = format});
+    const auto part = higgs::quantize(w.view.row_range(100, 60), book, options);  // too few rows on their own
+    CHECK(rotates_alike(part, whole));
+    CHECK(part.exponent == whole.exponent);
+    CHECK(std::ranges::equal(part.codes, whole.codes.last(part.codes.size())));
+    CHECK(std::ranges::equal(part.scales, whole.scales.last(part.scales.size())));
+  }
+  higgs::ColumnStatistics few(96), other(95);
+  few.add(w.view.row_range(0, 59));
+  other.add(w.view.col_range(0, 95));
+  for (const auto* wrong : {&few, &other})
+    CHECK_THROWS_WITH(
+        higgs::quantize(w.view.row_range(100, 60), book, {.statistics = wrong}),
+        Catch::Contains("(60, 96)") && Catch::Contains(wrong == &few ? "(59, 96)" : "(160, 95)"));
+  w.view(3, 5) = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_WITH(higgs::quantize(w.view, book, {.statistics = &all}), Catch::Contains("column 5"));
 }
 
 TEST_CASE("weight_error is the error of the weights that come back, with input scales and padding too",

@@ -369,8 +369,9 @@ QuantizedMatrix<C> quantize(DenseView<const T> w, const C& book, const QuantizeO
   DeviceColumnStatistics columns(w.cols);
   columns.add_async<T, Archs>(w, stream);
   auto storage = std::make_shared<Storage>();
-  storage->normalization =
-      make_normalization(columns.to_host(stream), out.layout, book.step(), options.input_squares);
+  const ColumnStatistics own = columns.to_host(stream);  // refuses weights that are not finite
+  storage->normalization = make_normalization(options.statistics ? *options.statistics : own, out.layout,
+                                              book.step(), options.input_squares);
   out.input_scales = storage->normalization.input_scales;
   out.exponent = storage->normalization.exponent;
 

@@ -56,6 +56,9 @@ struct QuantizeOptions {
   std::span<const double> input_squares{};
   /// Equal column shards of whole blocks that the matrix can be cut into (see Shard): the block divides cols / shards.
   std::int64_t shards = 1;
+  /// Statistics of all matrices that read the same inputs, w among them: their rows count together, and all get the same
+  /// input scales, so that one rotation of x serves them (rotates_alike). Null: those of w. It must outlive the call.
+  const ColumnStatistics* statistics = nullptr;
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
@@ -119,7 +122,8 @@ class Quantizer {
 
 /// The layout of a rows x cols matrix under `options`: the group becomes the largest divisor of the block that is at most
 /// options.group, and a multiple of `dim` where such a divisor exists. Throws InvalidArgument for a block that is no
-/// Hadamard order, for shards that cannot be whole blocks, and for options out of range.
+/// Hadamard order, for shards that cannot be whole blocks, for statistics of other columns or of fewer rows, and for
+/// options out of range.
 inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim,
                               const QuantizeOptions& options = {});
 
@@ -410,11 +414,20 @@ inline CodeLayout make_layout(std::int64_t rows, std::int64_t cols, int dim, con
     return detail::sentence("higgs::make_layout: scale_search must lie in [0, 16], but is ",
                             options.scale_search);
   });
+  std::int64_t sharing_rows = rows;
+  if (const ColumnStatistics* shared = options.statistics) {
+    sharing_rows = shared->rows();
+    expects(shared->cols() == cols && sharing_rows >= rows, [&] {
+      return detail::sentence("higgs::make_layout: statistics are of ",
+                              detail::shape_text(sharing_rows, shared->cols()),
+                              ", which cannot hold a matrix that is ", detail::shape_text(rows, cols));
+    });
+  }
   CodeLayout layout{rows,
                     cols,
                     detail::block_of(cols, options),
                     1,
-                    options.input_scales && rows >= min_rows_for_input_scales,
+                    options.input_scales && sharing_rows >= min_rows_for_input_scales,
                     options.scale_format};
   bool whole = false;
   for (std::int64_t group = 1; group <= std::min(options.group, layout.block); ++group) {
@@ -533,8 +546,9 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
   out.seed = options.seed;
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
-  columns.add(w, executor);
-  storage->normalization = make_normalization(columns, out.layout, book.step(), options.input_squares);
+  columns.add(w, executor);  // refuses weights that are not finite
+  storage->normalization = make_normalization(options.statistics ? *options.statistics : columns, out.layout,
+                                              book.step(), options.input_squares);
   out.input_scales = storage->normalization.input_scales;
   out.exponent = storage->normalization.exponent;
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));

@@ -24,18 +24,19 @@ constexpr auto qkv_bias = [](Config c) { return c.qkv_bias; };
 constexpr auto o_bias = [](Config c) { return c.o_bias; };
 constexpr auto mlp_bias = [](Config c) { return c.mlp_bias; };
 
-// name, GGUF's name, place, shape, bias, input, whether rotary positions turn it
+// name, GGUF's name, place, shape, bias, input, whether its columns are like those of other readers of the input, whether
+// rotary positions turn it
 const Part parts[] = {
     {"input_layernorm", "attn_norm", &Block::attention_norm, of_width},
     {"self_attn.q_norm", "attn_q_norm", &Block::q_norm, of_head},
     {"self_attn.k_norm", "attn_k_norm", &Block::k_norm, of_head},
-    {"self_attn.q_proj", "attn_q", &Block::q, queries, qkv_bias, "qkv", true},
-    {"self_attn.k_proj", "attn_k", &Block::k, keys, qkv_bias, "qkv", true},
+    {"self_attn.q_proj", "attn_q", &Block::q, queries, qkv_bias, "qkv", false, true},
+    {"self_attn.k_proj", "attn_k", &Block::k, keys, qkv_bias, "qkv", false, true},
     {"self_attn.v_proj", "attn_v", &Block::v, keys, qkv_bias, "qkv"},
     {"self_attn.o_proj", "attn_output", &Block::o, from_heads, o_bias, "o"},
     {"post_attention_layernorm", "ffn_norm", &Block::ffn_norm, of_width},
-    {"mlp.gate_proj", "ffn_gate", &Block::gate, to_ffn, mlp_bias, "ffn"},
-    {"mlp.up_proj", "ffn_up", &Block::up, to_ffn, mlp_bias, "ffn"},
+    {"mlp.gate_proj", "ffn_gate", &Block::gate, to_ffn, mlp_bias, "ffn", true},
+    {"mlp.up_proj", "ffn_up", &Block::up, to_ffn, mlp_bias, "ffn", true},
     {"mlp.down_proj", "ffn_down", &Block::down, from_ffn, mlp_bias, "down"},
 };
 
@@ -123,6 +124,21 @@ std::vector<BlockLinear> block_linears(const ModelConfig& config) {
     for (const Part& part : parts)
       if (part.is_linear() && !part.shape(config).empty())
         out.push_back({static_cast<std::size_t>(block), &part, weight_name(block, part)});
+  return out;
+}
+
+std::vector<BlockLinear> sharing_layers(std::string_view weight_name, Sharing sharing) {
+  const auto [block, part_name] = split_name(weight_name);
+  const auto is_layer = [&, &name = part_name](const Part& part) {
+    return part.is_linear() && part.name == name;
+  };
+  const Part* const layer = std::find_if(std::begin(parts), std::end(parts), is_layer);
+  std::vector<BlockLinear> out;
+  if (block < 0 || layer == std::end(parts)) return out;
+  for (const Part& part : parts)
+    if (part.is_linear() && part.input == layer->input &&
+        (&part == layer || sharing == Sharing::Fused || (part.alike && layer->alike)))
+      out.push_back({static_cast<std::size_t>(block), &part, model::weight_name(block, part)});
   return out;
 }
 

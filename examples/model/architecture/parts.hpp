@@ -29,8 +29,11 @@ struct Part {
   /// Whether a linear layer of a model has a bias (rows).
   bool (*has_bias)(const ModelConfig& config) = nullptr;
   /// The input of a linear layer. Layers of a block with the same input read one matrix: they are measured together, and
-  /// a plan may tie their formats for kernels that fuse them.
+  /// kernels may fuse them, for which a plan ties their formats and quantization their input scales.
   std::string_view input{};
+  /// Whether its columns are like those of the other layers of this kind that read the same: sharing input scales with
+  /// them costs next to nothing, so that they always do.
+  bool alike = false;
   bool rotary = false;  // its rows are heads that rotary positions turn
 
   bool is_linear() const noexcept { return std::holds_alternative<Linear Block::*>(place); }
@@ -73,6 +76,13 @@ struct BlockLinear {
 };
 /// The linear layers of all blocks of a model, in the order of the data.
 std::vector<BlockLinear> block_linears(const ModelConfig& config);
+
+/// Which linear layers share input scales: those that read the same and are alike, or, for kernels that fuse them, all
+/// that read the same.
+enum class Sharing { Alike, Fused };
+/// The linear layers of its block that share input scales with that of a weight, itself among them, in the order of the
+/// data; none for another name. A model lacks those whose shape is empty.
+std::vector<BlockLinear> sharing_layers(std::string_view weight_name, Sharing sharing);
 
 /// A tensor that a model of some configuration is made of.
 struct NeededTensor {

@@ -156,7 +156,7 @@ void add_allocate(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--fused", options->request.fused,
-                    "one format for q, k, v of a block, one for gate and up");
+                    "one format and one set of input scales for q, k, v of a block, one for gate and up");
   options->add_to(*command);
   command->callback([options] { allocate_bits(*options); });
 }

@@ -32,6 +32,7 @@ struct Options : CommonOptions {
   std::uint64_t seed = 0;
   bool no_input_scales = false;
   bool no_signs = false;
+  bool fused = false;
   bool dry_run = false;
   CLI::Option* embedding_option = nullptr;
   CLI::Option* output_option = nullptr;
@@ -64,6 +65,7 @@ void complete_request(Options& options, const ModelSource& source) {
   request.options.seed = options.seed;
   if (options.no_signs) request.options.seed.reset();
   request.options.input_scales = !options.no_input_scales;
+  if (options.fused) request.sharing = Sharing::Fused;
   if (!options.plan.empty()) {
     StoredPlan plan = read_plan(read_text(options.plan), options.plan);
     check_plan(plan, source, options.plan);
@@ -71,6 +73,7 @@ void complete_request(Options& options, const ModelSource& source) {
     request.options.block = plan.block;
     request.options.group = plan.group;
     request.options.input_scales = plan.input_scales && !options.no_input_scales;
+    if (plan.sharing == Sharing::Fused) request.sharing = Sharing::Fused;
   }
   const auto refuse = [&](const CLI::Option* option, std::string_view tensor, const char* name) {
     if (option->count() > 0 && request.codebooks.contains(tensor))
@@ -243,6 +246,9 @@ void add_rounding_options(CLI::App* command, Options* options) {
   command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "leave the columns of a matrix as they are");
+  command->add_flag(
+      "--fused", options->fused,
+      "one set of input scales for q, k and v of a block, for kernels that fuse them; costs accuracy");
   command
       ->add_option("--calibrate", options->calibrate,
                    "measure the inputs of each layer first, for better input scales: with \"random\" tokens, "

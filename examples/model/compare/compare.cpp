@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <ranges>
 #include <set>
 #include <span>
@@ -51,8 +52,9 @@ bool ships(std::string_view codebook) {
   return std::find(names.begin(), names.end(), codebook) != names.end();
 }
 
+// `columns` are those of all layers that share input scales.
 Converted convert(const Matrix& dense, const Method& method, std::span<const double> input_squares,
-                  Executor& executor) {
+                  const ColumnStatistics& columns, Executor& executor) {
   if (method.baseline) {
     Matrix rounded = dense;
     const double bits = round_to(*method.baseline, rounded.view(), executor);
@@ -60,6 +62,7 @@ Converted convert(const Matrix& dense, const Method& method, std::span<const dou
     return {share(std::move(rounded)), bits, error, error};
   }
   QuantizeOptions options = method.options;
+  options.statistics = &columns;
   if (method.calibrated) options.input_squares = input_squares;
   if (!ships(method.codebook)) {
     RoundedMatrix rounded = round_to_codebook(dense.view(), method.codebook, options, executor);
@@ -178,14 +181,24 @@ void apply_method(Network& model, const Method& method, const InputSquares& inpu
     const Shape shape = layer.part->shape(model.config());
     weights += shape[0] * shape[1];
   }
+  const auto dense_named = [&](std::string_view name) {
+    return model.dense(name, "higgs::model::apply_method");
+  };
+  std::string first;                        // first of the layers that share input scales
+  std::optional<ColumnStatistics> columns;  // statistics of these, before any is replaced
   for (const BlockLinear& layer : layers) {
+    const std::string sharing = sharing_layers(layer.name, Sharing::Alike).front().name;
+    if (first != sharing)
+      columns.emplace(shared_columns(model.config(), layer.name, Sharing::Alike, dense_named, executor));
+    first = sharing;
     const auto squares = input_squares.find(layer.name);
     expects(!method.calibrated || squares != input_squares.end(),
             "higgs::model::apply_method: the method wants input squares of every layer");
-    const SharedMatrix dense = model.dense(layer.name, "higgs::model::apply_method");
-    const Converted converted = convert(
-        *dense, method,
-        squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(), executor);
+    const SharedMatrix dense = dense_named(layer.name);
+    const Converted converted =
+        convert(*dense, method,
+                squares != input_squares.end() ? std::span(squares->second) : std::span<const double>(),
+                *columns, executor);
     const std::int64_t count = dense->size();
     const double part = static_cast<double>(count) / static_cast<double>(weights);
     row.bits += converted.bits * part;

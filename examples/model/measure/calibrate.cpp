@@ -80,4 +80,17 @@ InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> 
   return out;
 }
 
+ColumnStatistics shared_columns(const ModelConfig& config, std::string_view name, Sharing sharing,
+                                const std::function<SharedMatrix(std::string_view)>& dense,
+                                Executor& executor) {
+  const SharedMatrix own = dense(name);
+  ColumnStatistics columns(own->cols);
+  const std::vector<BlockLinear> layers = sharing_layers(name, sharing);
+  if (layers.empty()) columns.add(own->view(), executor);
+  for (const BlockLinear& layer : layers)
+    if (!layer.part->shape(config).empty())
+      columns.add(layer.name == name ? own->view() : dense(layer.name)->view(), executor);
+  return columns;
+}
+
 }  // namespace higgs::model

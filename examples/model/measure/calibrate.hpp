@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// How large the inputs of each linear layer are: what input scales are balanced against.
+// How large the inputs of each linear layer are, and the weights that they meet: what input scales are made of.
 #pragma once
 
+#include "architecture/config.hpp"
+#include "architecture/parts.hpp"
+#include "math/matrix.hpp"
 #include "source/source.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/executor.hpp>
+#include <higgs/scale/input_scale.hpp>
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace higgs::model {
@@ -37,5 +42,12 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
                             Executor& executor = default_executor(),
                             const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+
+/// Statistics of the weights that share input scales with layer `name`: the rows of its sharing_layers(), one layer after
+/// the other. An embedding or output layer shares with none. `dense` gives the floats of a matrix by the name of its
+/// weight.
+ColumnStatistics shared_columns(const ModelConfig& config, std::string_view name, Sharing sharing,
+                                const std::function<SharedMatrix(std::string_view name)>& dense,
+                                Executor& executor = default_executor());
 
 }  // namespace higgs::model

@@ -193,19 +193,23 @@ class FisherLayers {
   FisherLayers(const Transformer& model, const ProbeProtocol& protocol, int draws, double predicted,
                const InputSquares& input_squares, Executor& executor)
       : model_(model), executor_(executor), file_{protocol, {}} {
-    const auto add = [&](const std::string& name, const Matrix& w) {
+    const HostNetwork network(model, executor);
+    const auto dense = [&](std::string_view name) { return network.dense(name, function); };
+    const auto add = [&](const std::string& name) {
       const auto each = static_cast<std::size_t>(draws);
-      file_.layers.push_back({name, std::vector<ProbeResult>(each, ProbeResult{1, 0, 0}), w.rows, w.cols});
+      const SharedMatrix w = dense(name);
+      file_.layers.push_back({name, std::vector<ProbeResult>(each, ProbeResult{1, 0, 0}), w->rows, w->cols});
+      const ColumnStatistics columns = shared_columns(model.config(), name, Sharing::Alike, dense, executor);
       shares_.push_back(
-          shares_of(w, error_scales(w, name, model.config(), protocol, input_squares, executor), predicted));
+          shares_of(*w, error_scales(columns, name, model.config(), protocol, input_squares), predicted));
     };
     for (const BlockLinear& each : block_linears(model.config())) {
       index_.emplace(&each.in(model.weights), file_.layers.size());
-      add(each.name, *require_dense(each.in(model.weights), function));
+      add(each.name);
     }
     embedding_ = file_.layers.size();
-    add(std::string(embedding_name), *require_dense(model.weights.embedding, function));
-    if (!tied()) add(std::string(output_name), *require_dense(model.weights.output, function));
+    add(std::string(embedding_name));
+    if (!tied()) add(std::string(output_name));
   }
 
   // Adds draw `draw` of window `window`, which holds `text`.

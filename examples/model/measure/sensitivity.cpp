@@ -222,14 +222,14 @@ std::vector<std::string> probed_layers(const ModelConfig& config) {
   return out;
 }
 
-std::vector<float> error_scales(const Matrix& weight, const std::string& name, const ModelConfig& config,
-                                const ProbeProtocol& protocol, const InputSquares& input_squares,
-                                Executor& executor) {
-  if (!protocol.input_scales || weight.rows < min_rows_for_input_scales) return {};
+std::vector<float> error_scales(const ColumnStatistics& columns, const std::string& name,
+                                const ModelConfig& config, const ProbeProtocol& protocol,
+                                const InputSquares& input_squares) {
+  if (!protocol.input_scales || columns.rows() < min_rows_for_input_scales) return {};
   const bool lookup_only = name == embedding_name && !config.tied_embeddings;
   std::vector<double> squares;
   if (lookup_only) {
-    squares.assign(static_cast<std::size_t>(weight.cols), 1.0);
+    squares.assign(static_cast<std::size_t>(columns.cols()), 1.0);
   } else if (protocol.calibrated) {
     const auto found = input_squares.find(name);
     expects(found != input_squares.end(),
@@ -238,8 +238,6 @@ std::vector<float> error_scales(const Matrix& weight, const std::string& name, c
   } else if (!is_block_linear(name)) {
     return {};
   }
-  ColumnStatistics columns(weight.cols);
-  columns.add(weight.view(), executor);
   const std::vector<Half> scales = columns.input_scales(squares);
   return {scales.begin(), scales.end()};
 }
@@ -287,12 +285,16 @@ SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, Probe
       layers, protocol.levels,
       [&](std::size_t i, std::span<const double> levels) {
         if (progress) progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(layers.size()));
-        const SharedMatrix dense = model.dense(layers[i].name, "higgs::model::measure_model");
-        const Matrix& weight = *dense;
+        const auto dense = [&](std::string_view name) {
+          return model.dense(name, "higgs::model::measure_model");
+        };
+        const std::string& name = layers[i].name;
+        const SharedMatrix weight = dense(name);
         const std::uint64_t seed = random_bits(protocol.seed, i);
         const std::vector<float> scales =
-            error_scales(weight, layers[i].name, model.config(), protocol, input_squares, executor);
-        LayerProbe layer{layers[i].name, {}, weight.rows, weight.cols};
+            error_scales(shared_columns(model.config(), name, Sharing::Alike, dense, executor), name,
+                         model.config(), protocol, input_squares);
+        LayerProbe layer{name, {}, weight->rows, weight->cols};
         layer.results = probe.measure(layer.name, levels, seed, scales);
         file.layers.push_back(std::move(layer));
         return points_of(file.layers.back(), metric, protocol);

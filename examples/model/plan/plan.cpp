@@ -4,6 +4,7 @@
 #include "architecture/parts.hpp"
 #include "json/fields.hpp"
 #include "json/parse_json.hpp"
+#include "network/network.hpp"
 #include "pages/page.hpp"
 #include "quantize/quantize.hpp"
 
@@ -28,13 +29,35 @@ using nlohmann::ordered_json;
 
 constexpr std::string_view format_name = "higgs plan 1";
 
-// What ties the formats of fused layers: the block and what they read. Empty for a layer that is alone.
+// What ties the formats of fused layers: the first that reads their input. Empty for a layer that is alone.
 std::string tie_of(const std::string& name) {
-  const auto [block, part_name] = split_name(name);
-  const auto found = std::ranges::find(block_parts(), part_name, &Part::name);
-  if (block < 0 || found == block_parts().end()) return "";
-  const auto readers = std::ranges::count(block_parts(), found->input, &Part::input);
-  return readers > 1 && found->is_linear() ? std::string(found->input) + " " + std::to_string(block) : "";
+  const std::vector<BlockLinear> readers = sharing_layers(name, Sharing::Fused);
+  return readers.size() > 1 ? readers.front().name : "";
+}
+
+// Rows of the matrices that share input scales with a tensor, its own among them.
+std::int64_t sharing_rows(const ModelSource& source, const ModelTensor& tensor, Sharing sharing) {
+  std::int64_t rows = 0;
+  for (const BlockLinear& layer : sharing_layers(tensor.name, sharing))
+    if (const ModelTensor* found = source.find(layer.name); found && found->cols() == tensor.cols())
+      rows += found->rows();
+  return std::max(rows, tensor.rows());
+}
+
+// Name, expected t^2 and bytes of a tensor in each of the codebooks, in the order of shipped_code_names().
+std::vector<Format> formats_of(const ModelSource& source, const ModelTensor& tensor,
+                               const PlanRequest& request) {
+  const QuantizeOptions options =
+      options_for(source, role_of(source, tensor), request.options, request.calibrated);
+  const std::int64_t all_rows = sharing_rows(source, tensor, request.sharing());
+  std::vector<Format> out;
+  for (const std::string& name : shipped_code_names())
+    if (std::ranges::find(request.codebooks, name) != request.codebooks.end())
+      with_shipped_code(name, [&]<class Book>(std::type_identity<Book>) {
+        const CodeLayout layout = shared_layout(tensor.rows(), all_rows, tensor.cols(), Book::dim, options);
+        out.push_back({name, Book{}.mse(), code_bytes<Book>(layout)});
+      });
+  return out;
 }
 
 std::string short_part(const std::string& part) {
@@ -108,13 +131,8 @@ std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityF
     PlanLayer layer{.name = probed.name,
                     .weights = tensor.rows() * tensor.cols(),
                     .alpha = fit.alpha,
-                    .margin = fit.high - fit.alpha};
-    const QuantizeOptions options =
-        options_for(source, role_of(source, tensor), request.options, request.calibrated);
-    for (const Format& format : shipped_formats(tensor.rows(), tensor.cols(), options))
-      if (std::find(request.codebooks.begin(), request.codebooks.end(), format.name) !=
-          request.codebooks.end())
-        layer.formats.push_back(format);
+                    .margin = fit.high - fit.alpha,
+                    .formats = formats_of(source, tensor, request)};
     if (request.fused) layer.tie = tie_of(probed.name);
     layers.push_back(std::move(layer));
   }
@@ -136,7 +154,8 @@ std::int64_t point_bytes(const std::string& codebook) {
 }  // namespace
 
 Outline outline_of(const ModelSource& source, const PlanRequest& request, const Plan& plan) {
-  QuantizeRequest wanted{.options = request.options, .calibrated = request.calibrated};
+  QuantizeRequest wanted{
+      .options = request.options, .sharing = request.sharing(), .calibrated = request.calibrated};
   for (const PlannedLayer& layer : plan.layers) wanted.codebooks.emplace(layer.name, layer.format);
   return outline_of(source, wanted);
 }
@@ -222,6 +241,7 @@ std::string write_plan(const Plan& plan, const PlanRequest& request, const Sensi
                          {"block", request.options.block},
                          {"group", request.options.group},
                          {"input_scales", request.options.input_scales},
+                         {"fused", request.fused},
                          {"layers", std::move(layers)}};
   return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
@@ -235,6 +255,7 @@ StoredPlan read_plan(std::string_view text, const std::string& source) {
     plan.block = fields.integer("block", 0, max_hadamard_order);
     plan.group = fields.integer("group", 1, most);
     plan.input_scales = fields.flag("input_scales");
+    plan.sharing = fields.flag("fused", false) ? Sharing::Fused : Sharing::Alike;
     // What a plan says for people.
     for (const char* key :
          {"model", "metric", "bits_per_weight", "bytes", "loss", "interval", "lower_bound", "proven"})
@@ -281,6 +302,11 @@ const PlanRunner::Rounded& PlanRunner::rounded(const std::string& layer, const M
   if (slash != format.npos) options.group = std::stoi(format.substr(slash + 1));
   if (const auto found = input_squares_.find(layer); found != input_squares_.end())
     options.input_squares = found->second;
+  const HostNetwork network(model_, executor_);
+  const ColumnStatistics columns = shared_columns(
+      model_.config(), layer, Sharing::Alike,
+      [&](std::string_view name) { return network.dense(name, "higgs::model::PlanRunner"); }, executor_);
+  options.statistics = &columns;
   const AnyQuantizedMatrix matrix = quantize(dense.view(), format.substr(0, slash), options, executor_);
   Matrix weight(dense.rows, dense.cols);
   dequantize(matrix, weight.view(), executor_);

@@ -2,6 +2,7 @@
 // Plans for whole models: which linear layer gets which codebook.
 #pragma once
 
+#include "architecture/parts.hpp"
 #include "measure/calibrate.hpp"
 #include "measure/sensitivity.hpp"
 #include "network/transformer.hpp"
@@ -31,7 +32,10 @@ struct PlanRequest {
   QuantizeOptions options{};                              // input_scales is that of the sensitivities
   bool calibrated = true;  // whether the model will be quantized with measured inputs
   Metric metric = Metric::Kl;
-  bool fused = false;  // q, k and v of a block share a format, as do gate and up
+  bool fused =
+      false;  // layers that read the same, q, k and v or gate and up, share a format and input scales
+
+  Sharing sharing() const noexcept { return fused ? Sharing::Fused : Sharing::Alike; }
 };
 
 /// The measured layers as allocate() wants them, with the exact bytes of every format. Throws FormatError, with the
@@ -59,6 +63,7 @@ struct StoredPlan {
       shapes;  // (rows, cols), where known
   std::int64_t block = 0, group = 0;
   bool input_scales = true;
+  Sharing sharing = Sharing::Alike;  // of input scales
 };
 std::string write_plan(const Plan& plan, const PlanRequest& request, const SensitivityFile& file);
 /// Throws FormatError, which names `source`, for anything else than such a file.
@@ -71,7 +76,8 @@ void check_plan(const StoredPlan& plan, const ModelSource& source, const std::st
 /// Runs plans without writing them: layers are rounded once for each format and kept as floats.
 class PlanRunner {
  public:
-  /// The model must be dense and outlive this. `input_squares` are those of the layers that have measured inputs.
+  /// The model must be dense and outlive this. `input_squares` are those of the layers that have measured inputs. Layers
+  /// that are alike share input scales.
   PlanRunner(const Transformer& model, const QuantizeOptions& options, InputSquares input_squares = {},
              Executor& executor = default_executor());
 

@@ -119,6 +119,8 @@ class Outliner {
     }
     if (out_.matrices.empty())
       throw InvalidArgument(name + ": has no matrix to quantize" + stacked_experts());
+    find_sharing();
+    for (Outline::Matrix& matrix : out_.matrices) lay_out(matrix);
     for (const auto& [layer, codebook] : request_.codebooks)
       if (std::none_of(out_.matrices.begin(), out_.matrices.end(),
                        [&](const Outline::Matrix& matrix) { return matrix.tensor->name == layer; }))
@@ -146,17 +148,34 @@ class Outliner {
 
   void take(const ModelTensor& tensor, Role role, const std::string& codebook) {
     tensor.stored->require_readable();
-    const QuantizeOptions options = options_for(source_, role, request_.options, request_.calibrated);
-    Outline::Matrix matrix{&tensor, role, codebook, {}, 0};
-    with_shipped_code(codebook, [&]<class Book>(std::type_identity<Book>) {
+    out_.matrices.push_back({&tensor, role, codebook, {}, {}, 0});
+  }
+
+  void find_sharing() {
+    std::map<std::string_view, const ModelTensor*> taken;
+    for (const Outline::Matrix& matrix : out_.matrices) taken.emplace(matrix.tensor->name, matrix.tensor);
+    for (Outline::Matrix& matrix : out_.matrices) {
+      for (const BlockLinear& layer : sharing_layers(matrix.tensor->name, request_.sharing))
+        if (const auto found = taken.find(layer.name);
+            found != taken.end() && found->second->cols() == matrix.tensor->cols())
+          matrix.sharing.push_back(found->second);
+      if (matrix.sharing.empty()) matrix.sharing.push_back(matrix.tensor);
+    }
+  }
+
+  void lay_out(Outline::Matrix& matrix) const {
+    const ModelTensor& tensor = *matrix.tensor;
+    const QuantizeOptions options = options_for(source_, matrix.role, request_.options, request_.calibrated);
+    std::int64_t sharing_rows = 0;
+    for (const ModelTensor* each : matrix.sharing) sharing_rows += each->rows();
+    with_shipped_code(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
       try {
-        matrix.layout = make_layout(tensor.rows(), tensor.cols(), Book::dim, options);
+        matrix.layout = shared_layout(tensor.rows(), sharing_rows, tensor.cols(), Book::dim, options);
       } catch (const InvalidArgument& error) {
         throw InvalidArgument(place_of(source_, tensor) + ": " + error.what());
       }
       matrix.bytes = code_bytes<Book>(matrix.layout);
     });
-    out_.matrices.push_back(std::move(matrix));
   }
 
   void keep(const ModelTensor& tensor, Role role) {
@@ -278,6 +297,13 @@ QuantizeOptions options_for(const ModelSource& source, Role role, QuantizeOption
     options.input_scales = options.input_scales && calibrated;
   if (role != Role::Linear) options.shards = 1;  // ranks share the vocabulary, not the columns
   return options;
+}
+
+CodeLayout shared_layout(std::int64_t rows, std::int64_t sharing_rows, std::int64_t cols, int dim,
+                         const QuantizeOptions& options) {
+  CodeLayout layout = make_layout(sharing_rows, cols, dim, options);  // only the input scales depend on rows
+  layout.rows = rows;
+  return layout;
 }
 
 Outline outline_of(const ModelSource& source, const QuantizeRequest& request) {

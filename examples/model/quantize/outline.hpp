@@ -3,6 +3,7 @@
 // before the first weight is quantized.
 #pragma once
 
+#include "architecture/parts.hpp"
 #include "measure/calibrate.hpp"
 #include "source/source.hpp"
 
@@ -56,6 +57,8 @@ struct QuantizeRequest {
   std::string output = "1x256";  ///< code of an output layer that is a matrix of its own, or keep_codebook
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of these
   QuantizeOptions options{};
+  /// Which linear layers share input scales: all that read the same in a model for kernels that fuse them.
+  Sharing sharing = Sharing::Alike;
   bool calibrated = false;           ///< input_squares are measured, or will be
   InputSquares input_squares{};      ///< for better input scales; see measure_inputs()
   std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are
@@ -72,6 +75,8 @@ struct Outline {
     const ModelTensor* tensor;
     Role role;
     std::string codebook;
+    /// The matrices to be quantized that share input scales with this one, itself among them, in the order of the data.
+    std::vector<const ModelTensor*> sharing;
     CodeLayout layout;
     std::int64_t bytes;  // bytes of codes and scales
 
@@ -100,6 +105,11 @@ Outline outline_of(const ModelSource& source, const QuantizeRequest& request);
 /// `options` as a matrix of that role takes them. Input scales help an output layer only where its inputs are known, and
 /// a tied embedding is one. Shards are of linear layers.
 QuantizeOptions options_for(const ModelSource& source, Role role, QuantizeOptions options, bool calibrated);
+
+/// The layout of a rows x cols matrix that shares input scales with others: all have `sharing_rows` rows, this one's
+/// among them. Throws InvalidArgument as make_layout() does.
+CodeLayout shared_layout(std::int64_t rows, std::int64_t sharing_rows, std::int64_t cols, int dim,
+                         const QuantizeOptions& options);
 
 /// What a checkpoint writer must know of it.
 CheckpointContents contents_of(const Outline& outline, const QuantizeRequest& request);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -45,21 +46,48 @@ void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& write
   writer.finish_tensor(tensor.name);
 }
 
-// `advance` is called with the weights of each piece done.
+// The statistics of matrices that share input scales, from the first of them to be quantized until the last is.
+class SharedColumns {
+ public:
+  SharedColumns(const std::string& source, Executor& executor) : source_(source), executor_(executor) {}
+
+  // Calls use(statistics) with those that a matrix shares. `remaining`: the sharing matrices still to be quantized, this
+  // one among them; the last one's call frees the statistics.
+  template <class Use>
+  void with(const Outline::Matrix& matrix, std::int64_t remaining, Use&& use) {
+    const ModelTensor* first = matrix.sharing.front();
+    auto found = columns_.find(first);
+    if (found == columns_.end()) found = columns_.emplace(first, read(matrix)).first;
+    use(std::as_const(found->second));
+    if (remaining == 1) columns_.erase(found);
+  }
+
+ private:
+  ColumnStatistics read(const Outline::Matrix& matrix) const {
+    ColumnStatistics columns(matrix.layout.cols);
+    for (const ModelTensor* tensor : matrix.sharing)
+      for_pieces(*tensor, [&](std::int64_t, MatrixView<const float> piece) {
+        try {
+          columns.add(piece, executor_);
+        } catch (const InvalidArgument& error) {
+          throw FormatError(source_ + ": tensor \"" + tensor->name + "\": " + error.what());
+        }
+      });
+    return columns;
+  }
+
+  std::string source_;
+  Executor& executor_;
+  std::map<const ModelTensor*, ColumnStatistics> columns_;  // by the first that shares them
+};
+
+// `columns` are those that share input scales. `advance` is called with the weights of each piece done.
 template <class Book, class Advance>
-void quantize_tensor(const Outline::Matrix& matrix, const std::string& source, const QuantizeOptions& options,
-                     std::span<const double> input_squares, CheckpointWriter& writer, Executor& executor,
-                     Advance&& advance) {
+void quantize_tensor(const Outline::Matrix& matrix, const ColumnStatistics& columns,
+                     const QuantizeOptions& options, std::span<const double> input_squares,
+                     CheckpointWriter& writer, Executor& executor, Advance&& advance) {
   const ModelTensor& tensor = *matrix.tensor;
   const CodeLayout& layout = matrix.layout;
-  ColumnStatistics columns(tensor.cols());
-  for_pieces(tensor, [&](std::int64_t, MatrixView<const float> piece) {
-    try {
-      columns.add(piece, executor);
-    } catch (const InvalidArgument& error) {
-      throw FormatError(source + ": tensor \"" + tensor.name + "\": " + error.what());
-    }
-  });
   const auto [input_scales, exponent] = make_normalization(columns, layout, Book{}.step(), input_squares);
   if (layout.input_scales) writer.write_input_scales(tensor.name, input_scales);
   const RowQuantizer<Book> quantizer(Book{}, layout, options.seed, exponent, input_scales,
@@ -83,7 +111,9 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   std::string out = request.codebook + " " + std::to_string(options.block) + " " +
                     std::to_string(options.group) + " " +
                     (options.seed ? std::to_string(*options.seed) : "none") +
-                    (options.input_scales ? " input scales" : "") +
+                    (!options.input_scales               ? ""
+                     : request.sharing == Sharing::Fused ? " input scales of fused layers"
+                                                         : " input scales of layers alike") +
                     (options.scale_format == ScaleFormat::Log8 ? " log8" : "") +
                     (options.scale_search != 0 ? " search " + std::to_string(options.scale_search) : "");
   out.append(" ").append(request.embedding).append(" ").append(request.output);
@@ -171,6 +201,7 @@ void quantize_model(const ModelSource& source, const Outline& outline, const std
   for (const Outline::Matrix& matrix : outline.matrices) total += matrix.weights();
   for (const Outline::Kept& kept : outline.kept)
     if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
+  SharedColumns shared(source.path().string(), executor);
   for (const Outline::Matrix& matrix : outline.matrices) {
     const auto advance = [&](std::int64_t weights) {
       done += weights;
@@ -180,9 +211,13 @@ void quantize_model(const ModelSource& source, const Outline& outline, const std
       advance(matrix.weights());
       continue;
     }
-    with_shipped_code(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
-      quantize_tensor<Book>(matrix, source.path().string(), request.options,
-                            squares_of(source, matrix, request), writer, executor, advance);
+    const auto remaining = std::ranges::count_if(
+        matrix.sharing, [&](const ModelTensor* each) { return !writer.finished(each->name); });
+    shared.with(matrix, remaining, [&](const ColumnStatistics& columns) {
+      with_shipped_code(matrix.codebook, [&]<class Book>(std::type_identity<Book>) {
+        quantize_tensor<Book>(matrix, columns, request.options, squares_of(source, matrix, request), writer,
+                              executor, advance);
+      });
     });
   }
   say(write_companions(source, folder));

@@ -59,6 +59,9 @@ class ColumnStatistics {
       add_scalars(rows, executor);
   }
 
+  std::int64_t rows() const noexcept { return rows_; }
+  std::int64_t cols() const noexcept { return std::ssize(squares_); }
+
   /// The largest magnitude in the matrix.
   float max_magnitude() const noexcept {
     return std::bit_cast<float>(*std::max_element(largest_.begin(), largest_.end()));

@@ -57,10 +57,21 @@ TEST_CASE("linear layers of a block are listed once, each with its place and its
     CHECK(split_name(each.name) ==
           std::pair(static_cast<std::int64_t>(each.block), std::string(each.part->name)));
   }
-  for (const std::size_t i : {1u, 2u}) CHECK(layers[i].part->input == layers[0].part->input);
-  CHECK(layers[5].part->input == layers[4].part->input);
+  // Numbers in a block of the layers that share input scales with each: q, k, v, o, gate, up, down.
+  using Numbers = std::vector<std::vector<std::size_t>>;
+  const Numbers alike{{0}, {1}, {2}, {3}, {4, 5}, {4, 5}, {6}};
+  const Numbers fused{{0, 1, 2}, {0, 1, 2}, {0, 1, 2}, {3}, {4, 5}, {4, 5}, {6}};
+  for (const Sharing sharing : {Sharing::Alike, Sharing::Fused})
+    for (std::size_t i = 0; i < 7; ++i) {
+      std::vector<std::string> expected, found;
+      for (const std::size_t each : (sharing == Sharing::Alike ? alike : fused)[i])
+        expected.push_back(layers[7 + each].name);
+      for (const BlockLinear& each : sharing_layers(layers[7 + i].name, sharing)) found.push_back(each.name);
+      CHECK(found == expected);
+    }
   for (const std::string name : {"model.embed_tokens.weight", "model.layers.x.mlp.up_proj.weight",
                                  "model.layers.3", "model.layers.3.weight", "lm_head.weight"}) {
+    CHECK(sharing_layers(name, Sharing::Fused).empty());
     CHECK(split_name(name) == std::pair(std::int64_t{-1}, name));
     CHECK(is_block_linear(name) == name.ends_with("up_proj.weight"));
   }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "compare/round_to_codebook.hpp"
+#include "quantize/quantize.hpp"
 
 using namespace higgs::model;
 using Catch::Contains;
@@ -126,6 +127,39 @@ TEST_CASE("a format is measured by both errors, which are one for baselines", "[
   }
   ComparisonRow row;
   CHECK_THROWS_AS(with_method(model, parse_method("higgs 2x16 random"), {}, row), higgs::InvalidArgument);
+}
+
+TEST_CASE("layers that are alike are rounded with one set of input scales", "[model][compare]") {
+  ModelConfig config = tiny_config("llama");
+  config.heads = 18;  // 108, 12 and 12 rows of queries, keys and values
+  config.ffn_width = 100;
+  const Transformer model = load_tiny(config);
+  for (const char* name : {"higgs 2x16", "higgs 3x64"}) {  // from codes, from rounded floats
+    INFO(name);
+    ComparisonRow row;
+    HostNetwork network(model);
+    apply_method(network, parse_method(name), {}, row);
+    double t2 = 0, weights = 0;
+    for (const BlockLinear& layer : block_linears(config)) {
+      const higgs::ColumnStatistics columns =
+          shared_columns(config, layer.name, Sharing::Alike,
+                         [&](std::string_view each) { return HostNetwork(model).dense(each, "the test"); });
+      const Matrix& dense = *require_dense(layer.in(model.weights), "");
+      const double expected = name == std::string("higgs 3x64")
+                                  ? round_to_codebook(dense.view(), "3x64", {.statistics = &columns}).t2
+                                  : higgs::quantize(dense.view(), "2x16", {.statistics = &columns}).t2();
+      t2 += expected * static_cast<double>(dense.size());
+      weights += static_cast<double>(dense.size());
+      if (const auto* packed = std::get_if<higgs::PackedMatrix>(&layer.in(network.model().weights).weight)) {
+        const std::vector<higgs::Half> scales = columns.rows() >= higgs::min_rows_for_input_scales
+                                                    ? columns.input_scales()
+                                                    : std::vector<higgs::Half>();
+        CHECK(std::ranges::equal(packed->input_scales(), scales, {}, {},
+                                 [](higgs::Half x) { return static_cast<float>(x); }));
+      }
+    }
+    CHECK(row.t2 == Approx(t2 / weights).epsilon(1e-12));
+  }
 }
 
 TEST_CASE("the reference stands with the bits and the type that it is stored in", "[model][compare]") {

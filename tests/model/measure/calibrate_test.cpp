@@ -3,6 +3,8 @@
 
 #include "architecture/parts.hpp"
 #include "compare/compare.hpp"
+#include "measure/sensitivity.hpp"
+#include "network/network.hpp"
 #include "network/transformer.hpp"
 
 #include "model/tiny_model.hpp"
@@ -12,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -64,6 +67,31 @@ TEST_CASE("mean squares are those of what the layers of the whole model read", "
         CHECK(found.at(name)[c] == Approx(squares[c]).epsilon(1e-5));
     }
   }
+}
+
+TEST_CASE("shared statistics are those of the stacked rows of all layers that share", "[model][calibrate]") {
+  const ModelConfig config = tiny_config("qwen3");
+  const HostNetwork model(load_tiny(config));
+  const auto dense = [&](std::string_view name) { return model.dense(name, "the test"); };
+  for (const Sharing sharing : {Sharing::Alike, Sharing::Fused})
+    for (const std::string& name : probed_layers(config)) {
+      INFO(name);
+      std::vector<std::string> names;
+      for (const BlockLinear& each : sharing_layers(name, sharing)) names.push_back(each.name);
+      if (names.empty()) names.push_back(name);  // an embedding, an output layer
+      std::vector<float> rows;
+      for (const std::string& each : names) {
+        const SharedMatrix matrix = dense(each);
+        rows.insert(rows.end(), matrix->values.begin(), matrix->values.end());
+      }
+      const std::int64_t cols = dense(name)->cols;
+      higgs::ColumnStatistics expected(cols);
+      expected.add(higgs::MatrixView<const float>(rows.data(), std::ssize(rows) / cols, cols));
+      const higgs::ColumnStatistics found = shared_columns(config, name, sharing, dense);
+      CHECK(found.rows() == expected.rows());
+      CHECK(found.input_scales() == expected.input_scales());
+      CHECK(found.max_magnitude() == expected.max_magnitude());
+    }
 }
 
 TEST_CASE("nothing to run, or tokens that the model does not have, are refused", "[model][calibrate]") {

@@ -63,8 +63,10 @@ TEST_CASE("gradients find what noise finds that spreads as a calibrated quantize
     NoiseProbe probe(model, text, 12);
     for (const std::size_t i : {4u, 5u, 11u, 12u}) {
       const BlockLinear layer = block_linears(config)[i];
-      const Matrix& weight = *require_dense(layer.in(model.weights), "");
-      const std::vector<float> scales = error_scales(weight, file.layers[i].name, config, protocol, squares);
+      higgs::ColumnStatistics columns(24);  // of gate and up, which share input scales
+      for (const BlockLinear& each : sharing_layers(layer.name, Sharing::Alike))
+        columns.add(require_dense(each.in(model.weights), "")->view());
+      const std::vector<float> scales = error_scales(columns, layer.name, config, protocol, squares);
       REQUIRE(scales.size() == 24);
       std::vector<higgs::NoisePoint> points;
       constexpr double t2 = 1e-4;

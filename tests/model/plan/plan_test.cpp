@@ -4,6 +4,7 @@
 #include "measure/evaluate.hpp"
 #include "model/tiny_model.hpp"
 #include "quantize/quantize.hpp"
+#include "quantize/sizes.hpp"
 
 #include <higgs/codes/rates.hpp>
 #include <higgs/core/error.hpp>
@@ -270,7 +271,8 @@ TEST_CASE("the runner rounds with the input scales that quantization takes from 
           "[model][plan]") {
   const TemporaryFolder folder;
   ModelConfig config = tiny_config("llama");
-  config.ffn_width = 2 * higgs::min_rows_for_input_scales;  // rows of gate and up
+  config.ffn_width = 100;  // rows of gate and of up: enough for input scales together
+  config.heads = 18;       // 108, 12 and 12 rows of queries, keys and values
   write_folder(folder / "model", config);
   const ModelSource source(folder / "model");
   const Transformer model = Transformer::load(source);
@@ -289,6 +291,32 @@ TEST_CASE("the runner rounds with the input scales that quantization takes from 
     CHECK(t2[i] == quantized.checkpoint()->find_layer(layers[i].name)->t2);
   }
   CHECK(t2 != plain_t2);
+
+  // A plan counts the bytes of the input scales that it asks for.
+  SensitivityFile file = some_sensitivities(model);
+  for (const bool fused : {false, true}) {
+    const PlanRequest plan{.codebooks = {request.codebook}, .fused = fused};
+    const std::vector<higgs::PlanLayer> planned = plan_layers(source, file, plan);
+    const auto chosen = higgs::allocate(planned, higgs::Budget::bits(16));
+    REQUIRE(chosen);
+    const StoredPlan stored = read_plan(write_plan(*chosen, plan, file), "plan");
+    request.sharing = stored.sharing;
+    CHECK((request.sharing == Sharing::Fused) == fused);
+    quantize_model(source, folder / "planned", request);
+    const ModelSource out(folder / "planned");
+    REQUIRE(planned.size() == layers.size());
+    std::int64_t all = 0;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      INFO(layers[i].name);
+      const std::int64_t stored_bytes =
+          layer_bytes(*out.checkpoint(), *out.checkpoint()->find_layer(layers[i].name));
+      CHECK(planned[i].formats.at(0).bytes == stored_bytes);
+      if (!fused) CHECK(bytes[i] == stored_bytes);
+      all += stored_bytes;
+    }
+    CHECK(all == chosen->bytes);
+    CHECK(all > std::accumulate(bytes.begin(), bytes.end(), std::int64_t{fused ? 0 : -1}));
+  }
 }
 
 TEST_CASE("a format with a group is its code in groups of that size, for every shipped code",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quantize/quantize.hpp"
 
+#include "architecture/parts.hpp"
 #include "model/tiny_model.hpp"
 #include "network/transformer.hpp"
 #include "quantize/sizes.hpp"
@@ -9,9 +10,11 @@
 #include <higgs/core/error.hpp>
 #include <higgs/matmul/decode.hpp>
 #include <higgs/store/checkpoint.hpp>
+#include <higgs/store/stacked_rows.hpp>
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -41,6 +44,32 @@ std::vector<std::string> layer_names(const std::filesystem::path& folder) {
   return out;
 }
 
+higgs::MatrixView<const float> view_of(const TinyTensor& tensor) {
+  return {tensor.values.data(), tensor.shape[0], tensor.shape[1]};
+}
+
+const TinyTensor& find_tensor(const std::vector<TinyTensor>& tensors, const std::string& name) {
+  return *std::ranges::find(tensors, name, &TinyTensor::name);
+}
+
+// A model whose keys and values have too few rows for input scales on their own but not beside the queries, as gate and up
+// have each beside the other. Columns of the keys differ in size.
+ModelConfig sharing_config() {
+  ModelConfig config = tiny_config("llama");
+  config.heads = 22;
+  config.ffn_width = 100;
+  return config;
+}
+
+std::vector<TinyTensor> sharing_tensors() {
+  std::vector<TinyTensor> tensors = tiny_tensors(sharing_config());
+  for (TinyTensor& tensor : tensors)
+    if (tensor.name.find("k_proj") != tensor.name.npos)
+      for (std::size_t i = 0; i < tensor.values.size(); ++i)
+        tensor.values[i] *= std::ldexp(1.0f, -static_cast<int>(i % 24 / 6));
+  return tensors;
+}
+
 }  // namespace
 
 TEST_CASE("a quantized model loads on its own and holds what the quantizer says", "[model][quantize]") {
@@ -61,6 +90,12 @@ TEST_CASE("a quantized model loads on its own and holds what the quantizer says"
     for (const ModelSource* source : {&a, &b}) {
       CHECK(Tokenizer(source->vocabulary(), "test").encode("A<|end|>") == std::vector<TokenId>{32, 39});
       const Transformer model = Transformer::load(*source);
+      const auto statistics_of = [&](const std::string& name) {
+        higgs::ColumnStatistics out(find_tensor(expected, name).shape[1]);
+        for (const BlockLinear& layer : sharing_layers(name, Sharing::Alike))
+          out.add(view_of(find_tensor(expected, layer.name)));
+        return out;
+      };
       for (const TinyTensor& tensor : expected) {
         if (const ModelTensor* kept = source->find(tensor.name)) {
           std::vector<float> values(tensor.values.size());
@@ -68,8 +103,8 @@ TEST_CASE("a quantized model loads on its own and holds what the quantizer says"
           CHECK(values == tensor.values);
           continue;
         }
-        const auto quantized = higgs::quantize(
-            higgs::MatrixView<const float>(tensor.values.data(), tensor.shape[0], tensor.shape[1]), "2x64");
+        const higgs::ColumnStatistics statistics = statistics_of(tensor.name);
+        const auto quantized = higgs::quantize(view_of(tensor), "2x64", {.statistics = &statistics});
         std::visit(
             [&](const auto& matrix) {
               const auto stored =
@@ -193,9 +228,9 @@ TEST_CASE("a quantized embedding and output layer run as their dequantized weigh
 }
 
 TEST_CASE("the sizes that an outline tells are those of the files", "[model][quantize]") {
-  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"})
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite", "sharing"})
     for (const bool gguf : {false, true}) {
-      const ModelConfig config = tiny_config(family);
+      const ModelConfig config = family == "sharing" ? sharing_config() : tiny_config(family);
       const TemporaryFolder folder;
       const auto model = folder / (gguf ? "model.gguf" : "model");
       if (gguf)
@@ -205,12 +240,14 @@ TEST_CASE("the sizes that an outline tells are those of the files", "[model][qua
       const ModelSource source(model);
       for (const char* codebook : {"2x256", "e8", "1x256", "ch8"})
         for (const char* embedding : {"none", "1x256", "2x64"})
-          for (const int option : {0, 1, 2, 3}) {
+          for (const int option : {0, 1, 2, 3, 4}) {
+            if ((family == "sharing") != (option == 4)) continue;
             INFO(codebook << " " << embedding << " option " << option << " gguf " << gguf);
             QuantizeRequest request{.codebook = codebook, .embedding = embedding, .output = embedding};
             if (option == 1) request.options.group = 8;
             if (option == 2) request.options.scale_format = higgs::ScaleFormat::Log8;
             if (option == 3) request.skip = std::regex("mlp");
+            if (option == 4) request.sharing = Sharing::Fused;
             const Outline outline = outline_of(source, request);
             const Sizes before = sizes_of(source), after = sizes_of(source, outline);
             CHECK(before.file_bytes ==
@@ -252,6 +289,93 @@ TEST_CASE("a matrix with enough rows gets the input scales that the library give
   request.options.input_scales = false;
   quantize_model(ModelSource(folder / "some.safetensors"), folder / "plain", request);
   CHECK_FALSE(ModelSource(folder / "plain").checkpoint()->layers()[0].layout.input_scales);
+}
+
+TEST_CASE("layers that are alike or fused share the input scales of their stacked rows",
+          "[model][quantize]") {
+  const TemporaryFolder folder;
+  const std::vector<TinyTensor> tensors = sharing_tensors();
+  write_folder(folder / "model", sharing_config(), tensors);
+  const ModelSource source(folder / "model");
+  QuantizeRequest request{.codebook = "2x64", .embedding = "none", .calibrated = true};
+  request.codebooks.emplace("model.layers.1.self_attn.v_proj.weight", "w2");
+  request.input_squares = measure_inputs(source, tiny_text(24), 12);
+  for (const Sharing sharing : {Sharing::Alike, Sharing::Fused}) {
+    request.sharing = sharing;
+    quantize_model(source, folder / "out", request);
+    const ModelSource out(folder / "out");
+    for (const BlockLinear& layer : block_linears(sharing_config())) {
+      INFO(layer.name << (sharing == Sharing::Fused ? " fused" : ""));
+      const higgs::AnyQuantizedMatrix stored = out.checkpoint()->load(layer.name);
+      std::vector<float> stack;
+      for (const BlockLinear& each : sharing_layers(layer.name, sharing)) {
+        const std::vector<float>& rows = find_tensor(tensors, each.name).values;
+        stack.insert(stack.end(), rows.begin(), rows.end());
+        CHECK(rotates_alike(stored, out.checkpoint()->load(each.name)));
+      }
+      const auto rows = static_cast<std::int64_t>(stack.size()) / stored.cols();
+      const auto whole =
+          higgs::quantize(higgs::MatrixView<const float>(stack.data(), rows, stored.cols()),
+                          stored.codebook(), {.input_squares = request.input_squares.at(layer.name)});
+      CHECK(rotates_alike(stored, whole));
+      const auto has_scales = [](const auto& matrix) { return !matrix.input_scales.empty(); };
+      CHECK(stored.visit(has_scales) == (rows >= higgs::min_rows_for_input_scales));
+      const auto exponent_of = [](const auto& matrix) { return matrix.exponent; };
+      CHECK(stored.visit(exponent_of) == whole.visit(exponent_of));
+    }
+    const auto value = out.checkpoint()->load("model.layers.0.self_attn.v_proj.weight");
+    CHECK(rotates_alike(value, out.checkpoint()->load("model.layers.0.self_attn.q_proj.weight")) ==
+          (sharing == Sharing::Fused));
+  }
+}
+
+TEST_CASE(
+    "shared input scales do not depend on the order of the file, threads, or where a killed run stopped",
+    "[model][quantize]") {
+  const TemporaryFolder folder;
+  std::vector<TinyTensor> tensors = sharing_tensors();
+  write_folder(folder / "model", sharing_config(), tensors);
+  std::ranges::reverse(tensors);
+  write_folder(folder / "other", sharing_config(), tensors);
+  const ModelSource source(folder / "model");
+  QuantizeRequest request{.embedding = "none", .sharing = Sharing::Fused};
+  quantize_model(source, folder / "whole", request);
+  higgs::SerialExecutor serial;
+  quantize_model(ModelSource(folder / "other"), folder / "turned", request, serial);
+  const ModelSource whole(folder / "whole"), turned(folder / "turned");
+  for (const BlockLinear& layer : block_linears(sharing_config()))
+    whole.checkpoint()->load(layer.name).visit([&](const auto& a) {
+      INFO(layer.name);
+      const auto any = turned.checkpoint()->load(layer.name);
+      const auto& b = std::get<std::decay_t<decltype(a)>>(any);
+      CHECK(std::ranges::equal(a.codes, b.codes));
+      CHECK(std::ranges::equal(a.scales, b.scales));
+      CHECK(std::ranges::equal(a.input_scales, b.input_scales));
+      CHECK(a.exponent == b.exponent);
+    });
+  for (int stop = 1; stop <= 14; ++stop) {
+    const auto out = folder / ("out" + std::to_string(stop));
+    int pieces = 0;
+    request.progress = [&](std::int64_t, std::int64_t, const std::string&) {
+      if (++pieces == stop) throw Stopped();
+    };
+    CHECK_THROWS_AS(quantize_model(source, out, request), Stopped);
+    request.progress = {};
+    quantize_model(source, out, request);
+    CHECK(read_file(out / "model.safetensors") == read_file(folder / "whole" / "model.safetensors"));
+  }
+}
+
+TEST_CASE("matrices that stay as they are take no part in the input scales of others", "[model][quantize]") {
+  const TemporaryFolder folder;
+  std::vector<TinyTensor> tensors = sharing_tensors();
+  write_folder(folder / "model", sharing_config(), tensors);
+  QuantizeRequest request{.embedding = "none"};
+  request.skip = std::regex("up_proj");
+  quantize_model(ModelSource(folder / "model"), folder / "out", request);
+  const std::string gate = "model.layers.0.mlp.gate_proj.weight";
+  const auto alone = higgs::quantize(view_of(find_tensor(tensors, gate)), request.codebook);
+  CHECK(rotates_alike(ModelSource(folder / "out").checkpoint()->load(gate), alone));
 }
 
 TEST_CASE("tensors of few bits that are kept become F16, or F32 where they do not fit", "[model][quantize]") {
