@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/matmul/grouped.cuh>
 #include <higgs/matmul/int8_launch.cuh>
 #include <higgs/matmul/linear.cuh>
 #include <higgs/matmul/matmul.cuh>
@@ -97,6 +98,31 @@ TEST_CASE("planes other than 0, 1 and 2 are refused", "[matmul][int8_launch][gpu
   for (const int planes : {-1, 3, 8})
     CHECK_THROWS_WITH((device_product<float, Formats>(w.view(), Normals<Half>(1, 64, 6), plan_of(planes))),
                       Catch::Contains("plan.int8_planes is " + std::to_string(planes)));
+}
+
+TEST_CASE("experts have the same bits with planes as without", "[matmul][int8_launch][gpu]") {
+  const std::vector matrices{random_matrix<GridCodebook<2, 16>>(70, 128, 64, 64, 5),
+                             random_matrix<GridCodebook<2, 16>>(70, 128, 64, 64, 6)};
+  const gpu::Experts experts{std::span<const higgs::QuantizedMatrix<GridCodebook<2, 16>>>(matrices)};
+  const gpu::Device device = gpu::current_device();
+  const Normals<Half> x(5, 128, 6);
+  const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+  const std::vector<std::int32_t> offsets{0, 2, 5};
+  const gpu::DeviceBuffer<std::int32_t> offsets_device{std::span<const std::int32_t>(offsets)};
+  std::vector<float> first;
+  for (const int planes : {0, 1, 2}) {
+    gpu::MatmulPlan plan = gpu::plan_experts(experts[0].layout, device, 2);
+    plan.int8_planes = planes;
+    const gpu::DeviceBuffer<float> y(5 * 70);
+    const auto space =
+        gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(experts, 5, plan, device));
+    gpu::matmul_grouped_async<gpu::MatmulFormats<gpu::TableFormat<2>>>(
+        gpu::DenseView<const Half>(x_device.data(), 5, 128), experts, {5, offsets_device.data()},
+        gpu::DenseView<float>(y.data(), 5, 70), space.span(), plan, device, nullptr);
+    gpu::check(cudaDeviceSynchronize(), "experts");
+    if (first.empty()) first = y.to_host();
+    CHECK(same_bits(first, y.to_host()));
+  }
 }
 
 TEST_CASE("rows that the caller rotated become int8, too", "[matmul][int8_launch][gpu]") {

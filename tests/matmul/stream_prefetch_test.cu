@@ -2,6 +2,7 @@
 // Compiled for Hopper: older architectures ask for nothing ahead.
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/grouped.cuh>
+#include <higgs/matmul/int8_launch.cuh>
 #include <higgs/matmul/linear.cuh>
 #include <higgs/matmul/matmul.cuh>
 #include <higgs/matmul/stream_prefetch.cuh>
@@ -159,6 +160,7 @@ TEST_CASE("each warp tile behind the first loads is asked for once, and none bey
           "[matmul][stream_prefetch][gpu]") {
   check_requests<gpu::TableFormat<4>, 4>();
   check_requests<gpu::TableFormat<2>, 4>();
+  check_requests<gpu::TableFormat<2>, 8>();
   check_requests<gpu::TableFormat<8>, 2>();
   check_requests<gpu::WindowFormat<7>, 1>();
   CHECK(gpu::detail::StreamPrefetch<gpu::TableFormat<4>, 4>::ahead * 64 * 64 / 2 == 16 << 10);
@@ -185,6 +187,45 @@ TEST_CASE("a kernel asks for weights alone, and waits for the kernel in front of
         higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), w,
                                 higgs::MatrixView<double>(exact.data(), batch, 200));
         CHECK(relative_error(y, exact) < 3e-4);
+      }
+  }
+  emulator::options() = before;
+}
+
+// By the kernel of the list itself: matmul_async would compile all others for 2 bits.
+TEST_CASE("an int8 product asks for weights alone, and waits for the kernel in front of it",
+          "[matmul][stream_prefetch][gpu]") {
+  const emulator::Options before = emulator::options();
+  if (emulator::in_use) emulator::options().compute_capability = 90;
+  const gpu::Device here = gpu::current_device();
+  if (here.architecture >= 90) {
+    const auto w = random_matrix<GridCodebook<2, 16>>(200, 1600, 64, 64, 5);
+    const gpu::PackedMatrix device(w);
+    for (const std::int64_t batch : {2, 9})
+      for (const std::int64_t grid : {1, 3}) {
+        INFO("M " << batch << ", grid " << grid);
+        const Normals<Half> x(batch, 1600, 6);
+        const gpu::DeviceBuffer<Half> x_device{std::span<const Half>(x.data)};
+        const gpu::DeviceBuffer<float> y(static_cast<std::size_t>(batch * 200));
+        gpu::MatmulPlan plan;
+        plan.grid = grid;
+        plan.overlap_launches = true;
+        plan.int8_planes = 2;
+        const gpu::MatmulTask<Half, float> task{{device.view(), batch, plan},
+                                                gpu::DenseView<const Half>(x_device.data(), batch, 1600),
+                                                {},
+                                                gpu::DenseView<float>(y.data(), batch, 200),
+                                                {}};
+        REQUIRE(gpu::Int8Kernel::can(task, here));
+        const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(gpu::Int8Kernel::workspace(task, here));
+        for (int times = 0; times < 2; ++times)  // the second one begins while the first one may run
+          gpu::Int8Kernel::launch<gpu::MatmulFormats<gpu::TableFormat<2>>, gpu::BuiltFor>(
+              task, workspace.data(), here, nullptr);
+        gpu::check(cudaDeviceSynchronize(), "product");
+        std::vector<double> exact(y.size());
+        higgs::matmul_reference(higgs::MatrixView<const Half>(x.view), w,
+                                higgs::MatrixView<double>(exact.data(), batch, 200));
+        CHECK(relative_error(y.to_host(), exact) < 5e-5);
       }
   }
   emulator::options() = before;

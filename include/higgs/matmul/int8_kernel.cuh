@@ -7,8 +7,8 @@
 //     multiply  sums of integers, exact: at most 1024 products of 128 * 128, so below 2^24, where float is exact, too
 //     rescale   at the end of a group and of 1024 inputs: sums += integer sums * scale of W * scale of x
 //
-// Each loads the weights of the next 8 (4 for 32 columns) warp tiles. Where no tensor core rounds, equal plans give equal
-// bits on all architectures.
+// A warp has the loads of its next 8 warp tiles under way (4 for 32 columns). No tensor core rounds, so equal plans give
+// equal bits on all architectures.
 #pragma once
 
 #include <higgs/core/half.hpp>
