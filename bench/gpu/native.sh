@@ -14,6 +14,7 @@ tiny=
 [ "${1:-}" != --tiny ] || { tiny=--tiny && shift; }
 limit=${1:-$([ -z "$tiny" ] && echo 560 || echo 3000)}
 out=${OUT:-build/native} build=${BUILD:-build/native-objects} deps=${DEPS:-.deps}
+command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
 read -ra nvcc <<<"${NVCC:-nvcc}"  # perhaps with a launcher in front and options behind
 linker=nvcc
 for word in "${nvcc[@]}"; do [[ ${word##*/} != nvcc* ]] || linker=$word; done
@@ -71,13 +72,29 @@ capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/nul
 # Code of sm_90a has all of sm_90 and wgmma.
 special=$capability
 [ "$capability" != 90 ] || special=90a
-if [ -z "$tiny" ]; then
-  flags=("-arch=sm_$special" -split-compile=4)
-  for folder in "$(dirname "$(command -v "$linker")")/.."/{lib64,targets/x86_64-linux/lib}; do
-    [ ! -e "$folder/libcublas.so" ] || { blas=-DHIGGS_BENCH_CUBLAS && libraries=(-L"$folder" -lcublas -Xlinker -rpath -Xlinker "$folder") && break; }
-  done
-fi
 includes=(-Iinclude -Itests -Iexamples/model -I"$deps")
+# cuBLAS of the toolkit, or else of Python's packages, whose other headers may be those of another CUDA.
+find_cublas() {
+  local toolkit folder headers library
+  toolkit=$(dirname "$(readlink -f "$(command -v "$linker")")")/..
+  for folder in "$toolkit"/{lib64,targets/x86_64-linux/lib} \
+    $(python3 -c 'import nvidia; print(*(each + "/cu13/lib" for each in nvidia.__path__))' 2>/dev/null); do
+    for headers in "$toolkit"/{include,targets/x86_64-linux/include} "$folder/../include"; do
+      for library in "$folder"/libcublas.so{,.13}; do
+        { [ -e "$library" ] && [ -e "$headers/cublas_v2.h" ]; } || continue
+        mkdir -p "$build/cublas" && ln -sf "$(cd "$headers" && pwd)"/cublas*.h "$build/cublas/"
+        includes+=(-I"$build/cublas")
+        blas=-DHIGGS_BENCH_CUBLAS libraries=(-Xlinker "$library" -Xlinker -rpath -Xlinker "$folder")
+        return
+      done
+    done
+  done
+}
+if [ -z "$tiny" ]; then
+  # -arch=sm_90a would compile everything twice: for compute_90 too.
+  flags=("--generate-code=arch=compute_$special,code=sm_$special" -split-compile=4)
+  find_cublas
+fi
 [ ! -e "$deps/usr/include" ] || includes+=(-I"$deps/usr/include")
 flags+=(-std=c++20 --expt-relaxed-constexpr -O2 -lineinfo "${includes[@]}")
 {
@@ -159,7 +176,7 @@ test_stage() {
   [ "${#sources[@]}" -gt 0 ] || return
   built "test_$1" tests/main.cpp "${sources[@]}" || return
   echo "=== $1" >>"$out/tests.txt"
-  step tests 10 100 "$build/test_$1" -d yes
+  HIGGS_REPETITIONS=20 step tests 10 120 "$build/test_$1" -d yes
 }
 for stage in "${stages[@]}"; do [ "$stage" = model ] || test_stage "$stage"; done
 [ ! -s "$build/left_out" ] || say "tests left out: $(sort -u "$build/left_out" | tr '\n' ';')"
@@ -183,11 +200,11 @@ else
   say 'ncu: LEFT OUT, it is not there'
 fi
 
-# 6. The sanitizers on the products' tests. racecheck sees shared memory alone.
+# 6. The sanitizers on the products' tests, without repetitions. racecheck sees shared memory alone.
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck initcheck; do
     echo "=== $tool" >>"$out/sanitizers.txt"
-    step sanitizers 40 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_${stages[0]}"
+    HIGGS_REPETITIONS=1 step sanitizers 40 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_${stages[0]}"
   done
 else
   say 'sanitizers: LEFT OUT, compute-sanitizer is not there'

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <thread>
 
 namespace emulator {
@@ -46,7 +47,7 @@ class CopiesMeanwhile {
 };
 
 /// Calls work(seed): on the emulator with seed 0 in the order of warps, then `count` times in random ones that are checked
-/// for races; on a GPU 50 * count + 1 times beside CopiesMeanwhile.
+/// for races; on a GPU 50 * count + 1 times beside CopiesMeanwhile (HIGGS_REPETITIONS: another number than 50).
 template <class Work>
 void for_each_schedule(std::uint32_t count, Work&& work) {
   if constexpr (in_use) {
@@ -58,8 +59,10 @@ void for_each_schedule(std::uint32_t count, Work&& work) {
     }
     options() = before;
   } else {
+    const char* const other = std::getenv("HIGGS_REPETITIONS");
+    const std::uint32_t each = other != nullptr ? static_cast<std::uint32_t>(std::atoi(other)) : 50;
     const CopiesMeanwhile copies;
-    for (std::uint32_t seed = 0; seed <= 50 * count; ++seed) work(seed);
+    for (std::uint32_t seed = 0; seed <= each * count; ++seed) work(seed);
   }
 }
 
