@@ -34,9 +34,10 @@ using higgs::Half;
 
 namespace {
 
-/// Where a block runs, and where its dynamic shared memory begins; the part that CUDA keeps for itself.
+/// Where and when a block runs, and where its dynamic shared memory begins; the part that CUDA keeps for itself.
 struct Placement {
   unsigned multiprocessor, base, reserved_begin, reserved_end;
+  unsigned long long began;  // nanoseconds
 };
 
 __global__ void placement_kernel(Placement* out) {
@@ -44,6 +45,7 @@ __global__ void placement_kernel(Placement* out) {
   space[threadIdx.x] = threadIdx.x;
   Placement here{};
 #if !defined(HIGGS_EMULATED)
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(here.began));
   asm volatile("mov.u32 %0, %%smid;" : "=r"(here.multiprocessor));
   asm volatile("mov.u32 %0, %%reserved_smem_offset_begin;" : "=r"(here.reserved_begin));
   asm volatile("mov.u32 %0, %%reserved_smem_offset_end;" : "=r"(here.reserved_end));
@@ -94,6 +96,7 @@ class Probe {
 
   void device() const;
   void shared_memory() const;
+  std::vector<Placement> placements(int blocks) const;
   void cold_capture() const;
   void uploads() const;
   void repetitions() const;
@@ -123,16 +126,20 @@ void Probe::device() const {
       device_.architecture, device_.multiprocessors, device_.shared_bytes, l2, runtime, driver);
 }
 
-void Probe::shared_memory() const {
-  const auto blocks = static_cast<unsigned>(device_.multiprocessors);
-  const gpu::DeviceBuffer<Placement> out(blocks);
-  gpu::launch(placement_kernel, dim3(blocks), 128, static_cast<std::size_t>(gpu::LookupTable::end), stream_,
-              out.data());
+/// Blocks with as much shared memory as those of products.
+std::vector<Placement> Probe::placements(int blocks) const {
+  const gpu::DeviceBuffer<Placement> out(static_cast<std::size_t>(blocks));
+  gpu::launch(placement_kernel, dim3(static_cast<unsigned>(blocks)), 128,
+              static_cast<std::size_t>(gpu::LookupTable::end), stream_, out.data());
   check(cudaStreamSynchronize(stream_), "placement");
+  return out.to_host();
+}
+
+void Probe::shared_memory() const {
   std::map<unsigned, int> on;
   unsigned base = 0;
   int most = 0;
-  const std::vector<Placement> all = out.to_host();
+  const std::vector<Placement> all = placements(device_.multiprocessors);
   for (const Placement& each : all) {
     most = std::max(most, ++on[each.multiprocessor]);
     base = std::max(base, each.base);
@@ -140,6 +147,14 @@ void Probe::shared_memory() const {
   answer("shared memory begins at, at most 1024 is supported", "1024 or 0", "%u; reserved [%u, %u)", base,
          all[0].reserved_begin, all[0].reserved_end);
   answer("most blocks of 66 KiB on one multiprocessor, as many blocks as multiprocessors", "1", "%d", most);
+  if (gpu::blocks_per_multiprocessor(device_) < 2) return;
+  // CUDA divides a multiprocessor's memory between shared memory and first-level cache; a block lasts 50 us and more.
+  const std::vector<Placement> pairs = placements(2 * device_.multiprocessors);
+  const auto first = std::ranges::min(pairs, {}, [](const Placement& each) { return each.began; }).began;
+  const auto late =
+      std::ranges::count_if(pairs, [&](const Placement& each) { return each.began > first + 30000; });
+  answer("two blocks of 66 KiB for each multiprocessor: those that began when others had ended", "0", "%d",
+         static_cast<int>(late));
 }
 
 void Probe::cold_capture() const {
