@@ -445,16 +445,17 @@ __device__ inline std::uint32_t nonzero_halves(uint4 halves) {
   return out;
 }
 
-/// Multiplies the sums of rows 16 i + g and 16 i + g + 8 by factor(i), two numbers.
+/// Multiplies the sums of rows 16 i + g and 16 i + g + 8 by factor(i), two numbers. Products are rounded in every instance,
+/// so that none is fused with an addition behind it.
 template <int ColumnTiles, class Factor>
 __device__ inline void scale_sums(StreamSums<ColumnTiles>& sums, const Factor& factor) {
   HIGGS_UNROLL for (int i = 0; i < 4; ++i) {
     const float2 by = factor(i);
     HIGGS_UNROLL for (int c = 0; c < ColumnTiles; ++c) {
-      sums[i][c][0] *= by.x;
-      sums[i][c][1] *= by.x;
-      sums[i][c][2] *= by.y;
-      sums[i][c][3] *= by.y;
+      sums[i][c][0] = __fmul_rn(sums[i][c][0], by.x);
+      sums[i][c][1] = __fmul_rn(sums[i][c][1], by.x);
+      sums[i][c][2] = __fmul_rn(sums[i][c][2], by.y);
+      sums[i][c][3] = __fmul_rn(sums[i][c][3], by.y);
     }
   }
 }
