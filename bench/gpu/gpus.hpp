@@ -103,16 +103,17 @@ inline constexpr std::array int8_counts_of_two{KernelCounts{1, 50.5, 12.6}, Kern
 
 /// How a streaming kernel is built, as far as time depends on it.
 struct StreamBuild {
-  bool overlaps;        // see Loop
-  int stages_beyond_8;  // for 9 to 32 rows of x
-  int blocks;           // blocks on a multiprocessor from sm_90 on, where each warp has 8 warp tiles
-  int cache_bytes;      // bytes a warp that are on their way to the second-level cache, from sm_90 on
-  int fixup_quads;      // 16-byte parts of the sums that a thread of the fixup has under way
-  bool loads_together;  // whether the table, x and the first codes are asked for at once
+  bool overlaps;              // see Loop
+  int stages_beyond_8;        // for 9 to 32 rows of x
+  int blocks;                 // blocks on a multiprocessor from sm_90 on, where each warp has 8 warp tiles
+  int cache_bytes;            // bytes a warp that are on their way to the second-level cache, from sm_90 on
+  int cache_bytes_beyond_32;  // the same for 33 to 64 rows of x
+  int fixup_quads;            // 16-byte parts of the sums that a thread of the fixup has under way
+  bool loads_together;        // whether the table, x and the first codes are asked for at once
 };
 /// The kernel of this tree, and the one that it had before its loads overlapped.
-inline constexpr StreamBuild stream_build{true, 4, 2, 16384, 16, true};
-inline constexpr StreamBuild serial_build{false, 2, 1, 0, 1, false};
+inline constexpr StreamBuild stream_build{true, 4, 2, 16384, 8192, 16, true};
+inline constexpr StreamBuild serial_build{false, 2, 1, 0, 0, 1, false};
 
 /// What is assumed and not counted.
 struct Assumptions {
@@ -171,7 +172,7 @@ inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) 
   const double mma = tile * 1e3 * mma_columns(p) / (gpu.products_per_clock / 4);
   Loop loop;
   loop.overlaps = build.overlaps;
-  // Beside 33 to 64 rows of sums there are registers for the codes of one stage.
+  // Beside 33 to 64 rows of sums one warp tile's codes are on their way.
   loop.stages = p.int8()        ? (columns * p.planes <= 16 ? 8 : 4)
                 : columns <= 8  ? 4
                 : columns <= 32 ? build.stages_beyond_8
@@ -180,7 +181,8 @@ inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) 
   const int blocks = gpu.prefetches && columns <= 32 && tiles_per_warp >= 8 * build.blocks ? build.blocks : 1;
   loop.warps = 4 * std::min(blocks, gpu.blocks);
   loop.bytes = tile * 1e3 * p.bytes_per_weight();
-  loop.ahead = gpu.prefetches ? static_cast<int>(build.cache_bytes / loop.bytes) : 0;
+  const int cache_bytes = columns <= 32 ? build.cache_bytes : build.cache_bytes_beyond_32;
+  loop.ahead = gpu.prefetches ? static_cast<int>(cache_bytes / loop.bytes) : 0;
   loop.passes = counts.shared_passes * tile + loop.bytes / 128;  // what memory gives passes the same pipe
   loop.issue = std::max(instructions, mma);
   return loop;

@@ -80,8 +80,8 @@ inline double loop_clocks(const Loop& loop, const MemoryPart& memory, int tiles,
     end = std::max(end, finished);
     ++warp.done;
     if (loop.ahead > 0) ask_until(warp, warp.done + loop.stages + loop.ahead, finished);
-    // A single stage is refilled part by part while it is multiplied: on average half a tile earlier.
-    const double refilled = loop.stages == 1 ? (now + finished) / 2 : finished;
+    // Beside a single stage the next tile has registers of its own: it is asked for before this one is multiplied.
+    const double refilled = loop.stages == 1 ? now : finished;
     if (loop.overlaps || warp.done % loop.stages == 0) load_until(warp, warp.done + loop.stages, refilled);
     if (warp.done < tiles)
       queue.push({std::max(finished, warp.ready[static_cast<std::size_t>(warp.done)]), w});

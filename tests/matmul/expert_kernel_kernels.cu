@@ -10,13 +10,12 @@ using higgs::gpu::TableFormat;
   template __global__ void higgs::gpu::detail::expert_kernel<Format, higgs::Half, ColumnTiles>( \
       __grid_constant__ const higgs::gpu::detail::ExpertTask);
 
-// plan: expert_kernel<.*>: registers <= 255; loop.bar == 0; loop.ldl == 0; loop.stl == 0
+// plan: expert_kernel<.*>: registers <= 255; loop.bar == 0
 // plan: expert_kernel<.*TableFormat<4>, higgs::v0::Half, 1>: loop.hmma == 64; loop.ldg128 == 16; loop.lds32 == 256
 HIGGS_EXPERT_KERNEL(TableFormat<4>, 1)
-// Up to 64 rows of x: numbers that a unit needs once are in local memory, outside the loop; most on sm_80.
-// plan: expert_kernel<.*TableFormat<4>, higgs::v0::Half, 8>: loop.hmma == 128; spills <= (288 if arch == 80 else 96)
-// plan: expert_kernel<.*TableFormat<4>, higgs::v0::Half, 8>: stack <= (136 if arch == 80 else 48)
-// plan: expert_kernel<.*TableFormat<4>, higgs::v0::Half, 8>: ldl <= (36 if arch == 80 else 16); stl <= (36 if arch == 80 else 16)
+// Up to 64 rows of x: what a unit needs once is found anew for each, so nothing is spilled.
+// plan: expert_kernel<.*, higgs::v0::Half, 8>: loop.hmma == 128; 4 * loop.ldg_distance >= 3 * loop.instructions
 HIGGS_EXPERT_KERNEL(TableFormat<4>, 8)
+HIGGS_EXPERT_KERNEL(TableFormat<8>, 8)
 
 // plan: repack_scales_kernel: registers <= 64

@@ -3,9 +3,9 @@
 // multiprocessor; by their shared memory of 66 KiB one fits (sm_86, 89, 120), two (80) or three (90, 100). The loop is a
 // round of warp tiles, of 16 tiles each, between two changes of group: a load of 128 bits for 4 tiles, 4 lookups per
 // tile, one mma per tile and 8 rows of x, no barrier, and up to 13 instructions per tile for up to 8 rows of x. What is
-// loaded in the loop is used 300 instructions later or more; where one warp tile's loads are under way, beside the sums
-// of 64 rows of x, 80 for grids and 40 for window codes. From sm_90 on up to 32 rows of x have weights prefetched
-// (ublkpf), and all kernels wait for the one in front (acqbulk) after they have let the next one begin (preexit). The
+// loaded in the loop is used 300 instructions later or more; beside the sums of 64 rows of x, where the loads of one warp
+// tile are under way, after 3/4 of the loop. From sm_90 on weights are prefetched (ublkpf), in the loop or beyond 32 rows of
+// x once a chunk, and all kernels wait for the one in front (acqbulk) after they have let the next one begin (preexit). The
 // loads that bring the table near are there: their reader is (nanosleep).
 #include <higgs/codes/formats.cuh>
 #include <higgs/matmul/stream_kernel.cuh>
@@ -19,8 +19,8 @@ using higgs::gpu::WindowFormat;
       __grid_constant__ const higgs::gpu::detail::StreamTask);
 
 // plan: stream_kernel<.*, higgs::v0::Half, [124], .*>: loop.ldg_distance >= 300; loop.ublkpf == (arch >= 90)
-// plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 80
-// plan: stream_kernel<.*WindowFormat<.>, higgs::v0::Half, 8, .*>: loop.ldg_distance >= 40
+// plan: stream_kernel<.*, higgs::v0::Half, 8, .*>: 4 * loop.ldg_distance >= 3 * loop.instructions; loop.ublkpf == 0
+// plan: stream_kernel<.*>: ublkpf == (2 if arch >= 90 else 0) + loop.ublkpf
 // plan: stream_kernel<.*>: registers <= 255; preexit == (arch >= 90); acqbulk == (arch >= 90); nanosleep == 1
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.instructions <= 13 * loop.hmma
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 1, .*>: loop.hmma == 64; loop.ldgsts == 0
@@ -43,9 +43,6 @@ HIGGS_STREAM_KERNEL(TableFormat<4>, 2, void)
 HIGGS_STREAM_KERNEL(TableFormat<4>, 4, void)
 // Up to 64 rows of x: half of all registers are sums; the facts of a block are in shared memory.
 // plan: stream_kernel<.*TableFormat<.>, higgs::v0::Half, 8, void>: registers <= 255; loop.hmma == 128
-// 8 bits on sm_90 keep the number of a chunk in local memory.
-// plan: stream_kernel<.*TableFormat<8>, higgs::v0::Half, 8, void>: spills <= 12; stack <= 8; ldl <= 1; stl <= 2
-// plan: stream_kernel<.*TableFormat<8>, higgs::v0::Half, 8, void>: loop.ldl == 0; loop.stl == 0
 HIGGS_STREAM_KERNEL(TableFormat<8>, 8, void)
 HIGGS_STREAM_KERNEL(TableFormat<4>, 8, void)
 HIGGS_STREAM_KERNEL(TableFormat<3>, 8, void)

@@ -26,36 +26,47 @@ namespace gpu = higgs::gpu;
 
 namespace {
 
-// How often each warp tile is asked for by a warp that multiplies steps [begin, end), whole rounds of them between two
-// changes of group.
-template <class Format, int Stages>
-std::vector<int> requests(int begin, int end, int group) {
-  using Prefetch = gpu::detail::StreamPrefetch<Format, Stages>;
+// How often each warp tile is asked for by a warp that multiplies steps [begin, end). next(step) is the number of steps
+// that it asks before.
+template <class Prefetch, class Next>
+std::vector<int> requests(int begin, int end, const Next& next) {
   std::vector<int> times(static_cast<std::size_t>(end));
   const auto ask = [&](auto request) {
     for (int i = 0; i < request.count; ++i) ++times.at(static_cast<std::size_t>(request.first + i));
   };
   ask(Prefetch::first_request(begin, end));
   for (int step = begin; step < end;) {
-    const int until = std::min(end, (step / group + 1) * group), steps = step + Stages <= until ? Stages : 1;
+    const int steps = next(step);
     ask(Prefetch::next_request(step, steps, end));
     step += steps;
   }
   return times;
 }
 
-template <class Format, int Stages>
+// Every tile behind the first loads once, no other.
+bool once_each(const std::vector<int>& times, int first) {
+  for (int step = 0; step < static_cast<int>(times.size()); ++step)
+    if (times[static_cast<std::size_t>(step)] != (step >= first ? 1 : 0)) return false;
+  return true;
+}
+
+// In rounds of the stages between two changes of group, or in chunks of two steps.
+template <class Format, int Stages, int Bytes = 16384>
 void check_requests() {
+  using Prefetch = gpu::detail::StreamPrefetch<Format, Stages, Bytes>;
   for (int begin = 0; begin < 9; ++begin)
-    for (int end = begin + 1; end < 60; ++end)
+    for (int end = begin + 1; end < 60; ++end) {
       for (const int group : {1, 2, 16, 100}) {
         INFO(Stages << " stages, steps " << begin << " to " << end << ", groups of " << group);
-        const std::vector<int> times = requests<Format, Stages>(begin, end, group);
-        std::size_t wrong = 0;
-        for (int step = 0; step < end; ++step)
-          wrong += times[static_cast<std::size_t>(step)] != (step >= begin + Stages ? 1 : 0);
-        CHECK(wrong == 0);
+        const std::vector<int> times = requests<Prefetch>(begin, end, [&](int step) {
+          return step + Stages <= std::min(end, (step / group + 1) * group) ? Stages : 1;
+        });
+        CHECK(once_each(times, begin + Stages));
       }
+      INFO(Stages << " stages, steps " << begin << " to " << end << ", in chunks");
+      CHECK(once_each(requests<Prefetch>(begin, end, [&](int step) { return std::min(2, end - step); }),
+                      begin + Stages));
+    }
 }
 
 using Book = GridCodebook<2, 256>;
@@ -162,8 +173,10 @@ TEST_CASE("each warp tile behind the first loads is asked for once, and none bey
   check_requests<gpu::TableFormat<2>, 4>();
   check_requests<gpu::TableFormat<2>, 8>();
   check_requests<gpu::TableFormat<8>, 2>();
-  check_requests<gpu::WindowFormat<7>, 1>();
+  check_requests<gpu::TableFormat<8>, 1, 8192>();
+  check_requests<gpu::WindowFormat<7>, 1, 8192>();
   CHECK(gpu::detail::StreamPrefetch<gpu::TableFormat<4>, 4>::ahead * 64 * 64 / 2 == 16 << 10);
+  CHECK(gpu::detail::StreamPrefetch<gpu::TableFormat<4>, 1, 8192>::ahead * 64 * 64 / 2 == 8 << 10);
 }
 
 // The emulator refuses a request that is not within an allocation: the weights have one of their own.
@@ -175,7 +188,7 @@ TEST_CASE("a kernel asks for weights alone, and waits for the kernel in front of
   if (here.architecture >= 90) {
     const auto w = random_matrix<GridCodebook<2, 256>>(200, 1600, 64, 64, 5);
     const gpu::PackedMatrix device(w);
-    for (const std::int64_t batch : {2, 9})
+    for (const std::int64_t batch : {2, 9, 40})
       for (const std::int64_t grid : {1, 3}) {
         INFO("M " << batch << ", grid " << grid);
         const Normals<Half> x(batch, 1600, 6);

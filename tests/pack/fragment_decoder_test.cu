@@ -27,8 +27,6 @@ struct ToyFragments {
   static constexpr int loads = 4, table_size = 16;
   using Activations = gpu::FourInputsPerLane;
 
-  static constexpr int last_step(int load) { return load; }
-
   static __device__ void repack(const gpu::PackedLayout& layout, const std::uint8_t* codes, std::int64_t row,
                                 std::int64_t k, int lane, uint4 (&out)[4]) {
     std::uint32_t words[16] = {};  // (tile along the inputs, row of tiles)

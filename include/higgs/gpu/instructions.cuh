@@ -178,6 +178,10 @@ __device__ inline int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
 }
+__device__ inline uint4 opaque(uint4 value) {
+  asm volatile("" : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w));
+  return value;
+}
 
 /// Returns when a value has been loaded. Its reader does nothing, whatever the value is: a sleep of no time. Without a
 /// reader ptxas removes the load.

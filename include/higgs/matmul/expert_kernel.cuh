@@ -59,7 +59,7 @@ struct ExpertSource {
   std::uint32_t x_count = 0;                  // rows of x
 
   __device__ std::uint32_t find(std::uint32_t row, Rotation& r) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = thread_index() % 32;
     int expert = 0;  // as many experts end before the row or at it
     for (int from = 0; from < window.experts; from += 32) {
       const int e = from + lane;
@@ -116,8 +116,7 @@ struct BatchTile {
 /// Batch tiles of all experts. All lanes of a warp call it.
 __device__ inline int expert_tiles(const ExpertWindow& window, int columns) {
   int tiles = 0;
-  for (int e = static_cast<int>(threadIdx.x) % 32; e < window.experts; e += 32)
-    tiles += window.tiles(e, columns);
+  for (int e = thread_index() % 32; e < window.experts; e += 32) tiles += window.tiles(e, columns);
   HIGGS_UNROLL for (int by = 16; by > 0; by /= 2)
     tiles += __shfl_xor_sync(0xffffffffu, tiles, by);
   return tiles;
@@ -127,7 +126,7 @@ __device__ inline int expert_tiles(const ExpertWindow& window, int columns) {
 /// lanes of a warp call it.
 __device__ inline BatchTile expert_tile(const ExpertWindow& window, int index, int columns) {
   constexpr unsigned all = 0xffffffffu;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = thread_index() % 32;
   for (int from = 0; from < window.experts; from += 32) {
     const int e = min(from + lane, window.experts - 1), begin = window.begin(e);
     const int tiles = from + lane < window.experts ? window.tiles(e, columns) : 0;
@@ -158,9 +157,9 @@ __device__ inline void set_range(ExpertBlock& block, const StreamSplit& split, i
 /// Counts units, and finds their kind and the first one of the block. All threads call it. Ends with a barrier.
 template <int Columns>
 __device__ inline void count_units(const ExpertTask& task, ExpertBlock& block) {
-  if (threadIdx.x < 32) {
+  if (thread_index() < 32) {
     const int tiles = min(expert_tiles(task.window, Columns), task.most_tiles);
-    if (threadIdx.x == 0) {
+    if (thread_index() == 0) {
       block.tiles = tiles;
       block.whole = tiles > task.split_tiles;
       block.units = tiles * (block.whole ? task.row_blocks : task.grid);
@@ -175,11 +174,11 @@ __device__ inline void count_units(const ExpertTask& task, ExpertBlock& block) {
 template <int Columns>
 __device__ inline void begin_unit(const ExpertTask& task, ExpertBlock& block) {
   __syncthreads();  // all have read those of the unit before
-  if (threadIdx.x < 32) {
+  if (thread_index() < 32) {
     const int unit = block.unit, part = unit / block.tiles, tile = unit - part * block.tiles;
     const BatchTile rows = expert_tile(task.window, tile, Columns);
-    if (threadIdx.x == 0) {
-      const StreamSplit split{task.row_blocks, task.cols, task.grid};
+    if (thread_index() == 0) {
+      const StreamSplit split = task.split();
       block.unit = unit + static_cast<int>(gridDim.x);
       block.batch_tile = tile;
       block.first_x = rows.first;
@@ -199,11 +198,11 @@ __device__ inline void begin_unit(const ExpertTask& task, ExpertBlock& block) {
 
 /// Goes on to the next part of the unit; false if there is none. All threads call it. Begins and ends with a barrier.
 __device__ inline bool next_part(const ExpertTask& task, ExpertBlock& block) {
-  const StreamSplit split{task.row_blocks, task.cols, task.grid};
+  const StreamSplit split = task.split();
   const bool more = block.whole ? block.index < split.last_owner(block.row_block)
                                 : (block.row_block + 1) * task.cols < block.end;
   __syncthreads();
-  if (more && threadIdx.x == 0) {
+  if (more && thread_index() == 0) {
     if (block.whole)
       set_range(block, split, block.index + 1);
     else

@@ -306,8 +306,8 @@ template <int ColumnTiles, class Task>
 __device__ inline void finish_rows(const Task& task, StreamBlock& block, int thread, int row_block,
                                    const StreamSums<ColumnTiles>& sums) {
   constexpr int at_once = 4;
-  const int block_rows = task.row_warps * warp_tile, size = 8 * ColumnTiles * block_rows;
-  const StreamSplit split{task.row_blocks, task.cols, task.grid};
+  const int block_rows = opaque(task.row_warps) * warp_tile, size = 8 * ColumnTiles * block_rows;
+  const StreamSplit split = task.split();
   const int first_owner = split.first_owner(row_block), others = split.last_owner(row_block) - first_owner;
   const auto slot_of = [&](int owner) {
     return slots_of(task, block, split, row_block, first_owner, size) + (owner - first_owner) * size;

@@ -13,7 +13,7 @@
 //     fixup     sums of warps, then of blocks, are added (stream_fixup.cuh)
 //     store     y = sums * scales + bias + residual
 //
-// From sm_90 on, weights come to the second-level cache 16 KiB a warp before they are loaded, and the kernel may begin
+// From sm_90 on, weights come to the second-level cache 8 or 16 KiB a warp before they are loaded, and the kernel may begin
 // while the one in front of it ends (MatmulPlan::overlap_launches).
 //
 // Up to 4 rows of x may come as they are. A warp then rotates 1024 inputs of a row just before the block
@@ -98,6 +98,9 @@ struct StreamConfig {
   static_assert(!rotates || ColumnTiles == 1);
   /// Warp tiles whose loads are under way in a warp.
   static constexpr int stages = ColumnTiles == 8 ? 1 : Format::loads >= 8 ? 2 : 4;
+  /// Bytes of weights that a warp asks for ahead of its loads. Beyond 32 rows of x a warp tile takes so long that fewer
+  /// hide the latency of memory, and more would make the first loads of other warps wait.
+  static constexpr int prefetch_bytes = ColumnTiles == 8 ? 8192 : 16384;
   /// Blocks that fit a multiprocessor by their registers; its shared memory has room for one (sm_86, 89, 120), two (80)
   /// or three (90, 100).
   static constexpr int blocks = 2;
@@ -114,7 +117,7 @@ struct StreamWarp {
   using Shared = typename Config::Shared;
   using Facts = typename Config::Facts;
   static constexpr int column_tiles = Config::column_tiles, stages = Config::stages, chunk = Shared::chunk;
-  using Prefetch = StreamPrefetch<Format, stages>;
+  using Prefetch = StreamPrefetch<Format, stages, Config::prefetch_bytes>;
 
   const StreamTask& task;
   Facts& facts;
@@ -234,7 +237,7 @@ __device__ __forceinline__ StreamWarp<Config>::StreamWarp(const StreamTask& t, F
     }
   next_load += stages * load_stride;
   // A warp that shares its rows asks for nothing ahead: its warp tiles are not neighbours.
-  if (column_tiles < 8 && k_warps == 1) Prefetch::begin(next_load, thread, step, end_step);
+  if (k_warps == 1) Prefetch::begin(next_load, thread, step, end_step);
 }
 
 /// Copies chunk c of the rotated activations. A thread copies pieces of 16 bytes: half of the 16 inputs that one
@@ -344,12 +347,10 @@ __device__ __forceinline__ void StreamWarp<Config>::load_activations(int c, cons
 
 // Decode and multiply.
 
-/// One warp tile: 16 tiles against 64 inputs of the activations at shared address `x`. refill(S) is called when
-/// all that step S of the format needs of `ready` is decoded.
-template <class Format, class T, int ColumnTiles, bool Swizzled, int Step = 0, class Refill>
+/// One warp tile: 16 tiles against 64 inputs of the activations at shared address `x`.
+template <class Format, class T, int ColumnTiles, bool Swizzled, int Step = 0>
 __device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const ReadyOf<Format>& ready,
-                                          std::uint32_t x, const LaneOf<Format>& table_offset,
-                                          const Refill& refill) {
+                                          std::uint32_t x, const LaneOf<Format>& table_offset) {
   using Activations = typename Format::Activations;
   if constexpr (Step < Activations::steps) {
     uint2 b[Activations::k_tiles][ColumnTiles];
@@ -363,8 +364,7 @@ __device__ inline void multiply_warp_tile(StreamSums<ColumnTiles>& sums, const R
     [&]<int... Row>(std::integer_sequence<int, Row...>) {
       (multiply_row(std::integral_constant<int, Row>{}), ...);
     }(std::make_integer_sequence<int, 4>{});
-    refill(std::integral_constant<int, Step>{});
-    multiply_warp_tile<Format, T, ColumnTiles, Swizzled, Step + 1>(sums, ready, x, table_offset, refill);
+    multiply_warp_tile<Format, T, ColumnTiles, Swizzled, Step + 1>(sums, ready, x, table_offset);
   }
 }
 
@@ -373,22 +373,30 @@ template <class Config>
 __device__ __forceinline__ void StreamWarp<Config>::multiply_step(uint4 (&step_loads)[Format::loads],
                                                                   TailOf<Format>& tail, std::uint32_t x) {
   const bool more = step + stages < end_step;
-  // Where only one step's loads are under way, each is asked for as soon as its registers are free.
-  const auto refill = [&]<int S>(std::integral_constant<int, S>) {
-    constexpr bool last = S + 1 == Activations::steps;
-    if (more && (stages == 1 || last)) HIGGS_UNROLL
-      for (int i = 0; i < Format::loads; ++i)
-        if (stages > 1 ? last : Format::last_step(i) == S)
-          step_loads[i] = facts.load_weights(next_load + 32 * i);
-    if (more && last) tail = load_tail_of(next_load);
+  const auto load_next = [&] {
+    if (!more) return;
+    HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
+      step_loads[i] = facts.load_weights(next_load + 32 * i);
+    tail = load_tail_of(next_load);
   };
-  const auto& ready = prepared<Format>(step_loads, tail, table_offset);
-  multiply_warp_tile<Format, T, column_tiles, Config::rotates>(sums, ready, x, table_offset, refill);
+  uint4 loads_now[Format::loads];
+  HIGGS_UNROLL for (int i = 0; i < Format::loads; ++i)
+    loads_now[i] = stages == 1 ? opaque(step_loads[i]) : step_loads[i];
+  const TailOf<Format> tail_now = tail;
+  // Without __syncwarp ptxas would move loads towards their first use. Where no other step's loads are under way, they are
+  // asked for before this step is multiplied. Copies wait for loads: opaque() keeps them in front of the next ones.
+  if (stages == 1) {
+    load_next();
+    __syncwarp();
+  }
+  const auto& ready = prepared<Format>(loads_now, tail_now, table_offset);
+  multiply_warp_tile<Format, T, column_tiles, Config::rotates>(sums, ready, x, table_offset);
+  if (stages > 1) load_next();
   // Beside the sums of 32 rows or more no register is free for the stride in bytes, which the compiler would keep.
   constexpr bool scarce = column_tiles >= 4;
   next_load += scarce ? opaque(load_stride) : load_stride;
   ++step;
-  __syncwarp();  // or ptxas would issue the loads of several steps together, just before the first is used
+  if (stages > 1) __syncwarp();
 }
 
 /// The steps of chunk c, in rounds of `stages` between two changes of group.
@@ -404,6 +412,8 @@ __device__ __forceinline__ void StreamWarp<Config>::multiply_chunk(int c) {
   else
     x += Activations::template offset<column_tiles, Config::rotates>(thread_index() / 4 % 8,
                                                                      thread_index() % 32);
+  if (column_tiles == 8 && k_warps == 1)  // once a chunk, where no operand takes registers
+    Prefetch::advance(next_load, facts.thread(), step, stop - step, end_step);
   while (step < stop) {
     if (step == change) change_group();
     const int until = min(stop, change);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights on their way to the second-level cache, ahead of the loads that bring them to registers: these then wait for
-// the cache and not for memory. A warp asks for neighbouring warp tiles, 16 KiB ahead, with one instruction for a
-// round. From sm_90 on; nothing before.
+// the cache and not for memory. A warp asks for neighbouring warp tiles, 8 or 16 KiB ahead, with one instruction for a
+// round or a chunk. From sm_90 on; nothing before.
 #pragma once
 
 #include <higgs/core/half.hpp>
@@ -15,10 +15,12 @@ inline namespace v0 {
 namespace gpu {
 namespace detail {
 
-/// What a warp asks for whose loads run `Stages` steps ahead, where step p is warp tile p of neighbouring ones.
-template <class Format, int Stages>
+/// What a warp asks for whose loads run `Stages` steps ahead, where step p is warp tile p of neighbouring ones: about `Bytes`
+/// bytes ahead of the loads.
+template <class Format, int Stages, int Bytes = 16384>
 struct StreamPrefetch {
-  static constexpr int ahead = 1024 / tile_units<Format> / 4 * 4;  // warp tiles ahead of the loads
+  static constexpr int tile_bytes = 16 * tile_units<Format>;
+  static constexpr int ahead = Bytes / tile_bytes / Stages * Stages;  // warp tiles ahead of the loads
 
   /// Warp tiles [first, first + count).
   struct Request {
@@ -51,7 +53,7 @@ struct StreamPrefetch {
 #if __CUDA_ARCH__ >= 900
     if (request.count > 0 && thread % 32 == 0)
       prefetch_to_cache(next_load + (request.first - step - Stages) * tile_units<Format>,
-                        request.count * tile_units<Format> * 16);
+                        request.count * tile_bytes);
 #endif
   }
 };

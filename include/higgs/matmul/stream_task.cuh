@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/core/half.hpp>
+#include <higgs/gpu/instructions.cuh>
 #include <higgs/gpu/launch.cuh>
 #include <higgs/matmul/matmul_task.cuh>
 #include <higgs/matmul/packed_matrix.cuh>
@@ -43,6 +44,31 @@ inline constexpr OutputType output_type = std::is_same_v<Y, float>  ? OutputType
                                           : std::is_same_v<Y, Half> ? OutputType::Half
                                                                     : OutputType::BFloat16;
 
+/// Stream-K: block b multiplies the warp tiles [begin(b), begin(b + 1)) of W, counted through it row block by row
+/// block.
+struct StreamSplit {
+  int row_blocks, cols, grid;  // row blocks of W, warp tiles of each, blocks
+
+  HIGGS_HOST_DEVICE int total() const { return row_blocks * cols; }
+  HIGGS_HOST_DEVICE int begin(int block) const {
+    return static_cast<int>(std::int64_t{total()} * block / grid);
+  }
+  /// The block that multiplies a warp tile.
+  HIGGS_HOST_DEVICE int owner(int item) const {
+    return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total());
+  }
+  /// The blocks that multiply a row block. It is split if they differ.
+  HIGGS_HOST_DEVICE int first_owner(int row_block) const { return owner(row_block * cols); }
+  HIGGS_HOST_DEVICE int last_owner(int row_block) const { return owner((row_block + 1) * cols - 1); }
+  /// Where the owners of a split row block keep its partial sums: block `first_owner` in this slot, the others in
+  /// the next ones. No two split row blocks share a slot, as the last owner of one is at most the first of the next.
+  HIGGS_HOST_DEVICE int slot(int row_block, int first_owner) const {
+    return first_owner + (row_block < first_owner ? row_block : first_owner);
+  }
+  /// Slots for the rows of x that a block multiplies.
+  HIGGS_HOST_DEVICE int slots() const { return grid + (row_blocks < grid ? row_blocks : grid) - 1; }
+};
+
 /// Row m of x becomes row m of y. A task is one, or finds other rows.
 struct EveryOutputRow {
   static constexpr bool in_order = true;
@@ -71,36 +97,14 @@ struct StreamTask : EveryOutputRow {
   // The grid has grid * batch_tiles blocks; those that read the same weights are neighbours.
   int batch_tiles = 1, grid = 1;
 
+  /// How blocks share the row blocks. What follows from these numbers is found anew at each use: kept from one use to the
+  /// next it would take registers beside the sums.
+  __device__ StreamSplit split() const { return {opaque(row_blocks), cols, opaque(grid)}; }
   /// Where the block's bias begins in y.bias.
   __device__ std::int64_t bias_offset(const StreamBlock&) const { return 0; }
 };
 
 inline constexpr int stream_warps = 4, stream_threads = 32 * stream_warps;
-
-/// Stream-K: block b multiplies the warp tiles [begin(b), begin(b + 1)) of W, counted through it row block by row
-/// block.
-struct StreamSplit {
-  int row_blocks, cols, grid;  // row blocks of W, warp tiles of each, blocks
-
-  HIGGS_HOST_DEVICE int total() const { return row_blocks * cols; }
-  HIGGS_HOST_DEVICE int begin(int block) const {
-    return static_cast<int>(std::int64_t{total()} * block / grid);
-  }
-  /// The block that multiplies a warp tile.
-  HIGGS_HOST_DEVICE int owner(int item) const {
-    return static_cast<int>((std::int64_t{item + 1} * grid - 1) / total());
-  }
-  /// The blocks that multiply a row block. It is split if they differ.
-  HIGGS_HOST_DEVICE int first_owner(int row_block) const { return owner(row_block * cols); }
-  HIGGS_HOST_DEVICE int last_owner(int row_block) const { return owner((row_block + 1) * cols - 1); }
-  /// Where the owners of a split row block keep its partial sums: block `first_owner` in this slot, the others in
-  /// the next ones. No two split row blocks share a slot, as the last owner of one is at most the first of the next.
-  HIGGS_HOST_DEVICE int slot(int row_block, int first_owner) const {
-    return first_owner + (row_block < first_owner ? row_block : first_owner);
-  }
-  /// Slots for the rows of x that a block multiplies.
-  HIGGS_HOST_DEVICE int slots() const { return grid + (row_blocks < grid ? row_blocks : grid) - 1; }
-};
 
 /// Where a slot of batch tile `tile` begins among the partial sums, (batch tiles, slots, slot_size): beyond 2^31
 /// from some hundred batch tiles on.

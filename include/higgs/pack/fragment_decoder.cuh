@@ -189,7 +189,6 @@ __device__ inline decltype(auto) prepared(const uint4 (&loads)[F::loads], const 
 ///
 /// - `format`, `loads`: see PackedLayout. `table_size`: entries of the lookup table in global memory.
 /// - `Activations`: the order in which the format's B operands are read.
-/// - last_step(i): after decode() of this step nobody needs load i.
 /// - repack(layout, codes, row, k, lane, loads): what a lane holds of the warp tile that begins at row `row` and
 ///   padded input `k`, from codes in canonical layout (see symbol_at()).
 /// - fill_table<T>(table): all threads of a block write the lines of LookupTable from the table in global
@@ -214,7 +213,6 @@ concept FragmentDecoder =
              TailOf<F>& tail, uint4* packed, std::uint32_t (&a)[F::Activations::k_tiles][4]) {
       requires std::same_as<std::remove_cv_t<decltype(F::format)>, PackedFormat>;
       requires F::loads >= 1 && F::table_size >= 0;
-      { F::last_step(0) } -> std::same_as<int>;
       requires(!HasTail<F> && requires { F::repack(layout, codes, index, index, lane, loads); }) || requires {
         F::repack(layout, codes, index, index, lane, loads, tail);
         F::store_tail(packed, lane, tail);

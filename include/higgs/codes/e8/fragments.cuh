@@ -30,8 +30,6 @@ struct E8Format {
   static constexpr int table_size = 256 * 8;  // (256, 8)
   using Activations = EightInputsPerLane;
 
-  static constexpr int last_step(int) { return 1; }
-
   static __device__ void repack(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t row,
                                 std::int64_t k, int lane, uint4 (&out)[2]);
   template <class T>

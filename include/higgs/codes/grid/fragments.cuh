@@ -47,8 +47,6 @@ struct TableFormat {
   static constexpr int table_size = 256 * width;                   // (256, width)
   using Activations = FourInputsPerLane;
 
-  static constexpr int last_step(int load) { return Bits == 3 ? 3 : (4 * load + 3) / Bits; }
-
   static __device__ void repack(const PackedLayout& layout, const std::uint8_t* codes, std::int64_t row,
                                 std::int64_t k, int lane, uint4 (&out)[loads]);
   template <class T>

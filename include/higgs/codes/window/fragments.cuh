@@ -86,9 +86,6 @@ struct WindowFormat {
     std::uint32_t signs[2][2];  // by plane and pair of steps
   };
 
-  /// All loads are needed to the end.
-  static constexpr int last_step(int) { return 3; }
-
   /// The line of a window of a code with `symbol_bits` a symbol.
   static constexpr HIGGS_HOST_DEVICE std::uint32_t line_of(std::uint32_t window, int symbol_bits) {
     const auto low = [](std::uint32_t word, int bits) { return word & ((1u << bits) - 1u); };
