@@ -11,8 +11,8 @@ kernel has (hmma, imma, hgmma, ldg32, ldg64, ldg128, stg*, lds*, sts*, ldsm, ldg
 same of `loop`, the innermost loop with the most hmma, imma or hgmma (`loop` is empty where there is none). `loop.ldg_distance` is
 the least number of instructions from a global load of 64 or 128 bits in the loop to the first that reads what it loads, going
 round the loop: what the loop executes while the load is under way. No kernel may spill or use local memory unless its plan
-says how much, or be without a plan, and no plan without a kernel. ptxas must not say that it serializes products of
-warpgroups. A line `// architectures: 90a` in the source names others than the usual ones.
+says how much, or be without a plan, and no plan without a kernel. ptxas must not say that something
+costs speed, as products of warpgroups that it serializes do. A line `// architectures: 90a` in the source names others than the usual ones.
 """
 import argparse
 import re
@@ -128,10 +128,11 @@ def ptxas_report(text):
     return report
 
 
-def serialized(text):
-    """Mangled name -> why ptxas makes the products of a warpgroup wait for each other (messages C7510 to C7519)."""
-    return {name: reason for reason, name in re.findall(
-        r"\(C751\d\).*?(wgmma.mma_async instructions are serialized.*?) in the function '(\w+)'", text)}
+def losses(text):
+    """Mangled names ("" where ptxas says none) and what ptxas says costs speed, messages C7500 to C7599: products of a
+    warpgroup that wait for each other, a setmaxnreg that is ignored."""
+    return [(name, reason) for reason, name in re.findall(
+        r"\(C75\d\d\) Potential Performance Loss: (.*?)(?: in the function '(\w+)')?$", text, re.M)]
 
 
 def demangled(names):
@@ -207,7 +208,7 @@ def check(nvcc, source, options, folder, architectures):
                  if name.startswith(".text.")}
         kernels = {names[k]: (report[k], *codes[k]) for k in report}
         errors += errors_of(kernels, plans, arch)
-        errors += [f"sm_{arch} {names.get(name, name)}: {reason}" for name, reason in serialized(text).items()]
+        errors += [f"sm_{arch} {names.get(name, name)}: {reason}" for name, reason in losses(text)]
         for name, (facts, code, loop) in sorted(kernels.items()):
             counts = " ".join(f"{kind} {count}" for kind, count in sorted(loop.counts.items()))
             rows.append(f"sm_{arch:<4}{facts['registers']:4} registers {code.instructions:5} instructions"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A kernel whose warpgroup products ptxas serializes, since an operand changes while they are under way, and one without
-// that fault: tests/kernel_code_test.py.
+// that fault; one that gives registers back without a bound of its threads, which ptxas ignores: tests/kernel_code_test.py.
 // architectures: 90a
 #include <cstdint>
 
@@ -42,4 +42,9 @@ __global__ void serialized_kernel(const uint4* weights, float* out, int steps) {
 }
 __global__ void good_kernel(const uint4* weights, float* out, int steps) {
   multiply<false>(weights, out, steps);
+}
+// plan: unbounded_kernel: registers <= 32
+__global__ void unbounded_kernel(float* out) {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+  out[threadIdx.x] = 1;
 }
