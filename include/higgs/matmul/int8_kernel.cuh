@@ -94,7 +94,7 @@ struct Int8Config {
   static constexpr int column_tiles = ColumnTiles, columns = 8 * ColumnTiles;
   static constexpr bool rotates = !std::is_void_v<X>;
   static_assert(!rotates || ColumnTiles == 1);
-  static constexpr int stages = ColumnTiles == 4 ? 4 : 8;
+  static constexpr int stages = ColumnTiles == 4 ? 4 : 8, prefetch_bytes = 16384;
 };
 
 /// StreamWarp for int8.
