@@ -236,6 +236,10 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"static constexpr int blocks = 2;": "static constexpr int blocks = 4;"}, STREAM_CODE),
     ("ptxas: local memory", "product: sums behind an index", KERNEL,
      {"  ++step;\n": "  ++step;\n  sums[step & 3][0][0] += 1e-30f;\n"}, STREAM_CODE),
+    ("ptxas: distance", "product: copies of loads that ptxas may move", KERNEL,
+     {"stages == 1 ? opaque(step_loads[i]) : step_loads[i]": "step_loads[i]"}, STREAM_CODE),
+    ("ptxas: prefetch", "product: no weights ahead for more than 32 rows", KERNEL,
+     {"  if (k_warps == 1) Prefetch::begin": "  if (column_tiles < 8 && k_warps == 1) Prefetch::begin"}, STREAM_CODE),
 ]
 
 
