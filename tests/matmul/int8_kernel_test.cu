@@ -102,6 +102,7 @@ TEST_CASE("the int8 product has the bits of plain loops", "[matmul][int8_kernel]
     check_product({65, 1280, 320, 320}, 5, planes);
     check_product({200, 4096, 1024, 512}, 8, planes);
     check_product({70, 300, 60, 20}, 9, planes);
+    check_product({70, 8192, 4096, 4096}, 3, planes);
     check_product({129, 3400, 8, 200}, 16, planes);
   }
   check_product({64, 1024, 1024, 256}, 17, 1);
