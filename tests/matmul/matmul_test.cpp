@@ -277,13 +277,79 @@ TEST_CASE("with one row no thread gets more weight panels than an equal share, n
     for (const std::int64_t width : {1, 2, 3, 8, 96}) {
       const higgs::PackedLayout tiles{
           .rows = rows, .groups = 4, .group = 512, .step_bytes = 128, .step_inputs = 4};
-      const std::int64_t grain = higgs::detail::panel_grain(tiles, 1, width);
+      const std::int64_t grain = higgs::detail::panel_grain(tiles.panels(), tiles.bytes(), 1, width);
       CHECK(grain >= 1);
       CHECK(grain <= (tiles.panels() + width - 1) / width);
       const bool large = tiles.bytes() >= width << 20;
       CHECK((!large || grain * tiles.panel_bytes() >= 1 << 20));
-      CHECK(higgs::detail::panel_grain(tiles, 16, width) == 1);
+      CHECK(higgs::detail::panel_grain(tiles.panels(), tiles.bytes(), 16, width) == 1);
     }
+}
+
+TEST_CASE("products of one x have the bits of single calls, and share the activations that are equal",
+          "[matmul][matmul]") {
+  struct Counting final : higgs::Executor {
+    int width() const noexcept override { return 3; }
+    void run(std::int64_t count, higgs::TaskRef task) override {
+      ++loops;
+      for (std::int64_t i = 0; i < count; ++i) task(i);
+    }
+    std::int64_t loops = 0;
+  } pool;
+  const auto matrix = [](auto book, std::int64_t rows, std::int64_t group, std::uint64_t seed, bool scales) {
+    auto w = random_matrix<decltype(book)>(rows, 192, 64, group, 3, true);
+    w.seed = seed;
+    std::vector<higgs::Half> input_scales(w.input_scales.begin(), w.input_scales.end());
+    if (!scales) input_scales[191] = higgs::Half(1.75f);
+    w.input_scales = input_scales;
+    return higgs::PackedMatrix(w);
+  };
+  const higgs::GridCodebook<2, 64> narrow;
+  const higgs::GridCodebook<2, 256> wide;
+  const std::vector<higgs::PackedMatrix> all{matrix(narrow, 70, 32, 1, true), matrix(narrow, 1, 32, 1, true),
+                                             matrix(wide, 33, 32, 1, true),   matrix(wide, 40, 64, 1, true),
+                                             matrix(wide, 40, 64, 2, true),   matrix(wide, 40, 64, 2, false)};
+  const Normals x(200, 192, 2), bias(1, 70, 5);
+  for (std::int64_t k = 0; k < 192; ++k) x.view(1, k) *= 1e30f;  // a row that is scaled down
+  for (const higgs::Activations kind : {higgs::Activations::Int16, higgs::Activations::Int8})
+    for (const Isa isa : all_isas())
+      for (const std::int64_t batch : {1, 2, 9, 200}) {
+        std::vector<std::vector<float>> single, together;
+        std::vector<higgs::Product<float>> products;
+        for (const higgs::PackedMatrix& w : all) {
+          const auto size = static_cast<std::size_t>(batch * w.rows());
+          const std::span<const float> added =
+              w.rows() == 70 ? std::span<const float>(bias.data) : std::span<const float>();
+          higgs::matmul(x.view.row_range(0, batch), w,
+                        MatrixView<float>(single.emplace_back(size).data(), batch, w.rows()), added, pool,
+                        {.activations = kind, .isa = isa});
+          products.push_back(
+              {&w, MatrixView<float>(together.emplace_back(size).data(), batch, w.rows()), added});
+        }
+        pool.loops = 0;
+        higgs::matmul(x.view.row_range(0, batch), std::span<const higgs::Product<float>>(products), pool,
+                      {.activations = kind, .isa = isa});
+        CHECK(single == together);
+        std::int64_t runs = 1;  // of neighbours that share
+        for (std::size_t i = 1; i < all.size(); ++i)
+          runs += !higgs::detail::reads_same_activations(
+              all[i - 1], all[i], std::min<std::int64_t>(batch, 192), {.activations = kind, .isa = isa});
+        CHECK(runs >= 4);  // groups, seeds and input scales differ
+        CHECK(
+            higgs::detail::reads_same_activations(all[0], all[1], batch, {.activations = kind, .isa = isa}));
+        if (batch <= 192) CHECK(pool.loops == 2 * runs);
+      }
+  const higgs::PackedMatrix empty;
+  std::vector<float> y(40);
+  const MatrixView<float> row(y.data(), 1, 40);
+  for (const higgs::Product<float> wrong :
+       {higgs::Product<float>{nullptr, row}, higgs::Product<float>{&empty, row},
+        higgs::Product<float>{&all[0], row}, higgs::Product<float>{&all[3], row, std::span(bias.data)}}) {
+    const std::array products{higgs::Product<float>{&all[3], row}, wrong};
+    CHECK_THROWS_AS(higgs::matmul(x.view.row_range(0, 1), std::span<const higgs::Product<float>>(products)),
+                    higgs::InvalidArgument);
+  }
+  higgs::matmul(x.view, std::span<const higgs::Product<float>>());  // nothing to do
 }
 
 TEST_CASE("after the first call a tiled product allocates nothing", "[matmul][matmul]") {

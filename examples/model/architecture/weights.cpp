@@ -46,6 +46,17 @@ void Linear::apply(MatrixView<const float> x, MatrixView<float> y, Executor& exe
     for (std::int64_t c = 0; c < y.cols; ++c) y(r, c) += bias[static_cast<std::size_t>(c)];
 }
 
+void apply_all(std::span<const Linear* const> layers, MatrixView<const float> x,
+               std::span<const MatrixView<float>> y, Executor& executor) {
+  std::vector<Product<float>> products;
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    if (const auto* quantized = std::get_if<PackedMatrix>(&layers[i]->weight))
+      products.push_back({quantized, y[i], layers[i]->bias});
+    else
+      layers[i]->apply(x, y[i], executor);
+  matmul(x, std::span<const Product<float>>(products), executor);
+}
+
 std::int64_t Embedding::rows() const noexcept {
   if (const auto* dense = std::get_if<SharedMatrix>(&weight)) return rows_of(*dense);
   return std::get<AnyQuantizedMatrix>(weight).rows();

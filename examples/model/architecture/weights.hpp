@@ -10,6 +10,7 @@
 #include <higgs/store/quantized_matrix.hpp>
 
 #include <cstdint>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -25,6 +26,11 @@ struct Linear {
   /// x (M, cols), y (M, rows).
   void apply(MatrixView<const float> x, MatrixView<float> y, Executor& executor) const;
 };
+
+/// y[i] = x * layers[i]->weight^T + bias with the bits of Linear::apply(). Quantized layers that rotate alike share the
+/// rotation of x.
+void apply_all(std::span<const Linear* const> layers, MatrixView<const float> x,
+               std::span<const MatrixView<float>> y, Executor& executor);
 
 /// The embedding: a row of floats for each token. A quantized one keeps its codes, and decodes the rows that are asked
 /// for. A value: copies share the bytes.

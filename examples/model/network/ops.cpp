@@ -240,10 +240,12 @@ Value Ops::norm(const Value& x, const std::vector<float>& gain) {
 
 void Ops::apply(const Value& x, std::span<const Linear* const> layers, std::span<Value> out) {
   if (observer_) (*observer_)(layers, x->value.view());
+  std::vector<MatrixView<float>> y;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     out[i] = make(x->value.rows, layers[i]->rows());
-    layers[i]->apply(x->value.view(), out[i]->value.view(), executor_);
+    y.push_back(out[i]->value.view());
   }
+  apply_all(layers, x->value.view(), y, executor_);
   if (!tape_) return;
   tape_->record([this, x, all = std::vector<const Linear*>(layers.begin(), layers.end()),
                  after = std::vector<Value>(out.begin(), out.end())] {

@@ -56,6 +56,22 @@ template <class X, class Y>
 void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias = {},
             Executor& executor = default_executor(), MatmulOptions options = {});
 
+/// One of several products of the same x: y (M, rows) and bias as of matmul().
+template <Scalar Y>
+struct Product {
+  const PackedMatrix* w;
+  MatrixView<Y> y;
+  std::span<const float> bias{};
+};
+
+/// The products of x (M, cols) with matrices of that many columns, each with the bits of a call of its own. Neighbours that
+/// read the same integers (seed, block, input scales and columns, layouts of codes that agree) share them: x is rotated
+/// and rounded once, and the threads share the panels of all. For queries, keys and values; for a gate and what it
+/// multiplies. Throws as matmul() does.
+template <class X, Scalar Y>
+void matmul(MatrixView<X> x, std::span<const Product<Y>> products, Executor& executor = default_executor(),
+            MatmulOptions options = {});
+
 /// y = x * W^T + bias as above, with float sums. The result does not depend on the number of threads, and a row of y
 /// depends on its row of x alone.
 template <class X, Code C, class Y>
@@ -74,15 +90,15 @@ namespace detail {
 /// Rows of x that are multiplied with a weight panel at once: their integers fit a core's second cache.
 inline constexpr std::int64_t batch_block = 192;
 
-/// Weight panels of one task. For few rows of x memory is the limit, and a thread reads contiguous bytes fastest: 1 MiB
-/// or more, in tasks of nearly equal size.
-inline std::int64_t panel_grain(const PackedLayout& packed, std::int64_t batch, std::int64_t width) noexcept {
+/// Weight panels of one task, of `panels` that take `bytes`. For few rows of x memory is the limit, and a thread reads
+/// contiguous bytes fastest: 1 MiB or more, in tasks of nearly equal size.
+inline std::int64_t panel_grain(std::int64_t panels, std::int64_t bytes, std::int64_t batch,
+                                std::int64_t width) noexcept {
   constexpr std::int64_t contiguous = 1 << 20;  // bytes
   if (batch >= min_panel_rows) return 1;
-  const std::int64_t rounds =
-      packed.panels() * packed.panel_bytes() / (contiguous * width);  // tasks of each thread
+  const std::int64_t rounds = bytes / (contiguous * width);  // tasks of each thread
   const std::int64_t tasks = std::max<std::int64_t>(1, rounds) * width;
-  return std::max<std::int64_t>(1, (packed.panels() + tasks - 1) / tasks);
+  return std::max<std::int64_t>(1, (panels + tasks - 1) / tasks);
 }
 
 /// y[n * stride] = sums[n] * output_scale + bias[n]; output_scale is a power of two, `bias` may be null.
@@ -140,10 +156,24 @@ void rotate_activations(MatrixView<X> x, std::int64_t m, float unit, std::span<c
   rotate_row(std::span<const float>(inputs), input_scales, row, layout.block, seed, first_col, isa);
 }
 
-/// The product of up to batch_block rows.
+/// The products of up to batch_block rows, which become rows of y from `first_row` on. All matrices read the activations
+/// of the first.
 template <class X, Scalar Y>
-void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+void matmul_block(MatrixView<X> x, std::span<const Product<Y>> products, std::int64_t first_row,
                   Executor& executor, const MatmulOptions& options);
+
+/// Whether the integers that `rows` rows of x become for one matrix are those for the other.
+inline bool reads_same_activations(const PackedMatrix& a, const PackedMatrix& b, std::int64_t rows,
+                                   const MatmulOptions& options) noexcept {
+  const PanelKernel &kernel_a = a.format().kernel(options.isa, rows),
+                    &kernel_b = b.format().kernel(options.isa, rows);
+  return a.cols() == b.cols() && a.layout().block == b.layout().block && a.seed() == b.seed() &&
+         a.first_col() == b.first_col() && kernel_a.order == kernel_b.order &&
+         std::ranges::equal(kernel_a.max_rows, kernel_b.max_rows) &&
+         kernel_a.shape(a.packed(), a.format(), options.activations) ==
+             kernel_b.shape(b.packed(), b.format(), options.activations) &&
+         std::ranges::equal(a.input_scales(), b.input_scales());
+}
 
 /// The product from a matrix as it is.
 template <class X, Code C, Scalar Y>
@@ -236,13 +266,39 @@ class ActivationPanels {
   Scratch scratch_;
 };
 
+/// Panel `number` of the weights of one product, times the activations; sums: (rows of x, panel_rows). huge[m]: whether
+/// row m was multiplied by 2^-huge_shift.
+template <Scalar Y>
+void multiply_panel(const Product<Y>& product, std::int64_t number, const PanelKernel& kernel,
+                    const cpu::ActivationShape& shape, const ActivationPanels& panels,
+                    const std::uint8_t* huge, std::int64_t batch, std::int64_t first_row,
+                    float* sums) noexcept {
+  const PackedMatrix& w = *product.w;
+  std::fill(sums, sums + batch * panel_rows, 0.0f);
+  kernel.product(w.packed(), w.tables(), shape, w.bytes().data() + number * w.packed().panel_bytes(),
+                 panels.panels(), panels.count(), sums);
+  const float output_scale = std::ldexp(1.0f, w.exponent());
+  const std::int64_t first = number * panel_rows, count = std::min(panel_rows, w.rows() - first);
+  const float* added = product.bias.empty() ? nullptr : product.bias.data() + first;
+  for (std::int64_t m = 0; m < batch; ++m) {
+    float* const row = sums + m * panel_rows;
+    float factor = output_scale;
+    if (huge[m] != 0) [[unlikely]] {
+      for (std::int64_t n = 0; n < count; ++n) row[n] = scaled(row[n], w.exponent() + huge_shift);
+      factor = 1;
+    }
+    const MatrixView<Y>& y = product.y;
+    write_outputs(row, factor, added, count, y.row(first_row + m) + first * y.col_stride, y.col_stride);
+  }
+}
+
 template <class X, Scalar Y>
-void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<const float> bias,
+void matmul_block(MatrixView<X> x, std::span<const Product<Y>> products, std::int64_t first_row,
                   Executor& executor, const MatmulOptions& options) {
+  const PackedMatrix& w = *products.front().w;
   const CodeLayout& layout = w.layout();
-  const PackedLayout& packed = w.packed();
   const PanelKernel& kernel = w.format().kernel(options.isa, x.rows);
-  const cpu::ActivationShape shape = kernel.shape(packed, w.format(), options.activations);
+  const cpu::ActivationShape shape = kernel.shape(w.packed(), w.format(), options.activations);
   const int batch = static_cast<int>(x.rows);
   const auto padded = static_cast<std::size_t>(layout.padded_cols());
   // Rows that one task prepares, one after the other in the same floats.
@@ -269,25 +325,22 @@ void matmul_block(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::
     }
   });
 
-  const float output_scale = std::ldexp(1.0f, w.exponent());
-  const std::int64_t panel_count = panel_grain(packed, batch, executor.width());
-  parallel_for(executor, packed.panels(), panel_count, [&](std::int64_t begin, std::int64_t end) {
+  std::int64_t all_panels = 0, all_bytes = 0;
+  for (const Product<Y>& product : products) {
+    all_panels += product.w->packed().panels();
+    all_bytes += product.w->packed().panels() * product.w->packed().panel_bytes();
+  }
+  const std::int64_t panel_count = panel_grain(all_panels, all_bytes, batch, executor.width());
+  parallel_for(executor, all_panels, panel_count, [&](std::int64_t begin, std::int64_t end) {
     alignas(64) float sums[batch_block * panel_rows];
-    for (std::int64_t i = begin; i < end; ++i) {
-      std::fill(sums, sums + batch * panel_rows, 0.0f);
-      kernel.product(packed, w.tables(), shape, w.bytes().data() + i * packed.panel_bytes(), panels.panels(),
-                     panels.count(), sums);
-      const std::int64_t first = i * panel_rows, count = std::min(panel_rows, w.rows() - first);
-      const float* added = bias.empty() ? nullptr : bias.data() + first;
-      for (std::int64_t m = 0; m < batch; ++m) {
-        float* const row = sums + m * panel_rows;
-        float factor = output_scale;
-        if (huge[m] != 0) [[unlikely]] {
-          for (std::int64_t n = 0; n < count; ++n) row[n] = scaled(row[n], w.exponent() + huge_shift);
-          factor = 1;
-        }
-        write_outputs(row, factor, added, count, y.row(m) + first * y.col_stride, y.col_stride);
-      }
+    std::int64_t first = 0;  // number of the product's first panel among all
+    for (const Product<Y>& product : products) {
+      const PackedMatrix& each = *product.w;
+      const PanelKernel& multiply = each.format().kernel(options.isa, batch);
+      const std::int64_t after = first + each.packed().panels();
+      for (std::int64_t i = std::max(begin, first); i < std::min(end, after); ++i)
+        multiply_panel(product, i - first, multiply, shape, panels, huge, batch, first_row, sums);
+      first = after;
     }
   });
 }
@@ -303,13 +356,34 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
   if constexpr (!detail::is_scalar<X> || !detail::is_scalar<Y>) {
     matmul(detail::as_scalars(x), w, detail::as_scalars(y), bias, executor, options);
   } else {
-    detail::expect_filled("higgs::matmul", w);
-    detail::expect_product("higgs::matmul", x, w.rows(), w.cols(), y, bias.size());
+    const Product<Y> product{&w, y, bias};
+    matmul(x, std::span<const Product<Y>>(&product, 1), executor, options);
+  }
+}
+
+template <class X, Scalar Y>
+void matmul(MatrixView<X> x, std::span<const Product<Y>> products, Executor& executor,
+            MatmulOptions options) {
+  if constexpr (!detail::is_scalar<X>) {
+    matmul(detail::as_scalars(x), products, executor, options);
+  } else {
+    for (const Product<Y>& product : products) {
+      expects(product.w != nullptr, "higgs::matmul: w of a product is null");
+      detail::expect_filled("higgs::matmul", *product.w);
+      detail::expect_product("higgs::matmul", x, product.w->rows(), product.w->cols(), product.y,
+                             product.bias.size());
+    }
     options.isa = usable_isa(options.isa);
     for (std::int64_t m = 0; m < x.rows; m += detail::batch_block) {
       const std::int64_t count = std::min(detail::batch_block, x.rows - m);
-      detail::matmul_block(MatrixView<const X>(x.row_range(m, count)), w, y.row_range(m, count), bias,
-                           executor, options);
+      const MatrixView<const X> rows(x.row_range(m, count));
+      for (std::size_t first = 0, after = 0; first < products.size(); first = after) {
+        while (after < products.size() &&
+               (after == first ||
+                detail::reads_same_activations(*products[first].w, *products[after].w, count, options)))
+          ++after;
+        detail::matmul_block(rows, products.subspan(first, after - first), m, executor, options);
+      }
     }
   }
 }

@@ -53,6 +53,7 @@ struct ActivationShape {
   int dim = 1;                    // coordinates of a packed index
   int planes = 2;                 // bytes of an integer
 
+  friend bool operator==(const ActivationShape&, const ActivationShape&) = default;
   std::int64_t x_groups_per_group() const noexcept { return (padded_group + x_group - 1) / x_group; }
   std::int64_t x_groups() const noexcept { return groups * x_groups_per_group(); }
   /// Bytes of the integers of one row.
