@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -20,6 +21,22 @@
 using higgs::GridCodebook;
 using higgs::Half;
 namespace gpu = higgs::gpu;
+
+// Four points of 2 bits, two of which no byte holds. Not in the unnamed namespace, where nvcc would say that some of its
+// functions are only named.
+struct WideBook {
+  static constexpr int dim = 1, size = 4;
+  using Element = std::int16_t;
+  using Index = std::uint8_t;
+  using Point = std::array<std::int16_t, 1>;
+  Point decode(Index index) const noexcept {
+    constexpr std::int16_t points[] = {-300, -100, 100, 300};
+    return {points[index]};
+  }
+  double step() const noexcept { return 0.005; }
+  double mse() const noexcept { return 0.12; }
+  static std::string name() { return "wide"; }
+};
 
 namespace {
 
@@ -78,10 +95,12 @@ TEST_CASE("one launch rotates few aligned rows inside, two or three serve all ot
     }
 }
 
-TEST_CASE("a plan without planes, more rows and other formats have the streaming kernel's bits",
-          "[matmul][int8_launch][gpu]") {
+TEST_CASE(
+    "a plan without planes, more rows, other formats and 16-bit coordinates have the streaming kernel's bits",
+    "[matmul][int8_launch][gpu]") {
   const gpu::PackedMatrix two(random_matrix<GridCodebook<2, 16>>(65, 320, 64, 64, 5)),
-      four(random_matrix<GridCodebook<2, 256>>(65, 320, 64, 64, 5));
+      four(random_matrix<GridCodebook<2, 256>>(65, 320, 64, 64, 5)),
+      wide(random_matrix<WideBook>(65, 320, 64, 64, 5));
   const auto product = [](const gpu::PackedMatrix& w, std::int64_t batch, int planes) {
     return device_product<float, Formats>(w.view(), Normals<Half>(batch, 320, 6), plan_of(planes));
   };
@@ -90,6 +109,7 @@ TEST_CASE("a plan without planes, more rows and other formats have the streaming
     CHECK(same_bits(product(two, most + 1, planes), product(two, most + 1, 0)));
     CHECK(!same_bits(product(two, most, planes), product(two, most, 0)));
     CHECK(same_bits(product(four, 3, planes), product(four, 3, 0)));
+    CHECK(same_bits(product(wide, 3, planes), product(wide, 3, 0)));
   }
 }
 
@@ -158,7 +178,9 @@ TEST_CASE("rows that the caller rotated become int8, too", "[matmul][int8_launch
 TEST_CASE("the workspace for many rows of x is enough for fewer, and no more than the plan allows",
           "[matmul][int8_launch][gpu]") {
   const auto layout = gpu::packed_layout<gpu::TableFormat<2>>(2, 4, 8192, 4, 1024);
-  const gpu::PackedView w{layout, {.cols = 4096, .block = 1024, .group = 1024, .padded_group = 1024}};
+  const gpu::PackedView w{.layout = layout,
+                          .rotation = {.cols = 4096, .block = 1024, .group = 1024, .padded_group = 1024},
+                          .int8_table = true};
   const gpu::Device device{132, 227 * 1024, 90};
   for (const int planes : {1, 2})
     for (const std::int64_t limit : {std::int64_t{64} << 20, std::int64_t{3} << 20}) {

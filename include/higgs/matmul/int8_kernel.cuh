@@ -8,7 +8,7 @@
 //     rescale   at the end of a group and of 1024 inputs: sums += integer sums * scale of W * scale of x
 //
 // A warp has the loads of its next 8 warp tiles under way (4 for 32 columns). No tensor core rounds, so equal plans give
-// equal bits on all architectures.
+// equal bits on all architectures (but for the e^x of gated products).
 #pragma once
 
 #include <higgs/core/half.hpp>

@@ -27,10 +27,10 @@ namespace higgs {
 inline namespace v0 {
 namespace gpu {
 
-/// Where plan.int8_planes says so, for matrices of TableFormat<2>: up to 32 rows of x in one plane, up to 16 in two. One
-/// launch for up to plan.rotate_inside rows where a warp can rotate 1024 inputs, else a launch before that rotates and
-/// makes int8, or two. Rows that the caller has rotated become int8 from their 16-bit numbers, so that their products have
-/// other bits than those of rows that are rotated here. Needs 67 KiB of shared memory per block.
+/// Where plan.int8_planes says so, for matrices of TableFormat<2> with int8 coordinates: up to 32 rows of x in one plane, up
+/// to 16 in two. One launch for up to plan.rotate_inside rows where a warp can rotate 1024 inputs, else a launch before
+/// that rotates and makes int8, or two. Rows that the caller has rotated become int8 from their 16-bit numbers, so that
+/// their products have other bits than those of rows that are rotated here. Needs 66 KiB of shared memory per block.
 ///
 /// Why not for other formats: at 3 and 4 bits a byte names two weights, so that a lookup of 32 bits would bring two int8
 /// weights where it brings two 16-bit ones, and joining them takes more instructions. Decoding E8 and window codes is bound
@@ -49,7 +49,7 @@ namespace detail {
 
 /// Whether plan and matrix ask for int8.
 inline bool wants_int8(const MatmulSize& size) {
-  return size.plan.int8_planes != 0 && size.w.layout.format == TableFormat<2>::format;
+  return size.plan.int8_planes != 0 && size.w.layout.format == TableFormat<2>::format && size.w.int8_table;
 }
 /// Rows of x that the kernel serves.
 inline std::int64_t most_int8_rows(const MatmulPlan& plan) { return 32 / std::max(plan.int8_planes, 1); }

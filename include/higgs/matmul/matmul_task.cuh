@@ -40,16 +40,17 @@ struct MatmulPlan {
   /// Programmatic dependent launch, with code for sm_90 or later: the kernel begins before the kernel in front of it
   /// on the stream has ended, and loads weights, scales and table before it waits for that. So that kernel must not
   /// write them. Nor may a kernel in front of that one, if that one overlaps too: the last launch without overlap is
-  /// what they wait for. Products of the streaming kernel and of experts overlap; others begin when all work in front
-  /// has ended. Where a stream is captured, put no copy or memset directly in front of such a product (LaunchOptions).
+  /// what they wait for. Products of the streaming kernel, of int8 and of experts overlap; others begin when all work
+  /// in front has ended. Where a stream is captured, put no copy or memset directly in front of such a product
+  /// (LaunchOptions).
   bool overlap_launches = false;
   /// Rows of x from which warpgroup products multiply, where the device has them (compute capability 9.0) and the
   /// program code for sm_90a; WgmmaKernel. Other bits than those of the streaming kernel, which depend on the batch.
   std::int64_t wgmma_from = std::numeric_limits<std::int64_t>::max();
-  /// Planes of int8 that rotated activations become, for matrices of TableFormat<2> and up to 32 rows of x in one plane, 16
-  /// in two (Int8Kernel); all other products are as if it were 0. 0: never. 1: a relative error of the product of about
-  /// .008 for normal inputs. 2: about .00003, where fp16 has .0002. Other bits than without planes, so the bits of a row
-  /// depend on whether its batch has more rows than these.
+  /// Planes of int8 that rotated activations become, for matrices of TableFormat<2> with int8 coordinates, as this library's
+  /// have, and for up to 32 rows of x in one plane, 16 in two (Int8Kernel). All other products are as if it were 0. 0:
+  /// never. 1: a relative error of the product of about .008 for normal inputs. 2: about .00003, where fp16 has .0002. Other
+  /// bits than without planes, so the bits of a row depend on whether its batch has more rows than these.
   int int8_planes = 0;
 
   friend bool operator==(const MatmulPlan&, const MatmulPlan&) = default;
@@ -58,7 +59,8 @@ struct MatmulPlan {
 /// What has no influence on the bits of a row of y, which depend on the order of sums. Every product is
 /// deterministic: equal calls on one device give equal bits. Tensor cores of other architectures (Device::architecture)
 /// round sums in another way, so no value promises equal bits across architectures. Products of int8 (int8_planes) have
-/// them where plans are equal: their sums on tensor cores are integers.
+/// them where plans are equal and they are not gated (the e^x of silu is approximate): their sums on tensor cores are
+/// integers.
 enum class Reproducibility {
   PerDevice,      // the batch that the row is in; MIG and MPS may change the multiprocessors, and so the bits
   AcrossDevices,  // also the device among those of one architecture, and the shard of rows that a row of W is in

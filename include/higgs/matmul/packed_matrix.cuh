@@ -17,6 +17,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -35,6 +36,7 @@ struct PackedView {
   const uint4* codes = nullptr;         // (warp_tile_rows, warp_tile_cols, loads * 32 + tail_units)
   const Half* scales = nullptr;         // (warp_tile_rows, groups, 64)
   const std::int16_t* table = nullptr;  // (table_size of the format): its lookup table
+  bool int8_table = false;              // whether all coordinates of the table fit int8
 };
 
 namespace detail {
@@ -97,9 +99,13 @@ class PackedMatrix {
   template <class C, class Archs>
   PackedMatrix(const QuantizedMatrix<C>& w, const C& code, cudaStream_t stream, Archs,
                std::int64_t first_col = 0)
-      : table_(std::span<const std::int16_t>(device_table(code)), stream),
-        factors_(std::span<const float>(floats_of(w.input_scales)), stream) {
+      : factors_(std::span<const float>(floats_of(w.input_scales)), stream) {
     using Format = typename FormatOf<C>::type;
+    const std::vector<std::int16_t> table = device_table(code);
+    table_ = DeviceBuffer<std::int16_t>(std::span<const std::int16_t>(table), stream);
+    view_.int8_table = std::all_of(table.begin(), table.end(), [](std::int16_t coordinate) {
+      return coordinate == static_cast<std::int8_t>(coordinate);
+    });
     const CodeLayout& layout = w.layout;
     DeviceBuffer<std::uint8_t> codes;  // in canonical layout
     if constexpr (FormatOf<C>::stores_coordinates) {
