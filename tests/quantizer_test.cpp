@@ -360,6 +360,11 @@ TEST_CASE("matrices with one set of statistics rotate alike, as the rows of one 
     CHECK_THROWS_WITH(
         higgs::quantize(w.view.row_range(100, 60), book, {.statistics = wrong}),
         Catch::Contains("(60, 96)") && Catch::Contains(wrong == &few ? "(59, 96)" : "(160, 95)"));
+  higgs::ColumnStatistics without(96);  // another part of w, whose column 7 is silent
+  for (std::int64_t r = 0; r < 100; ++r) w.view(r, 7) = 0;
+  without.add(w.view.row_range(0, 100));
+  CHECK_THROWS_WITH(higgs::quantize(w.view.row_range(100, 60), book, {.statistics = &without}),
+                    Catch::Contains("column 7 of w"));
   w.view(3, 5) = std::numeric_limits<float>::infinity();
   CHECK_THROWS_WITH(higgs::quantize(w.view, book, {.statistics = &all}), Catch::Contains("column 5"));
 }

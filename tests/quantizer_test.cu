@@ -73,6 +73,11 @@ TEST_CASE("codes and scales made on the device are the host's, bit for bit", "[f
   const higgs::GridCodebook<2, 256> book;
   const std::vector<double> squares(64, 0.5);
   check_equals_host<Half>(book, 130, 64, {.group = 32, .input_squares = squares});
+  Normals<float> loud(200, 64, 22);
+  for (float& value : loud.data) value = std::fabs(value) + 31;
+  higgs::ColumnStatistics all(64);
+  all.add(loud.view);
+  check_equals_host<Half>(book, 60, 64, {.group = 32, .statistics = &all});  // too few rows on their own
   check_equals_host<higgs::BFloat16>(book, 2, 1, {});
   check_equals_host<float>(book, 1, 3000,
                            {.block = 960, .group = 192, .scale_format = log8, .scale_search = 3});

@@ -23,6 +23,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -61,6 +62,14 @@ class ColumnStatistics {
 
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t cols() const noexcept { return std::ssize(squares_); }
+
+  /// The first column in which a matrix of as many columns has a larger magnitude, so that its rows cannot be among
+  /// these; cols() if there is none.
+  std::int64_t first_beyond(const ColumnStatistics& other) const noexcept {
+    return std::mismatch(other.largest_.begin(), other.largest_.end(), largest_.begin(), std::less_equal<>{})
+               .first -
+           other.largest_.begin();
+  }
 
   /// The largest magnitude in the matrix.
   float max_magnitude() const noexcept {
