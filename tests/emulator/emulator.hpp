@@ -105,7 +105,8 @@ struct Options {
   unsigned resident_blocks = 1;        // blocks that run interleaved
   MmaRounding mma = MmaRounding::Exact;
   std::uint64_t memory_bytes = std::uint64_t{16} << 30;  // memory of the device
-  double launch_seconds = 0;  // not 0: events tell time by kernels alone, each of which takes so long
+  bool coarse_memory = false;  // allocations take multiples of 512 bytes, those beyond 1 MiB of 2 MiB
+  double launch_seconds = 0;   // not 0: events tell time by kernels alone, each of which takes so long
 };
 
 #ifdef HIGGS_EMULATED
@@ -115,6 +116,9 @@ const std::vector<Launch>& launches();
 void clear_launches();
 /// How often memory of the device or page-locked memory was allocated since the program began.
 std::uint64_t allocations();
+/// The most memory of the device that was in use at one time since clear_most_memory().
+std::uint64_t most_memory();
+void clear_most_memory();
 /// The memory instructions of the last launch.
 std::vector<Line> last_lines();
 /// Why the last failed launch failed: kernel, PTX line, source line, block, warp, lane.
@@ -132,6 +136,8 @@ inline const std::vector<Launch>& launches() {
 }
 inline void clear_launches() {}
 inline std::uint64_t allocations() { return 0; }
+inline std::uint64_t most_memory() { return 0; }
+inline void clear_most_memory() {}
 inline std::vector<Line> last_lines() { return {}; }
 inline const std::string& last_failure() {
   static const std::string none;

@@ -91,6 +91,7 @@ struct Machine {
   std::vector<emulator::Launch> launches;
   std::optional<emulator::Grid> last_grid;
   std::string failure;
+  std::uint64_t most_memory = 0;  // bytes in use at one time
   Totals totals;
 
   Machine() { options.late = std::getenv("HIGGS_EMULATOR_LATE") != nullptr; }
@@ -167,6 +168,17 @@ cudaError_t submit(cudaStream_t stream, Work work, bool is_kernel = false) {
   }
   pending_of(s).push_back(std::move(work));
   return machine().options.late ? cudaSuccess : finish(s);
+}
+
+// Bytes of the device that are not free.
+std::uint64_t memory_in_use() {
+  if (!machine().options.coarse_memory) return machine().memory.bytes();
+  std::uint64_t sum = 0;
+  for (const auto& [address, range] : machine().memory.ranges()) {
+    const std::uint64_t bytes = range.end - range.begin, unit = bytes > 1 << 20 ? 2 << 20 : 512;
+    sum += (bytes + unit - 1) / unit * unit;
+  }
+  return sum;
 }
 
 // The allocation that holds a byte; null for pageable memory of the host.
@@ -339,6 +351,8 @@ Options& options() { return machine().options; }
 const std::vector<Launch>& launches() { return machine().launches; }
 void clear_launches() { machine().launches.clear(); }
 std::uint64_t allocations() { return machine().memory.added(); }
+std::uint64_t most_memory() { return machine().most_memory; }
+void clear_most_memory() { machine().most_memory = memory_in_use(); }
 const std::string& last_failure() { return machine().failure; }
 std::vector<Line> last_lines() {
   return machine().last_grid ? lines_of(*machine().last_grid) : std::vector<Line>{};
@@ -479,13 +493,14 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   return unless_capturing([=] {
     *p = bytes == 0 ? nullptr : std::aligned_alloc(512, (bytes + 511) / 512 * 512);
     if (bytes == 0) return cudaSuccess;
-    if (machine().memory.bytes() + bytes > machine().options.memory_bytes) {
+    if (memory_in_use() + bytes > machine().options.memory_bytes) {
       std::free(std::exchange(*p, nullptr));
       return failed(cudaErrorMemoryAllocation);
     }
     if (*p == nullptr) return failed(cudaErrorMemoryAllocation);
     std::memset(*p, 0xff, bytes);
     machine().memory.add(*p, bytes);
+    machine().most_memory = std::max(machine().most_memory, memory_in_use());
     return cudaSuccess;
   });
 }
@@ -502,7 +517,7 @@ cudaError_t cudaFree(void* p) {
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   const Turn turn;
   *total = machine().options.memory_bytes;
-  *free = *total - std::min<std::size_t>(*total, machine().memory.bytes());
+  *free = *total - std::min<std::size_t>(*total, memory_in_use());
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {

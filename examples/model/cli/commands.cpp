@@ -112,10 +112,11 @@ std::string ProcessorOptions::measuring_type() const {
 std::string ProcessorOptions::describe() const { return device + ", activations in " + measuring_type(); }
 
 std::unique_ptr<Network> ProcessorOptions::open(const ModelSource& source, std::int64_t tokens,
-                                                Executor& executor, KvType kv) const {
+                                                Executor& executor, KvType kv, Copies copies) const {
   if (on_gpu()) {
     DeviceOptions options = gpu(tokens);
     options.type = device_type_named(measuring_type());
+    options.copies = copies;
     return open_device_network(source, options, executor);
   }
   return std::make_unique<HostNetwork>(Transformer::load(source, executor), executor, kv);

@@ -58,9 +58,9 @@ struct ProcessorOptions {
   /// "cuda, activations in fp16", for results that name how they came about.
   std::string describe() const;
   /// The model on that processor, in measuring_type(), for texts of `tokens`. `kv` counts on the CPU; a GPU keeps keys and
-  /// values in 16 bits.
+  /// values in 16 bits, and must have room for copies.
   std::unique_ptr<Network> open(const ModelSource& source, std::int64_t tokens, Executor& executor,
-                                KvType kv = KvType::Float) const;
+                                KvType kv = KvType::Float, Copies copies = Copies::None) const;
 };
 
 /// A word as a shell reads it.

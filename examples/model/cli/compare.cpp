@@ -91,7 +91,8 @@ void compare(const Options& options) {
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
   const Protocol protocol = protocol_of(options, source, evaluator);
-  const std::unique_ptr<Network> model = options.processor.open(source, options.window, *executor);
+  const std::unique_ptr<Network> model =
+      options.processor.open(source, options.window, *executor, KvType::Float, Copies::AllLayers);
   std::ostream& out = options.text();
 
   const auto total = static_cast<std::int64_t>(methods.size()) + 1;

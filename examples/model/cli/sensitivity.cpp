@@ -88,7 +88,8 @@ SensitivityFile measure(const Options& options, const ModelSource& source, Metri
     return file;
   }
   on_interrupt(Interrupted::GoesOn);
-  const std::unique_ptr<Network> model = options.processor.open(source, options.window, executor);
+  const std::unique_ptr<Network> model =
+      options.processor.open(source, options.window, executor, KvType::Float, Copies::OneMatrix);
   return measure_model(*model, std::move(tokens), protocol, metric, options.out, progress, executor, squares);
 }
 

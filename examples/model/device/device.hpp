@@ -3,6 +3,7 @@
 // this header, a build without it no_cuda.cpp, where every function says so.
 #pragma once
 
+#include "device/memory.hpp"
 #include "network/generate.hpp"
 #include "network/network.hpp"
 #include "source/source.hpp"
@@ -53,8 +54,9 @@ struct DeviceOptions {
   /// Programmatic dependent launch: kernels begin while the one in front still runs. Refused where it cannot be. No GPU
   /// has executed it.
   bool overlap = false;
-  std::int64_t texts = 1;   // texts, and
-  std::int64_t tokens = 0;  // tokens of each, that must fit in memory beside the weights
+  std::int64_t texts = 1;        // texts, and
+  std::int64_t tokens = 0;       // tokens of each, that must fit in memory beside the weights, and
+  Copies copies = Copies::None;  // copies of the network, for one such text
 };
 
 /// Throws InvalidArgument in a build without CUDA, and for a GPU that is older than compute capability 8.0 or that the

@@ -94,6 +94,8 @@ struct PackedNeeds {
   std::size_t bytes = 0;          // DeviceMatrix::size_bytes()
   std::size_t workspace = 0;      // DeviceMatrix::workspace_bytes()
   std::int64_t rotated_cols = 0;  // DeviceMatrix::rotated_cols()
+  std::int64_t rounding = 0;      // rounding_of() its allocations
+  std::int64_t loading = 0;       // bytes that are there besides while it is packed
 };
 /// The same for a matrix of `rows` rows that is like `weights` in everything else.
 PackedNeeds packed_needs(const AnyQuantizedMatrix& weights, std::int64_t rows, std::int64_t batch);

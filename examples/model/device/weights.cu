@@ -272,11 +272,22 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
   const ModelConfig& config = source.require_config();
   const std::int64_t table = config.vocabulary * config.width;
   const std::string output(config.tied_embeddings ? embedding_name : output_name);
-  std::int64_t weights = 2 * table;  // the embedding
+  DeviceNeeds needs;
   LayerNeeds layers;
+  const auto add = [&](std::int64_t bytes) {
+    needs.weights += bytes;
+    needs.rounding += rounding_of(bytes);
+  };
+  const auto add_rounded = [&](std::int64_t bytes) {
+    add(bytes);
+    needs.loading = std::max(needs.loading, bytes + rounding_of(bytes));
+  };
+  add(2 * table);  // the embedding
   const auto add_packed = [&](const std::string& name, std::int64_t rows, std::int64_t batch) {
     const PackedNeeds packed = packed_needs(source.checkpoint()->load(name), rows, batch);
-    weights += static_cast<std::int64_t>(packed.bytes);
+    needs.weights += static_cast<std::int64_t>(packed.bytes);
+    needs.rounding += packed.rounding;
+    needs.loading = std::max(needs.loading, packed.loading);
     layers.products = largest(layers.products, {packed.workspace});
     return packed;
   };
@@ -287,7 +298,7 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
     if (quantized_layer(source, name))
       add_packed(name, shape[0], size.rows);
     else
-      weights += 2 * shape[0] * shape[1];
+      add(2 * shape[0] * shape[1]);
   };
   const auto add_group = [&](std::int64_t block, const GroupParts& group) {
     const Joining joining = joining_of(source, block, group);
@@ -297,8 +308,7 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
       if (part_at(place).has_bias(config)) biased_rows += part_at(place).shape(config)[0];
     }
     // Biases of dense layers are there twice, joined and apart.
-    if (joining.as == Joining::Dense && biased_rows > 0)
-      weights += rows * static_cast<std::int64_t>(sizeof(float));
+    if (joining.as == Joining::Dense && biased_rows > 0) add(rows * static_cast<std::int64_t>(sizeof(float)));
     if (joining.as == Joining::Quantized) {
       add_packed(weight_name(block, group.places[0]), rows, size.rows);
       return joining;
@@ -313,7 +323,7 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
     return joining;
   };
   for (const NeededTensor& needed : needed_tensors(config))  // norms and biases
-    if (needed.shape.size() == 1) weights += needed.shape[0] * static_cast<std::int64_t>(sizeof(float));
+    if (needed.shape.size() == 1) add(needed.shape[0] * static_cast<std::int64_t>(sizeof(float)));
   for (std::int64_t block = 0; block < config.layers; ++block) {
     add_group(block, qkv_parts());
     add_layer(block, &Block::o);
@@ -324,12 +334,13 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
   if (quantized_layer(source, output))
     add_packed(output, config.vocabulary, size.logit_rows);
   else if (options.round_output)
-    weights += table;  // 8 bits a weight at most
+    add_rounded(table + table / 16);  // 8 bits a weight at most, and scales
   else if (!config.tied_embeddings)
-    weights += 2 * table;
-  DeviceNeeds out = decoder_needs(config, size, layers);
-  out.weights = weights;
-  return out;
+    add(2 * table);
+  const DeviceNeeds decoder = decoder_needs(config, size, layers);
+  needs.cache = decoder.cache;
+  needs.workspace = decoder.workspace;
+  return needs;
 }
 
 template <class T>

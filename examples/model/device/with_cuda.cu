@@ -26,7 +26,9 @@ void check_room(const ModelSource& source, const DeviceOptions& options) {
                          .sequences = options.texts,
                          .capacity = tokens,
                          .logit_rows = 64};
-  require_memory(name, device_needs(source, options, size), free_device_memory());
+  DeviceNeeds needs = device_needs(source, options, size);
+  needs.copies = copies_bytes(config, needs, options.copies);
+  require_memory(name, needs, free_device_memory());
 }
 
 bool runs_in_bf16(const ModelSource& source, const DeviceOptions& options) {

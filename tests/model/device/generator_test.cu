@@ -4,6 +4,8 @@
 #include "emulator/emulator.hpp"
 #include "model/device/device_model.hpp"
 #include "network/generate.hpp"
+#include "quantize/quantize.hpp"
+#include "tokenizer/tokenizer.hpp"
 
 #include <higgs/core/error.hpp>
 
@@ -13,6 +15,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -175,6 +180,28 @@ TEST_CASE("a step is one graph of the launches that it has without one, and no t
   CHECK(replayed == run(false));
   CHECK(replayed[1].size() == 8);
   emulator::options().count = false;
+}
+
+// HIGGS_TEST_MODEL names a model; one that is not quantized is quantized to 4 bits first.
+TEST_CASE("a model of real size writes the CPU's greedy text", "[model][device][.long]") {
+  const char* const path = std::getenv("HIGGS_TEST_MODEL");
+  if (!path) {
+    std::puts("LEFT OUT: a model of real size; HIGGS_TEST_MODEL may name one");
+    return;
+  }
+  const TemporaryFolder folder;
+  std::filesystem::path file = path;
+  if (!ModelSource(file).checkpoint()) {
+    file = folder / "quantized";
+    quantize_model(ModelSource(path), file, {.codebook = "w4"});
+  }
+  const ModelSource source(file);
+  const Tokenizer tokenizer(source.vocabulary(), path);
+  const Texts prompts{tokenizer.encode("The capital of France is")};
+  emulator::options().count = false;
+  const Texts found = tokens_of(open_device_generator(source, {})->generate(prompts, 6, {}, {}));
+  CHECK(found[0] == generate(Transformer::load(source), prompts[0], 6, {}, [](TokenId) {}).tokens);
+  CHECK(found[0].size() == 6);
 }
 
 TEST_CASE("a GPU that is too old is refused with its compute capability", "[model][device]") {

@@ -342,7 +342,7 @@ TEST_CASE("a gate that is not part of a product gives the states of one that is"
   const auto states = [&] {
     Decoder<higgs::Half> decoder(config, weights, size);
     const DeviceNeeds needs = decoder_needs(config, size, layer_needs(weights, size));
-    CHECK(static_cast<std::int64_t>(decoder.size_bytes()) == needs.all());
+    CHECK(static_cast<std::int64_t>(decoder.size_bytes()) == needs.cache + needs.workspace);
     decoder.embed_async(text.data(), tokens, 1, nullptr);
     decoder.blocks_async(0, 2, tokens, {positions.data(), sequences.data()}, Pass::Prompt, nullptr);
     decoder.settle_async(tokens, nullptr);
@@ -393,7 +393,18 @@ TEST_CASE("needs are counted to the byte before a tensor moves, and refused with
     const auto weights = load_device_weights<higgs::Half>(source, {}, higgs::default_executor());
     CHECK(used() - before == needs.weights);
     const Decoder<higgs::Half> decoder(source.require_config(), weights, size);
-    CHECK(used() - before == needs.all());
+    CHECK(used() - before == needs.weights + needs.cache + needs.workspace);
+  }
+  {
+    emulator::options().coarse_memory = true;
+    const std::int64_t coarse = used();
+    emulator::clear_most_memory();
+    const auto weights = load_device_weights<higgs::Half>(source, {}, higgs::default_executor());
+    CHECK(used() - coarse == needs.weights + needs.rounding);
+    const auto most = static_cast<std::int64_t>(emulator::most_memory()) - coarse;
+    CHECK(most > needs.weights + needs.rounding);
+    CHECK(most <= needs.weights + needs.rounding + needs.loading);
+    emulator::options().coarse_memory = false;
   }
   const std::uint64_t usual = emulator::options().memory_bytes;
   const auto open_with = [&](std::int64_t free) {
@@ -407,7 +418,54 @@ TEST_CASE("needs are counted to the byte before a tensor moves, and refused with
   };
   CHECK_THAT(open_with(needs.all() - 1), Contains(source.path().string()) && Contains("weights") &&
                                              Contains("keys and values") && Contains("are free"));
-  CHECK(open_with(needs.all() + (1 << 20)).empty());
+  CHECK(open_with(needs.all()).empty());
+}
+
+TEST_CASE("a copy with layers of its own fits in the memory that was asked for it", "[model][device]") {
+  if (!emulator::in_use) return;
+  const TinySource source(tiny_config("llama"));
+  const ModelConfig& config = (*source).require_config();
+  const DecoderSize size{.rows = 20, .capacity = 20, .logit_rows = 64};
+  const auto most_of = [&](auto&& use) {
+    const auto run = [&] {
+      const auto model = on_device(source);
+      Logits{*model};
+      use(*model);
+    };
+    run();  // loads kernels and their globals
+    std::size_t free = 0, total = 0;
+    REQUIRE(cudaMemGetInfo(&free, &total) == cudaSuccess);
+    emulator::clear_most_memory();
+    run();
+    return static_cast<std::int64_t>(emulator::most_memory() - (total - free));
+  };
+  const auto room = [&](Copies copies) {
+    DeviceNeeds needs = device_needs(*source, {}, size);
+    needs.copies = copies_bytes(config, needs, copies);
+    constexpr std::int64_t small = 8192;  // bytes of tokens, positions and rows of the output layer
+    return needs.all() - driver_bytes + (copies == Copies::None ? small : 2 * small - most_product_workspace);
+  };
+  const std::int64_t alone = most_of([](Network&) {});
+  CHECK(alone <= room(Copies::None));
+  const std::int64_t compared = most_of([&](Network& model) {
+    const std::unique_ptr<Network> other = model.copy();
+    for (const BlockLinear& each : block_linears(config))
+      other->replace(each.name, model.dense(each.name, "test"));
+    Logits{*other};
+    Logits{model};
+  });
+  CHECK(compared > room(Copies::None));
+  CHECK(compared <= room(Copies::AllLayers));
+  const std::int64_t probed = most_of([&](Network& model) {
+    for (const BlockLinear& each : block_linears(config)) {
+      const std::unique_ptr<Network> noisy = model.copy();
+      for (int level = 0; level < 2; ++level) {
+        noisy->replace(each.name, model.dense(each.name, "test"));
+        Logits{*noisy};
+      }
+    }
+  });
+  CHECK(probed <= room(Copies::OneMatrix));
 }
 
 TEST_CASE("activations beyond fp16 are told with the token, and bf16 holds them", "[model][device]") {
