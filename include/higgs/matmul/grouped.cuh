@@ -124,8 +124,8 @@ std::size_t matmul_grouped_workspace(const Experts& w, std::int64_t count, const
 /// gated as Epilogue says if it is. x and y are as for matmul_async, bias is (size(), rows). Other rows of y are not
 /// written. One launch that gathers and rotates, and one that multiplies, for each few thousand rows; which experts are
 /// in use is known on the device alone. The bits of a row without weights are those of matmul_async under the same plan
-/// without GEMM, warpgroup products and int8. What counts of the plan is row_warps, grid and overlap_launches. Errors are those of
-/// matmul_async.
+/// without GEMM, warpgroup products and int8: row_warps, grid and overlap_launches are all that counts of the plan. Errors
+/// are those of matmul_async.
 template <class Formats = AnyFormat, class X, class Y, class Archs = BuiltFor>
 void matmul_grouped_async(DenseView<X> x, const Experts& w, const ExpertRows& rows, DenseView<Y> y,
                           std::span<std::byte> workspace, const MatmulPlan& plan, const Device& device,

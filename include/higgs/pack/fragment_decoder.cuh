@@ -229,7 +229,7 @@ concept FragmentDecoder =
 /// int8. In a line of LookupTable each lane has a copy of its own, 4 bytes each. Functions beside those of
 /// FragmentDecoder:
 ///
-/// - fill_int8_table(table): as fill_table(), with the four coordinates that a byte names as bytes, the first one lowest.
+/// - fill_int8_table(table): as fill_table(), with the four coordinates of a byte, all of int8, as bytes, the first lowest.
 /// - decode_int8<Row, Half>(a, loads, 4 * lane): the A operand of mma_m16n8k32 for rows 16 Row ... 16 Row + 15 and inputs
 ///   32 Half ... 32 Half + 31 of the warp tile.
 template <class F>
