@@ -54,3 +54,6 @@ template __global__ void higgs::model::detail::swiglu_kernel<Half>(DenseView<con
 template __global__ void higgs::model::detail::choose_kernel<float>(DenseView<const float>,
                                                                     higgs::model::TokenChoice,
                                                                     higgs::model::TextStates);
+
+// The units of the application include the packing of quantized matrices.
+// plan: repack_scales_kernel: registers <= 64
