@@ -184,7 +184,11 @@ class CommandLine(unittest.TestCase):
                               "--json", "-") for codebooks in ("2,4,8", ",".join(names))]
         self.assertEqual(*results)
         self.assertLessEqual(set(json.loads(results[0])["counts"]), set(names))
+        self.assertFalse(json.loads(plan.read_text())["fused"])
         self.works("quantize", self.model, "-o", self.folder / "out", "--plan", plan)
+        self.works("allocate", self.model, "--alpha", alpha, "--bits", 16, "--fused", "-o", plan)
+        self.assertTrue(json.loads(plan.read_text())["fused"])
+        self.assertEqual(self.quantize("--plan", plan)[0], self.quantize("--plan", plan, "--fused")[0])
         values = json.loads(self.works("linearity", self.model, "--alpha", alpha, "--text", self.text, "--window", 64,
                                        "--random", 0, "--bits", 16, "--uniform", f"4,4/8,{names[0]}/8", "--json", "-"))
         self.assertEqual([row["name"] for row in values["rows"][:3]], [names[1], names[1] + "/8", names[0] + "/8"])

@@ -32,3 +32,29 @@ TEST_CASE("a row of the embedding is that row of the whole, dense or quantized",
     CHECK(std::equal(row.begin(), row.end(), whole.begin() + r * 24));
   }
 }
+
+TEST_CASE("layers that are applied together give the bits that each gives alone", "[model][weights]") {
+  const auto matrix = [](const char* name, std::int64_t rows) {
+    return share(Matrix(rows, 24, tiny_tensor(name, {rows, 24}).values));
+  };
+  const auto quantized = [&](const char* name, std::int64_t rows, std::uint64_t seed) {
+    return higgs::PackedMatrix(higgs::quantize(matrix(name, rows)->view(), "2x256", {.seed = seed}));
+  };
+  const std::vector<Linear> layers{{quantized("q", 36, 1)},
+                                   {quantized("k", 12, 1), tiny_tensor("k.bias", {12}).values},
+                                   {matrix("v", 12), tiny_tensor("v.bias", {12}).values},
+                                   {quantized("other", 20, 2)}};
+  const Matrix x(3, 24, tiny_tensor("x", {3, 24}).values);
+  std::vector<const Linear*> all;
+  std::vector<Matrix> alone, together;
+  for (const Linear& layer : layers) {
+    all.push_back(&layer);
+    alone.emplace_back(3, layer.rows());
+    together.emplace_back(3, layer.rows());
+    layer.apply(x.view(), alone.back().view(), higgs::default_executor());
+  }
+  std::vector<higgs::MatrixView<float>> y;
+  for (Matrix& each : together) y.push_back(each.view());
+  apply_all(all, x.view(), y, higgs::default_executor());
+  for (std::size_t i = 0; i < layers.size(); ++i) CHECK(together[i].values == alone[i].values);
+}
