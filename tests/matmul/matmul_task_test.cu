@@ -69,6 +69,16 @@ TEST_CASE("a plan that no kernel can follow is refused with its number", "[matmu
     CHECK_THROWS_WITH(check(row_warps, 1), Contains("plan.row_warps is " + std::to_string(row_warps)));
   for (const std::int64_t grid : {std::int64_t{-1}, std::int64_t{0}, std::int64_t{1} << 31})
     CHECK_THROWS_WITH(check(4, grid), Contains("plan.grid is " + std::to_string(grid)));
+  gpu::MatmulPlan plan;
+  for (const std::int64_t inside : {0, 4}) {
+    plan.rotate_inside = inside;
+    CHECK_NOTHROW(gpu::detail::check_plan("f", plan));
+  }
+  for (const std::int64_t inside : {-1, 5}) {
+    plan.rotate_inside = inside;
+    CHECK_THROWS_WITH(gpu::detail::check_plan("f", plan),
+                      Contains("plan.rotate_inside is " + std::to_string(inside)));
+  }
 }
 
 TEST_CASE("each pointer of a product must be aligned, and what is written must be apart from the rest",

@@ -186,6 +186,10 @@ inline void check_plan(const char* function, const MatmulPlan& plan) {
     return higgs::detail::sentence(function, ": plan.grid is ", plan.grid,
                                    " blocks, but must be from 1 to 2^31 - 1");
   });
+  expects(plan.rotate_inside >= 0 && plan.rotate_inside <= 4, [&] {
+    return higgs::detail::sentence(function, ": plan.rotate_inside is ", plan.rotate_inside,
+                                   " rows of x, but must be from 0 to 4");
+  });
   expects(plan.int8_planes >= 0 && plan.int8_planes <= 2, [&] {
     return higgs::detail::sentence(function, ": plan.int8_planes is ", plan.int8_planes,
                                    ", but must be 0, 1 or 2");
