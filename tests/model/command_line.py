@@ -286,6 +286,18 @@ class CommandLine(unittest.TestCase):
         self.assertIn("3 prompts", self.fails(1, *generate, *3 * ["--prompt", "A"], "--batch", 33))
         self.assertIn("--prompt", self.fails(2, *generate))
 
+    def test_no_text_is_written_before_all_prompts_are_read(self):
+        generate = ["generate", self.model, "--tokens", 2, "--prompt", "AB", "--prompt"]
+        for prompt, said in (("A" * 64, "text 2 has 64 tokens"), ("", "text 2 is empty")):
+            result = self.run_program(*generate, prompt)
+            self.assertEqual((result.returncode, result.stdout), (1, ""))
+            self.assertIn(said, result.stderr)
+        self.assertIn("context of 64", self.run_program(*generate, "A" * 64).stderr)
+        self.works(*generate, "A" * 63)
+        for prompt in ("[A,B]", "A,B"):  # no list of prompts
+            alone = json.loads(self.works(*generate[:-3], "--prompt", prompt, "--json", "-"))
+            self.assertEqual([each["prompt"] for each in alone["texts"]], [prompt])
+
     def test_interrupts_are_explained(self):
         self.text.write_text("".join(chr(33 + i * i % 39) for i in range(4_000_000)))
         result = self.folder / "result.json"

@@ -159,6 +159,17 @@ std::vector<std::string> texts_of(const Options& options) {
   return out;
 }
 
+// Throws InvalidArgument for the prompt of text `number`, counted from 1, if it leaves nothing to continue or no room.
+void check_prompt(const std::vector<TokenId>& prompt, std::size_t number, const ModelConfig& config) {
+  const std::string which = "the prompt of text " + std::to_string(number);
+  if (prompt.empty())
+    throw InvalidArgument(which + " is empty, and the model has no token that texts begin with");
+  if (std::ssize(prompt) >= config.context)
+    throw InvalidArgument(which + " has " + std::to_string(prompt.size()) +
+                          " tokens, which leave no room in the model's context of " +
+                          std::to_string(config.context));
+}
+
 // How many tokens came in what time.
 struct Rates {
   std::int64_t prompt_tokens = 0, tokens = 0, decoded = 0;  // the prompt predicts the first token
@@ -236,6 +247,7 @@ void generate_texts(const Options& options) {
     std::vector<TokenId> ids =
         chat ? tokenizer.encode_bare(chat->prompt(text, options.system)) : tokenizer.encode(text);
     if (const auto begin = source.require_config().begin_token; ids.empty() && begin) ids.push_back(*begin);
+    check_prompt(ids, prompts.size() + 1, source.require_config());
     longest = std::max<std::int64_t>(longest, std::ssize(ids));
     leads.push_back(texts.size() > 1 ? "[" + std::to_string(leads.size() + 1) + "] " : "");
     if (!chat) leads.back() += text;

@@ -32,8 +32,9 @@ struct PlanRequest {
   QuantizeOptions options{};                              // input_scales is that of the sensitivities
   bool calibrated = true;  // whether the model will be quantized with measured inputs
   Metric metric = Metric::Kl;
-  bool fused =
-      false;  // layers that read the same, q, k and v or gate and up, share a format and input scales
+  /// Whether layers that read the same, q, k and v or gate and up, share a format and input scales. Sensitivities are
+  /// those of layers that are alike.
+  bool fused = false;
 
   Sharing sharing() const noexcept { return fused ? Sharing::Fused : Sharing::Alike; }
 };

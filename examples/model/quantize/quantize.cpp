@@ -3,6 +3,7 @@
 
 #include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
+#include "source/load.hpp"
 #include "source/pieces.hpp"
 
 #include <higgs/codes/registry.hpp>
@@ -49,7 +50,7 @@ void copy_tensor(const ModelTensor& tensor, DType dtype, CheckpointWriter& write
 // The statistics of matrices that share input scales, from the first of them to be quantized until the last is.
 class SharedColumns {
  public:
-  SharedColumns(const std::string& source, Executor& executor) : source_(source), executor_(executor) {}
+  explicit SharedColumns(Executor& executor) : executor_(executor) {}
 
   // Calls use(statistics) with those that a matrix shares. `remaining`: the sharing matrices still to be quantized, this
   // one among them; the last one's call frees the statistics.
@@ -66,17 +67,18 @@ class SharedColumns {
   ColumnStatistics read(const Outline::Matrix& matrix) const {
     ColumnStatistics columns(matrix.layout.cols);
     for (const ModelTensor* tensor : matrix.sharing)
-      for_pieces(*tensor, [&](std::int64_t, MatrixView<const float> piece) {
+      for_pieces(*tensor, [&](std::int64_t first_row, MatrixView<const float> piece) {
         try {
           columns.add(piece, executor_);
-        } catch (const InvalidArgument& error) {
-          throw FormatError(source_ + ": tensor \"" + tensor->name + "\": " + error.what());
+        } catch (const InvalidArgument&) {
+          std::vector<float> again(static_cast<std::size_t>(piece.size()));
+          read_finite_rows(*tensor, first_row, piece.rows, again);  // says where in this tensor
+          throw;
         }
       });
     return columns;
   }
 
-  std::string source_;
   Executor& executor_;
   std::map<const ModelTensor*, ColumnStatistics> columns_;  // by the first that shares them
 };
@@ -111,9 +113,8 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   std::string out = request.codebook + " " + std::to_string(options.block) + " " +
                     std::to_string(options.group) + " " +
                     (options.seed ? std::to_string(*options.seed) : "none") +
-                    (!options.input_scales               ? ""
-                     : request.sharing == Sharing::Fused ? " input scales of fused layers"
-                                                         : " input scales of layers alike") +
+                    (options.input_scales ? " input scales" : "") +
+                    (request.sharing == Sharing::Fused ? " of fused layers" : " of layers alike") +
                     (options.scale_format == ScaleFormat::Log8 ? " log8" : "") +
                     (options.scale_search != 0 ? " search " + std::to_string(options.scale_search) : "");
   out.append(" ").append(request.embedding).append(" ").append(request.output);
@@ -201,7 +202,7 @@ void quantize_model(const ModelSource& source, const Outline& outline, const std
   for (const Outline::Matrix& matrix : outline.matrices) total += matrix.weights();
   for (const Outline::Kept& kept : outline.kept)
     if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
-  SharedColumns shared(source.path().string(), executor);
+  SharedColumns shared(executor);
   for (const Outline::Matrix& matrix : outline.matrices) {
     const auto advance = [&](std::int64_t weights) {
       done += weights;

@@ -366,6 +366,34 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a run does not go on with layers that shared with others", "[model][quantize]") {
+  const TemporaryFolder folder;
+  std::vector<TinyTensor> tensors = sharing_tensors();
+  for (TinyTensor& tensor : tensors)  // exponents differ, too
+    if (tensor.name.find("k_proj") != tensor.name.npos)
+      for (float& value : tensor.values) value = std::ldexp(value, -6);
+  write_folder(folder / "model", sharing_config(), tensors);
+  const ModelSource source(folder / "model");
+  for (const bool input_scales : {true, false}) {
+    INFO(input_scales);
+    QuantizeRequest request{.embedding = "none"};
+    request.options.input_scales = input_scales;
+    int pieces = 0;
+    request.progress = [&](std::int64_t, std::int64_t, const std::string&) {
+      if (++pieces == 8) throw Stopped();  // in block 1: keys of block 0 are done
+    };
+    const auto out = folder / (input_scales ? "scaled" : "plain");
+    CHECK_THROWS_AS(quantize_model(source, out, request), Stopped);
+    request.progress = {};
+    request.sharing = Sharing::Fused;
+    quantize_model(source, out, request);
+    quantize_model(source, folder / "whole", request);
+    const bool equal =
+        read_file(out / "model.safetensors") == read_file(folder / "whole" / "model.safetensors");
+    CHECK(equal);
+  }
+}
+
 TEST_CASE("matrices that stay as they are take no part in the input scales of others", "[model][quantize]") {
   const TemporaryFolder folder;
   std::vector<TinyTensor> tensors = sharing_tensors();
@@ -428,18 +456,20 @@ TEST_CASE("8-bit floats that are kept stay as they are, or become F16 with their
 }
 
 TEST_CASE("weights that are no numbers are named by tensor, row and column", "[model][quantize]") {
+  const std::string part =
+      GENERATE("mlp.down_proj", "mlp.up_proj");  // alone, second of two that share input scales
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {
     const ModelConfig config = tiny_config("llama");
     std::vector<TinyTensor> tensors = tiny_tensors(config);
+    const std::string name = "model.layers.1." + part + ".weight";
     for (TinyTensor& tensor : tensors)
-      if (tensor.name == "model.layers.1.mlp.down_proj.weight") tensor.values[13 * 36 + 35] = bad;
+      if (tensor.name == name) tensor.values[static_cast<std::size_t>(13 * tensor.shape[1] + 23)] = bad;
     const TemporaryFolder folder;
     write_folder(folder / "model", config, tensors);
     const std::string message = message_of<higgs::FormatError>(
         [&] { quantize_model(ModelSource(folder / "model"), folder / "out", {}); });
-    CHECK_THAT(message, Catch::Contains("model.layers.1.mlp.down_proj.weight") && Catch::Contains("row 13") &&
-                            Catch::Contains("column 35"));
+    CHECK_THAT(message, Catch::Contains(name) && Catch::Contains("row 13,") && Catch::Contains("column 23"));
     CHECK_FALSE(std::filesystem::exists(folder / "out" / "model.safetensors"));
   }
 }
