@@ -82,14 +82,14 @@ inline constexpr std::int64_t rotated_inside = 4;
 inline constexpr std::array kernel_counts{KernelCounts{1, 64.8, 21.1},  KernelCounts{2, 71.8, 22.5},
                                           KernelCounts{4, 84.0, 25.4},  KernelCounts{8, 59.7, 20.2},
                                           KernelCounts{16, 71.4, 22.7}, KernelCounts{32, 94.5, 27.6},
-                                          KernelCounts{64, 133.7, 38.7}};
+                                          KernelCounts{64, 133.2, 38.7}};
 /// Instructions beyond those of 4 bits.
 inline double grid_instructions(double bits) { return bits == 3 ? 4.4 : bits == 2 ? -15.9 : 0; }
 /// The same for window codes of 4 bits; other rates take up to 7 instructions more.
 inline constexpr std::array window_counts{KernelCounts{1, 108.0, 21.1},  KernelCounts{2, 115.0, 22.5},
                                           KernelCounts{4, 127.2, 25.4},  KernelCounts{8, 104.1, 20.2},
                                           KernelCounts{16, 115.6, 22.7}, KernelCounts{32, 138.3, 27.6},
-                                          KernelCounts{64, 177.2, 38.7}};
+                                          KernelCounts{64, 177.4, 38.7}};
 inline double window_instructions(double bits) {
   return bits == 4 ? 0 : bits == 3.5 ? 4.9 : bits == 3 ? 5.9 : bits == 2.5 ? 6.8 : 3.7;
 }
