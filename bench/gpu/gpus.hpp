@@ -58,7 +58,8 @@ struct Problem {
   double bits;                // bits a weight, scales apart; 16: dense
   std::int64_t group = 1024;  // inputs that share a 16-bit scale
   bool window = false;        // a window code of 2 to 4 bits, not a grid
-  int planes = 0;  // of int8 activations, for grids of 2 bits and few rows of x (MatmulPlan::int8_planes)
+  int planes =
+      0;  // planes of int8 activations, for grids of 2 bits and few rows of x (MatmulPlan::int8_planes)
 
   bool int8() const { return planes > 0 && bits == 2 && !window && batch * planes <= 32; }
   bool dense() const { return bits >= 16; }

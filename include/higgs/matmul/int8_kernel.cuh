@@ -123,7 +123,7 @@ struct Int8Warp : StreamWarp<Config> {
   using typename Base::X;
 
   const Int8Rows& int8;
-  int stage = 0;  // of `loads`: that of the next step
+  int stage = 0;  // stage of `loads` that the next step has
   int integers[4][column_tiles][4] = {};
 
   __device__ __forceinline__ Int8Warp(const Int8Task& task, typename Config::Facts& f, const RowRange& rows)
