@@ -2,6 +2,7 @@
 #include "device/weights.cuh"
 
 #include "device/decoder.cuh"
+#include "device/dense.cuh"
 #include "source/load.hpp"
 
 #include <higgs/core/error.hpp>
@@ -327,8 +328,10 @@ DeviceNeeds device_needs(const ModelSource& source, const DeviceOptions& options
   for (std::int64_t block = 0; block < config.layers; ++block) {
     add_group(block, qkv_parts());
     add_layer(block, &Block::o);
-    if (add_group(block, gate_up_parts()).as == Joining::Apart)
-      layers.feed_parts = std::max<std::int64_t>(2, layers.feed_parts);
+    // A GEMM multiplies no gated product: many rows of the joined matrix take room for pairs.
+    const bool apart = add_group(block, gate_up_parts()).as == Joining::Apart;
+    const std::int64_t parts = apart ? 2 : has_gemm && size.rows >= gemm_from ? 3 : 1;
+    layers.feed_parts = std::max(parts, layers.feed_parts);
     add_layer(block, &Block::down);
   }
   if (quantized_layer(source, output))
