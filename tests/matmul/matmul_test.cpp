@@ -330,6 +330,11 @@ TEST_CASE("products of one x have the bits of single calls, and share the activa
         higgs::matmul(x.view.row_range(0, batch), std::span<const higgs::Product<float>>(products), pool,
                       {.activations = kind, .isa = isa});
         CHECK(single == together);
+        std::vector<float> last(70);  // rows of y are those of x, also beyond a block of rows
+        higgs::matmul(x.view.row_range(batch - 1, 1), all[0], MatrixView<float>(last.data(), 1, 70),
+                      std::span<const float>(bias.data), higgs::default_executor(),
+                      {.activations = kind, .isa = isa});
+        CHECK(std::equal(last.begin(), last.end(), together[0].end() - 70));
         std::int64_t runs = 1;  // of neighbours that share
         for (std::size_t i = 1; i < all.size(); ++i)
           runs += !higgs::detail::reads_same_activations(
