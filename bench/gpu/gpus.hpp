@@ -179,7 +179,7 @@ inline Loop loop_of(const Gpu& gpu, const Problem& p, const StreamBuild& build) 
                 : columns <= 32 ? build.stages_beyond_8
                                 : 1;
   const double tiles_per_warp = p.weights() / 4096 / gpu.sms / 4;
-  const int blocks = gpu.prefetches && columns <= 32 && tiles_per_warp >= 8 * build.blocks ? build.blocks : 1;
+  const int blocks = gpu.prefetches && tiles_per_warp >= 8 * build.blocks ? build.blocks : 1;
   loop.warps = 4 * std::min(blocks, gpu.blocks);
   loop.bytes = tile * 1e3 * p.bytes_per_weight();
   const int cache_bytes = columns <= 32 ? build.cache_bytes : build.cache_bytes_beyond_32;

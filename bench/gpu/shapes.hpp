@@ -44,7 +44,7 @@ struct ModelExperts {
   std::vector<ModelLayer> layers{};
 };
 
-/// A model as a list of linear layers; the output head is left out.
+/// A model as a list of linear layers, those of one input joined as an engine has them; the output head is left out.
 struct Model {
   std::string_view name;
   int blocks;
@@ -56,29 +56,26 @@ inline const std::vector<Model>& models() {
   static const std::vector<Model> all{
       {"Llama-3.1-8B",
        32,
-       {{"q", 1, 4096, 4096},
-        {"k, v", 2, 1024, 4096},
+       {{"q, k, v", 1, 6144, 4096},
         {"o", 1, 4096, 4096},
-        {"gate, up", 2, 14336, 4096},
+        {"gate, up", 1, 28672, 4096},
         {"down", 1, 4096, 14336}}},
       {"Llama-3.1-70B",
        80,
-       {{"q", 1, 8192, 8192},
-        {"k, v", 2, 1024, 8192},
+       {{"q, k, v", 1, 10240, 8192},
         {"o", 1, 8192, 8192},
-        {"gate, up", 2, 28672, 8192},
+        {"gate, up", 1, 57344, 8192},
         {"down", 1, 8192, 28672}}},
       {"Qwen3-8B",
        36,
-       {{"q", 1, 4096, 4096},
-        {"k, v", 2, 1024, 4096},
+       {{"q, k, v", 1, 6144, 4096},
         {"o", 1, 4096, 4096},
-        {"gate, up", 2, 12288, 4096},
+        {"gate, up", 1, 24576, 4096},
         {"down", 1, 4096, 12288}}},
       {"Qwen3-30B-A3B",
        48,
-       {{"q", 1, 4096, 2048}, {"k, v", 2, 512, 2048}, {"o", 1, 2048, 4096}},
-       {128, 8, {{"gate, up", 2, 768, 2048}, {"down", 1, 2048, 768}}}},
+       {{"q, k, v", 1, 5120, 2048}, {"o", 1, 2048, 4096}},
+       {128, 8, {{"gate, up", 1, 1536, 2048}, {"down", 1, 2048, 768}}}},
   };
   return all;
 }
