@@ -157,9 +157,8 @@ void DeviceGroup<T>::multiply_parts_async(gpu::DenseView<const T> x, gpu::DenseV
   std::int64_t begin = 0;
   for (const DeviceLinear<T>& part : parts) {
     const gpu::DenseView<T> out(y.data + begin, y.rows, part.weight->rows(), y.row_stride);
-    if (rotation)
-      part.weight->shared_rotation(x)->multiply_rotated_async(rotated, out, part.template with_bias<T>(),
-                                                              space, queue);
+    if (const RotatedProducts<T>* products = rotation ? part.weight->shared_rotation(x) : nullptr)
+      products->multiply_rotated_async(rotated, out, part.template with_bias<T>(), space, queue);
     else
       part.multiply_async(x, out, space, queue);
     begin += out.cols;

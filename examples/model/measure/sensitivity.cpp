@@ -122,6 +122,7 @@ std::string write_sensitivities(const SensitivityFile& file, Metric metric) {
                      {"levels", how.levels},
                      {"nll", how.cross_entropy}}},
                    {"layers", std::move(layers)}};
+  if (how.input_scales && how.shared_scales) out["protocol"]["shared_scales"] = true;
   if (how.weights != 0) out["protocol"]["weights"] = std::to_string(how.weights);
   if (how.device != "cpu") {  // files without the two are of the CPU
     out["protocol"]["device"] = how.device;
@@ -176,6 +177,7 @@ ProbeProtocol read_protocol(const Fields& fields) {
                     .window = fields.integer("window", 0, most),
                     .input_scales = noise != noise_even,
                     .calibrated = noise == noise_calibrated,
+                    .shared_scales = fields.flag("shared_scales", false) || noise == noise_even,
                     .seed = number("seed"),
                     .levels = fields.numbers("levels").value_or(std::vector<double>()),
                     .cross_entropy = fields.number("nll"),
@@ -267,6 +269,10 @@ SensitivityFile measure_model(Network& model, std::vector<TokenId> tokens, Probe
       throw InvalidArgument(path.string() + ": was measured with --device " + file.protocol.device + " in " +
                             file.protocol.dtype + ", and this measurement is with --device " +
                             protocol.device + " in " + protocol.dtype + "; choose another file");
+    if (!file.protocol.shared_scales && protocol.shared_scales)
+      throw InvalidArgument(path.string() +
+                            ": was measured where gate and up had input scales of their own, "
+                            "which quantize no longer gives them; choose another file");
     if (file.protocol != protocol)
       throw InvalidArgument(path.string() + ": holds another measurement; choose another file");
   }

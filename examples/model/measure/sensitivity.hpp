@@ -28,9 +28,10 @@ struct ProbeProtocol {
   std::uint64_t fingerprint = 0;  // hash of the tokens
   std::int64_t tokens = 0;        // in whole windows
   std::int64_t window = 0;
-  bool input_scales = true;      // noise spreads as the error of a quantizer with input scales,
-  bool calibrated = false;       // whose inputs were measured
-  std::uint64_t seed = 0;        // seed of the noise
+  bool input_scales = true;   // noise spreads as the error of a quantizer with input scales,
+  bool calibrated = false;    // whose inputs were measured
+  bool shared_scales = true;  // whether gate and up had scales of both together; not in files of old versions
+  std::uint64_t seed = 0;     // seed of the noise
   std::vector<double> levels{};  // t^2 of the noise; none: from gradients
   double cross_entropy = 0;      // cross entropy of the model on the text, in nats a token
   std::uint64_t weights = 0;     // weights_fingerprint() of the model; 0: unknown

@@ -47,6 +47,12 @@ TEST_CASE("sensitivities survive their file", "[model][sensitivity]") {
   CHECK(back.layers[1].results[0].cross_entropy == -1e-3);
   CHECK(write_sensitivities(back, Metric::Kl) == text);
   CHECK(text.find("\"device\"") == text.npos);  // files that do not say it are of the CPU
+  SensitivityFile even = file;
+  even.protocol.input_scales = false;
+  CHECK(read_sensitivities(write_sensitivities(even, Metric::Kl), "test").protocol == even.protocol);
+  SensitivityFile old = file;
+  old.protocol.shared_scales = false;
+  CHECK(read_sensitivities(write_sensitivities(old, Metric::Kl), "test").protocol == old.protocol);
   SensitivityFile on_gpu = file;
   on_gpu.protocol.device = "cuda";
   on_gpu.protocol.dtype = "fp16";
@@ -115,6 +121,11 @@ TEST_CASE("a model's measurement that was killed goes on, and ends as if it had 
   other = protocol;
   other.input_scales = !other.input_scales;
   CHECK_THROWS_AS(measure("whole.json", -1, other), higgs::InvalidArgument);
+  ProbeProtocol old = protocol;
+  old.shared_scales = false;
+  measure("old.json", -1, old);
+  CHECK_THAT(message_of<higgs::InvalidArgument>([&] { measure("old.json", -1, protocol); }),
+             Catch::Contains("old.json") && Catch::Contains("gate and up"));
   other = protocol;
   other.device = "cuda";
   other.dtype = "bf16";
