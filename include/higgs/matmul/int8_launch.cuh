@@ -42,7 +42,7 @@ struct Int8Kernel {
   static std::size_t workspace(const MatmulSize& size, const Device& device);
   template <class Formats, class Archs, class X, class Y, class Gemm>
   static void launch(const MatmulTask<X, Y, Gemm>& task, std::byte* workspace, const Device& device,
-                     cudaStream_t stream);
+                     cudaStream_t stream);  ///< as MatmulKernel says
 };
 
 namespace detail {

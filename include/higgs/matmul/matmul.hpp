@@ -59,9 +59,9 @@ void matmul(MatrixView<X> x, const PackedMatrix& w, MatrixView<Y> y, std::span<c
 /// One of several products of the same x: y (M, rows) and bias as of matmul().
 template <Scalar Y>
 struct Product {
-  const PackedMatrix* w;
-  MatrixView<Y> y;
-  std::span<const float> bias{};
+  const PackedMatrix* w;          ///< not null
+  MatrixView<Y> y;                ///< (M, rows of w)
+  std::span<const float> bias{};  ///< (rows of w), or empty
 };
 
 /// The products of x (M, cols) with matrices of that many columns, each with the bits of a call of its own. Neighbours that

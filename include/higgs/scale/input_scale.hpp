@@ -60,8 +60,8 @@ class ColumnStatistics {
       add_scalars(rows, executor);
   }
 
-  std::int64_t rows() const noexcept { return rows_; }
-  std::int64_t cols() const noexcept { return std::ssize(squares_); }
+  std::int64_t rows() const noexcept { return rows_; }                 ///< rows added
+  std::int64_t cols() const noexcept { return std::ssize(squares_); }  ///< columns of each
 
   /// The first column in which a matrix of as many columns has a larger magnitude, so that its rows cannot be among
   /// these; cols() if there is none.

@@ -57,7 +57,7 @@ struct TableFormat {
   }
   template <class T, int Row, int Step>
   static __device__ void decode(std::uint32_t (&a)[1][4], const uint4 (&loads)[Bits], std::uint32_t offset);
-  // See Int8Decoder. A byte of 3 or 4 bits a weight names two weights: half of what a lookup brings would be lost.
+  /// See Int8Decoder. A byte of 3 or 4 bits a weight names two weights: half of what a lookup brings would be lost.
   static __device__ void fill_int8_table(const std::int16_t* table)
     requires(Bits == 2);
   template <int Row, int Half>
