@@ -370,8 +370,8 @@ QuantizedMatrix<C> quantize(DenseView<const T> w, const C& book, const QuantizeO
   columns.add_async<T, Archs>(w, stream);
   auto storage = std::make_shared<Storage>();
   const ColumnStatistics own = columns.to_host(stream);  // refuses weights that are not finite
-  storage->normalization = make_normalization(higgs::detail::normalizing_statistics(options, own), out.layout,
-                                              book.step(), options.input_squares);
+  storage->normalization = make_normalization(*higgs::detail::normalizing_statistics(options, own),
+                                              out.layout, book.step(), options.input_squares);
   out.input_scales = storage->normalization.input_scales;
   out.exponent = storage->normalization.exponent;
 

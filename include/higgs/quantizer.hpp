@@ -480,17 +480,17 @@ RowQuantizer<C>::RowQuantizer(const C& code, const CodeLayout& layout, std::opti
 }
 
 namespace detail {
-/// The statistics that normalize a matrix which has `own`: those of the options, if there are some. Throws InvalidArgument
-/// if these lack the matrix: a column that is zero in them would lose its weights.
-inline const ColumnStatistics& normalizing_statistics(const QuantizeOptions& options,
+/// The statistics that normalize a matrix which has `own`: those of the options, or `own`; never null. Throws
+/// InvalidArgument if these lack the matrix: a column that is zero in them would lose its weights.
+inline const ColumnStatistics* normalizing_statistics(const QuantizeOptions& options,
                                                       const ColumnStatistics& own) {
-  if (options.statistics == nullptr) return own;
+  if (options.statistics == nullptr) return &own;
   const std::int64_t column = options.statistics->first_beyond(own);
   expects(column == own.cols(), [&] {
     return sentence("higgs::quantize: column ", column,
                     " of w has a larger magnitude than in options.statistics, so these are not of w too");
   });
-  return *options.statistics;
+  return options.statistics;
 }
 
 template <class T, Code C>
@@ -561,7 +561,7 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
   columns.add(w, executor);  // refuses weights that are not finite
-  storage->normalization = make_normalization(normalizing_statistics(options, columns), out.layout,
+  storage->normalization = make_normalization(*normalizing_statistics(options, columns), out.layout,
                                               book.step(), options.input_squares);
   out.input_scales = storage->normalization.input_scales;
   out.exponent = storage->normalization.exponent;
