@@ -140,8 +140,8 @@ constexpr Model tiny_model{"tiny", 2, 128, 256, 4, 2, 32, 256, false};
 
 // Steps of `texts` texts that have `past` tokens each, captured in one graph.
 struct Measurement {
-  double seconds = 0;         // of a step
-  std::vector<float> logits;  // of the last step
+  double seconds = 0;         // time of a step
+  std::vector<float> logits;  // what the last step gave
 };
 
 Measurement measure_steps(const ModelConfig& config, const DeviceWeights<Half>& weights, std::int64_t texts,

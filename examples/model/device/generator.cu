@@ -223,7 +223,7 @@ std::vector<Generation> ModelGenerator<T>::generate(std::span<const std::vector<
   Generating<T> texts(config_, weights_, prompts, count, options_.chunk, sampling, more_ends);
   std::vector<Generation> out(prompts.size());
   double decoded = 0;                   // seconds until the step that gave token `newest`
-  std::int64_t newest = 0;              // of the longest text
+  std::int64_t newest = 0;              // tokens of the longest text
   const auto take = [&](int reading) {  // the tokens that a reading adds; whether more will come
     texts.wait(reading);
     const bool ended = texts.ended(reading);

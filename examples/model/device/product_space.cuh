@@ -33,7 +33,7 @@ enum class Rows { Few, Many };
 
 /// Bytes of a ProductSpace.
 struct ProductNeeds {
-  std::size_t workspace = 0;  // of the product that needs most
+  std::size_t workspace = 0;  // bytes of the largest workspace
   std::size_t rotated = 0;    // rotated inputs that several products take
 
   friend bool operator==(const ProductNeeds&, const ProductNeeds&) = default;

@@ -86,7 +86,7 @@ std::optional<std::pair<std::int64_t, std::int64_t>> read_shape(const Fields& fi
 std::vector<std::string> probed_layers(const ModelConfig& config);
 
 /// How the error of a quantizer spreads over the columns of layer `name`: even once they are divided by these input scales
-/// (cols). Empty: even as they are. `columns` are the layer's shared_columns() of layers that are alike. `input_squares`
+/// (cols). Empty: even as they are. `columns` are the layer's shared_columns() under Sharing::Alike. `input_squares`
 /// are asked where the protocol is calibrated; throws InvalidArgument if they lack the layer.
 std::vector<float> error_scales(const ColumnStatistics& columns, const std::string& name,
                                 const ModelConfig& config, const ProbeProtocol& protocol,

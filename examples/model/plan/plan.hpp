@@ -33,7 +33,7 @@ struct PlanRequest {
   bool calibrated = true;  // whether the model will be quantized with measured inputs
   Metric metric = Metric::Kl;
   /// Whether layers that read the same, q, k and v or gate and up, share a format and input scales. Sensitivities are
-  /// those of layers that are alike.
+  /// measured under Sharing::Alike whatever it is.
   bool fused = false;
 
   Sharing sharing() const noexcept { return fused ? Sharing::Fused : Sharing::Alike; }
