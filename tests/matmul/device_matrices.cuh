@@ -31,6 +31,26 @@ std::vector<Y> device_product(const higgs::gpu::PackedView& w, const Normals<X>&
   return y.to_host();
 }
 
+/// Whether a capture can hold work(stream): not if it is the first use of a kernel under Options::refuse_cold.
+template <class Work>
+bool can_be_captured(const Work& work) {
+  namespace gpu = higgs::gpu;
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  gpu::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "can_be_captured");
+  gpu::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "can_be_captured");
+  bool done = true;
+  try {
+    work(stream);
+  } catch (const gpu::CudaError&) {
+    done = false;
+  }
+  static_cast<void>(cudaStreamEndCapture(stream, &graph));
+  static_cast<void>(cudaGraphDestroy(graph));
+  static_cast<void>(cudaStreamDestroy(stream));
+  return done;
+}
+
 /// ||y - reference|| / ||reference||.
 template <class Y>
 double relative_error(const std::vector<Y>& y, const std::vector<double>& reference) {

@@ -417,22 +417,11 @@ TEST_CASE("experts that are warm are captured for any number of rows without the
   const auto workspace =
       gpu::DeviceBuffer<std::byte>::zeros(gpu::matmul_grouped_workspace(experts, most, plan, here));
   const auto captures = [&](std::int64_t rows, int first) {
-    cudaStream_t stream = nullptr;
-    cudaGraph_t graph = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    bool done = true;
-    try {
+    return can_be_captured([&](cudaStream_t stream) {
       gpu::matmul_grouped_async<Cold>(gpu::DenseView<const BFloat16>(x.data() + first, rows, 1024), experts,
                                       {rows, offsets.data()}, gpu::DenseView<float>(y.data(), rows, 70),
                                       workspace.span(), plan, here, stream);
-    } catch (const gpu::CudaError&) {
-      done = false;
-    }
-    static_cast<void>(cudaStreamEndCapture(stream, &graph));
-    static_cast<void>(cudaGraphDestroy(graph));
-    static_cast<void>(cudaStreamDestroy(stream));
-    return done;
+    });
   };
   const auto cold = [&](std::int64_t from, std::int64_t to) {
     int count = 0;

@@ -232,21 +232,10 @@ TEST_CASE("a layer that is warm is captured for any batch without the first use 
   linear.plan().int8_planes = 1;
   const auto workspace = gpu::DeviceBuffer<std::byte>::zeros(linear.workspace_bytes(40));
   const auto captures = [&](std::int64_t batch, int first) {
-    cudaStream_t stream = nullptr;
-    cudaGraph_t graph = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    bool done = true;
-    try {
+    return can_be_captured([&](cudaStream_t stream) {
       linear(gpu::DenseView<const higgs::BFloat16>(x.data() + first, batch, 192),
              gpu::DenseView<float>(y.data(), batch, 70), workspace.span(), stream);
-    } catch (const gpu::CudaError&) {
-      done = false;
-    }
-    static_cast<void>(cudaStreamEndCapture(stream, &graph));
-    static_cast<void>(cudaGraphDestroy(graph));
-    static_cast<void>(cudaStreamDestroy(stream));
-    return done;
+    });
   };
   for (const int planes : {0, 1, 2}) {
     linear.plan().int8_planes = planes;
