@@ -15,6 +15,7 @@ STAGES = {  # folder: the folders it may include, besides itself and config.hpp
     "codes": {"core", "cpu", "gpu", "pack", "encode"},
     "fit": {"core", "cpu", "codes", "encode"},
     "store": {"core", "codes", "pack"},
+    "round": {"core", "cpu", "gpu", "rotate", "store"},
     "matmul": {"core", "cpu", "gpu", "rotate", "codes", "pack", "store"},
     "allocate": {"core"},
 }
@@ -23,7 +24,7 @@ TOP = {  # header: the folders and top headers it may include
     "quantizer.hpp": set(STAGES) - {"matmul", "allocate"},
     "quantizer.cuh": set(STAGES) - {"matmul", "allocate"} | {"quantizer.hpp"},
     "higgs.hpp": set(STAGES) | {"quantizer.hpp", "quantizer.cuh"},
-    "tools.hpp": {"allocate", "fit"},
+    "tools.hpp": {"allocate", "fit", "round"},
     "models.hpp": {"store"},
 }
 # The folders of examples/model in the order of the data: each may include itself and those before it.

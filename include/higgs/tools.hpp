@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fitting and measuring: tables for codes, the errors they leave, how sensitive a model's layers are.
+// Fitting and measuring: tables for codes, the errors they leave, how sensitive a model's layers are, and rounding by the
+// second moments of inputs.
 #pragma once
 
 #include <higgs/allocate/sensitivity.hpp>
@@ -8,3 +9,4 @@
 #include <higgs/fit/fit_window.hpp>
 #include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/fit/measure_grid.hpp>
+#include <higgs/round/outer_product.hpp>
