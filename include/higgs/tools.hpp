@@ -10,3 +10,4 @@
 #include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/fit/measure_grid.hpp>
 #include <higgs/round/outer_product.hpp>
+#include <higgs/round/second_moment.hpp>
