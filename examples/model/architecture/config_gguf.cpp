@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <string_view>
+#include <utility>
 
 namespace higgs::model {
 namespace {
@@ -50,25 +52,53 @@ void read_gguf_biases(const Fields& fields, const TensorSource& tensors, const F
         "and down");
 }
 
-void refuse_unknown_rope_keys(const GgufFile& file, const std::string& prefix, const Fields& fields) {
-  constexpr std::string_view known[] = {"dimension_count",
-                                        "freq_base",
-                                        "scale_linear",
-                                        "scaling.type",
-                                        "scaling.factor",
-                                        "scaling.attn_factor",
-                                        "scaling.original_context_length",
-                                        "scaling.finetuned",
-                                        "scaling.yarn_log_multiplier",
-                                        "scaling.yarn_ext_factor",
-                                        "scaling.yarn_attn_factor",
-                                        "scaling.yarn_beta_fast",
-                                        "scaling.yarn_beta_slow"};
-  const std::string begin = prefix + ".rope.";
-  for (const auto& [key, value] : file.metadata())
-    if (key.starts_with(begin) && std::find(std::begin(known), std::end(known),
-                                            std::string_view(key).substr(begin.size())) == std::end(known))
+// The keys of attention and of rotary positions that are read, or that change nothing here.
+constexpr std::string_view known_keys[] = {"attention.head_count",
+                                           "attention.head_count_kv",
+                                           "attention.key_length",
+                                           "attention.value_length",
+                                           "attention.layer_norm_rms_epsilon",
+                                           "attention.layer_norm_epsilon",
+                                           "attention.causal",
+                                           "attention.sliding_window",
+                                           "rope.dimension_count",
+                                           "rope.freq_base",
+                                           "rope.scale_linear",
+                                           "rope.scaling.type",
+                                           "rope.scaling.factor",
+                                           "rope.scaling.attn_factor",
+                                           "rope.scaling.original_context_length",
+                                           "rope.scaling.finetuned",
+                                           "rope.scaling.yarn_log_multiplier",
+                                           "rope.scaling.yarn_ext_factor",
+                                           "rope.scaling.yarn_attn_factor",
+                                           "rope.scaling.yarn_beta_fast",
+                                           "rope.scaling.yarn_beta_slow"};
+
+// Refuses what other architectures have and this family has not: keys that ask for another computation.
+void refuse_other_keys(const GgufFile& file, const std::string& name, const Family& family,
+                       const Fields& fields) {
+  const auto is_number = [&](std::string_view key) {
+    return std::ranges::any_of(family.numbers, [&](const Number& number) { return number.gguf == key; });
+  };
+  for (const auto& [key, value] : file.metadata()) {
+    if (!key.starts_with(name + ".")) continue;
+    const std::string_view rest = std::string_view(key).substr(name.size() + 1);
+    const bool checked = rest.starts_with("attention.") || rest.starts_with("rope.");
+    if (checked && std::ranges::find(known_keys, rest) == std::end(known_keys) && !is_number(rest))
       fields.fail(key + " is a key that is not supported");
+  }
+  constexpr std::pair<std::string_view, double> neutral[] = {{"embedding_scale", 1},
+                                                             {"residual_scale", 1},
+                                                             {"logit_scale", 1},
+                                                             {"attn_logit_softcapping", 0},
+                                                             {"final_logit_softcapping", 0}};
+  for (const auto& [rest, usual] : neutral) {
+    const std::string key = name + "." + std::string(rest);
+    if (!is_number(rest) && fields.number(key, usual) != usual)
+      fields.refuse(key, std::string(usual == 0 ? "0" : "1") + ": the architecture " + in_quotes(name) +
+                             " has no such number");
+  }
 }
 
 }  // namespace
@@ -81,7 +111,7 @@ ModelConfig read_config(const GgufFile& file, const TensorSource& tensors, const
   if (fields.integer(key("expert_count"), 0, most_width, 0) != 0)
     throw UnsupportedArchitecture(source + ": " + key("expert_count") +
                                   " says that this is a mixture of experts, which is not supported");
-  refuse_unknown_rope_keys(file, name, fields);
+  refuse_other_keys(file, name, family, fields);
 
   ModelConfig out;
   out.family = family.name;
@@ -112,6 +142,8 @@ ModelConfig read_config(const GgufFile& file, const TensorSource& tensors, const
   if (!embedding || embedding->shape.size() != 2)
     fields.fail("tensor \"token_embd.weight\" is missing or no matrix");
   out.vocabulary = embedding->shape[0];
+  if (fields.count(key("vocab_size"), most_width, out.vocabulary) != out.vocabulary)
+    fields.refuse(key("vocab_size"), std::to_string(out.vocabulary) + ", the rows of token_embd.weight");
   out.tied_embeddings = !tensors.find("output.weight");
   read_gguf_biases(fields, tensors, family, out);
   if (fields.has("tokenizer.ggml.bos_token_id"))

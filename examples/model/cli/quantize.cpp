@@ -261,8 +261,9 @@ void add_rounding_options(CLI::App* command, Options* options) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
-  command->add_flag("--dry-run", options->dry_run,
-                    "check everything, say how large the result will be, and write nothing");
+  command->add_flag(
+      "--dry-run", options->dry_run,
+      "check all but the values of weights, say how large the result will be, and write nothing");
 }
 
 }  // namespace

@@ -253,6 +253,8 @@ StoredPlan read_plan(std::string_view text, const std::string& source) {
     fields.choice("format", {format_name});
     StoredPlan plan;
     plan.block = fields.integer("block", 0, max_hadamard_order);
+    if (plan.block != 0 && !is_hadamard_order(plan.block))
+      fields.refuse("block", "0 or the order of a Hadamard transform");
     plan.group = fields.integer("group", 1, most);
     plan.input_scales = fields.flag("input_scales");
     plan.sharing = fields.flag("fused", false) ? Sharing::Fused : Sharing::Alike;

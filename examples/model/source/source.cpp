@@ -41,6 +41,23 @@ bool equal(const SourceTensor& a, const SourceTensor& b) {
   return true;
 }
 
+// What is wrong with the scales of 8-bit floats; empty if nothing is. A model has them for all its matrices or for none.
+std::string problem_of_scales(const std::vector<ModelTensor>& tensors,
+                              const std::optional<ModelConfig>& config) {
+  std::string reason;  // why there must be scales
+  for (const ModelTensor& tensor : tensors)
+    if (tensor.stored->scales) reason = "those of \"" + tensor.stored->name + "\" are there";
+  if (config && !config->quantization.empty()) reason = "quantization_config is " + config->quantization;
+  if (reason.empty()) return "";
+  for (const ModelTensor& tensor : tensors) {
+    const SourceTensor& stored = *tensor.stored;
+    const std::string place = stored.owner->path().string() + ": tensor \"" + stored.name + "\"";
+    if (!stored.scales && tensor.is_matrix() && stored.readable() && stored.dtype.starts_with("F8"))
+      return place + " is " + stored.dtype + ", but its scales are missing, and " + reason;
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string read_text(const std::filesystem::path& path) {
@@ -79,6 +96,7 @@ ModelSource::ModelSource(const std::filesystem::path& path) : path_(path) {
     open_gguf(std::move(file));
   else
     open_safetensors();
+  if (problem_.empty()) problem_ = problem_of_scales(tensors_, config_);
   if (!config_) return;
   settle_embeddings();
   if (problem_.empty()) problem_ = problem_of(*this, *config_);

@@ -47,9 +47,11 @@ void check_equal(const ModelConfig& a, const ModelConfig& b) {
 
 // A small config.json, with `more` members that replace its own.
 std::string config_json(const std::string& more) {
-  return R"({"architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":24,)"
-         R"("intermediate_size":36,"num_attention_heads":4,"vocab_size":40)" +
-         (more.empty() ? "" : "," + more) + "}";
+  auto object =
+      nlohmann::json::parse(R"({"architectures":["LlamaForCausalLM"],"num_hidden_layers":2,"hidden_size":24,)"
+                            R"("intermediate_size":36,"num_attention_heads":4,"vocab_size":40})");
+  object.update(nlohmann::json::parse("{" + more + "}"));
+  return object.dump();
 }
 ModelConfig read_json(const std::string& more) { return read_config(config_json(more), "config.json"); }
 // A Llama with heads of 16, a context of 64 and the rope_scaling given.
@@ -213,6 +215,38 @@ TEST_CASE("GGUF metadata that is wrong or not supported is refused by name", "[m
       Contains("width"));
   CHECK_THAT(refusal_of([](GgufBuilder& g) { g.add_value("llama.rope.scaling.type", 8, gguf_text("su")); }),
              Contains("llama.rope.scaling.type") && Contains("\"su\"") && Contains("\"yarn\""));
+}
+
+TEST_CASE("a key of GGUF metadata that asks for another computation is refused by name", "[model][config]") {
+  const TemporaryFolder folder;
+  for (const std::string family : {"llama", "qwen2", "qwen3", "granite"}) {
+    const auto refusal_of = [&](const std::string& key, std::uint32_t type, const std::string& value) {
+      GgufBuilder gguf = tiny_gguf(tiny_config(family));
+      gguf.add_value(family + "." + key, type, value);
+      write_file(folder / "model.gguf", gguf.build());
+      return message_of<higgs::FormatError>([&] { read_gguf(folder / "model.gguf"); });
+    };
+    const auto names_key = [&](const std::string& key) {
+      return Catch::Contains("model.gguf: " + family + "." + key);
+    };
+    for (const std::string key :
+         {"attention.clamp_kqv", "attention.max_alibi_bias", "attention.temperature_scale",
+          "attention.sliding_window_pattern", "attention.nobody_knows", "rope.dimension_sections"})
+      CHECK_THAT(refusal_of(key, 6, raw(1.0f)), names_key(key));
+    for (const std::string key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+      CHECK_THAT(refusal_of(key, 6, raw(30.0f)), names_key(key));
+      CHECK(refusal_of(key, 6, raw(0.0f)).empty());
+    }
+    CHECK_THAT(refusal_of("vocab_size", 4, raw(std::uint32_t{41})), names_key("vocab_size"));
+    CHECK(refusal_of("vocab_size", 4, raw(std::uint32_t{40})).empty());
+    CHECK(refusal_of("attention.layer_norm_epsilon", 6, raw(1e-5f)).empty());
+    if (family == "granite") continue;  // has the multipliers
+    for (const std::string key : {"embedding_scale", "residual_scale", "logit_scale"}) {
+      CHECK_THAT(refusal_of(key, 6, raw(3.0f)), names_key(key));
+      CHECK(refusal_of(key, 6, raw(1.0f)).empty());
+    }
+    CHECK_THAT(refusal_of("attention.scale", 6, raw(0.5f)), names_key("attention.scale"));
+  }
 }
 
 TEST_CASE("scaling stretches the slow rotations and leaves the fast ones", "[model][config]") {

@@ -122,3 +122,29 @@ TEST_CASE("a Git LFS pointer in place of JSON is told as that", "[model][fields]
   CHECK_THROWS_WITH(parse_json(pointer, "a.json", [](const nlohmann::json&) { return 0; }),
                     "a.json: is a Git LFS pointer, not the file itself: run git lfs pull");
 }
+
+TEST_CASE("a key that stands twice in one object is refused, however deep it is", "[model][fields]") {
+  const auto refusal_of = [](const std::string& text) {
+    return message_of<higgs::FormatError>(
+        [&] { parse_json(text, "a.json", [](const nlohmann::json&) { return 0; }); });
+  };
+  std::string twice = R"({"k":1,"other":{"k":2},"k":1})",
+              once = R"({"k":1,"other":[{"k":2},{"k":3}],"j":{"k":4}})";
+  for (int depth = 0; depth < 4; ++depth) {
+    CHECK(refusal_of(twice) == "a.json: the key \"k\" stands twice in one object");
+    CHECK(refusal_of(once).empty());
+    twice = depth % 2 == 0 ? "[" + twice + "]" : R"({"k":)" + twice + "}";
+    once = depth % 2 == 0 ? "[" + once + "]" : R"({"k":)" + once + "}";
+  }
+  CHECK(refusal_of(R"({"k":1,"\u006b":2})").find("\"k\"") != std::string::npos);  // another spelling of k
+}
+
+TEST_CASE("text that is no JSON is refused with its file and the place", "[model][fields]") {
+  for (const std::string bad :
+       {"", "{", "[1,]", "{\"a\":NaN}", "{\"a\":1e999}", "{\"a\":\"\xff\"}", "{} x"}) {
+    const std::string message = message_of<higgs::FormatError>(
+        [&] { parse_json(bad, "a.json", [](const nlohmann::json&) { return 0; }); });
+    CHECK(message.starts_with("a.json: "));
+    CHECK(message.find("exception") == std::string::npos);
+  }
+}

@@ -242,6 +242,8 @@ TEST_CASE("plans that do not fit the model or the format are refused", "[model][
                                                         {"2x16", "2x17"},
                                                         {"\"b\"", "\"a\""},
                                                         {"64", "[]"},
+                                                        {"\"block\":0", "\"block\":31"},
+                                                        {"\"2x16\"", "\"2x16\",\"codebook\":\"2x16\""},
                                                         {"layers", "rows"},
                                                         {"\"block\"", "\"blocks\""},
                                                         {"false", "\"false\""},

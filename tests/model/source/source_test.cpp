@@ -248,3 +248,42 @@ TEST_CASE("weights that are quantized in another way are told by the way", "[mod
              Catch::Contains("pack-quantized"));
   CHECK_THAT(problem(R"({"load_in_4bit":true})"), Catch::Contains("bitsandbytes"));
 }
+
+TEST_CASE("8-bit floats whose scales are missing are refused, not read as plain numbers", "[model][source]") {
+  const TemporaryFolder folder;
+  const ModelConfig config = tiny_config("llama");
+  const std::vector<TinyTensor> tensors = tiny_tensors(config);
+  write_folder(folder.path(), config, tensors);
+  const auto is_coarse = [](const TinyTensor& tensor) { return tensor.name.ends_with("_proj.weight"); };
+  // Writes linear layers as 8-bit floats, with one scale for each row, but for the layer `bare`.
+  const auto write = [&](const std::string& bare) {
+    std::vector<higgs::TensorShape> shapes;
+    for (const TinyTensor& tensor : tensors) {
+      shapes.push_back(
+          {tensor.name, is_coarse(tensor) ? higgs::DType::F8_E4M3 : higgs::DType::F32, tensor.shape});
+      if (is_coarse(tensor) && tensor.name != bare && bare != "all")
+        shapes.push_back({tensor.name + "_scale", higgs::DType::F32, {tensor.shape[0], 1}});
+    }
+    higgs::SafetensorsWriter writer(folder / "model.safetensors", shapes);
+    for (const higgs::TensorShape& shape : shapes) {
+      const std::string one = raw(1.0f);
+      std::string bytes(static_cast<std::size_t>(*shape.bytes()), '8');
+      for (std::size_t i = 0; shape.dtype == higgs::DType::F32 && i < bytes.size(); ++i)
+        bytes[i] = one[i % 4];
+      writer.write(shape.name, 0, bytes_of(bytes));
+    }
+    writer.commit();
+    return ModelSource(folder.path()).problem();
+  };
+  CHECK(write("").empty());
+  for (const TinyTensor& tensor : tensors)
+    if (is_coarse(tensor))
+      CHECK_THAT(write(tensor.name), Catch::Contains("model.safetensors: tensor \"" + tensor.name + "\"") &&
+                                         Catch::Contains("its scales are missing"));
+  CHECK(write("all").empty());  // plain numbers, as nothing speaks of scales
+  std::string text = read_file(folder / "config.json");
+  text.insert(text.find('{') + 1, R"("quantization_config":{"quant_method":"fp8"},)");
+  write_file(folder / "config.json", text);
+  CHECK(write("").empty());
+  CHECK_THAT(write("all"), Catch::Contains("its scales are missing") && Catch::Contains("fp8"));
+}
