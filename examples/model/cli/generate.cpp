@@ -11,7 +11,6 @@
 #include <higgs/quantizer.hpp>
 
 #include <algorithm>
-#include <functional>
 #include <iomanip>
 #include <iostream>
 #include <memory>
@@ -50,7 +49,7 @@ Transformer load_on_cpu(const Options& options, const ModelSource& source, Execu
   return model;
 }
 
-// Continues texts on the processor that the options ask for: on a GPU together, on the CPU one after the other.
+// Continues texts together on the processor that the options ask for.
 class Writer {
  public:
   // There must be room for texts of `tokens`, prompts and all.
@@ -70,22 +69,10 @@ class Writer {
     device_ = open_device_generator(source, how, executor);
   }
 
-  // Calls on_token with each token, and on_end when a text has its last one.
-  std::vector<Generation> write(const std::vector<std::vector<TokenId>>& prompts,
-                                const DeviceGenerator::OnToken& on_token,
-                                const std::function<void(std::size_t text)>& on_end,
+  std::vector<Generation> write(const std::vector<std::vector<TokenId>>& prompts, const OnToken& on_token,
                                 std::span<const TokenId> more_ends) {
-    std::vector<Generation> out;
-    if (device_) out = device_->generate(prompts, options_.tokens, options_.sampling, on_token, more_ends);
-    Sampling sampling = options_.sampling;
-    for (std::size_t text = 0; text < prompts.size(); ++text, ++sampling.seed) {
-      if (host_)
-        out.push_back(generate(
-            *host_, prompts[text], options_.tokens, sampling, [&](TokenId token) { on_token(text, token); },
-            executor_, more_ends));
-      on_end(text);
-    }
-    return out;
+    if (device_) return device_->generate(prompts, options_.tokens, options_.sampling, on_token, more_ends);
+    return generate(*host_, prompts, options_.tokens, options_.sampling, on_token, executor_, more_ends);
   }
 
  private:
@@ -181,16 +168,15 @@ struct Rates {
         decoded(std::max<std::int64_t>(0, tokens - 1)),
         prefill_seconds(text.prefill_seconds),
         decode_seconds(text.decode_seconds) {}
-  // Those of all texts, which grew together or one after the other.
-  Rates(const std::vector<Generation>& texts, bool together) {
+  // Those of all texts, which grew together.
+  explicit Rates(const std::vector<Generation>& texts) {
     for (const Generation& each : texts) {
       const Rates one(each);
       prompt_tokens += one.prompt_tokens;
       tokens += one.tokens;
       decoded += one.decoded;
       prefill_seconds += one.prefill_seconds;
-      decode_seconds =
-          together ? std::max(decode_seconds, one.decode_seconds) : decode_seconds + one.decode_seconds;
+      decode_seconds = std::max(decode_seconds, one.decode_seconds);
     }
   }
   double prefill() const { return rate(prompt_tokens, prefill_seconds); }
@@ -205,7 +191,7 @@ struct Rates {
 
 void report(const Options& options, const ModelSource& source, const std::vector<std::string>& texts,
             const Display& display, const std::vector<Generation>& results) {
-  const Rates all(results, options.processor.on_gpu());
+  const Rates all(results);
   std::cerr << std::setprecision(4) << "prefill: " << all.prompt_tokens << " tokens at " << all.prefill()
             << " tokens/s; decode: " << all.tokens << " tokens at " << all.decode() << " tokens/s";
   if (texts.size() > 1)
@@ -261,8 +247,8 @@ void generate_texts(const Options& options) {
   Display display(options.text(), tokenizer, std::move(leads), strips);
   const std::vector<Generation> results = writer.write(
       prompts, [&](std::size_t text, TokenId id) { display.take(text, id); },
-      [&](std::size_t text) { display.end(text); },
       chat ? std::span(chat->end_tokens()) : std::span<const TokenId>());
+  for (std::size_t text = 0; text < results.size(); ++text) display.end(text);
   report(options, source, texts, display, results);
 }
 
@@ -278,8 +264,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompts", options->prompts_file, "continue each line of this file, too")
       ->type_name("FILE");
   command
-      ->add_option("--batch", options->batch,
-                   "write so many texts from each prompt; on a GPU all texts grow together")
+      ->add_option("--batch", options->batch, "write so many texts from each prompt; all texts grow together")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{1}, most_texts));
   command->add_option("--tokens", options->tokens, "write at most so many tokens")

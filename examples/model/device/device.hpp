@@ -76,15 +76,12 @@ inline constexpr std::int64_t most_texts = 64;
 /// What generates on a GPU.
 class DeviceGenerator {
  public:
-  /// Called with the place of a text among the prompts and its next token. Tokens come in small groups.
-  using OnToken = std::function<void(std::size_t text, TokenId token)>;
-
   virtual ~DeviceGenerator() = default;
   virtual const ModelConfig& config() const noexcept = 0;
   /// Continues each of 1 to 64 prompts as generate() does one; text i draws with seed + i. With LongRoPE
   /// the longest text decides whether all take the long factors. Prompts are read one after the other, each in its
   /// prefill_seconds; decode_seconds go from the end of all prompts to the last token of the text, whatever others do
-  /// after it. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than is
+  /// after it. Tokens come in small groups. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than is
   /// free.
   virtual std::vector<Generation> generate(std::span<const std::vector<TokenId>> prompts, std::int64_t count,
                                            const Sampling& sampling, const OnToken& on_token,

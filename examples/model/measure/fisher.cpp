@@ -60,7 +60,7 @@ class Backward {
   template <class Step>
   Matrix go_back(std::size_t index, Matrix after, const Tape::OnLinear& on_linear, Step&& step) {
     Tape tape(on_linear);
-    Ops ops(config_, &cache_, count_, executor_, nullptr, &tape);
+    Ops ops(config_, {{&cache_, count_}}, executor_, nullptr, &tape);
     const Value before = ops.begin(states_[index].view());
     tape.go_back(step(before, ops), std::move(after));
     return std::move(before->gradient);

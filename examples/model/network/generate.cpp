@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 
 namespace higgs::model {
 namespace {
@@ -13,48 +14,113 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Throws InvalidArgument for prompts that generate() cannot continue.
+void check_prompts(const ModelConfig& config, std::span<const std::vector<TokenId>> prompts) {
+  expects(!prompts.empty(), "higgs::model::generate: there is no prompt");
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::string which = "higgs::model::generate: prompt " + std::to_string(i + 1);
+    if (prompts[i].empty()) throw InvalidArgument(which + " is empty");
+    if (std::ssize(prompts[i]) >= config.context)
+      throw InvalidArgument(which + " has " + std::to_string(prompts[i].size()) +
+                            " tokens and fills the model's context of " + std::to_string(config.context));
+  }
+}
+
+// A text that grows.
+struct Growing {
+  Growing(const ModelConfig& config, std::int64_t length, std::int64_t count, const Sampling& sampling)
+      : limit(std::min(count, config.context - length)),
+        sampler(sampling),
+        cache(config, length + limit, KvType::Half) {}
+
+  std::int64_t limit;  // tokens that it may get
+  Sampler sampler;
+  KvCache cache;
+  TokenId next = 0;  // chosen, not yet one of the text
+  bool ended = false;
+};
+
+// Texts that grow together.
+class Texts {
+ public:
+  Texts(const Transformer& model, std::span<const std::vector<TokenId>> prompts, std::int64_t count,
+        Sampling sampling, Executor& executor)
+      : model_(model), executor_(executor) {
+    for (const std::vector<TokenId>& prompt : prompts) {
+      texts_.emplace_back(model.config(), std::ssize(prompt), count, sampling);
+      ++sampling.seed;
+    }
+  }
+
+  Growing& operator[](std::size_t text) { return texts_[text]; }
+
+  // Reads the prompt of a text and chooses the token that follows.
+  void read(std::size_t text, std::span<const TokenId> prompt) {
+    Matrix hidden(std::ssize(prompt), model_.config().width);
+    model_.forward(prompt, texts_[text].cache, hidden.view(), executor_);
+    choose({&text, 1}, hidden.view().row_range(hidden.rows - 1, 1));
+  }
+  // Reads the chosen tokens of these texts and chooses those that follow.
+  void step(std::span<const std::size_t> which) {
+    std::vector<TokenId> tokens;
+    std::vector<TextPart> parts;
+    for (const std::size_t text : which) {
+      tokens.push_back(texts_[text].next);
+      parts.push_back({&texts_[text].cache, 1});
+    }
+    Matrix hidden(std::ssize(which), model_.config().width);
+    model_.forward(tokens, parts, hidden.view(), executor_);
+    choose(which, hidden.view());
+  }
+
+ private:
+  void choose(std::span<const std::size_t> which, MatrixView<const float> hidden) {
+    Matrix logits(hidden.rows, model_.config().vocabulary);
+    model_.logits(hidden, logits.view(), executor_);
+    executor_.run(hidden.rows, [&](std::int64_t row) {
+      Growing& text = texts_[which[static_cast<std::size_t>(row)]];
+      text.next = text.sampler.choose({logits.row(row), static_cast<std::size_t>(logits.cols)});
+    });
+  }
+
+  const Transformer& model_;
+  Executor& executor_;
+  std::vector<Growing> texts_;
+};
+
 }  // namespace
 
-Generation generate(const Transformer& model, std::span<const TokenId> prompt, std::int64_t count,
-                    const Sampling& sampling, const std::function<void(TokenId)>& on_token,
-                    Executor& executor, std::span<const TokenId> more_ends) {
+std::vector<Generation> generate(const Transformer& model, std::span<const std::vector<TokenId>> prompts,
+                                 std::int64_t count, const Sampling& sampling, const OnToken& on_token,
+                                 Executor& executor, std::span<const TokenId> more_ends) {
   const ModelConfig& config = model.config();
-  const auto length = static_cast<std::int64_t>(prompt.size());
-  expects(length > 0, "higgs::model::generate: the prompt is empty");
-  expects(length < config.context, "higgs::model::generate: the prompt fills the model's context");
-  count = std::min(count, config.context - length);
-
-  Sampler sampler(sampling);
-  KvCache cache(config, length + count, KvType::Half);
-  std::vector<float> hidden(static_cast<std::size_t>(length * config.width));
-  std::vector<float> logits(static_cast<std::size_t>(config.vocabulary));
-  // Reads tokens and returns the one to follow the last of them.
-  const auto next = [&](std::span<const TokenId> tokens) {
-    const auto rows = static_cast<std::int64_t>(tokens.size());
-    const MatrixView<float> states(hidden.data(), rows, config.width);
-    model.forward(tokens, cache, states, executor);
-    model.logits(states.row_range(rows - 1, 1), {logits.data(), 1, config.vocabulary}, executor);
-    return sampler.choose(logits);
-  };
-
-  Generation out;
-  out.prompt_tokens = length;
-  auto start = std::chrono::steady_clock::now();
-  TokenId token = next(prompt);
-  out.prefill_seconds = seconds_since(start);
-  start = std::chrono::steady_clock::now();
-  while (static_cast<std::int64_t>(out.tokens.size()) < count) {
-    out.tokens.push_back(token);
-    on_token(token);
-    const auto ends = [&](std::span<const TokenId> list) {
-      return std::find(list.begin(), list.end(), token) != list.end();
-    };
-    const bool ended = ends(config.end_tokens) || ends(more_ends);
-    if (ended || static_cast<std::int64_t>(out.tokens.size()) == count) break;
-    token = next({&token, 1});
+  check_prompts(config, prompts);
+  Texts texts(model, prompts, count, sampling, executor);
+  std::vector<Generation> out(prompts.size());
+  std::vector<std::size_t> growing;
+  for (std::size_t text = 0; text < prompts.size(); ++text) {
+    const auto start = std::chrono::steady_clock::now();
+    texts.read(text, prompts[text]);
+    out[text].prompt_tokens = std::ssize(prompts[text]);
+    out[text].prefill_seconds = seconds_since(start);
+    if (texts[text].limit > 0) growing.push_back(text);
   }
-  out.decode_seconds = seconds_since(start);
-  return out;
+  const auto start = std::chrono::steady_clock::now();
+  // Takes the chosen token of a text; whether the text has its last one.
+  const auto take = [&](std::size_t text) {
+    Generation& result = out[text];
+    const TokenId token = texts[text].next;
+    result.tokens.push_back(token);
+    result.decode_seconds = seconds_since(start);
+    if (on_token) on_token(text, token);
+    return std::ranges::count(config.end_tokens, token) > 0 || std::ranges::count(more_ends, token) > 0 ||
+           std::ssize(result.tokens) == texts[text].limit;
+  };
+  while (true) {
+    std::erase_if(growing, take);
+    if (growing.empty()) return out;
+    texts.step(growing);
+  }
 }
 
 }  // namespace higgs::model

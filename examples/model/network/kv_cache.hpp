@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <variant>
 #include <vector>
 
@@ -19,11 +20,12 @@ enum class KvType { Float, Half };
 /// Keys and values of one text for all blocks of a model.
 class KvCache {
  public:
-  /// What attention of one block has seen.
+  /// What attention of one block has seen. What follows the last token is left open: memory that no token has reached
+  /// is not touched.
   template <class T>
   struct Layer {
-    std::vector<T> keys;    // (kv_heads, capacity, head_width)
-    std::vector<T> values;  // transposed, as products read rows: (kv_width, capacity)
+    std::unique_ptr<T[]> keys;    // (kv_heads, capacity, head_width)
+    std::unique_ptr<T[]> values;  // transposed, as products read rows: (kv_width, capacity)
   };
 
   /// Room for `capacity` tokens. Throws InvalidArgument unless that is above 0.
@@ -44,6 +46,12 @@ class KvCache {
   std::int64_t capacity_;
   std::int64_t size_ = 0;
   std::vector<std::variant<Layer<float>, Layer<Half>>> layers_;
+};
+
+/// Some tokens of one text, which follow those in its cache.
+struct TextPart {
+  KvCache* cache;
+  std::int64_t count;
 };
 
 }  // namespace higgs::model

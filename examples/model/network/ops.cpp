@@ -190,28 +190,50 @@ struct Ops::Pool {
   }
 };
 
-Ops::Ops(const ModelConfig& config, KvCache* cache, std::int64_t count, Executor& executor,
-         const Observer* observer, Tape* tape)
+Ops::Ops(const ModelConfig& config, std::vector<TextPart> texts, Executor& executor, const Observer* observer,
+         Tape* tape)
     : config_(config),
-      cache_(cache),
-      past_(cache ? cache->size() : 0),
+      texts_(std::move(texts)),
       executor_(executor),
       observer_(observer && *observer ? observer : nullptr),
       tape_(tape),
-      pool_(std::make_shared<Pool>()),
-      cosines_(count, config.head_width / 2),
-      sines_(count, config.head_width / 2) {
-  expects(!tape || past_ == 0, "higgs::model::Ops: a tape begins with the text");
-  if (!cache) return;
-  const std::vector<float> frequencies = rope_frequencies(config, cache->capacity());
+      pool_(std::make_shared<Pool>()) {
+  expects(!tape || (texts_.size() == 1 && texts_[0].cache->size() == 0),
+          "higgs::model::Ops: a tape begins with the text, and takes one");
+  for (std::size_t text = 0; text < texts_.size(); ++text) {
+    plan_attention(std::ssize(rows_), texts_[text].count);
+    for (std::int64_t t = 0; t < texts_[text].count; ++t)
+      rows_.push_back({text, texts_[text].cache->size() + t});
+  }
+  cosines_ = sines_ = Matrix(std::ssize(rows_), config.head_width / 2);
   const auto scale = static_cast<float>(config.rope_scaling.attention_factor);
-  for (std::int64_t t = 0; t < count; ++t)
+  std::vector<float> frequencies;
+  for (std::int64_t r = 0; r < cosines_.rows; ++r) {
+    const auto [text, position] = rows_[static_cast<std::size_t>(r)];
+    if (r == 0 || text != rows_[static_cast<std::size_t>(r - 1)].text)
+      frequencies = rope_frequencies(config, texts_[text].cache->capacity());
     for (std::int64_t i = 0; i < cosines_.cols; ++i) {
       // Rounded to float as in training.
-      const float angle = static_cast<float>(past_ + t) * frequencies[static_cast<std::size_t>(i)];
-      cosines_.row(t)[i] = std::cos(angle) * scale;
-      sines_.row(t)[i] = std::sin(angle) * scale;
+      const float angle = static_cast<float>(position) * frequencies[static_cast<std::size_t>(i)];
+      cosines_.row(r)[i] = std::cos(angle) * scale;
+      sines_.row(r)[i] = std::sin(angle) * scale;
     }
+  }
+}
+
+// The tasks of attention of a text whose tokens are the rows from `row` on.
+void Ops::plan_attention(std::int64_t row, std::int64_t count) {
+  // A token alone: heads that share keys are the rows of one product, so that keys and values are read once.
+  const std::int64_t heads = count == 1 ? config_.heads / config_.kv_heads : 1;
+  for (std::int64_t head = 0; head < config_.heads; head += heads)
+    for (std::int64_t first = 0; first < count; first += query_block)
+      queries_.push_back({row + first, std::min(query_block, count - first), head, heads});
+}
+
+std::string Ops::name_of(std::int64_t row) const {
+  const auto [text, position] = rows_[static_cast<std::size_t>(row)];
+  return "token " + std::to_string(position) + " of " +
+         (texts_.size() == 1 ? "the text" : "text " + std::to_string(text + 1));
 }
 
 Value Ops::make(std::int64_t rows, std::int64_t cols) {
@@ -272,12 +294,13 @@ void Ops::rotate(const Value& x) {
 
 Value Ops::attention(std::size_t block, const Value& q, const Value& k, const Value& v, float scale) {
   const Value out = make(q->value.rows, q->value.cols);
-  std::visit(
-      [&](auto& layer) {
-        store(layer, k->value.view(), v->value.view());
-        attend(layer, q->value.view(), scale, out->value.view());
-      },
-      cache_->layer(block));
+  store(block, k->value.view(), v->value.view());
+  executor_.run(std::ssize(queries_), [&](std::int64_t task) {
+    const Queries& queries = queries_[static_cast<std::size_t>(task)];
+    const std::size_t text = rows_[static_cast<std::size_t>(queries.row)].text;
+    std::visit([&](const auto& layer) { attend(layer, queries, q->value.view(), scale, out->value.view()); },
+               texts_[text].cache->layer(block));
+  });
   if (tape_)
     tape_->record(
         [q, k, v, out, back = AttentionBack(config_, scale, executor_)] { back(*q, *k, *v, out->gradient); });
@@ -285,51 +308,52 @@ Value Ops::attention(std::size_t block, const Value& q, const Value& k, const Va
 }
 
 // Keys and values join those of the tokens before.
-template <class T>
-void Ops::store(KvCache::Layer<T>& layer, MatrixView<const float> k, MatrixView<const float> v) {
-  const std::int64_t width = config_.head_width, capacity = cache_->capacity();
-  const MatrixView<T> keys(layer.keys.data(), config_.kv_heads * capacity, width);
-  const MatrixView<T> values(layer.values.data(), config_.kv_width(), capacity);
+void Ops::store(std::size_t block, MatrixView<const float> k, MatrixView<const float> v) {
+  const std::int64_t width = config_.head_width;
+  const auto store_row = [&]<class T>(KvCache::Layer<T>& layer, std::int64_t capacity, std::int64_t row) {
+    const MatrixView<T> keys(layer.keys.get(), config_.kv_heads * capacity, width);
+    const MatrixView<T> values(layer.values.get(), config_.kv_width(), capacity);
+    const std::int64_t position = rows_[static_cast<std::size_t>(row)].position;
+    for (std::int64_t h = 0; h < config_.kv_heads; ++h)
+      for (std::int64_t i = 0; i < width; ++i)
+        keys(h * capacity + position, i) = static_cast<T>(k(row, h * width + i));
+    for (std::int64_t c = 0; c < v.cols; ++c) values(c, position) = static_cast<T>(v(row, c));
+  };
   parallel_for(executor_, k.rows, row_grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      for (std::int64_t h = 0; h < config_.kv_heads; ++h)
-        for (std::int64_t i = 0; i < width; ++i)
-          keys(h * capacity + past_ + t, i) = static_cast<T>(k(t, h * width + i));
-      for (std::int64_t c = 0; c < v.cols; ++c) values(c, past_ + t) = static_cast<T>(v(t, c));
+    for (std::int64_t row = begin; row < end; ++row) {
+      KvCache& cache = *texts_[rows_[static_cast<std::size_t>(row)].text].cache;
+      std::visit([&](auto& layer) { store_row(layer, cache.capacity(), row); }, cache.layer(block));
     }
   });
 }
 
 template <class T>
-void Ops::attend(KvCache::Layer<T>& layer, MatrixView<const float> q, float scale, MatrixView<float> out) {
-  const std::int64_t count = q.rows, width = config_.head_width, capacity = cache_->capacity();
-  const MatrixView<const T> keys(layer.keys.data(), config_.kv_heads * capacity, width);
-  const MatrixView<const T> values(layer.values.data(), config_.kv_width(), capacity);
-  const std::int64_t query_blocks = (count + query_block - 1) / query_block;
-  // A token alone: heads that share keys are the rows of one product, so that keys and values are read once.
-  const std::int64_t shared = config_.heads / config_.kv_heads, together = count == 1 ? shared : 1;
-  const auto rows_of = [&](auto all, std::int64_t head, std::int64_t first, std::int64_t rows) {
-    return count == 1 ? decltype(all)(all.row(0) + head * width, together, width)
-                      : all.row_range(first, rows).col_range(head * width, width);
+void Ops::attend(const KvCache::Layer<T>& layer, const Queries& queries, MatrixView<const float> q,
+                 float scale, MatrixView<float> out) const {
+  const auto [row, rows, head, heads] = queries;
+  const auto [text, position] = rows_[static_cast<std::size_t>(row)];
+  const std::int64_t width = config_.head_width, capacity = texts_[text].cache->capacity();
+  const std::int64_t kv_head = head / (config_.heads / config_.kv_heads);
+  const std::int64_t seen = position + rows;  // keys that the last of these tokens sees
+  const MatrixView<const T> keys(layer.keys.get() + kv_head * capacity * width, seen, width);
+  const MatrixView<const T> values(layer.values.get(), config_.kv_width(), capacity);
+  const auto part_of = [&, heads = heads, row = row, rows = rows, head = head](auto all) {
+    return heads > 1 ? decltype(all)(all.row(row) + head * width, heads, width)
+                     : all.row_range(row, rows).col_range(head * width, width);
   };
-  executor_.run(config_.heads / together * query_blocks, [&](std::int64_t task) {
-    const std::int64_t head = task / query_blocks * together, first = task % query_blocks * query_block;
-    const std::int64_t kv_head = head / shared, last = std::min(first + query_block, count);
-    const std::int64_t seen = past_ + last;  // keys that the last of these queries sees
-    const MatrixView<const float> queries = rows_of(q, head, first, last - first);
-    Matrix scores(queries.rows, seen);
-    SerialExecutor here;
-    matmul(queries, keys.row_range(kv_head * capacity, seen), scores.view(), here);
-    for (std::int64_t r = 0; r < queries.rows; ++r) {
-      const std::int64_t visible = std::min(past_ + first + r + 1, seen);
-      float* row = scores.row(r);
-      for (std::int64_t i = 0; i < visible; ++i) row[i] *= scale;
-      softmax(row, visible);
-      std::fill(row + visible, row + seen, 0.0f);
-    }
-    const MatrixView<const T> head_values = values.row_range(kv_head * width, width).col_range(0, seen);
-    matmul(std::as_const(scores).view(), head_values, rows_of(out, head, first, last - first), here);
-  });
+  const MatrixView<const float> own = part_of(q);
+  Matrix scores(own.rows, seen);
+  SerialExecutor here;
+  matmul(own, keys, scores.view(), here);
+  for (std::int64_t r = 0; r < own.rows; ++r) {
+    const std::int64_t visible = std::min(position + r + 1, seen);
+    float* each = scores.row(r);
+    for (std::int64_t i = 0; i < visible; ++i) each[i] *= scale;
+    softmax(each, visible);
+    std::fill(each + visible, each + seen, 0.0f);
+  }
+  matmul(std::as_const(scores).view(), values.row_range(kv_head * width, width).col_range(0, seen),
+         part_of(out), here);
 }
 
 Value Ops::swiglu(const Value& gate, const Value& up) {

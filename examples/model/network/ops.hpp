@@ -17,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -53,19 +54,21 @@ class Tape {
   std::vector<std::function<void()>> steps_;
 };
 
-/// The operations of one forward pass: `count` tokens that follow those in a cache.
+/// The operations of one forward pass over tokens of one text or several. A matrix has the rows of the first text, then
+/// those of the next. A row has the bits that it has when its text is read alone.
 class Ops {
  public:
   /// Called with the input of linear layers (tokens, cols), once for all layers that read the same matrix.
   using Observer = std::function<void(std::span<const Linear* const> layers, MatrixView<const float> input)>;
 
-  /// All arguments must outlive this; `observer` and `tape` may be null, and so may `cache` where no operation turns heads
-  /// or mixes tokens. A tape wants an empty cache of floats.
-  Ops(const ModelConfig& config, KvCache* cache, std::int64_t count, Executor& executor,
+  /// `texts`: each has a cache of its own, with room for its tokens; none where no operation turns heads or mixes tokens.
+  /// All arguments and caches must outlive this; `observer` and `tape` may be null. A tape wants one text with an empty
+  /// cache of floats.
+  Ops(const ModelConfig& config, std::vector<TextPart> texts, Executor& executor,
       const Observer* observer = nullptr, Tape* tape = nullptr);
 
-  /// Position of the first token in the text.
-  std::int64_t past() const noexcept { return past_; }
+  /// What messages call the token of a row: "token 5 of the text".
+  std::string name_of(std::int64_t row) const;
 
   /// A value to begin with: a copy of `x`.
   Value begin(MatrixView<const float> x);
@@ -80,8 +83,8 @@ class Ops {
   }
   /// Turns the heads of every row by the angles of its position, in place.
   void rotate(const Value& x);
-  /// softmax(scale * q k^T) v of each head, causal, in block `block`: q (tokens, query_width), k and v (tokens, kv_width).
-  /// Keys and values join those in the cache.
+  /// softmax(scale * q k^T) v of each head, causal and within each text, in block `block`: q (tokens, query_width), k and v
+  /// (tokens, kv_width). Keys and values join those in the caches.
   Value attention(std::size_t block, const Value& q, const Value& k, const Value& v, float scale);
   /// silu(gate) * up; the gate's memory is used for it where nothing goes back.
   Value swiglu(const Value& gate, const Value& up);
@@ -92,16 +95,27 @@ class Ops {
 
  private:
   struct Pool;
+  struct Row {
+    std::size_t text;
+    std::int64_t position;  // in the text
+  };
+  // What one task of attention does: some tokens of a text in one head, or one token in all heads that share keys.
+  struct Queries {
+    std::int64_t row, rows;
+    std::int64_t head, heads;
+  };
+  void plan_attention(std::int64_t row, std::int64_t count);
   Value make(std::int64_t rows, std::int64_t cols);
   void apply(const Value& x, std::span<const Linear* const> layers, std::span<Value> out);
+  void store(std::size_t block, MatrixView<const float> k, MatrixView<const float> v);
   template <class T>
-  void store(KvCache::Layer<T>& layer, MatrixView<const float> k, MatrixView<const float> v);
-  template <class T>
-  void attend(KvCache::Layer<T>& layer, MatrixView<const float> q, float scale, MatrixView<float> out);
+  void attend(const KvCache::Layer<T>& layer, const Queries& queries, MatrixView<const float> q, float scale,
+              MatrixView<float> out) const;
 
   const ModelConfig& config_;
-  KvCache* cache_;
-  std::int64_t past_;
+  std::vector<TextPart> texts_;
+  std::vector<Row> rows_;
+  std::vector<Queries> queries_;
   Executor& executor_;
   const Observer* observer_;
   Tape* tape_;

@@ -23,6 +23,64 @@ float slope_of(double temperature) {
       std::clamp(std::numbers::log2e / temperature, double{Limits::min()}, double{Limits::max()}));
 }
 
+// The likeliest tokens with their weights. A place in their order is found without sorting them all: sums of integers do
+// not depend on an order.
+class TokenOrder {
+ public:
+  struct Place {
+    std::int32_t token;
+    std::uint64_t weight;  // of the token and all likelier ones
+  };
+
+  // The `count` likeliest of all tokens, the likeliest of which has the logit `most`.
+  TokenOrder(std::span<const float> logits, float slope, float most, std::int64_t count) {
+    tokens_.reserve(logits.size());
+    for (const float logit : logits)
+      tokens_.push_back(
+          {logit, static_cast<std::int32_t>(tokens_.size()), weight_of(log2_odds(logit, most, slope))});
+    if (count == std::ssize(tokens_)) return;
+    std::nth_element(tokens_.begin(), tokens_.begin() + count, tokens_.end(), likelier);
+    tokens_.resize(static_cast<std::size_t>(count));
+  }
+
+  std::uint64_t total() const { return sum(tokens_.begin(), tokens_.end()); }
+
+  // The likeliest token that has `weight` together with all likelier ones; weight <= total().
+  Place reach(std::uint64_t weight) {
+    auto first = tokens_.begin(), last = tokens_.end();
+    std::uint64_t before = 0;  // weight of the tokens in front of `first`, which are likelier
+    while (last - first > 1) {
+      const auto middle = first + (last - first) / 2;
+      std::nth_element(first, middle, last, likelier);
+      const std::uint64_t front = sum(first, middle);
+      if (before + front >= weight) {
+        last = middle;
+      } else {
+        before += front;
+        first = middle;
+      }
+    }
+    return {first->id, before + first->weight};
+  }
+
+ private:
+  struct Token {
+    float logit;
+    std::int32_t id;
+    std::uint64_t weight;
+  };
+  static bool likelier(const Token& a, const Token& b) noexcept {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  }
+  template <class Iterator>
+  static std::uint64_t sum(Iterator first, Iterator last) {
+    return std::accumulate(first, last, std::uint64_t{0},
+                           [](std::uint64_t all, const Token& token) { return all + token.weight; });
+  }
+
+  std::vector<Token> tokens_;
+};
+
 }  // namespace
 
 TokenChoice::TokenChoice(const Sampling& sampling)
@@ -45,25 +103,10 @@ std::int32_t choose_token(std::span<const float> logits, const TokenChoice& choi
   const auto likeliest = std::max_element(logits.begin(), logits.end());
   if (choice.slope == 0) return static_cast<std::int32_t>(likeliest - logits.begin());
 
-  const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
-  std::vector<std::int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
   const auto kept_count = choice.top_k > 0 && choice.top_k < count ? choice.top_k : count;
-  std::partial_sort(
-      order.begin(), order.begin() + kept_count, order.end(),
-      [&](std::int32_t a, std::int32_t b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; });
-  order.resize(static_cast<std::size_t>(kept_count));
-
-  std::vector<std::uint64_t> up_to;  // weight of a token and all likelier ones
-  std::uint64_t total = 0;
-  for (const std::int32_t id : order)
-    up_to.push_back(total += weight_of(log2_odds(logit(id), *likeliest, choice.slope)));
-  const auto first_at_least = [&](std::uint64_t weight) {
-    return std::lower_bound(up_to.begin(), up_to.end(), weight);
-  };
-  const std::uint64_t kept = *first_at_least(nucleus_of(choice.top_p, total));
-  const std::uint64_t drawn = multiply_high(random, kept) + 1;
-  return order[static_cast<std::size_t>(first_at_least(drawn) - up_to.begin())];
+  TokenOrder order(logits, choice.slope, *likeliest, kept_count);
+  const std::uint64_t kept = order.reach(nucleus_of(choice.top_p, order.total())).weight;
+  return order.reach(multiply_high(random, kept) + 1).token;
 }
 
 std::int32_t Sampler::choose(std::span<const float> logits) {

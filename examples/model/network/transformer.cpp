@@ -27,14 +27,19 @@ Transformer Transformer::load(const ModelSource& source, Executor& executor) {
 
 void Transformer::forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
                           Executor& executor) const {
+  forward(tokens, std::vector<TextPart>{{&cache, std::ssize(tokens)}}, hidden, executor);
+}
+
+void Transformer::forward(std::span<const TokenId> tokens, const std::vector<TextPart>& texts,
+                          MatrixView<float> hidden, Executor& executor) const {
   const auto count = static_cast<std::int64_t>(tokens.size());
   expects(hidden.rows == count && hidden.cols == config_.width && hidden.col_stride == 1,
           "higgs::model::Transformer::forward: hidden must be (tokens, width)");
   if (count == 0) return;
   Matrix x(count, config_.width);
   embed(tokens, x.view());
-  run_blocks(0, weights.blocks.size(), x.view(), cache, executor);
-  cache.advance(count);
+  run_blocks(0, weights.blocks.size(), x.view(), texts, executor);
+  for (const TextPart& text : texts) text.cache->advance(text.count);
   finish(x.view(), hidden, executor);
 }
 
@@ -47,18 +52,28 @@ void Transformer::embed(std::span<const TokenId> tokens, MatrixView<float> x) co
 
 void Transformer::run_blocks(std::size_t first, std::size_t last, MatrixView<float> x, KvCache& cache,
                              Executor& executor) const {
-  expects(first <= last && last <= weights.blocks.size() && x.cols == config_.width,
+  run_blocks(first, last, x, {{&cache, x.rows}}, executor);
+}
+
+void Transformer::run_blocks(std::size_t first, std::size_t last, MatrixView<float> x,
+                             const std::vector<TextPart>& texts, Executor& executor) const {
+  std::int64_t rows = 0;
+  for (const TextPart& text : texts) {
+    expects(text.count >= 0 && text.count <= text.cache->capacity() - text.cache->size(),
+            "higgs::model::Transformer::forward: the cache is full");
+    rows += text.count;
+  }
+  expects(first <= last && last <= weights.blocks.size() && x.rows == rows && x.cols == config_.width,
           "higgs::model::Transformer::run_blocks: x must be (tokens, width), the blocks those of the model");
-  expects(x.rows <= cache.capacity() - cache.size(), "higgs::model::Transformer::forward: the cache is full");
-  check_finite(x, first, cache.size());
-  Ops ops(config_, &cache, x.rows, executor, &observer);
+  Ops ops(config_, texts, executor, &observer);
+  check_finite(x, first, ops);
   Value state = ops.begin(x);
   for (std::size_t index = first; index < last; ++index) state = run_block(index, std::move(state), ops);
   std::copy_n(state->value.values.data(), x.size(), x.data);
 }
 
 void Transformer::finish(MatrixView<const float> x, MatrixView<float> hidden, Executor& executor) const {
-  Ops ops(config_, nullptr, 0, executor);
+  Ops ops(config_, {}, executor);
   const Value out = last_norm(ops.begin(x), ops);
   for (std::int64_t r = 0; r < x.rows; ++r) std::copy_n(out->value.row(r), x.cols, hidden.row(r));
 }
@@ -72,7 +87,7 @@ Value Transformer::run_block(std::size_t index, Value x, Ops& ops) const {
   const Value fed = feed_forward(weights.blocks[index], x, ops);
   ops.scale(fed, residual_scale);
   x = ops.add(x, fed);
-  check_finite(x->value.view(), index, ops.past());
+  check_finite(x->value.view(), index, ops);
   return x;
 }
 
@@ -80,7 +95,7 @@ Value Transformer::run_block(std::size_t index, Value x, Ops& ops) const {
 Value Transformer::attend(std::size_t index, const Value& x, Ops& ops) const {
   const Block& block = weights.blocks[index];
   auto [q, k, v] = ops.linear(ops.norm(x, block.attention_norm), block.q, block.k, block.v);
-  check_finite(v->value.view(), index, ops.past());  // here still each token for itself
+  check_finite(v->value.view(), index, ops);  // here still each token for itself
   if (config_.head_norms) {
     q = ops.norm(q, block.q_norm);
     k = ops.norm(k, block.k_norm);
@@ -104,11 +119,11 @@ Value Transformer::last_norm(const Value& x, Ops& ops) const {
   return out;
 }
 
-void Transformer::check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const {
+void Transformer::check_finite(MatrixView<const float> x, std::size_t layer, const Ops& ops) const {
   const std::int64_t at = find_not_finite(x.data, x.rows * x.cols);
   if (at >= 0)
-    throw FormatError(name_ + ": token " + std::to_string(past + at / x.cols) +
-                      " of the text becomes NaN or infinite in layer " + std::to_string(layer) +
+    throw FormatError(name_ + ": " + ops.name_of(at / x.cols) + " becomes NaN or infinite in layer " +
+                      std::to_string(layer) +
                       ": the model is damaged, or its activations exceed the range of floats");
 }
 

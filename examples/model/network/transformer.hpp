@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace higgs::model {
 
@@ -36,6 +37,10 @@ class Transformer {
   /// room for, and FormatError, with layer and token, where activations become NaN or infinite: a model that is
   /// damaged, or whose numbers exceed floats (in a cache of 16 bits: those).
   void forward(std::span<const TokenId> tokens, KvCache& cache, MatrixView<float> hidden,
+               Executor& executor = default_executor()) const;
+  /// The same for several texts at once, each with a cache of its own: `tokens` are those of the first text, then those
+  /// of the next. Weights are read once for all. Each row has the bits that it has when its text is read alone.
+  void forward(std::span<const TokenId> tokens, const std::vector<TextPart>& texts, MatrixView<float> hidden,
                Executor& executor = default_executor()) const;
 
   /// The steps of forward(), for callers that want the states between blocks: x (tokens, width) is what the
@@ -68,8 +73,10 @@ class Transformer {
  private:
   Value attend(std::size_t index, const Value& x, Ops& ops) const;
   Value feed_forward(const Block& block, const Value& x, Ops& ops) const;
-  // Throws FormatError unless all numbers are finite; row 0 is token `past` of the text.
-  void check_finite(MatrixView<const float> x, std::size_t layer, std::int64_t past) const;
+  void run_blocks(std::size_t first, std::size_t last, MatrixView<float> x,
+                  const std::vector<TextPart>& texts, Executor& executor) const;
+  // Throws FormatError, which names the token, unless all numbers are finite.
+  void check_finite(MatrixView<const float> x, std::size_t layer, const Ops& ops) const;
 
   ModelConfig config_;
   std::string name_;

@@ -8,20 +8,37 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 using namespace higgs::model;
 
+namespace {
+
+using Tokens = std::vector<TokenId>;
+using Texts = std::vector<Tokens>;
+
+Texts tokens_of(const std::vector<Generation>& all) {
+  Texts out;
+  for (const Generation& each : all) out.push_back(each.tokens);
+  return out;
+}
+
+}  // namespace
+
 TEST_CASE("greedy generation appends the likeliest token again and again", "[model][generate]") {
   const Transformer model = load_tiny(tiny_config("llama"));
-  const std::vector<TokenId> prompt = tiny_text(10);
-  std::vector<TokenId> seen;
-  const Generation result = generate(model, prompt, 20, {}, [&](TokenId id) { seen.push_back(id); });
+  const Texts prompts{tiny_text(10)};
+  Tokens seen;
+  const Generation result = generate(model, prompts, 20, {}, [&](std::size_t text, TokenId id) {
+                              CHECK(text == 0);
+                              seen.push_back(id);
+                            }).at(0);
   CHECK(result.prompt_tokens == 10);
   CHECK(result.tokens.size() == 20);
   CHECK(seen == result.tokens);
 
-  std::vector<TokenId> text = prompt;
+  Tokens text = prompts[0];
   for (int i = 0; i < 20; ++i) {  // without a cache
     const auto count = static_cast<std::int64_t>(text.size());
     KvCache cache(model.config(), count);
@@ -31,32 +48,65 @@ TEST_CASE("greedy generation appends the likeliest token again and again", "[mod
                  {logits.data(), 1, 40});
     text.push_back(static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
   }
-  CHECK(std::vector<TokenId>(text.begin() + 10, text.end()) == result.tokens);
+  CHECK(Tokens(text.begin() + 10, text.end()) == result.tokens);
+}
+
+TEST_CASE("texts that grow together are what each would be alone", "[model][generate]") {
+  const Texts prompts{tiny_text(3), tiny_text(17), tiny_text(9), tiny_text(1), tiny_text(60)};
+  for (const std::string family : {"llama", "qwen3"}) {
+    ModelConfig config = tiny_config(family);
+    const Transformer free = load_tiny(config);
+    for (const double temperature : {0.0, 1.5}) {
+      const Sampling sampling{.temperature = temperature, .top_k = 20, .top_p = 0.9, .seed = 5};
+      // Texts end at different times: this is a token of the first.
+      config.end_tokens = {generate(free, {prompts.data(), 1}, 9, sampling, {})[0].tokens[6]};
+      const Transformer model(config, free.weights);
+      Texts seen(prompts.size());
+      const Texts together =
+          tokens_of(generate(model, prompts, 24, sampling,
+                             [&](std::size_t text, TokenId token) { seen[text].push_back(token); }));
+      CHECK(seen == together);
+      CHECK(together[0].size() <= 7);
+      CHECK(together[4].size() <= 4);  // context 64
+      for (std::size_t text = 0; text < prompts.size(); ++text) {
+        Sampling alone = sampling;
+        alone.seed += text;
+        CAPTURE(family, temperature, text);
+        CHECK(generate(model, {&prompts[text], 1}, 24, alone, {})[0].tokens == together[text]);
+      }
+    }
+  }
 }
 
 TEST_CASE("generation ends with an end token and with the context", "[model][generate]") {
   ModelConfig config = tiny_config("llama");
   const Transformer model = load_tiny(config);
-  const auto ignore = [](TokenId) {};
-  const Generation free = generate(model, tiny_text(10), 1000, {}, ignore);
-  CHECK(free.tokens.size() == 54);  // context 64
-  config.end_tokens = {free.tokens[5]};
+  const Texts prompts{tiny_text(10)};
+  const Tokens free = generate(model, prompts, 1000, {}, {})[0].tokens;
+  CHECK(free.size() == 54);  // context 64
+  config.end_tokens = {free[5]};
   const Transformer ending(config, model.weights);
-  const Generation ended = generate(ending, tiny_text(10), 1000, {}, ignore);
-  const auto first = std::find(free.tokens.begin(), free.tokens.end(), free.tokens[5]);
-  CHECK(ended.tokens == std::vector<TokenId>(free.tokens.begin(), first + 1));
-  const Generation told = generate(model, tiny_text(10), 1000, {}, ignore, higgs::default_executor(),
-                                   std::vector<TokenId>{free.tokens[5]});
-  CHECK(told.tokens == ended.tokens);
+  const Tokens ended = generate(ending, prompts, 1000, {}, {})[0].tokens;
+  CHECK(ended == Tokens(free.begin(), std::find(free.begin(), free.end(), free[5]) + 1));
+  CHECK(generate(model, prompts, 1000, {}, {}, higgs::default_executor(), Tokens{free[5]})[0].tokens ==
+        ended);
+  CHECK(generate(model, prompts, 0, {}, {})[0].tokens.empty());
+}
 
-  CHECK_THROWS_AS(generate(model, {}, 5, {}, ignore), higgs::InvalidArgument);
-  CHECK_THROWS_AS(generate(model, tiny_text(64), 5, {}, ignore), higgs::InvalidArgument);
+TEST_CASE("the prompt that cannot be continued is named", "[model][generate]") {
+  const Transformer model = load_tiny(tiny_config("llama"));
+  const auto message = [&](const Texts& prompts) {
+    return message_of<higgs::InvalidArgument>([&] { generate(model, prompts, 5, {}, {}); });
+  };
+  CHECK_THAT(message({}), Catch::Contains("there is no prompt"));
+  CHECK_THAT(message({{1}, {}}), Catch::Contains("prompt 2 is empty"));
+  CHECK_THAT(message({{1}, {2}, tiny_text(64)}), Catch::Contains("prompt 3 has 64 tokens"));
 }
 
 TEST_CASE("the same seed gives the same text", "[model][generate]") {
   const Transformer model = load_tiny(tiny_config("qwen2"));
   const auto text = [&](std::uint64_t seed) {
-    return generate(model, tiny_text(5), 40, {.temperature = 1, .seed = seed}, [](TokenId) {}).tokens;
+    return tokens_of(generate(model, Texts{tiny_text(5)}, 40, {.temperature = 1, .seed = seed}, {}));
   };
   CHECK(text(1) == text(1));
   CHECK(text(1) != text(2));

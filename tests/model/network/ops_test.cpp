@@ -73,7 +73,7 @@ TEST_CASE("a tape finds the gradients that differences find, in every family", "
             gradient.row(r)[c] += after.row(t)[r] * input.row(t)[c];
     });
     KvCache cache(config, 9);
-    Ops ops(config, &cache, 9, higgs::default_executor(), nullptr, &tape);
+    Ops ops(config, {{&cache, 9}}, higgs::default_executor(), nullptr, &tape);
     const Value before = ops.begin(x.view());
     const Value after = model.run_block(1, before, ops);
     ops.scale(after, 0.5f);
@@ -103,11 +103,16 @@ TEST_CASE("a tape finds the gradients that differences find, in every family", "
   }
 }
 
-TEST_CASE("a tape begins with the text", "[model][ops]") {
+TEST_CASE("a tape begins with a text, and takes no second one", "[model][ops]") {
   const ModelConfig config = tiny_config("llama");
   KvCache cache(config, 9);
   cache.advance(3);
   Tape tape([](const Linear&, const Matrix&, const Matrix&) {});
-  CHECK_NOTHROW(Ops(config, &cache, 2, higgs::default_executor()));
-  CHECK_THROWS_AS(Ops(config, &cache, 2, higgs::default_executor(), nullptr, &tape), higgs::InvalidArgument);
+  CHECK_NOTHROW(Ops(config, {{&cache, 2}}, higgs::default_executor()));
+  CHECK_THROWS_AS(Ops(config, {{&cache, 2}}, higgs::default_executor(), nullptr, &tape),
+                  higgs::InvalidArgument);
+  KvCache one(config, 9), other(config, 9);
+  CHECK_NOTHROW(Ops(config, {{&one, 2}}, higgs::default_executor(), nullptr, &tape));
+  CHECK_THROWS_AS(Ops(config, {{&one, 2}, {&other, 2}}, higgs::default_executor(), nullptr, &tape),
+                  higgs::InvalidArgument);
 }

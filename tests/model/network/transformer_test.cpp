@@ -298,6 +298,61 @@ TEST_CASE("reading token by token gives the bits of reading all at once", "[mode
   CHECK(pieces == whole);
 }
 
+// Three texts of a model, read in two passes: stretches of any length side by side.
+TEST_CASE("texts that are read together have the bits of each read alone", "[model][transformer]") {
+  const std::vector<std::vector<TokenId>> texts{tiny_text(60), tiny_text(9), tiny_text(31)};
+  const std::size_t firsts[] = {52, 8, 0};  // tokens of the first pass; then 8, 1 and 31
+  for (Golden& golden : golden_models()) {
+    Transformer model = load_tiny(golden.config);
+    if (golden.config.family == "qwen2")  // from codes, too
+      for (const BlockLinear& layer : block_linears(model.config()))
+        layer.in(model.weights).weight =
+            higgs::PackedMatrix(higgs::quantize(require_dense(layer.in(model.weights), "")->view(), "2x256"));
+    std::vector<KvCache> caches;
+    for (const auto& text : texts) caches.emplace_back(model.config(), std::ssize(text), KvType::Half);
+    std::vector<std::vector<float>> found(3);
+    for (const bool second : {false, true}) {
+      std::vector<TokenId> tokens;
+      std::vector<TextPart> parts;
+      for (std::size_t i = 0; i < 3; ++i) {
+        const std::size_t begin = second ? firsts[i] : 0, end = second ? texts[i].size() : firsts[i];
+        tokens.insert(tokens.end(), texts[i].begin() + static_cast<std::ptrdiff_t>(begin),
+                      texts[i].begin() + static_cast<std::ptrdiff_t>(end));
+        parts.push_back({&caches[i], static_cast<std::int64_t>(end - begin)});
+      }
+      Matrix hidden(std::ssize(tokens), 24);
+      model.forward(tokens, parts, hidden.view());
+      const float* from = hidden.values.data();
+      for (std::size_t i = 0; i < 3; ++i)
+        for (std::int64_t end = parts[i].count * 24; end > 0; --end) found[i].push_back(*from++);
+    }
+    for (std::size_t i = 0; i < 3; ++i) {
+      INFO(golden.name << ", text " << i);
+      KvCache cache(model.config(), std::ssize(texts[i]), KvType::Half);
+      Matrix alone(std::ssize(texts[i]), 24);
+      model.forward(texts[i], cache, alone.view());
+      CHECK(found[i] == alone.values);
+      CHECK(caches[i].size() == std::ssize(texts[i]));
+    }
+  }
+}
+
+TEST_CASE("a text whose numbers become infinite is named among those read together", "[model][transformer]") {
+  Transformer model = load_tiny(tiny_config("llama"));
+  Matrix embedding = *require_dense(model.weights.embedding, "");
+  embedding.row(7)[3] = std::numeric_limits<float>::infinity();
+  model.weights.embedding.weight = share(std::move(embedding));
+  KvCache one(model.config(), 4), other(model.config(), 4);
+  const std::vector<TokenId> tokens{1, 2, 3, 4, 7};
+  Matrix hidden(5, 24);
+  const auto message = [&](const std::vector<TextPart>& parts) {
+    return message_of<higgs::FormatError>([&] { model.forward(tokens, parts, hidden.view()); });
+  };
+  CHECK_THAT(message({{&one, 3}, {&other, 2}}), Catch::Contains("token 1 of text 2 becomes"));
+  CHECK_THROWS_AS(model.forward(tokens, {{&one, 5}, {&other, 0}}, hidden.view()), higgs::InvalidArgument);
+  CHECK_THROWS_AS(model.forward(tokens, {{&one, 2}, {&other, 2}}, hidden.view()), higgs::InvalidArgument);
+}
+
 TEST_CASE("keys and values of 16 bits move logits by their rounding", "[model][transformer]") {
   for (const Golden& golden : golden_models()) {
     const Transformer model = load_tiny(golden.config);
