@@ -15,7 +15,7 @@ STAGES = {  # folder: the folders it may include, besides itself and config.hpp
     "codes": {"core", "cpu", "gpu", "pack", "encode"},
     "fit": {"core", "cpu", "codes", "encode"},
     "store": {"core", "codes", "pack"},
-    "round": {"core", "cpu", "gpu", "rotate", "store"},
+    "round": {"core", "cpu", "gpu", "rotate", "scale", "encode", "codes", "pack", "store"},
     "matmul": {"core", "cpu", "gpu", "rotate", "codes", "pack", "store"},
     "allocate": {"core"},
 }

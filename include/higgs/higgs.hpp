@@ -58,6 +58,10 @@
 #include <higgs/encode/plane_search.hpp>
 #include <higgs/encode/point_search.hpp>
 
+// round: rows of a matrix become symbols and scales.
+#include <higgs/round/rotated_rows.hpp>
+#include <higgs/round/row_quantizer.hpp>
+
 // pack: symbols become bytes.
 #include <higgs/pack/bits.hpp>
 #include <higgs/pack/packed_layout.hpp>

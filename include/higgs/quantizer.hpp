@@ -21,6 +21,7 @@
 #include <higgs/pack/bits.hpp>
 #include <higgs/rotate/hadamard.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
+#include <higgs/round/row_quantizer.hpp>
 #include <higgs/scale/group_scale.hpp>
 #include <higgs/scale/input_scale.hpp>
 #include <higgs/store/quantized_matrix.hpp>
@@ -148,216 +149,6 @@ inline Normalization make_normalization(const ColumnStatistics& columns, const C
 /// leaves above them.
 inline int scale_exponent(double max_magnitude, const CodeLayout& layout, double step) noexcept;
 
-/// Quantizes rows of one matrix, a few or all at a time, so that a matrix may stream through bounded memory. The bytes
-/// depend on the row and the arguments alone: the same bits on every machine, for any split and number of threads.
-/// Input scales and exponent come from make_normalization(), or from the caller: layers that share their input, such as
-/// q, k and v, may share input scales.
-template <Code C>
-class RowQuantizer {
- public:
-  /// Sums over rows in row order of ||W' - W||^2 and ||W||^2, in units of 4^exponent: for the rows as they are encoded,
-  /// then for the weights. QuantizedMatrix defines t2 and weight_error.
-  struct Error {
-    double squared_error = 0, squared_norm = 0;
-    double weight_squared_error = 0, weight_squared_norm = 0;
-    double t2() const noexcept { return ratio(squared_error, squared_norm); }
-    double weight_error() const noexcept { return ratio(weight_squared_error, weight_squared_norm); }
-    /// Adds the next rows.
-    Error& operator+=(const Error& next) noexcept {
-      squared_error += next.squared_error;
-      squared_norm += next.squared_norm;
-      weight_squared_error += next.weight_squared_error;
-      weight_squared_norm += next.weight_squared_norm;
-      return *this;
-    }
-
-   private:
-    static double ratio(double error, double norm) noexcept { return norm > 0 ? error / norm : 0; }
-  };
-
-  /// `input_scales`: (cols) finite values where the layout has input scales, else empty.
-  RowQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
-               std::span<const Half> input_scales = {}, int scale_search = 0);
-
-  /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
-  template <class T>
-  Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
-                      Executor& executor = default_executor()) const;
-
- private:
-  template <class T>
-  Error quantize_scalars(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
-                         Executor& executor) const {
-    const auto groups = static_cast<std::size_t>(layout_.groups());
-    const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(C::dim, code_bits<C>));
-    const auto rows = static_cast<std::size_t>(w.rows);
-    expects(w.cols == layout_.cols, [&] {
-      return detail::sentence("higgs::RowQuantizer: w is ", detail::shape_text(w.rows, w.cols),
-                              ", but the layout has ", layout_.cols, " columns");
-    });
-    detail::expect_data("higgs::RowQuantizer", "w", w);
-    expects(codes.size() == rows * row_bytes && scales.size() == rows * groups, [&] {
-      return detail::sentence("higgs::RowQuantizer: codes and scales hold ", codes.size(), " bytes and ",
-                              scales.size(), " scales, but ", rows, " rows need ", rows * row_bytes, " and ",
-                              rows * groups);
-    });
-    std::vector<Error> errors(rows);
-    const std::int64_t grain = std::max<std::int64_t>(1, 32768 / layout_.padded_cols());
-    parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-      Workspace space(layout_);
-      for (std::int64_t r = begin; r < end; ++r) {
-        const auto row = static_cast<std::size_t>(r);
-        errors[row] = quantize_row(w.row_range(r, 1), codes.subspan(row * row_bytes, row_bytes),
-                                   scales.subspan(row * groups, groups), space);
-      }
-    });
-    Error total;
-    for (const Error& each : errors) total += each;
-    return total;
-  }
-
-  using Symbol = SymbolOf<C>;
-
-  struct Workspace {
-    explicit Workspace(const CodeLayout& layout)
-        : row(static_cast<std::size_t>(layout.padded_cols())),
-          scaled(static_cast<std::size_t>(layout.codes_per_row(C::dim) * C::dim)),
-          points(static_cast<std::size_t>(layout.group)),
-          codes(static_cast<std::size_t>(layout.codes_per_row(C::dim))),
-          trial(static_cast<std::size_t>(layout.codes_per_group(C::dim))),
-          norms(static_cast<std::size_t>(layout.groups())),
-          errors(row.size()) {}
-    std::vector<float> row;                   // (padded_cols)
-    std::vector<float> scaled;                // (codes_per_row * dim): fixed point, whole symbols
-    std::vector<typename C::Element> points;  // (group): coordinates
-    std::vector<Symbol> codes;                // (codes_per_row)
-    std::vector<Symbol> trial;                // (codes_per_group)
-    std::vector<double> norms;                // (groups): sums of squares
-    std::vector<float> errors;                // (padded_cols): what the codes leave of `row`
-  };
-
-  template <class T>
-  Error quantize_row(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
-                     Workspace& space) const {
-    Error error;
-    load(w, space.row);
-    if (!keeps_errors()) {
-      error.weight_squared_norm = sum_of_squares(weights_of(space.row));
-      for (const std::size_t c : lost_)
-        error.weight_squared_error += static_cast<double>(space.row[c]) * static_cast<double>(space.row[c]);
-    }
-    multiply(space.row, factors_);
-    rotate_row(space.row, layout_.block, seed_);
-    const auto group = static_cast<std::size_t>(layout_.group);
-    const auto codes_each = static_cast<std::size_t>(layout_.codes_per_group(C::dim));
-    for (std::size_t g = 0; g < scales.size(); ++g) {
-      const std::span<const float> x(space.row.data() + g * group, group);
-      space.norms[g] = sum_of_squares(x);
-      to_fixed_point(x, std::sqrt(space.norms[g] / static_cast<double>(group)),
-                     std::span(space.scaled).subspan(g * codes_each * C::dim, codes_each * C::dim));
-    }
-    encoder_.encode(space.scaled, codes_each, space.codes);
-    for (std::size_t g = 0; g < scales.size(); ++g) {
-      const std::span<const float> x(space.row.data() + g * group, group);
-      const std::span<Symbol> chosen = std::span(space.codes).subspan(g * codes_each, codes_each);
-      decode_group<C>(book_, chosen, space.points);
-      GroupFit fit = fit_group_scale(x, std::span<const typename C::Element>(space.points), space.norms[g],
-                                     layout_.scale_format);
-      if (scale_search_ > 0) search_scale(x, space.norms[g], chosen, fit, space);
-      scales[g] = fit.scale;
-      error.squared_error += fit.squared_error;
-      error.squared_norm += space.norms[g];
-      if (keeps_errors()) continue;
-      if (scale_search_ > 0) decode_group<C>(book_, chosen, space.points);
-      cpu::dispatch(best_isa(), [&](auto set) {
-        subtract_scaled(set, x.data(), space.points.data(), x.size(), static_cast<float>(fit.scale),
-                        space.errors.data() + g * group);
-      });
-    }
-    pack_bits(std::span<const Symbol>(space.codes), code_bits<C>, codes);
-    if (keeps_errors()) {
-      error.weight_squared_error = error.squared_error;
-      error.weight_squared_norm = error.squared_norm;
-    } else {
-      error.weight_squared_error += weight_squared_error(space.errors);
-    }
-    return error;
-  }
-
-  // Whether the error of a row is what it was before the rotation, an isometry.
-  bool keeps_errors() const noexcept { return factors_.empty() && layout_.padded_cols() == layout_.cols; }
-
-  // The squared error of the weights, from the error of a rotated row; overwrites `row`.
-  double weight_squared_error(std::span<float> row) const {
-    unrotate_row(row, layout_.block, seed_);
-    multiply(row, input_scales_);
-    return sum_of_squares(weights_of(row));
-  }
-
-  // The first values of `x` times `factors`.
-  static void multiply(std::span<float> x, std::span<const float> factors) noexcept {
-    cpu::dispatch(best_isa(), [&](auto set) { multiply_by(set, x.data(), factors.data(), factors.size()); });
-  }
-
-  // A row without its padding.
-  std::span<const float> weights_of(std::span<const float> row) const noexcept {
-    return row.first(static_cast<std::size_t>(layout_.cols));
-  }
-
-  // Encodes a group anew with scales around its RMS; keeps the codes and the fit that err least.
-  void search_scale(std::span<const float> x, double norm, std::span<Symbol> codes, GroupFit& best,
-                    Workspace& space) const noexcept {
-    const double rms = std::sqrt(norm / static_cast<double>(x.size()));
-    const std::span<float> scaled =
-        std::span(space.scaled).first(codes.size() * C::dim);  // free once the row is encoded
-    for (int step = -scale_search_; step <= scale_search_; ++step) {
-      if (step == 0) continue;
-      to_fixed_point(x, rms * detail::scale_ladder(step), scaled);
-      encoder_.encode(scaled, codes.size(), space.trial);
-      decode_group<C>(book_, space.trial, space.points);
-      const GroupFit fit = fit_group_scale(
-          x, std::span<const typename C::Element>(space.points.data(), x.size()), norm, layout_.scale_format);
-      if (!(fit.squared_error < best.squared_error)) continue;
-      best = fit;
-      std::copy(space.trial.begin(), space.trial.end(), codes.begin());
-    }
-  }
-
-  // The row as floats times 2^-exponent (exact, in two steps as 2^-exponent alone may overflow), then zeros.
-  template <class T>
-  void load(MatrixView<T> w, std::span<float> row) const noexcept {
-    const float half = std::ldexp(1.0f, -(exponent_ / 2));
-    const float rest = std::ldexp(1.0f, exponent_ / 2 - exponent_);
-    if (w.col_stride == 1)
-      to_floats(w.data, w.cols, row.data());
-    else
-      for (std::int64_t c = 0; c < w.cols; ++c)
-        row[static_cast<std::size_t>(c)] = static_cast<float>(w(0, c));
-    for (float& value : row) value = value * half * rest;
-    std::fill(row.begin() + static_cast<std::ptrdiff_t>(w.cols), row.end(), 0.0f);
-  }
-
-  // Coordinates in units of 2^-fraction_bits integer steps, rounded to integers; zeros fill the last vector.
-  void to_fixed_point(std::span<const float> x, double rms, std::span<float> scaled) const noexcept {
-    constexpr auto limit = static_cast<float>(fixed_limit<C>);
-    const double units = static_cast<double>(1 << fraction_bits<C>) / (rms * book_.step());
-    // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
-    const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
-    cpu::dispatch(best_isa(),
-                  [&](auto set) { round_clamped(set, x.data(), x.size(), factor, limit, scaled.data()); });
-    std::fill(scaled.begin() + static_cast<std::ptrdiff_t>(x.size()), scaled.end(), 0.0f);
-  }
-
-  C book_;
-  Encoder<C> encoder_;
-  CodeLayout layout_;
-  std::optional<std::uint64_t> seed_;
-  int exponent_;
-  int scale_search_;
-  std::vector<float> input_scales_, factors_;  // (cols), or empty
-  std::vector<std::size_t> lost_;              // columns of factor 0
-};
-
 // Implementation.
 
 namespace detail {
@@ -458,27 +249,6 @@ inline Normalization make_normalization(const ColumnStatistics& columns, const C
   return out;
 }
 
-template <Code C>
-RowQuantizer<C>::RowQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed,
-                              int exponent, std::span<const Half> input_scales, int scale_search)
-    : book_(code),
-      encoder_(code),
-      layout_(layout),
-      seed_(seed),
-      exponent_(exponent),
-      scale_search_(scale_search) {
-  const std::int64_t factors = layout.input_scales ? layout.cols : 0;
-  expects(std::ssize(input_scales) == factors, [&] {
-    return detail::sentence("higgs::RowQuantizer: input_scales holds ", input_scales.size(),
-                            " values, but the layout needs ", factors);
-  });
-  for (const Half scale : input_scales) {
-    input_scales_.push_back(static_cast<float>(scale));
-    factors_.push_back(input_factor(scale));
-    if (factors_.back() == 0) lost_.push_back(factors_.size() - 1);
-  }
-}
-
 namespace detail {
 /// The statistics that normalize a matrix which has `own`: those of the options, or `own`; never null. Throws
 /// InvalidArgument if these lack the matrix: a column that is zero in them would lose its weights.
@@ -533,17 +303,6 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
 }
 
 #if HIGGS_DEFINITIONS
-
-template <Code C>
-template <class T>
-typename RowQuantizer<C>::Error RowQuantizer<C>::quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes,
-                                                               std::span<Half> scales,
-                                                               Executor& executor) const {
-  if constexpr (!detail::is_scalar<T>)
-    return quantize_rows(detail::as_scalars(w), codes, scales, executor);
-  else
-    return quantize_scalars(w, codes, scales, executor);
-}
 
 namespace detail {
 template <class T, Code C>

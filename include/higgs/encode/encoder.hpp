@@ -4,8 +4,10 @@
 
 #include <higgs/core/code.hpp>
 #include <higgs/cpu/isas.hpp>
+#include <higgs/encode/nearest.hpp>
 #include <higgs/encode/point_search.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 
@@ -32,6 +34,12 @@ class Encoder {
       encoder_.encode(scaled, symbols, isa);
     }
   }
+  /// The encoder of a ChainCode.
+  const auto& chain() const noexcept
+    requires ChainCode<C>
+  {
+    return encoder_;
+  }
 
  private:
   template <class T>
@@ -44,6 +52,23 @@ class Encoder {
   };
   typename Chosen<C>::type encoder_;
 };
+
+namespace detail {
+
+/// `x` in units of `rms` * step * 2^-fraction_bits, rounded to integers and clamped to fixed_limit. Zeros fill up
+/// `scaled`, which holds whole symbols.
+template <Code C>
+void to_fixed_point(const C& code, std::span<const float> x, double rms, std::span<float> scaled) noexcept {
+  constexpr auto limit = static_cast<float>(fixed_limit<C>);
+  const double units = static_cast<double>(1 << fraction_bits<C>) / (rms * code.step());
+  // A group so small that its inverse overflows has no direction worth keeping: its scale is 0 in fp16 too.
+  const float factor = units < 3e38 ? static_cast<float>(units) : 0.0f;
+  cpu::dispatch(best_isa(),
+                [&](auto set) { round_clamped(set, x.data(), x.size(), factor, limit, scaled.data()); });
+  std::fill(scaled.begin() + static_cast<std::ptrdiff_t>(x.size()), scaled.end(), 0.0f);
+}
+
+}  // namespace detail
 
 }  // namespace v0
 }  // namespace higgs

@@ -88,6 +88,33 @@ TEMPLATE_TEST_CASE_SIG("the encoder gives the definition's symbols on every inst
     }
 }
 
+TEMPLATE_TEST_CASE_SIG("a search goes on from the symbols before as the definition does",
+                       "[codes][window][viterbi]", ((int K), K), 2, 3, 4, 5, 6, 7, 8, 9, 10) {
+  using Symbol = typename WindowCode<K>::Symbol;
+  const WindowCode<K> code;
+  const higgs::WindowEncoder<K> encoder(code);
+  constexpr std::size_t count = 12;
+  const std::vector<float> fixed = weights<K>(0, 2 * count);
+  for (std::uint64_t draw = 0; draw < 40; ++draw) {
+    std::vector<Symbol> all(9 + count), expected(count);  // symbols before, and those that follow
+    for (std::size_t i = 0; i < 9; ++i)
+      all[i] = static_cast<Symbol>(higgs::random_bits(draw, i) & ((1u << K) - 1u));
+    typename WindowCode<K>::State state;
+    std::vector<std::int8_t> parts(18), rest(2 * count), whole(18 + 2 * count);
+    code.decode(state, std::span<const Symbol>(all).first(9), parts);
+    higgs::search_window_plainly(code, fixed, std::span(expected), state);
+    for (const auto isa : all_isas()) {
+      encoder.go_on(state, fixed, std::span(all).subspan(9), isa);
+      REQUIRE(std::equal(expected.begin(), expected.end(), all.begin() + 9));
+    }
+    // Decoding in two steps is decoding in one.
+    code.decode(state, std::span<const Symbol>(all).subspan(9), rest);
+    code.decode(std::span<const Symbol>(all), whole);
+    parts.insert(parts.end(), rest.begin(), rest.end());
+    REQUIRE(parts == whole);
+  }
+}
+
 TEST_CASE("groups are encoded alone", "[codes][window][viterbi]") {
   using Code = WindowCode<5>;
   const Code code;

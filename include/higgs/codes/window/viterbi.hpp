@@ -26,11 +26,12 @@ inline namespace v0 {
 
 /// The definition of encoding one group: the symbols whose coordinates c have the least sum of (y - c)^2. `fixed` has the
 /// weights y in fixed point, integers of at most fixed_limit; symbols.size() * 2 of them. Of several best paths to a state
-/// the one from the lowest state is taken, then that of the lowest symbol; of several ends the lowest state. The fast
-/// search equals it.
+/// the one from the lowest state is taken, then that of the lowest symbol; of several ends the lowest state. `before` is
+/// the state behind the symbols that the group has already. The fast search equals it.
 template <int SymbolBits>
 void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const float> fixed,
-                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols);
+                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
+                           const typename WindowCode<SymbolBits>::State& before = {});
 
 namespace cpu {
 
@@ -205,6 +206,10 @@ class WindowEncoder {
   /// The symbols of one group, those of search_window_plainly() on every `isa`.
   void encode(std::span<const float> scaled, std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
               Isa isa = best_isa()) const noexcept;
+  /// The next symbols of a group whose earlier symbols led to the state `before`: of all continuations the one with the
+  /// least squared error, the same on every `isa`.
+  void go_on(const typename WindowCode<SymbolBits>::State& before, std::span<const float> scaled,
+             std::span<typename WindowCode<SymbolBits>::Symbol> symbols, Isa isa = best_isa()) const noexcept;
 
  private:
   cpu::WindowPoints<SymbolBits> points_;
@@ -212,7 +217,8 @@ class WindowEncoder {
 
 template <int SymbolBits>
 void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const float> fixed,
-                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols) {
+                           std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
+                           const typename WindowCode<SymbolBits>::State& before) {
   using Code = WindowCode<SymbolBits>;
   constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max() / 2;
   // A state as a number: the older bits of the next window, then the sign bits of the last symbols, the newest lowest.
@@ -222,7 +228,7 @@ void search_window_plainly(const WindowCode<SymbolBits>& code, std::span<const f
     unsigned before, symbol;
   };
   std::vector<std::vector<Best>> steps(symbols.size() + 1, std::vector<Best>(all, Best{never, 0, 0}));
-  steps[0][0].cost = 0;
+  steps[0][(before.window >> SymbolBits) + before.signs * older].cost = 0;
   for (std::size_t t = 0; t < symbols.size(); ++t)
     for (unsigned state = 0; state < all; ++state) {
       if (steps[t][state].cost == never) continue;
@@ -289,9 +295,21 @@ template <int SymbolBits>
 void WindowEncoder<SymbolBits>::encode(std::span<const float> scaled,
                                        std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
                                        Isa isa) const noexcept {
-  const detail::Scratch from(symbols.size() * cpu::WindowTrellis<SymbolBits>::states);
+  go_on({}, scaled, symbols, isa);
+}
+
+template <int SymbolBits>
+void WindowEncoder<SymbolBits>::go_on(const typename WindowCode<SymbolBits>::State& before,
+                                      std::span<const float> scaled,
+                                      std::span<typename WindowCode<SymbolBits>::Symbol> symbols,
+                                      Isa isa) const noexcept {
+  using Trellis = cpu::WindowTrellis<SymbolBits>;
+  const int start = Trellis::place(static_cast<int>(before.signs) >> Trellis::seen_signs,
+                                   static_cast<int>(before.window) >> SymbolBits);
+  const detail::Scratch from(symbols.size() * Trellis::states);
   cpu::dispatch(usable_isa(isa), [&](auto set) {
-    cpu::search_window<SymbolBits>(set, points_, scaled.data(), symbols.size(), symbols.data(), from.data());
+    cpu::search_window<SymbolBits>(set, points_, start, scaled.data(), symbols.size(), symbols.data(),
+                                   from.data());
   });
 }
 

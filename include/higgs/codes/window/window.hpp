@@ -86,6 +86,11 @@ class WindowCode : public detail::WindowPacking<SymbolBits> {
       std::memcpy(&points_, &points, sizeof(points));
   }
 
+  /// What decoding the symbols of a group remembers between two of them.
+  struct State {
+    unsigned window = 0;  ///< the window of the last symbol
+    unsigned signs = 0;   ///< sign bits of the last `memory` symbols, the newest lowest
+  };
   /// The window behind `symbol`, from the window before it.
   static constexpr unsigned next_window(unsigned window, unsigned symbol) noexcept {
     return (window >> SymbolBits | symbol << older_bits) & (size - 1u);
@@ -98,12 +103,18 @@ class WindowCode : public detail::WindowPacking<SymbolBits> {
 
   /// The coordinates of one group, from all its symbols.
   constexpr void decode(std::span<const Symbol> symbols, std::span<Element> values) const noexcept {
-    unsigned window = 0, signs = 0;
+    State state;
+    decode(state, symbols, values);
+  }
+  /// The coordinates of the next symbols of a group: `state` is that behind the symbols before, then that behind these.
+  constexpr void decode(State& state, std::span<const Symbol> symbols,
+                        std::span<Element> values) const noexcept {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      if (i % 2 == 0) window = next_window(window, symbols[i / 2]);
-      const int coordinate = points_[window][i % 2];
-      values[i] = static_cast<Element>((negated(signs) >> i % 2 & 1u) != 0 ? -coordinate : coordinate);
-      if (i % 2 == 1) signs = signs << 1 | window >> (window_bits - 1);
+      if (i % 2 == 0) state.window = next_window(state.window, symbols[i / 2]);
+      const int coordinate = points_[state.window][i % 2];
+      values[i] = static_cast<Element>((negated(state.signs) >> i % 2 & 1u) != 0 ? -coordinate : coordinate);
+      if (i % 2 == 1)
+        state.signs = (state.signs << 1 | state.window >> (window_bits - 1)) & ((1u << memory) - 1u);
     }
   }
   constexpr double step() const noexcept { return step_; }
