@@ -9,5 +9,6 @@
 #include <higgs/fit/fit_window.hpp>
 #include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/fit/measure_grid.hpp>
+#include <higgs/round/feedback.hpp>
 #include <higgs/round/outer_product.hpp>
 #include <higgs/round/second_moment.hpp>

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/core/random.hpp>
 #include <higgs/round/outer_product.hpp>
 
 #include <catch2/catch.hpp>
@@ -13,16 +12,11 @@
 #include <vector>
 
 #include "cpu/sets.hpp"
+#include "round/inputs.hpp"
 
 using namespace higgs;
 
 namespace {
-
-std::vector<float> normals(std::int64_t count, std::uint64_t seed) {
-  std::vector<float> x(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random_normal(seed, i));
-  return x;
-}
 
 // The definition; `upper`: only outputs on and above the diagonal.
 void add_plainly(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,

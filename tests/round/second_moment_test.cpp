@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <higgs/core/random.hpp>
 #include <higgs/round/second_moment.hpp>
 
 #include <catch2/catch.hpp>
@@ -13,35 +12,16 @@
 #include <vector>
 
 #include "cpu/sets.hpp"
+#include "round/inputs.hpp"
 
 using namespace higgs;
 
 namespace {
 
-// Rows whose inputs are correlated: each is a mix with the one before.
-std::vector<float> inputs(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
-  std::vector<float> x(static_cast<std::size_t>(rows * cols));
-  for (std::size_t i = 0; i < x.size(); ++i)
-    x[i] = static_cast<float>(random_normal(seed, i)) + (i > 0 ? 0.7f * x[i - 1] : 0.0f);
-  return x;
-}
-
 bool equal(const SecondMoment& a, const SecondMoment& b) {
   return a.rows() == b.rows() &&
          std::equal(a.sums().begin(), a.sums().end(), b.sums().begin(), b.sums().end());
 }
-
-template <class Call>
-std::string refusal(const Call& call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return {};
-}
-
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
