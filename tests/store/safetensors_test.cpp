@@ -235,6 +235,32 @@ TEST_CASE("shards are one model", "[store][safetensors]") {
         ", but model-00001-of-00002.safetensors: the index of its shards is missing");
 }
 
+TEST_CASE("an index lists every tensor of its shards, or is refused", "[store][safetensors]") {
+  const TemporaryFolder folder;
+  const std::string b = R"("b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]})";
+  write_file(folder / "1",
+             file_of(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},)" + b + "}", "efghabcd"));
+  const auto read = [&](const std::string& map, const std::string& second_header, const std::string& data) {
+    write_file(folder / "2", file_of(second_header, data));
+    write_file(folder / "i.json", R"({"weight_map":{)" + map + "}}");
+    return message_of<FormatError>([&] { Safetensors model(folder / "i.json"); });
+  };
+  const std::string both = R"("a":"1","b":"2")";
+  // b is in both shards: the same in both, or refused.
+  CHECK(read(both, "{" + b + "}", "efgh").empty());
+  CHECK(text_of(*Safetensors(folder / "i.json").find("b")) == "efgh");
+  const std::string other_dtype = R"({"b":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}})",
+                    other_shape = R"({"b":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}})";
+  for (const auto& [header, data] : {std::pair<std::string, std::string>("{" + b + "}", "efgH"),
+                                     {other_dtype, "efgh"},
+                                     {other_shape, "efgh"}})
+    CHECK(read(both, header, data) ==
+          (folder / "1").string() + ": tensor \"b\": differs from the one in " + (folder / "2").string());
+  // Listed nowhere.
+  CHECK(read(R"("b":"1")", "{}", "") == (folder / "1").string() + ": tensor \"a\": is not listed by " +
+                                            (folder / "i.json").string() + ", which may be of another model");
+}
+
 TEST_CASE("an index cannot lead out of its folder", "[store][safetensors]") {
   const TemporaryFolder folder;
   fs::create_directory(folder / "in");

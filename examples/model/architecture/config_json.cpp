@@ -156,6 +156,26 @@ void add_end_tokens(ModelConfig& config, const Fields& file, const std::string& 
   }
 }
 
+std::vector<std::int64_t> read_scale_block(std::string_view text, const std::string& source) {
+  return parse_json(text, source, [&](const json& object) {
+    std::vector<std::int64_t> out;
+    const Fields file(object, source);
+    std::optional<Fields> how = filled_object(file, "quantization_config");
+    if (!how) return out;
+    how->null_means_absent({"weight_block_size"});  // a scale for the whole matrix
+    const json* block = how->array("weight_block_size");
+    for (std::size_t i = 0; block && i < block->size(); ++i) {
+      const json& extent = (*block)[i];
+      if (extent.is_number_integer() && extent >= 1 && extent <= most_width)
+        out.push_back(extent.get<std::int64_t>());
+    }
+    if (block && (out.size() != 2 || block->size() != 2))
+      how->refuse("weight_block_size",
+                  "an array of two whole numbers in [1, " + std::to_string(most_width) + "]");
+    return out;
+  });
+}
+
 ModelConfig read_config(std::string_view text, const std::string& source) {
   return parse_json(text, source, [&](const json& file) { return read(file, source); });
 }

@@ -36,6 +36,10 @@ void check_heads(const ModelConfig& config, const Fields& fields, const HeadKeys
 /// Adds the end tokens that `key` holds: one, or an array of them.
 void add_end_tokens(ModelConfig& config, const Fields& file, const std::string& key);
 
+/// Rows and columns of weights that share a scale of 8-bit floats, as weight_block_size of quantization_config says; empty
+/// if config.json does not say it. Throws FormatError, which names `source` and the key, for anything but two counts.
+std::vector<std::int64_t> read_scale_block(std::string_view text, const std::string& source);
+
 /// Reads rotary positions from config.json, as transformers 5 resolves them.
 void read_rope(const Fields& file, ModelConfig& out);
 /// Reads them from the metadata of a GGUF file, whose keys begin with `prefix`, as llama.cpp does.

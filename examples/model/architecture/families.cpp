@@ -6,8 +6,9 @@
 namespace higgs::model {
 namespace {
 
-constexpr Number rms_epsilon{"rms_norm_eps", "attention.layer_norm_rms_epsilon", &ModelConfig::rms_epsilon,
-                             1e-6, 1e-6};
+// GGUF files must hold it, as for llama.cpp.
+constexpr Number rms_epsilon{
+    "rms_norm_eps", "attention.layer_norm_rms_epsilon", &ModelConfig::rms_epsilon, 1e-6, {}};
 constexpr Number usual_numbers[] = {rms_epsilon};
 // GGUF files of Granite must hold the multipliers: llama.cpp's defaults are others than transformers'.
 constexpr Number granite_numbers[] = {

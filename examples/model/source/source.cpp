@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "source/source.hpp"
 
+#include "architecture/config_reading.hpp"
 #include "architecture/families.hpp"
 #include "architecture/parts.hpp"
 #include "source/load.hpp"
@@ -41,19 +42,39 @@ bool equal(const SourceTensor& a, const SourceTensor& b) {
   return true;
 }
 
-// What is wrong with the scales of 8-bit floats; empty if nothing is. A model has them for all its matrices or for none.
+// Whether scales of 8-bit floats lie over a tensor in blocks of these rows and columns.
+bool lie_in_blocks(const SourceTensor& tensor, const std::vector<std::int64_t>& block) {
+  const BlockScales& scales = *tensor.scales;
+  const auto fits = [](std::int64_t extent, std::int64_t wanted, std::int64_t count, std::int64_t length) {
+    return count == (extent + wanted - 1) / wanted && (count <= 1 || length == wanted);
+  };
+  return fits(scales.matrix_rows, block[0], scales.rows, scales.block_rows) &&
+         fits(tensor.cols(), block[1], scales.cols, scales.block_cols);
+}
+
+// What is wrong with the scales of 8-bit floats; empty if nothing is. A model has them for all its matrices or for none,
+// in the blocks that config.json names, if it does.
 std::string problem_of_scales(const std::vector<ModelTensor>& tensors,
-                              const std::optional<ModelConfig>& config) {
+                              const std::optional<ModelConfig>& config,
+                              const std::optional<std::filesystem::path>& folder) {
   std::string reason;  // why there must be scales
   for (const ModelTensor& tensor : tensors)
     if (tensor.stored->scales) reason = "those of \"" + tensor.stored->name + "\" are there";
   if (config && !config->quantization.empty()) reason = "quantization_config is " + config->quantization;
   if (reason.empty()) return "";
+  std::vector<std::int64_t> block;
+  if (config && folder)
+    block = read_scale_block(read_text(*folder / "config.json"), (*folder / "config.json").string());
   for (const ModelTensor& tensor : tensors) {
     const SourceTensor& stored = *tensor.stored;
     const std::string place = stored.owner->path().string() + ": tensor \"" + stored.name + "\"";
     if (!stored.scales && tensor.is_matrix() && stored.readable() && stored.dtype.starts_with("F8"))
       return place + " is " + stored.dtype + ", but its scales are missing, and " + reason;
+    if (stored.scales && !block.empty() && !lie_in_blocks(stored, block))
+      return place + " has " + std::to_string(stored.scales->rows) + " x " +
+             std::to_string(stored.scales->cols) + " scales, which are not those of blocks of " +
+             std::to_string(block[0]) + " x " + std::to_string(block[1]) +
+             ", which weight_block_size of config.json asks for";
   }
   return "";
 }
@@ -96,7 +117,7 @@ ModelSource::ModelSource(const std::filesystem::path& path) : path_(path) {
     open_gguf(std::move(file));
   else
     open_safetensors();
-  if (problem_.empty()) problem_ = problem_of_scales(tensors_, config_);
+  if (problem_.empty()) problem_ = problem_of_scales(tensors_, config_, folder_);
   if (!config_) return;
   settle_embeddings();
   if (problem_.empty()) problem_ = problem_of(*this, *config_);

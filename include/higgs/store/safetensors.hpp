@@ -99,9 +99,12 @@ class Safetensors {
   using Metadata = std::map<std::string, std::string, std::less<>>;
   static constexpr std::uint64_t max_header_bytes = 100'000'000;  // the limit of the reference implementation
 
-  /// Opens a .safetensors file, a .json index of shards, or a folder with model.safetensors[.index.json].
+  /// Opens a .safetensors file, a .json index of shards, or a folder with model.safetensors[.index.json]. An index
+  /// lists every tensor of its shards; a tensor that two shards have must be the same in both.
   explicit Safetensors(const std::filesystem::path& path);
-  explicit Safetensors(std::shared_ptr<const MappedFile> file) { add_file(std::move(file), nullptr); }
+  explicit Safetensors(std::shared_ptr<const MappedFile> file) {
+    add_file(std::move(file), nullptr, nullptr);
+  }
 
   /// In the order of the data, shard after shard.
   const std::vector<StoredTensor>& tensors() const noexcept { return tensors_; }
@@ -120,8 +123,9 @@ class Safetensors {
     throw FormatError(file + ": " + what);
   }
 
-  // Adds the tensors of a file; of these only `wanted`, unless that is null.
-  void add_file(std::shared_ptr<const MappedFile> file, const Names* wanted);
+  // Adds the tensors of a file; of these only `wanted`, unless that is null. The others go to `others`.
+  void add_file(std::shared_ptr<const MappedFile> file, const Names* wanted,
+                std::vector<StoredTensor>* others);
 
   // All but the place of its data.
   static StoredTensor parse_tensor(const std::string& name, const Json& value, const std::string& place);
@@ -250,10 +254,11 @@ HIGGS_INLINE Safetensors::Safetensors(const std::filesystem::path& path) {
   if (found.extension() == ".json")
     add_index(found);
   else
-    add_file(MappedFile::open(found), nullptr);
+    add_file(MappedFile::open(found), nullptr, nullptr);
 }
 
-HIGGS_INLINE void Safetensors::add_file(std::shared_ptr<const MappedFile> file, const Names* wanted) {
+HIGGS_INLINE void Safetensors::add_file(std::shared_ptr<const MappedFile> file, const Names* wanted,
+                                        std::vector<StoredTensor>* others) {
   const std::string source = file->path().string();
   const std::span<const std::uint8_t> bytes = file->bytes();
   if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0)
@@ -305,7 +310,10 @@ HIGGS_INLINE void Safetensors::add_file(std::shared_ptr<const MappedFile> file, 
     if (each.begin != at)
       fail(source + ": tensor \"" + each.tensor.name + "\"", "overlaps another or leaves a gap");
     at = each.end;
-    if (wanted && !wanted->contains(each.tensor.name)) continue;
+    if (wanted && !wanted->contains(each.tensor.name)) {
+      others->push_back(std::move(each.tensor));
+      continue;
+    }
     index_.emplace(each.tensor.name, tensors_.size());
     tensors_.push_back(std::move(each.tensor));
   }
@@ -378,14 +386,24 @@ HIGGS_INLINE void Safetensors::add_index(const std::filesystem::path& path) {
       fail(source, "tensor \"" + tensor + "\" must name a file in the same folder");
     shards[*name].insert(tensor);
   }
+  std::vector<StoredTensor> others;
   for (const auto& [name, tensors] : shards) {
     const std::filesystem::path shard = path.parent_path() / name;
     if (!detail::exists(shard))
       detail::throw_io(
           shard, "is missing: " + source + " says that it holds tensor \"" + *tensors.begin() + "\"", 0);
-    add_file(MappedFile::open(shard), &tensors);
+    add_file(MappedFile::open(shard), &tensors, &others);
     for (const std::string& tensor : tensors)
       if (!find(tensor)) fail(source, "tensor \"" + tensor + "\" is not in " + name + ", as it says");
+  }
+  // Other readers take all tensors of the shards: what the index says nothing about might be used there.
+  for (const StoredTensor& other : others) {
+    const std::string place = other.owner->path().string() + ": tensor \"" + other.name + "\"";
+    const StoredTensor* listed = find(other.name);
+    if (!listed) fail(place, "is not listed by " + source + ", which may be of another model");
+    const bool same = other.type_name() == listed->type_name() && other.shape == listed->shape &&
+                      std::ranges::equal(other.data, listed->data);
+    if (!same) fail(place, "differs from the one in " + listed->owner->path().string());
   }
 }
 

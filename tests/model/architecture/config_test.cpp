@@ -207,6 +207,12 @@ TEST_CASE("GGUF metadata that is wrong or not supported is refused by name", "[m
   CHECK_THAT(refusal_of([](GgufBuilder& g) { g.values.erase(g.values.begin()); }), Contains("architecture"));
   CHECK_THAT(refusal_of([](GgufBuilder& g) { g.values.erase(g.values.begin() + 1); }),
              Contains("llama.block_count"));
+  CHECK_THAT(refusal_of([](GgufBuilder& g) {
+               std::erase_if(g.values, [](const std::string& value) {
+                 return value.starts_with(gguf_text("llama.attention.layer_norm_rms_epsilon"));
+               });
+             }),
+             Contains("llama.attention.layer_norm_rms_epsilon is missing"));
   CHECK_THAT(refusal_of([](GgufBuilder& g) { g.tensors[0].name = "other"; }), Contains("token_embd.weight"));
   CHECK_THAT(refusal_of([](GgufBuilder& g) { g.add_value("llama.expert_count", 4, raw(std::uint32_t{8})); }),
              Contains("experts"));

@@ -133,6 +133,8 @@ TEST_CASE("embeddings are tied as the file has them", "[model][source]") {
              R"({"weight_map":{)" + map + R"("lm_head.weight":"b.safetensors"}})");
   CHECK(ModelSource(folder.path()).config()->tied_embeddings);
   // Equal bytes are equal under equal scales alone.
+  tensors.erase(tensors.begin());  // the embedding, which moves to the other shard
+  write_safetensors(folder / "a.safetensors", tensors);
   map.replace(map.find(":\"a.") + 2, 1, "b");  // of the embedding
   write_file(folder / "model.safetensors.index.json",
              R"({"weight_map":{)" + map +
@@ -286,4 +288,48 @@ TEST_CASE("8-bit floats whose scales are missing are refused, not read as plain 
   write_file(folder / "config.json", text);
   CHECK(write("").empty());
   CHECK_THAT(write("all"), Catch::Contains("its scales are missing") && Catch::Contains("fp8"));
+}
+
+TEST_CASE("scales of 8-bit floats lie in the blocks that config.json names, or the model is refused",
+          "[model][source]") {
+  const TemporaryFolder folder;
+  ModelConfig config = tiny_config("llama");
+  config.layers = 1;
+  const std::vector<TinyTensor> tensors = tiny_tensors(config);
+  write_folder(folder.path(), config, tensors);
+  const std::string text = read_file(folder / "config.json");
+  const std::string name = "model.layers.0.mlp.up_proj.weight";  // 36 x 24
+  std::vector<higgs::TensorShape> shapes;
+  for (const TinyTensor& tensor : tensors)
+    shapes.push_back(
+        {tensor.name, tensor.name == name ? higgs::DType::F8_E4M3 : higgs::DType::F32, tensor.shape});
+  const auto problem = [&](std::vector<std::int64_t> scales, const std::string& block) {
+    std::vector<higgs::TensorShape> all = shapes;
+    all.push_back({name + "_scale_inv", higgs::DType::F32, std::move(scales)});
+    higgs::SafetensorsWriter writer(folder / "model.safetensors", all);
+    for (const higgs::TensorShape& shape : all)  // zeros: a norm of them is sound
+      writer.write(shape.name, 0, bytes_of(std::string(static_cast<std::size_t>(*shape.bytes()), '\0')));
+    writer.commit();
+    std::string changed = text;
+    changed.insert(changed.find('{') + 1,
+                   R"("quantization_config":{"quant_method":"fp8","weight_block_size":)" + block + "},");
+    write_file(folder / "config.json", changed);
+    return ModelSource(folder.path()).problem();
+  };
+  CHECK(problem({1, 1}, "[128,128]").empty());
+  CHECK(problem({5, 3}, "[8,8]").empty());
+  CHECK(problem({36, 1}, "[1,24]").empty());
+  CHECK(problem({36, 1}, "null").empty());
+  using Scales = std::vector<std::int64_t>;
+  for (const auto& [scales, block] : {std::pair<Scales, std::string>({5, 3}, "[128,128]"),
+                                      {{1, 1}, "[16,16]"},
+                                      {{}, "[16,16]"},
+                                      {{36, 1}, "[2,24]"},
+                                      {{5, 3}, "[8,9]"},  // as many blocks, of another length
+                                      {{5, 3}, "[8,24]"}})
+    CHECK_THAT(problem(scales, block), Catch::Contains("model.safetensors: tensor \"" + name + "\" has") &&
+                                           Catch::Contains("weight_block_size"));
+  for (const std::string wrong : {"128", "[]", "[128]", "[128,0]", "[128,\"128\"]", "[128,128,128]", "{}"})
+    CHECK_THAT(message_of<higgs::FormatError>([&] { problem({1, 1}, wrong); }),
+               Catch::Contains("config.json: quantization_config.weight_block_size is "));
 }
