@@ -187,6 +187,13 @@ std::string describe_errors(const Evaluation& result) {
              : "+- is the standard error as if tokens were independent: less than 8 windows tell no better";
 }
 
+std::vector<TokenId> tokens_to_calibrate(const ModelSource& source, const std::string& calibrate,
+                                         std::int64_t count, Executor& executor) {
+  ProgressBar bar("write", "tokens");
+  return calibration_tokens(source, calibrate, count, executor,
+                            [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+}
+
 void require_context(const ModelSource& source, std::int64_t window) {
   const std::int64_t context = source.require_config().context;
   if (window > context)

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "device/device.hpp"
+#include "measure/calibrate.hpp"
 #include "measure/evaluate.hpp"
 #include "network/network.hpp"
 #include "source/source.hpp"
@@ -87,6 +88,9 @@ Evaluator::Progress show_means(ProgressBar& bar);
 nlohmann::ordered_json describe(const Evaluation& result);
 /// What the standard errors of an evaluation are, in a sentence.
 std::string describe_errors(const Evaluation& result);
+/// The calibration_tokens() that a command's --calibrate asks for. It draws a bar while the model writes them.
+std::vector<TokenId> tokens_to_calibrate(const ModelSource& source, const std::string& calibrate,
+                                         std::int64_t count, Executor& executor);
 /// Throws InvalidArgument, which names the model, if its context is shorter than a window.
 void require_context(const ModelSource& source, std::int64_t window);
 /// Says it to the user on standard error, where it mixes with no result.

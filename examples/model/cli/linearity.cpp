@@ -156,10 +156,10 @@ std::string check_format(std::string& format) {
 InputSquares squares_for(const Options& options, const ModelSource& source, const ProbeProtocol& protocol,
                          Executor& executor) {
   if (!protocol.calibrated) return {};
+  const auto tokens = tokens_to_calibrate(source, options.calibrate, calibration_token_count, executor);
   ProgressBar bar("calibrate", "blocks");
-  return measure_inputs(source, calibration_tokens(source, options.calibrate, calibration_token_count),
-                        std::min(calibration_window, source.require_config().context), executor,
-                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  return measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
+                        executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
 }
 
 // Measures plans, prints a line for each, and keeps what the page and the results need.
@@ -349,7 +349,7 @@ void add_linearity(CLI::App& app) {
       ->add_option("--calibrate", options->calibrate,
                    "what sensitivity was given, if it calibrated: plans are rounded with such input scales")
       ->capture_default_str()
-      ->type_name("random|FILE");
+      ->type_name("random|self|FILE");
   command->add_option("--report", options->report, "write a page with pictures to this file")
       ->type_name("HTML");
   options->add_to(*command);

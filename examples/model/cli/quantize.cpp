@@ -161,7 +161,7 @@ void quantize(Options& options) {
     check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
   if (request.calibrated) {
-    const auto tokens = calibration_tokens(source, options.calibrate, options.calibrate_tokens);
+    const auto tokens = tokens_to_calibrate(source, options.calibrate, options.calibrate_tokens, *executor);
     ProgressBar bar("calibrate", "blocks");
     request.input_squares =
         measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
@@ -250,12 +250,13 @@ void add_rounding_options(CLI::App* command, Options* options) {
       "--fused", options->fused,
       "one set of input scales for q, k and v of a block, for kernels that fuse them; costs accuracy");
   command
-      ->add_option("--calibrate", options->calibrate,
-                   "measure the inputs of each layer first, for better input scales: with \"random\" tokens, "
-                   "which needs "
-                   "no data, or with a text file; \"none\": do not")
+      ->add_option(
+          "--calibrate", options->calibrate,
+          "measure the inputs of each layer first, for better input scales: with \"random\" tokens, or "
+          "tokens that the model writes it\"self\", which need no data, or with a text file; \"none\": do "
+          "not")
       ->capture_default_str()
-      ->type_name("random|none|FILE");
+      ->type_name("random|self|none|FILE");
   command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));

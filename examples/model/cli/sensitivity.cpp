@@ -59,10 +59,10 @@ std::vector<TokenId> tokens_of(const Options& options, const ModelSource& source
 
 // What inputs the layers read, measured as quantize will.
 InputSquares calibrate(const Options& options, const ModelSource& source, Executor& executor) {
+  const auto tokens = tokens_to_calibrate(source, options.calibrate, calibration_token_count, executor);
   ProgressBar bar("calibrate", "blocks");
-  return measure_inputs(source, calibration_tokens(source, options.calibrate, calibration_token_count),
-                        std::min(calibration_window, source.require_config().context), executor,
-                        [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  return measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
+                        executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
 }
 
 SensitivityFile measure(const Options& options, const ModelSource& source, Metric metric,
@@ -177,11 +177,11 @@ void add_sensitivity(CLI::App& app) {
       ->check(CLI::Range(1, 100000));
   command->add_option("--seed", options->seed, "of the noise and of random tokens")->capture_default_str();
   command
-      ->add_option(
-          "--calibrate", options->calibrate,
-          "spread noise as the error of quantize with the same option does: random, none or a text file")
+      ->add_option("--calibrate", options->calibrate,
+                   "spread noise as the error of quantize with the same option does: random, self, none or a "
+                   "text file")
       ->capture_default_str()
-      ->type_name("random|none|FILE");
+      ->type_name("random|self|none|FILE");
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "spread noise evenly, for quantization without input scales");
   options->processor.add_to(*command);

@@ -4,17 +4,99 @@
 #include "architecture/parts.hpp"
 #include "measure/evaluate.hpp"
 #include "measure/probe.hpp"
+#include "network/sampling.hpp"
 #include "network/transformer.hpp"
 #include "source/load.hpp"
 
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 namespace higgs::model {
 
 namespace {
+
+// Of random tokens, and of the draws of the first window that a model writes.
+constexpr std::uint64_t calibration_seed = 1;
+
+// A window that a model writes. Its tokens begin as random ones, which texts begin with where the model has no beginning.
+class SelfWritten {
+ public:
+  SelfWritten(const ModelConfig& config, std::span<const TokenId> beginning, std::span<TokenId> tokens,
+              std::uint64_t seed)
+      : config_(config),
+        beginning_(beginning),
+        tokens_(tokens),
+        cache_(config, std::ssize(tokens), KvType::Half),
+        sampler_({.temperature = 1, .seed = seed}) {
+    put_beginning();
+  }
+
+  bool full() const { return written_ == tokens_.size(); }
+  // The tokens that the model has not read, of which there is at least one, as a part of its text.
+  std::span<const TokenId> unread() const {
+    const auto read = static_cast<std::size_t>(cache_.size());
+    return tokens_.subspan(read, written_ - read);
+  }
+  TextPart part() { return {&cache_, std::ssize(unread())}; }
+  // Adds the token that these logits draw, and the beginning of the next text behind an end token.
+  void draw(std::span<const float> logits) {
+    const TokenId token = sampler_.choose(logits);
+    tokens_[written_++] = token;
+    const bool begins = beginning_.size() == 1 && beginning_[0] == token;
+    if (std::ranges::count(config_.end_tokens, token) > 0 && !begins) put_beginning();
+  }
+  std::int64_t written() const { return static_cast<std::int64_t>(written_); }
+
+ private:
+  void put_beginning() {
+    const std::size_t room = tokens_.size() - written_;
+    const std::size_t count = std::min(room, std::max<std::size_t>(1, beginning_.size()));
+    if (!beginning_.empty()) std::ranges::copy(beginning_.first(count), tokens_.begin() + place());
+    written_ += count;
+  }
+  std::ptrdiff_t place() const { return static_cast<std::ptrdiff_t>(written_); }
+
+  const ModelConfig& config_;
+  std::span<const TokenId> beginning_;
+  std::span<TokenId> tokens_;
+  KvCache cache_;
+  Sampler sampler_;
+  std::size_t written_ = 0;
+};
+
+// Fills these windows, a token of each at a time. Calls `on_step` with the tokens that they have.
+void write_together(const Transformer& model, std::vector<SelfWritten>& windows, Executor& executor,
+                    const std::function<void(std::int64_t written)>& on_step) {
+  while (true) {
+    std::vector<SelfWritten*> growing;
+    std::vector<TokenId> tokens;
+    std::vector<TextPart> parts;
+    std::int64_t written = 0;
+    for (SelfWritten& each : windows) {
+      written += each.written();
+      if (each.full()) continue;
+      growing.push_back(&each);
+      tokens.insert(tokens.end(), each.unread().begin(), each.unread().end());
+      parts.push_back(each.part());
+    }
+    on_step(written);
+    if (growing.empty()) return;
+    Matrix hidden(std::ssize(tokens), model.config().width);
+    model.forward(tokens, parts, hidden.view(), executor);
+    Matrix ends(std::ssize(parts), hidden.cols), logits(ends.rows, model.config().vocabulary);
+    for (std::int64_t i = 0, end = 0; i < ends.rows; ++i) {
+      end += parts[static_cast<std::size_t>(i)].count;
+      std::copy_n(hidden.row(end - 1), ends.cols, ends.row(i));
+    }
+    model.logits(std::as_const(ends).view(), logits.view(), executor);
+    executor.run(ends.rows, [&](std::int64_t i) {
+      growing[static_cast<std::size_t>(i)]->draw({logits.row(i), static_cast<std::size_t>(logits.cols)});
+    });
+  }
+}
 
 // Adds the squares of each column of x, over the tokens that there are in all.
 void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<double>& squares) {
@@ -28,15 +110,42 @@ void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<dou
 
 }  // namespace
 
-std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
-                                        std::int64_t count) {
-  if (random_or_file == "random") return random_tokens(count, source.require_config().vocabulary, 1);
-  return read_tokens(random_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+std::vector<TokenId> self_written_tokens(const Transformer& model, std::span<const TokenId> beginning,
+                                         std::int64_t count, std::int64_t window, Executor& executor,
+                                         const Progress& progress) {
+  constexpr std::int64_t windows_at_once = 64;
+  expects(count >= 0 && window > 0 && window <= model.config().context,
+          "higgs::model::self_written_tokens: windows must have tokens and fit the model's context");
+  std::vector<TokenId> out = random_tokens(count, model.config().vocabulary, calibration_seed);
+  for (std::int64_t first = 0; first < count; first += windows_at_once * window) {
+    std::vector<SelfWritten> windows;
+    for (std::int64_t at = first; at < std::min(count, first + windows_at_once * window); at += window) {
+      const auto size = static_cast<std::size_t>(std::min(window, count - at));
+      windows.emplace_back(model.config(), beginning,
+                           std::span(out).subspan(static_cast<std::size_t>(at), size),
+                           calibration_seed + static_cast<std::uint64_t>(at / window));
+    }
+    write_together(model, windows, executor, [&](std::int64_t written) {
+      if (progress) progress(first + written, count);
+    });
+  }
+  return out;
+}
+
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_self_or_file,
+                                        std::int64_t count, Executor& executor, const Progress& progress) {
+  const ModelConfig& config = source.require_config();
+  if (random_self_or_file == "random") return random_tokens(count, config.vocabulary, calibration_seed);
+  if (random_self_or_file != "self")
+    return read_tokens(random_self_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+  std::vector<TokenId> beginning = source.vocabulary().prefix;
+  if (beginning.empty() && config.begin_token) beginning.push_back(*config.begin_token);
+  return self_written_tokens(Transformer::load(source, executor), beginning, count,
+                             std::min(calibration_window, config.context), executor, progress);
 }
 
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
-                            Executor& executor,
-                            const std::function<void(std::int64_t, std::int64_t)>& progress) {
+                            Executor& executor, const Progress& progress) {
   const ModelConfig& config = source.require_config();
   const auto count = static_cast<std::int64_t>(tokens.size());
   expects(count > 0 && window > 0,

@@ -5,6 +5,7 @@
 #include "architecture/config.hpp"
 #include "architecture/parts.hpp"
 #include "math/matrix.hpp"
+#include "network/transformer.hpp"
 #include "source/source.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -30,18 +31,34 @@ inline constexpr std::int64_t calibration_window = 128;
 /// Tokens to calibrate with, where nobody asks for another number.
 inline constexpr std::int64_t calibration_token_count = 4096;
 
-/// Tokens to calibrate with: random ones of the model's vocabulary, no data needed, or the first of a text file. Throws
+/// Called with what is done and what there is to do.
+using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+/// `count` tokens that a model writes, in windows of `window` (the last may be shorter), up to 64 of which grow together. A
+/// window begins as a text does: with `beginning`, or, if that is empty, with a random token. All other tokens are drawn
+/// from the model's whole distribution. Behind a drawn end token a text begins in the same window, and the model still sees
+/// what stands before it; an end token that is the beginning, too, stands once. The tokens do not depend on the number of
+/// threads. `progress` counts tokens. Throws InvalidArgument for a window beyond the model's context, and as
+/// Transformer::forward() does.
+std::vector<TokenId> self_written_tokens(const Transformer& model, std::span<const TokenId> beginning,
+                                         std::int64_t count, std::int64_t window,
+                                         Executor& executor = default_executor(),
+                                         const Progress& progress = {});
+
+/// Tokens to calibrate with. "random": random ones of the model's vocabulary, no data needed. "self": tokens that the model
+/// writes itself in windows of calibration_window, which begin with the tokenizer's prefix, or the model's begin token
+/// without one; the whole model is in memory as floats, and `progress` counts tokens. Else the first of a text file. Throws
 /// IoError if it cannot be read.
-std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_or_file,
-                                        std::int64_t count);
+std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_self_or_file,
+                                        std::int64_t count, Executor& executor = default_executor(),
+                                        const Progress& progress = {});
 
 /// Runs `tokens` through a model, in windows of `window` (the last may be shorter), and measures what each linear layer
 /// of its blocks and the output layer read; in a tied model the embedding is the output layer. Memory holds one block as
 /// floats and the states of all tokens at a time, whatever the model's size. `progress` is called with the blocks done and to do. Throws FormatError for a model that is damaged,
 /// InvalidArgument if there are no tokens or one is outside the vocabulary.
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
-                            Executor& executor = default_executor(),
-                            const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+                            Executor& executor = default_executor(), const Progress& progress = {});
 
 /// Statistics of the weights that share input scales with layer `name`: the rows of its sharing_layers(), one layer after
 /// the other. An embedding or output layer shares with none. `dense` gives the floats of a matrix by the name of its

@@ -330,16 +330,16 @@ void Ops::store(std::size_t block, MatrixView<const float> k, MatrixView<const f
 template <class T>
 void Ops::attend(const KvCache::Layer<T>& layer, const Queries& queries, MatrixView<const float> q,
                  float scale, MatrixView<float> out) const {
-  const auto [row, rows, head, heads] = queries;
-  const auto [text, position] = rows_[static_cast<std::size_t>(row)];
+  const auto [text, position] = rows_[static_cast<std::size_t>(queries.row)];
   const std::int64_t width = config_.head_width, capacity = texts_[text].cache->capacity();
-  const std::int64_t kv_head = head / (config_.heads / config_.kv_heads);
-  const std::int64_t seen = position + rows;  // keys that the last of these tokens sees
+  const std::int64_t first_col = queries.head * width;
+  const std::int64_t kv_head = queries.head / (config_.heads / config_.kv_heads);
+  const std::int64_t seen = position + queries.rows;  // keys that the last of these tokens sees
   const MatrixView<const T> keys(layer.keys.get() + kv_head * capacity * width, seen, width);
   const MatrixView<const T> values(layer.values.get(), config_.kv_width(), capacity);
-  const auto part_of = [&, heads = heads, row = row, rows = rows, head = head](auto all) {
-    return heads > 1 ? decltype(all)(all.row(row) + head * width, heads, width)
-                     : all.row_range(row, rows).col_range(head * width, width);
+  const auto part_of = [&](auto all) {
+    return queries.heads > 1 ? decltype(all)(all.row(queries.row) + first_col, queries.heads, width)
+                             : all.row_range(queries.row, queries.rows).col_range(first_col, width);
   };
   const MatrixView<const float> own = part_of(q);
   Matrix scores(own.rows, seen);

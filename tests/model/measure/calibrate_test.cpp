@@ -3,8 +3,10 @@
 
 #include "architecture/parts.hpp"
 #include "compare/compare.hpp"
+#include "measure/probe.hpp"
 #include "measure/sensitivity.hpp"
 #include "network/network.hpp"
+#include "network/sampling.hpp"
 #include "network/transformer.hpp"
 
 #include "model/tiny_model.hpp"
@@ -105,6 +107,83 @@ TEST_CASE("nothing to run, or tokens that the model does not have, are refused",
   CHECK(tokens.size() == 100);
   CHECK_NOTHROW(measure_inputs(source, tokens, 64));
   CHECK_THROWS_AS(calibration_tokens(source, (folder / "none.txt").string(), 5), higgs::IoError);
+}
+
+namespace {
+
+// What self_written_tokens() promises, a window after the other and without a cache.
+std::vector<TokenId> written_by(const Transformer& model, const std::vector<TokenId>& beginning,
+                                std::int64_t count, std::int64_t window) {
+  const ModelConfig& config = model.config();
+  std::vector<TokenId> random = random_tokens(count, config.vocabulary, 1), out;
+  for (std::uint64_t seed = 1; std::ssize(out) < count; ++seed) {
+    Sampler sampler({.temperature = 1, .seed = seed});
+    std::vector<TokenId> text;
+    const auto room = static_cast<std::size_t>(std::min(window, count - std::ssize(out)));
+    const auto begin = [&] {
+      text.insert(text.end(), beginning.begin(), beginning.end());
+      if (beginning.empty() && text.size() < room) text.push_back(random[out.size() + text.size()]);
+    };
+    begin();
+    while (text.size() < room) {
+      KvCache cache(config, window, KvType::Half);
+      Matrix hidden(std::ssize(text), config.width), logits(1, config.vocabulary);
+      model.forward(text, cache, hidden.view());
+      model.logits(hidden.view().row_range(hidden.rows - 1, 1), logits.view());
+      text.push_back(sampler.choose(logits.values));
+      if (std::ranges::count(config.end_tokens, text.back()) > 0 && beginning != std::vector{text.back()})
+        begin();
+    }
+    text.resize(room);
+    out.insert(out.end(), text.begin(), text.end());
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a model writes its windows together as it would one after the other", "[model][calibrate]") {
+  ModelConfig config = tiny_config("qwen3");
+  config.end_tokens = {3, 39, 11};
+  const Transformer model = load_tiny(config);
+  higgs::SerialExecutor one;
+  higgs::ThreadPool three(3);
+  for (const auto& beginning : std::vector<std::vector<TokenId>>{{}, {3}, {5}, {1, 2, 4}}) {
+    constexpr std::int64_t count = 70 * 9 - 2;  // more windows than grow together, the last is shorter
+    std::vector<std::int64_t> progress;
+    const std::vector<TokenId> found =
+        self_written_tokens(model, beginning, count, 9, one, [&](std::int64_t done, std::int64_t total) {
+          CHECK(total == count);
+          progress.push_back(done);
+        });
+    CHECK(found == written_by(model, beginning, count, 9));
+    CHECK(self_written_tokens(model, beginning, count, 9, three) == found);
+    CHECK(std::ranges::is_sorted(progress));
+    CHECK(progress.back() == count);
+    CHECK(std::ranges::count(found, 39) > 0);  // texts end
+  }
+  CHECK(self_written_tokens(model, {}, 0, 9).empty());
+  CHECK_THROWS_AS(self_written_tokens(model, {}, 5, 65), higgs::InvalidArgument);  // context 64
+  CHECK_THROWS_AS(self_written_tokens(model, {}, 5, 0), higgs::InvalidArgument);
+}
+
+TEST_CASE("a model's own text begins as the tokenizer says, else with the model's begin token",
+          "[model][calibrate]") {
+  ModelConfig config = tiny_config("llama");
+  const auto written = [&](const std::vector<TokenId>& prefix) {
+    const TemporaryFolder folder;
+    write_folder(folder.path(), config);
+    Vocabulary vocabulary = tiny_vocabulary();
+    vocabulary.prefix = prefix;
+    write_file(folder / "tokenizer.json", write_tokenizer_json(vocabulary));
+    return calibration_tokens(ModelSource(folder.path()), "self", 100);
+  };
+  const Transformer model = load_tiny(config);
+  CHECK(written({}) == self_written_tokens(model, {}, 100, 64));  // context 64
+  CHECK(written({5, 6}) == self_written_tokens(model, std::vector<TokenId>{5, 6}, 100, 64));
+  config.begin_token = 7;
+  CHECK(written({}) == self_written_tokens(model, std::vector<TokenId>{7}, 100, 64));
+  CHECK(written({5, 6}).at(64) == 5);
 }
 
 TEST_CASE("a method that is calibrated needs the inputs of every layer", "[model][compare]") {
