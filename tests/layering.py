@@ -28,7 +28,7 @@ TOP = {  # header: the folders and top headers it may include
     "models.hpp": {"store"},
 }
 # The folders of examples/model in the order of the data: each may include itself and those before it.
-MODEL = ["json", "math", "tokenizer", "architecture", "source", "network", "device", "measure", "pages", "terminal",
+MODEL = ["json", "math", "tokenizer", "chat", "architecture", "source", "network", "device", "measure", "pages", "terminal",
          "quantize", "compare", "plan", "cli"]
 CUDA = re.compile(r"(cuda|cub|thrust|nv|cooperative_groups|mma)\b|cuda_|device_launch|.*\.cuh$")
 LICENSE = "// SPDX-License-Identifier: Apache-2.0"

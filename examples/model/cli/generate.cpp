@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model generate: writes on from prompts.
 #include "network/generate.hpp"
+#include "chat/chat.hpp"
 #include "cli/commands.hpp"
 #include "quantize/quantize.hpp"
 #include "source/source.hpp"
-#include "tokenizer/chat.hpp"
 #include "tokenizer/unicode.hpp"
 
 #include <higgs/core/error.hpp>
