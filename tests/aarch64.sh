@@ -10,7 +10,8 @@ tests=("$@")
 [ $# -gt 0 ] || tests=(core/half core/random cpu/convert core/executor rotate/hadamard rotate/random_hadamard pack/bits
                        scale/group_scale codes/grid/grid store/safetensors matmul/activations matmul/packed_matrix
                        cpu/portable/lut cpu/portable/activations cpu/portable/panel_product codes/e8/packed
-                       core/code matmul/matmul round/outer_product)
+                       core/code matmul/matmul round/outer_product
+                       round/second_moment round/feedback)
 out=build/aarch64
 mkdir -p "$out/include"
 ln -sfn /usr/include/catch2 "$out/include/catch2"  # not all of /usr/include: its C headers are the host's

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <higgs/core/random.hpp>
 #include <higgs/round/feedback.hpp>
 
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -197,6 +199,25 @@ TEST_CASE("factors are the same bits on every instruction set and for any number
         }
       }
   }
+}
+
+TEST_CASE("the factor of a seed never changes: golden bits", "[round][feedback]") {
+  constexpr std::int64_t rows = 64, cols = 200;
+  std::vector<float> x(rows * cols);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = static_cast<float>(static_cast<int>(random_bits(3, i) >> 56) - 128 + static_cast<int>(i % 5) * 40);
+  SecondMoment moment(cols);
+  moment.add({x.data(), rows, cols});
+  std::vector<Half> scales;
+  for (int i = 0; i < cols; ++i) scales.emplace_back(static_cast<float>(1 + i % 9) / 4);
+  const Feedback feedback(moment, {.rows = 1, .cols = cols, .block = 64, .input_scales = true}, 11, scales);
+  std::uint64_t hash = 0;
+  const auto take = [&](float value) { hash = random_bits(hash, std::bit_cast<std::uint32_t>(value)); };
+  for (const float value : feedback.d()) take(value);
+  const MatrixView<const float> u = feedback.rows(0);
+  for (std::int64_t i = 0; i < u.rows; ++i)
+    for (std::int64_t j = 0; j < u.cols; ++j) take(u(i, j));
+  CHECK(hash == 0xdcf4b8ec2255cfa8u);
 }
 
 TEST_CASE("rounding with errors fed back costs less than rounding to the nearest", "[round][feedback]") {

@@ -5,6 +5,7 @@
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -20,7 +21,7 @@ inline std::vector<float> normals(std::int64_t count, std::uint64_t seed) {
 /// Rows of inputs (rows, cols) that are correlated, and of different magnitudes.
 inline std::vector<float> inputs(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
   std::vector<float> x = normals(rows * cols, seed);
-  for (std::size_t i = 1; i < x.size(); ++i) x[i] += 0.8f * x[i - 1];
+  for (std::size_t i = 1; i < x.size(); ++i) x[i] = std::fma(0.8f, x[i - 1], x[i]);
   for (std::size_t i = 3; i < x.size(); i += 7) x[i] *= 6;
   return x;
 }

@@ -288,11 +288,11 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
       detail::rotate_rows(h, layout.block, seed, first, executor, isa);
       if (side == 0) detail::transpose(h, executor);
     }
-    const double added = damping_ * mean;
     for (std::int64_t k = 0; k < h.rows; ++k)
-      h(k, k) = static_cast<float>(static_cast<double>(h(k, k)) + added);
-    // No square is below what was added, but for rounding: where rounding takes half of that, it decides too much.
-    return factor(h, std::span(d_).subspan(from, static_cast<std::size_t>(h.rows)), added / 2, executor, isa);
+      h(k, k) = static_cast<float>(std::fma(damping_, mean, static_cast<double>(h(k, k))));
+    // No square is below what is added here, but for rounding. Where rounding takes half of that, it decides too much.
+    return factor(h, std::span(d_).subspan(from, static_cast<std::size_t>(h.rows)), damping_ * mean / 2,
+                  executor, isa);
   };
   for (std::int64_t i = 0; i < parts();)
     if (factor_part(i)) {
