@@ -9,6 +9,7 @@
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 namespace higgs::model {
@@ -18,6 +19,12 @@ std::string text_of(const GgufFile& file, std::string_view key) {
   const GgufValue* value = file.value(key);
   const auto* text = value ? std::get_if<std::string_view>(value) : nullptr;
   return text ? std::string(*text) : std::string();
+}
+
+// Whether a folder lists that file. A link to nothing counts: reading it is an error, not a default.
+bool is_listed(const std::filesystem::path& file) {
+  std::error_code ignored;
+  return std::filesystem::exists(std::filesystem::symlink_status(file, ignored));
 }
 
 // Whether the rows of a tensor, or the numbers of a bias, belong to heads that rotary positions turn.
@@ -148,7 +155,7 @@ void ModelSource::open_safetensors() {
   Safetensors file(path_);
   source_ = std::make_unique<TensorSource>(file);
   const auto folder = std::filesystem::is_directory(path_) ? path_ : path_.parent_path();
-  if (std::filesystem::exists(folder / "config.json")) read_folder(folder);
+  if (is_listed(folder / "config.json")) read_folder(folder);
   if (Checkpoint::recognizes(file)) {
     checkpoint_.emplace(std::move(file), path_.string());
     for (const StoredTensor& each : checkpoint_->tensors()) {
@@ -181,7 +188,7 @@ void ModelSource::read_folder(const std::filesystem::path& folder) {
     problem_ = error.what();
     return;
   }
-  if (const auto more = folder / "generation_config.json"; std::filesystem::exists(more))
+  if (const auto more = folder / "generation_config.json"; is_listed(more))
     add_end_tokens(*config_, read_text(more), more.string());
   const std::string& how = config_->quantization;
   if (!how.empty() && how != "fp8" && how != "compressed-tensors float-quantized")
@@ -238,7 +245,7 @@ const ModelConfig& ModelSource::require_config() const {
 Vocabulary ModelSource::vocabulary() const {
   if (!gguf_.empty()) return read_vocabulary(gguf_.front(), path_.string());
   if (folder_)
-    if (const auto file = *folder_ / "tokenizer.json"; std::filesystem::exists(file))
+    if (const auto file = *folder_ / "tokenizer.json"; is_listed(file))
       return read_tokenizer_folder(*folder_);
   throw FormatError(path_.string() + ": has no tokenizer.json beside it");
 }

@@ -66,6 +66,17 @@ TEST_CASE("what cannot be opened is named", "[model][source]") {
   CHECK_THAT(message_of<higgs::FormatError>([&] { ModelSource(folder / "text"); }), Catch::Contains("text"));
 }
 
+TEST_CASE("a link to nothing is an error, not an absent file", "[model][source]") {
+  for (const std::string name : {"config.json", "generation_config.json", "tokenizer.json"}) {
+    const TemporaryFolder folder;
+    write_folder(folder.path(), tiny_config("llama"));
+    std::filesystem::remove(folder / name);
+    std::filesystem::create_symlink(folder / "pruned", folder / name);
+    CHECK_THAT(message_of<higgs::IoError>([&] { ModelSource(folder.path()).vocabulary(); }),
+               Catch::Contains((folder / name).string()));
+  }
+}
+
 TEST_CASE("a Llama whose q is not made of whole heads is refused", "[model][source]") {
   GgufBuilder gguf = tiny_gguf(tiny_config("llama"));
   for (auto& tensor : gguf.tensors)
