@@ -10,5 +10,6 @@
 #include <higgs/fit/gaussian_cloud.hpp>
 #include <higgs/fit/measure_grid.hpp>
 #include <higgs/round/feedback.hpp>
+#include <higgs/round/feedback_quantizer.hpp>
 #include <higgs/round/outer_product.hpp>
 #include <higgs/round/second_moment.hpp>

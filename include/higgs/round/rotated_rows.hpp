@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace higgs {
@@ -50,6 +51,22 @@ struct RoundingError {
 };
 
 namespace detail {
+
+/// Throws InvalidArgument unless `w` (n, cols) fits the layout, and there are n * row_bytes codes and n * groups scales.
+template <class T>
+void expect_rows(const char* function, MatrixView<T> w, const CodeLayout& layout, std::int64_t row_bytes,
+                 std::size_t codes, std::size_t scales) {
+  expects(w.cols == layout.cols, [&] {
+    return sentence(function, ": w is ", shape_text(w.rows, w.cols), ", but the layout has ", layout.cols,
+                    " columns");
+  });
+  expect_data(function, "w", w);
+  const std::int64_t bytes = w.rows * row_bytes, groups = w.rows * layout.groups();
+  expects(std::cmp_equal(codes, bytes) && std::cmp_equal(scales, groups), [&] {
+    return sentence(function, ": codes and scales hold ", codes, " bytes and ", scales, " scales, but ",
+                    w.rows, " rows need ", bytes, " and ", groups);
+  });
+}
 
 /// Takes rows of one matrix to the basis in which they are encoded.
 class RotatedRows {

@@ -56,16 +56,8 @@ class RowQuantizer {
     const auto groups = static_cast<std::size_t>(layout_.groups());
     const auto row_bytes = static_cast<std::size_t>(layout_.row_bytes(C::dim, code_bits<C>));
     const auto rows = static_cast<std::size_t>(w.rows);
-    expects(w.cols == layout_.cols, [&] {
-      return detail::sentence("higgs::RowQuantizer: w is ", detail::shape_text(w.rows, w.cols),
-                              ", but the layout has ", layout_.cols, " columns");
-    });
-    detail::expect_data("higgs::RowQuantizer", "w", w);
-    expects(codes.size() == rows * row_bytes && scales.size() == rows * groups, [&] {
-      return detail::sentence("higgs::RowQuantizer: codes and scales hold ", codes.size(), " bytes and ",
-                              scales.size(), " scales, but ", rows, " rows need ", rows * row_bytes, " and ",
-                              rows * groups);
-    });
+    detail::expect_rows("higgs::RowQuantizer", w, layout_, static_cast<std::int64_t>(row_bytes), codes.size(),
+                        scales.size());
     std::vector<Error> errors(rows);
     const std::int64_t grain = std::max<std::int64_t>(1, 32768 / layout_.padded_cols());
     parallel_for(executor, w.rows, grain, [&](std::int64_t begin, std::int64_t end) {
