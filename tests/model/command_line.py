@@ -193,6 +193,50 @@ class CommandLine(unittest.TestCase):
                                        "--random", 0, "--bits", 16, "--uniform", f"4,4/8,{names[0]}/8", "--json", "-"))
         self.assertEqual([row["name"] for row in values["rows"][:3]], [names[1], names[1] + "/8", names[0] + "/8"])
 
+    def test_rounding_by_second_moments_is_obeyed_or_refused(self):
+        out, hessian = self.folder / "out", ["--round", "hessian"]
+        words = ["quantize", self.model, "-o", out]
+        self.assertIn("--calibrate", self.fails(2, *words, *hessian, "--calibrate", "none"))
+        self.assertIn("--round hessian", self.fails(2, *words, "--round-memory", "1GB"))
+        said = self.fails(1, *words, *hessian, "--round-memory", "1kB")
+        self.assertRegex(said, r"take \d.*B .*--round-memory is 1.00 kB")
+        said = self.fails(1, *words, *hessian, "--calibrate", self.text, "--calibrate-tokens", 601)
+        self.assertTrue("600 tokens" in said and "601" in said, said)
+        (self.model / "config.json").rename(self.folder / "config.json")
+        self.assertIn("config.json", self.fails(1, *words, *hessian))
+        (self.folder / "config.json").rename(self.model / "config.json")
+        for more in ([], ["--no-input-scales"], ["--fused", "--skip", "down_proj"]):
+            results = json.loads(self.works(*words, *hessian, *more, "--calibrate", self.text, "--round-memory", "1GB",
+                                            "--json", "-"))
+            self.assertEqual(results["calibration"], {"source": str(self.text), "tokens": 600})
+            self.assertEqual((results["round"], results["rounding"]["blocks"]), ("hessian", LAYERS))
+            self.assertEqual(results["rounding"]["memory_allowed"], 10**9)
+            self.assertAlmostEqual(sum(results["rounding"]["shares"].values()), 1)
+            self.assertGreater(results["peak_memory"], 10**6)
+        self.assertIn("--calibrate-tokens", self.fails(1, *words, "--calibrate", self.text, "--calibrate-tokens", 601))
+
+    def test_rounding_that_is_killed_goes_on_and_ends_with_equal_bytes(self):
+        def command(name):
+            return ["quantize", self.model, "-o", self.folder / name, "--round", "hessian", "--calibrate-tokens", 8192,
+                    "--threads", 1]
+        self.works(*command("whole"))
+        whole = (self.folder / "whole" / "model.safetensors").read_bytes()
+        killed = 0
+        for lines in (0, 5, 8, 13, 15, 17, 19):  # of the journal: matrices and tensors that are done
+            out = self.folder / f"out{lines}"
+            journal = out / "model.safetensors.partial.journal"
+            with subprocess.Popen([PROGRAM, *map(str, command(out.name))], stderr=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL) as process:
+                while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > lines):
+                    pass
+                process.kill()
+            killed += process.returncode == -signal.SIGKILL
+            self.works(*command(out.name))
+            self.assertEqual((out / "model.safetensors").read_bytes(), whole)
+            self.assertEqual(sorted(file.name for file in out.iterdir()),
+                             ["config.json", "model.safetensors", "tokenizer.json"])
+        self.assertGreater(killed, 3)
+
     def test_eval_reports_errors_and_tails(self):
         result = self.folder / "result.json"
         said = self.works("eval", self.model, "--reference", self.model, "--text", self.text, "--window", 64,

@@ -4,7 +4,9 @@
 #include "architecture/parts.hpp"
 #include "cli/commands.hpp"
 #include "plan/plan.hpp"
+#include "quantize/moment_parts.hpp"
 #include "quantize/sizes.hpp"
+#include "terminal/machine.hpp"
 
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
@@ -17,8 +19,11 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -26,8 +31,9 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options : CommonOptions {
-  std::string model, out, skip, plan, calibrate = "random";
+  std::string model, out, skip, plan, calibrate = "random", round = "nearest";
   std::int64_t calibrate_tokens = calibration_token_count;
+  std::int64_t round_memory = 0;
   QuantizeRequest request;
   std::uint64_t seed = 0;
   bool no_input_scales = false;
@@ -36,6 +42,10 @@ struct Options : CommonOptions {
   bool dry_run = false;
   CLI::Option* embedding_option = nullptr;
   CLI::Option* output_option = nullptr;
+  CLI::Option* tokens_option = nullptr;
+  CLI::Option* memory_option = nullptr;
+
+  bool by_second_moments() const { return round == "hessian"; }
 };
 
 std::regex parse_regex(const std::string& text) {
@@ -55,6 +65,21 @@ std::string check_block(const std::string& text) {
              ? ""
              : text + " is not 0 and no order of a transform: 64, 96, 128 and many more up to " +
                    std::to_string(max_hadamard_order) + " are";
+}
+
+// Throws if rounding by second moments is asked for, and something else prevents it.
+void check_rounding(const Options& options, const ModelSource& source) {
+  if (!options.by_second_moments()) {
+    if (options.memory_option->count() > 0)
+      throw CLI::ValidationError("--round-memory", "is memory for --round hessian, which is not asked for");
+    return;
+  }
+  if (options.calibrate == "none")
+    throw CLI::ValidationError("--calibrate", "none leaves --round hessian without inputs to measure");
+  if (!source.config())
+    throw InvalidArgument(options.model +
+                          ": --round hessian runs the model, which cannot run without config.json");
+  source.require_config();
 }
 
 // What the command line and the plan ask for.
@@ -86,6 +111,7 @@ void complete_request(Options& options, const ModelSource& source) {
     throw InvalidArgument(options.model +
                           ": the output layer is the embedding: give --embedding, not --lm-head");
   request.calibrated = request.options.input_scales && options.calibrate != "none" && source.config();
+  check_rounding(options, source);
   if (options.calibrate != "none" && !source.config())
     tell("without config.json the model cannot run, so nothing is calibrated");
 }
@@ -146,36 +172,95 @@ void report_errors(const ordered_json& layers, std::ostream& out) {
   out << "rounding errors: at most " << percent << " what the codebook promises, in " << name << "\n";
 }
 
+// The text to measure inputs with.
+std::vector<TokenId> read_calibration(const Options& options, const ModelSource& source, Executor& executor) {
+  std::vector<TokenId> tokens =
+      tokens_to_calibrate(source, options.calibrate, options.calibrate_tokens, executor);
+  const std::int64_t count = std::ssize(tokens);
+  if (count == options.calibrate_tokens) return tokens;
+  const std::string found = options.calibrate + ": has " + counted(count, "token");
+  if (options.tokens_option->count() > 0)
+    throw InvalidArgument(found + ", but --calibrate-tokens asks for " +
+                          std::to_string(options.calibrate_tokens));
+  tell(found + ", fewer than the " + std::to_string(options.calibrate_tokens) + " that are usual");
+  return tokens;
+}
+
+// Reads the text and measures what the way of rounding asks for.
+void calibrate(Options& options, const ModelSource& source, Executor& executor, ordered_json& results) {
+  QuantizeRequest& request = options.request;
+  if (!request.calibrated && !options.by_second_moments()) return;
+  std::vector<TokenId> tokens = read_calibration(options, source, executor);
+  results["calibration"] = {{"source", options.calibrate}, {"tokens", tokens.size()}};
+  const std::int64_t window = std::min(calibration_window, source.require_config().context);
+  if (options.by_second_moments()) {
+    request.second_moments = {.tokens = std::move(tokens), .window = window};
+    if (options.memory_option->count() > 0) request.second_moments->memory = options.round_memory;
+    return;
+  }
+  ProgressBar bar("calibrate", "blocks");
+  request.input_squares =
+      measure_inputs(source, tokens, window, executor,
+                     [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+}
+
+std::optional<RoundReport> write_model(Options& options, const ModelSource& source, const Outline& outline,
+                                       Executor& executor) {
+  QuantizeRequest& request = options.request;
+  std::optional<ProgressBar> blocks, weights;
+  if (request.second_moments)
+    request.second_moments->progress = [&](std::int64_t done, std::int64_t total) {
+      if (!blocks) blocks.emplace("round", "blocks");
+      blocks->update(done, total);
+    };
+  request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
+    blocks.reset();
+    if (!weights) weights.emplace("quantize", "weights");
+    weights->update(done, total);
+  };
+  request.say = tell;
+  on_interrupt(Interrupted::GoesOn);
+  return quantize_model(source, outline, options.out, request, executor);
+}
+
+// What rounding by second moments took.
+ordered_json describe(const RoundReport& report) {
+  const std::pair<const char*, double> seconds[] = {{"forward", report.forward_seconds},
+                                                    {"second_moments", report.moment_seconds},
+                                                    {"rounding", report.rounding_seconds},
+                                                    {"states", report.file_seconds}};
+  double total = 0;
+  for (const auto& [part, each] : seconds) total += each;
+  ordered_json shares, parts;
+  for (const auto& [part, each] : seconds) shares[part] = total > 0 ? each / total : 0;
+  for (const auto& [input, part] : report.moments.parts) parts[std::string(input)] = part;
+  return {{"blocks", report.blocks},        {"seconds", total},
+          {"shares", std::move(shares)},    {"memory_allowed", report.memory},
+          {"memory", report.moments.bytes}, {"parts", std::move(parts)},
+          {"silent", report.silent}};
+}
+
 void quantize(Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   complete_request(options, source);
-  QuantizeRequest& request = options.request;
-  const Outline outline = outline_of(source, request);
-  check_folder(source, options.out, outline.file_bytes);
+  const Outline outline = outline_of(source, options.request);
+  check_folder(source, options.out,
+               bytes_to_write(source, outline, options.out,
+                              options.by_second_moments() ? options.calibrate_tokens : 0));
+  if (options.memory_option->count() > 0) divide_moments(outline, options.round_memory);
   for (const std::string& note : outline.notes) tell(note);
   ordered_json results = describe(source, outline, options.text());
+  results["round"] = options.round;
   if (options.dry_run) return options.write(results);
   {
     ProgressBar bar("check", "weights");
     check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
-  if (request.calibrated) {
-    const auto tokens = tokens_to_calibrate(source, options.calibrate, options.calibrate_tokens, *executor);
-    ProgressBar bar("calibrate", "blocks");
-    request.input_squares =
-        measure_inputs(source, tokens, std::min(calibration_window, source.require_config().context),
-                       *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
-  }
-  {
-    ProgressBar bar("quantize", "weights");
-    request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
-      bar.update(done, total);
-    };
-    request.say = tell;
-    on_interrupt(Interrupted::GoesOn);
-    quantize_model(source, outline, options.out, request, *executor);
-  }
+  calibrate(options, source, *executor, results);
+  if (const auto report = write_model(options, source, outline, *executor))
+    results["rounding"] = describe(*report);
+  if (const auto peak = peak_memory()) results["peak_memory"] = *peak;
   results["layers"] = describe_layers(options.out);
   report_errors(results["layers"], options.text());
   options.write(results);
@@ -257,9 +342,23 @@ void add_rounding_options(CLI::App* command, Options* options) {
           "not")
       ->capture_default_str()
       ->type_name("random|self|none|FILE");
-  command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
+  options->tokens_option =
+      command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
+          ->capture_default_str()
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+  command
+      ->add_option("--round", options->round,
+                   "each weight to the nearest code, or block by block so that errors cancel in the outputs "
+                   "for inputs like those of --calibrate (their second moments, the Hessian of GPTQ)")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+      ->type_name("nearest|hessian")
+      ->check(CLI::IsMember({"nearest", "hessian"}));
+  options->memory_option = command
+                               ->add_option("--round-memory", options->round_memory,
+                                            "what second moments and their factor may take, \"4GB\"; the "
+                                            "default is half of what the machine has free")
+                               ->type_name("SIZE")
+                               ->transform(CLI::AsSizeValue(true));
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
   command->add_flag(

@@ -2,16 +2,17 @@
 #include "measure/calibrate.hpp"
 
 #include "architecture/parts.hpp"
+#include "measure/block_runner.hpp"
 #include "measure/evaluate.hpp"
 #include "measure/probe.hpp"
 #include "network/sampling.hpp"
 #include "network/transformer.hpp"
-#include "source/load.hpp"
 
 #include <higgs/core/error.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <utility>
 
 namespace higgs::model {
@@ -98,16 +99,6 @@ void write_together(const Transformer& model, std::vector<SelfWritten>& windows,
   }
 }
 
-// Adds the squares of each column of x, over the tokens that there are in all.
-void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<double>& squares) {
-  squares.resize(static_cast<std::size_t>(x.cols));
-  for (std::int64_t r = 0; r < x.rows; ++r)
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      const auto value = static_cast<double>(x(r, c));
-      squares[static_cast<std::size_t>(c)] += value * value / static_cast<double>(tokens);
-    }
-}
-
 }  // namespace
 
 std::vector<TokenId> self_written_tokens(const Transformer& model, std::span<const TokenId> beginning,
@@ -147,45 +138,23 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
                             Executor& executor, const Progress& progress) {
   const ModelConfig& config = source.require_config();
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  expects(count > 0 && window > 0,
-          "higgs::model::measure_inputs: there must be tokens, in windows of at least one");
-  const ModelTensor* embedding = source.find(embedding_name);
-  if (!embedding)
-    throw FormatError(source.path().string() +
-                      ": the embedding is quantized already; start from the original model");
-  Matrix states(count, config.width);
-  for (std::int64_t t = 0; t < count; ++t) {
-    const TokenId id = tokens[static_cast<std::size_t>(t)];
-    check_token(id, embedding->rows(), source.path().string());
-    read_finite_rows(*embedding, id, 1, {states.row(t), static_cast<std::size_t>(config.width)});
-  }
-
-  Weights frame;
-  frame.blocks.resize(static_cast<std::size_t>(config.layers));
-  Transformer model(config, std::move(frame), source.path().string());
+  const std::vector<BlockLinear> linears = block_linears(config);
+  BlockRunner runner(source, tokens, window, executor);
   InputSquares out;
-  std::map<const Linear*, std::string> names;
-  for (const BlockLinear& each : block_linears(config)) names.emplace(&each.in(model.weights), each.name);
-  model.observer = [&](std::span<const Linear* const> layers, MatrixView<const float> x) {
-    std::vector<double>& squares = out[names.at(layers.front())];
-    add_squares(x, count, squares);
-    for (const Linear* layer : layers.subspan(1)) out[names.at(layer)] = squares;
-  };
-  KvCache cache(config, std::min(window, count));  // one window at a time: a block leaves no tokens in it
-  for (std::int64_t block = 0; block < config.layers; ++block) {
-    const auto index = static_cast<std::size_t>(block);
-    model.weights.blocks[index] = load_block(source, block, executor);
-    for (std::int64_t first = 0; first < count; first += window)
-      model.run_blocks(index, index + 1, states.view().row_range(first, std::min(window, count - first)),
-                       cache, executor);
-    model.weights.blocks[index] = {};
-    if (progress) progress(block + 1, config.layers);
+  while (runner.block() < config.layers) {
+    const auto index = static_cast<std::size_t>(runner.block());
+    Block& block = runner.load();
+    std::map<const Linear*, std::string> names;
+    for (const BlockLinear& each : linears)
+      if (each.block == index) names.emplace(&each.part->in(block), each.name);
+    runner.step([&](std::span<const Linear* const> layers, MatrixView<const float> x) {
+      std::vector<double>& squares = out[names.at(layers.front())];
+      add_squares(x, std::ssize(tokens), squares);
+      for (const Linear* layer : layers.subspan(1)) out[names.at(layer)] = squares;
+    });
+    if (progress) progress(runner.block(), config.layers);
   }
-  model.weights.norm = load_norm(source, executor);
-  const MatrixView<float> hidden = states.view();
-  model.finish(hidden, hidden, executor);
-  add_squares(hidden, count, out[std::string(config.tied_embeddings ? embedding_name : output_name)]);
+  out[std::string(config.tied_embeddings ? embedding_name : output_name)] = runner.output_squares();
   return out;
 }
 

@@ -50,6 +50,15 @@ inline constexpr std::string_view keep_codebook = "none";
 /// Bits of the linear layers where nothing else is asked for.
 inline constexpr double default_bits = 4;
 
+/// Rounding by the second moments of inputs, block by block.
+struct SecondMomentOptions {
+  std::vector<TokenId> tokens{};  ///< the text that runs through the model
+  std::int64_t window = calibration_window;
+  std::optional<std::int64_t> memory{};  ///< bytes that second moments may take; none: half of what is free
+  /// Called before and after each block with the blocks done and to do.
+  std::function<void(std::int64_t done, std::int64_t total)> progress{};
+};
+
 struct QuantizeRequest {
   std::string codebook =
       best_code_of_bits(default_bits);  ///< code of the linear layers; one of shipped_code_names()
@@ -59,8 +68,11 @@ struct QuantizeRequest {
   QuantizeOptions options{};
   /// Which linear layers share input scales: all that read the same in a model for kernels that fuse them.
   Sharing sharing = Sharing::Alike;
-  bool calibrated = false;           ///< input_squares are measured, or will be
-  InputSquares input_squares{};      ///< for better input scales; see measure_inputs()
+  bool calibrated = false;       ///< input_squares are measured, or will be
+  InputSquares input_squares{};  ///< for better input scales; see measure_inputs()
+  /// None: every weight is rounded to the nearest. Else linear layers of blocks are rounded by the second moments of their
+  /// inputs, which give input_squares too.
+  std::optional<SecondMomentOptions> second_moments{};
   std::optional<std::regex> skip{};  ///< matrices whose name it finds a match in stay as they are
   /// Called as work proceeds with the weights done, those to do, and the matrix in work.
   std::function<void(std::int64_t done, std::int64_t total, const std::string& name)> progress{};

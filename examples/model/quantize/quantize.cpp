@@ -144,6 +144,18 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
   return out;
 }
 
+// The same for rounding by second moments, but for how these are divided.
+std::string fingerprint(const ModelSource& source, const Outline& outline, const QuantizeRequest& request) {
+  std::string out = fingerprint(source, request);
+  const SecondMomentOptions& moments = *request.second_moments;
+  out.append("\nsecond moments ").append(std::to_string(moments.window));
+  out.append(request.calibrated ? " calibrated " : " ");
+  out.append(reinterpret_cast<const char*>(moments.tokens.data()), moments.tokens.size() * sizeof(TokenId));
+  for (const Outline::Matrix& matrix : outline.matrices)  // the others stay as they are
+    out.append("\n").append(matrix.tensor->name).append(" ").append(matrix.codebook);
+  return out;
+}
+
 // Brings configuration and tokenizer to `folder`.
 std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
   if (source.folder()) {
@@ -178,30 +190,11 @@ std::vector<double> squares_of(const ModelSource& source, const Outline::Matrix&
   return std::vector<double>(lookup_only ? static_cast<std::size_t>(matrix.layout.cols) : 0, 1.0);
 }
 
-}  // namespace
-
-void quantize_model(const ModelSource& source, const Outline& outline, const std::filesystem::path& folder,
-                    const QuantizeRequest& request, Executor& executor) {
-  check_folder(source, folder, outline.file_bytes);
-  const auto say = [&](const std::string& note) {
-    if (request.say && !note.empty()) request.say(note);
-  };
-  const auto file = folder / "model.safetensors";
-  if (std::filesystem::exists(file)) say(file.string() + ": is there already and will be replaced");
-
-  std::filesystem::create_directories(folder);
-  CheckpointWriter writer(folder, contents_of(outline, request),
-                          {.fingerprint = fingerprint(source, request)});
-  const auto finished =
-      std::count_if(outline.matrices.begin(), outline.matrices.end(),
-                    [&](const auto& matrix) { return writer.finished(matrix.tensor->name); });
-  if (finished > 0)
-    say("goes on: " + std::to_string(finished) + " of " +
-        counted(std::ssize(outline.matrices), "matrix is", "matrices are") + " done");
+// Rounds every matrix that is not finished to the nearest codes.
+void round_to_nearest(const ModelSource& source, const Outline& outline, const QuantizeRequest& request,
+                      CheckpointWriter& writer, Executor& executor) {
   std::int64_t total = 0, done = 0;
   for (const Outline::Matrix& matrix : outline.matrices) total += matrix.weights();
-  for (const Outline::Kept& kept : outline.kept)
-    if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
   SharedColumns shared(executor);
   for (const Outline::Matrix& matrix : outline.matrices) {
     const auto advance = [&](std::int64_t weights) {
@@ -221,8 +214,61 @@ void quantize_model(const ModelSource& source, const Outline& outline, const std
       });
     });
   }
+}
+
+std::int64_t count_finished(const Outline& outline, const CheckpointWriter& writer) {
+  return std::ranges::count_if(outline.matrices,
+                               [&](const auto& matrix) { return writer.finished(matrix.tensor->name); });
+}
+
+std::filesystem::path file_in(const std::filesystem::path& folder) { return folder / "model.safetensors"; }
+
+}  // namespace
+
+std::uint64_t bytes_to_write(const ModelSource& source, const Outline& outline,
+                             const std::filesystem::path& folder, std::int64_t tokens) {
+  if (tokens == 0) return outline.file_bytes;
+  return outline.file_bytes + StatesFile::room(file_in(folder), tokens, source.require_config().width);
+}
+
+std::optional<RoundReport> quantize_model(const ModelSource& source, const Outline& outline,
+                                          const std::filesystem::path& folder, const QuantizeRequest& request,
+                                          Executor& executor) {
+  const auto& moments = request.second_moments;
+  check_folder(source, folder,
+               bytes_to_write(source, outline, folder, moments ? std::ssize(moments->tokens) : 0));
+  const auto say = [&](const std::string& note) {
+    if (request.say && !note.empty()) request.say(note);
+  };
+  const auto file = file_in(folder);
+  if (std::filesystem::exists(file)) say(file.string() + ": is there already and will be replaced");
+  std::string decided = moments ? fingerprint(source, outline, request) : fingerprint(source, request);
+  std::optional<RoundingStart> start;
+  if (moments) {
+    start = find_start(outline, *moments, StatesFile(file, decided));
+    decided += start->moments.text();
+    say(start->moments.note);
+  }
+
+  std::filesystem::create_directories(folder);
+  CheckpointWriter writer(folder, contents_of(outline, request), {.fingerprint = decided});
+  const std::int64_t finished = count_finished(outline, writer), count = std::ssize(outline.matrices);
+  if (finished > 0)
+    say("goes on: " + std::to_string(finished) + " of " + counted(count, "matrix is", "matrices are") +
+        " done");
+  for (const Outline::Kept& kept : outline.kept)
+    if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
+  std::optional<RoundReport> report;
+  QuantizeRequest rest = request;
+  if (start && finished < count) {
+    report = BlockRounder(source, outline, request, writer, executor).run(std::move(*start));
+    rest.input_squares.insert(report->input_squares.begin(), report->input_squares.end());
+  }
+  round_to_nearest(source, outline, rest, writer, executor);
   say(write_companions(source, folder));
   writer.commit();
+  StatesFile::remove(file);
+  return report;
 }
 
 }  // namespace higgs::model

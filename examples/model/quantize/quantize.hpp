@@ -2,13 +2,16 @@
 // Quantizes a whole model to a folder that can be run, in bounded memory, and goes on after a kill.
 #pragma once
 
+#include "quantize/block_rounder.hpp"
 #include "quantize/outline.hpp"
 #include "source/source.hpp"
 
 #include <higgs/core/executor.hpp>
 #include <higgs/quantizer.hpp>
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 
 namespace higgs {
@@ -21,13 +24,22 @@ namespace higgs::model {
 
 /// Writes `folder` with model.safetensors (a higgs checkpoint), config.json and the tokenizer. Other tensors
 /// are kept as they are; those in a format of GGUF's own become F16, or floats where that cannot hold them.
-/// `outline` is what outline_of() says of the same source and request. Throws as check_weights() does for the matrices, and
-/// as check_folder().
-void quantize_model(const ModelSource& source, const Outline& outline, const std::filesystem::path& folder,
-                    const QuantizeRequest& request, Executor& executor = default_executor());
-inline void quantize_model(const ModelSource& source, const std::filesystem::path& folder,
-                           const QuantizeRequest& request, Executor& executor = default_executor()) {
-  quantize_model(source, outline_of(source, request), folder, request, executor);
+/// `outline` is what outline_of() says of the same source and request. Returns what rounding by second moments took, where
+/// the request has them and a matrix was not finished. Throws as check_weights() does for the matrices, as check_folder(),
+/// and with second moments as BlockRunner and divide_moments().
+std::optional<RoundReport> quantize_model(const ModelSource& source, const Outline& outline,
+                                          const std::filesystem::path& folder, const QuantizeRequest& request,
+                                          Executor& executor = default_executor());
+inline std::optional<RoundReport> quantize_model(const ModelSource& source,
+                                                 const std::filesystem::path& folder,
+                                                 const QuantizeRequest& request,
+                                                 Executor& executor = default_executor()) {
+  return quantize_model(source, outline_of(source, request), folder, request, executor);
 }
+
+/// Bytes that quantize_model() writes to `folder`: the checkpoint, and the states of `tokens` tokens where linear layers are
+/// rounded by second moments (0: they are not).
+std::uint64_t bytes_to_write(const ModelSource& source, const Outline& outline,
+                             const std::filesystem::path& folder, std::int64_t tokens);
 
 }  // namespace higgs::model

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quantize/block_rounder.hpp"
+
+#include "architecture/parts.hpp"
+#include "math/math.hpp"
+#include "quantize/quantize.hpp"
+#include "quantize/sizes.hpp"
+
+#include <higgs/core/error.hpp>
+#include <higgs/matmul/decode.hpp>
+#include <higgs/scale/input_scale.hpp>
+#include <higgs/store/mapped_file.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+#include <utility>
+
+namespace higgs::model {
+namespace {
+
+// Adds the seconds of its life to a sum.
+class Timer {
+ public:
+  explicit Timer(double& seconds) : seconds_(seconds) {}
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+  ~Timer() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// The linear layer of a block that has that weight.
+const Part& part_of(std::string_view weight_name) {
+  const std::string name = split_name(weight_name).second;
+  return *std::ranges::find(block_parts(), name, &Part::name);
+}
+
+MatrixView<const float> weights_of(const ModelTensor& tensor, const Block& block) {
+  return require_dense(part_of(tensor.name).in(block), "BlockRounder")->view();
+}
+
+}  // namespace
+
+RoundingStart find_start(const Outline& outline, const SecondMomentOptions& options, StatesFile file) {
+  std::optional<SavedStates> saved = file.load();
+  const std::int64_t memory = options.memory ? *options.memory
+                              : saved        ? saved->memory
+                                             : default_moment_memory();
+  MomentParts moments = divide_moments(outline, memory);
+  if (saved && divide_moments(outline, saved->memory).parts != moments.parts) saved.reset();
+  return {std::move(file), std::move(saved), memory, std::move(moments)};
+}
+
+BlockRounder::BlockRounder(const ModelSource& source, const Outline& outline, const QuantizeRequest& request,
+                           CheckpointWriter& writer, Executor& executor)
+    : source_(source), request_(request), writer_(writer), executor_(executor) {
+  matrices_.resize(static_cast<std::size_t>(source.require_config().layers));
+  for (const Outline::Matrix& matrix : outline.matrices) {
+    const std::int64_t block = split_name(matrix.tensor->name).first;
+    if (is_block_linear(matrix.tensor->name) && block < std::ssize(matrices_))
+      matrices_[static_cast<std::size_t>(block)].push_back(&matrix);
+  }
+}
+
+bool BlockRounder::all_finished(std::int64_t blocks) const {
+  return std::ranges::all_of(
+      std::span(matrices_).first(static_cast<std::size_t>(blocks)), [&](const auto& block) {
+        return std::ranges::all_of(
+            block, [&](const auto* matrix) { return writer_.finished(matrix->tensor->name); });
+      });
+}
+
+RoundReport BlockRounder::run(RoundingStart start) {
+  report_ = {.memory = start.memory, .moments = std::move(start.moments)};
+  const SecondMomentOptions& options = *request_.second_moments;
+  const std::int64_t blocks = std::ssize(matrices_);
+  BlockRunner runner(source_, options.tokens, options.window, executor_);
+  const auto save = [&] {
+    const Timer timer(report_.file_seconds);
+    start.file.save(runner.block(), start.memory, runner.states());
+  };
+  if (start.saved && all_finished(start.saved->block)) {
+    const std::int64_t first = start.saved->block;
+    if (request_.say && first > 0)
+      request_.say("goes on after block " + std::to_string(first) + " of " + std::to_string(blocks));
+    runner.go_to(first, std::move(start.saved->states));
+  } else {
+    save();
+  }
+  report_.blocks = blocks - runner.block();
+  const auto advance = [&] {
+    if (options.progress) options.progress(runner.block(), blocks);
+  };
+  for (advance(); runner.block() < blocks; advance()) {
+    round_block(runner);
+    save();
+  }
+  if (!report_.silent.empty() && request_.say)
+    request_.say(counted(std::ssize(report_.silent), "matrix reads", "matrices read") +
+                 " only zeros and is rounded to the nearest: " + report_.silent.front() +
+                 (report_.silent.size() > 1 ? ", ..." : ""));
+  if (request_.calibrated)
+    report_.input_squares.emplace(source_.require_config().tied_embeddings ? embedding_name : output_name,
+                                  runner.output_squares());
+  return std::move(report_);
+}
+
+void BlockRounder::round_block(BlockRunner& runner) {
+  const auto& matrices = matrices_[static_cast<std::size_t>(runner.block())];
+  Block& block = runner.load();
+  for (const Outline::Matrix* matrix : matrices) release_pages(matrix->tensor->stored->data);
+  if (!matrices.empty()) {
+    const Moments moments = measure(runner, block);
+    std::vector<SharedMatrix> rounded;  // layers that share input scales ask for the weights of one another
+    for (const Outline::Matrix* matrix : matrices)
+      rounded.push_back(round(*matrix, block, moments.at(part_of(matrix->tensor->name).input)));
+    for (std::size_t i = 0; i < matrices.size(); ++i)
+      part_of(matrices[i]->tensor->name).in(block).weight = std::move(rounded[i]);
+  }
+  const Timer timer(report_.forward_seconds);
+  runner.step();
+}
+
+BlockRounder::Moments BlockRounder::measure(BlockRunner& runner, const Block& block) {
+  Moments moments;
+  for (const Outline::Matrix* matrix : matrices_[static_cast<std::size_t>(runner.block())]) {
+    const std::string_view input = part_of(matrix->tensor->name).input;
+    moments.try_emplace(input, matrix->layout.cols, report_.moments.parts.at(input));
+  }
+  double adding = 0;
+  {
+    const Timer timer(report_.forward_seconds);
+    runner.observe([&](std::span<const Linear* const> layers, MatrixView<const float> x) {
+      const auto part = std::ranges::find_if(block_parts(), [&](const Part& each) {
+        return each.is_linear() && &each.in(block) == layers.front();
+      });
+      const auto moment = moments.find(part->input);
+      // The forward pass refuses what is not finite, and says where.
+      if (moment == moments.end() || find_not_finite(x.data, x.size()) >= 0) return;
+      const Timer own(adding);
+      moment->second.add(x, executor_);
+    });
+  }
+  report_.forward_seconds -= adding;
+  report_.moment_seconds += adding;
+  return moments;
+}
+
+SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& block,
+                                 const SecondMoment& moment) {
+  const Timer timer(report_.rounding_seconds);
+  const std::vector<double> squares = moment.mean_squares();
+  const bool silent = std::ranges::all_of(squares, [](double square) { return square == 0; });
+  if (silent) report_.silent.push_back(matrix.tensor->name);
+  ColumnStatistics columns(matrix.layout.cols);
+  for (const ModelTensor* tensor : matrix.sharing) columns.add(weights_of(*tensor, block), executor_);
+  QuantizeOptions options = options_for(source_, matrix.role, request_.options, request_.calibrated);
+  options.statistics = &columns;
+  if (request_.calibrated) options.input_squares = squares;
+  const AnyQuantizedMatrix quantized =
+      higgs::quantize(weights_of(*matrix.tensor, block), matrix.codebook, options, executor_);
+  if (!writer_.finished(matrix.tensor->name)) writer_.write_layer(matrix.tensor->name, quantized);
+  Matrix decoded(matrix.layout.rows, matrix.layout.cols);
+  dequantize(quantized, decoded.view(), executor_);
+  return share(std::move(decoded));
+}
+
+}  // namespace higgs::model
