@@ -325,6 +325,10 @@ class CommandLine(unittest.TestCase):
         prompts = self.folder / "prompts"
         prompts.write_bytes(b"!3*A\r\n\nAB\n")
         self.assertEqual(self.works(*generate, "--prompts", prompts, "--batch", 2, "--seed", 5), self.works(*words))
+        prompts.write_bytes(b"\xef\xbb\xbf!3*A\r\nAB")  # as editors of Windows write it
+        self.assertEqual(self.works(*generate, "--prompts", prompts, "--batch", 2, "--seed", 5), self.works(*words))
+        prompts.write_text("AB\n", encoding="utf-16")
+        self.assertIn("UTF-16", self.fails(1, *generate, "--prompts", prompts))
         prompts.write_text("\n")
         self.assertIn("has no prompt", self.fails(1, *generate, "--prompts", prompts))
         self.assertIn("3 prompts", self.fails(1, *generate, *3 * ["--prompt", "A"], "--batch", 33))

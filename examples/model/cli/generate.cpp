@@ -128,7 +128,11 @@ class Display {
 std::vector<std::string> texts_of(const Options& options) {
   std::vector<std::string> prompts = options.prompts;
   if (!options.prompts_file.empty()) {
-    std::istringstream lines(read_text(options.prompts_file));
+    std::string file = read_text(options.prompts_file);
+    if (file.starts_with("\xff\xfe") || file.starts_with("\xfe\xff"))
+      throw InvalidArgument(options.prompts_file + ": is UTF-16, but must be UTF-8");
+    if (file.starts_with("\xef\xbb\xbf")) file.erase(0, 3);  // editors mark UTF-8 so; it is no text
+    std::istringstream lines(file);
     for (std::string line; std::getline(lines, line);) {
       if (line.ends_with('\r')) line.pop_back();
       if (!line.empty()) prompts.push_back(line);

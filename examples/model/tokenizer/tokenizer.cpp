@@ -143,13 +143,17 @@ void Tokenizer::index_tokens() {
   const bool byte_level = vocabulary_.model == Vocabulary::Model::ByteLevelBpe;
   const bool unigram = vocabulary_.model == Vocabulary::Model::Unigram;
   const std::size_t count = vocabulary_.tokens.size();
+  std::vector<bool> outside(count);
+  for (const Vocabulary::AddedToken& token : vocabulary_.added)
+    if (token.outside && token.id >= 0 && static_cast<std::size_t>(token.id) < count)
+      outside[static_cast<std::size_t>(token.id)] = true;
   bytes_.reserve(count);
   for (std::size_t id = 0; id < count; ++id) {
     const std::string& token = vocabulary_.tokens[id];
     // What is spelled outside the byte alphabet can come out of a model, never out of text.
     std::optional<std::string> word = byte_level ? spelled_bytes(token) : std::optional(token);
     const bool scored = !unigram || id < vocabulary_.scores.size();
-    if (word && !word->empty() && scored) {
+    if (word && !word->empty() && scored && !outside[id]) {
       if (word->size() == 1) single_bytes_[static_cast<unsigned char>((*word)[0])] = static_cast<TokenId>(id);
       longest_ = std::max(longest_, word->size());
       words_.emplace(*word, static_cast<TokenId>(id));
@@ -450,13 +454,15 @@ void Tokenizer::split(std::string_view text, const Patterns& patterns, std::vect
       continue;
     }
     const Vocabulary::AddedToken& token = vocabulary_.added[found->added];
-    const std::string_view before = text.substr(begin, at - begin);
-    if (const std::size_t end = token.lstrip ? space_before(before, before.size()) : before.size(); end > 0)
-      plain(begin, begin + end);
-    out.push_back(token.id);
+    // White space that the last token took may begin this one: tokens are looked for in the text as it is.
+    const std::string_view before = at > begin ? text.substr(begin, at - begin) : std::string_view();
+    if (const std::size_t kept = token.lstrip ? space_before(before, before.size()) : before.size(); kept > 0)
+      plain(begin, begin + kept);
     at += found->text.size();
-    begin = token.rstrip ? space_after(text, at) : at;
-    at = begin;
+    const std::size_t end = token.rstrip ? space_after(text, at) : at;
+    // A token that takes the white space before it begins after the last one, where nothing may be left of it.
+    if (!token.lstrip || end > begin) out.push_back(token.id);
+    begin = end;
   }
   if (begin < text.size()) plain(begin, text.size());
 }

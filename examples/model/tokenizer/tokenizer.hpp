@@ -63,6 +63,7 @@ struct Vocabulary {
     bool normalized = false;  ///< is looked for after the normalizer, not before
     bool lstrip = false;      ///< takes the white space before it
     bool rstrip = false;      ///< takes the white space after it
+    bool outside = false;     ///< the model does not know it: it is found in the text, or not at all
     bool operator==(const AddedToken&) const = default;
   };
   /// What decoding does to the beginning of a text.

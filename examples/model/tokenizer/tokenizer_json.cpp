@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
+#include <unordered_map>
 
 namespace higgs::model {
 namespace {
@@ -160,6 +161,9 @@ TokenId place(const std::string& token, const json& id, const std::string& where
                 ", but it must lie in [0, 2^22)");
   const auto at = id.get<std::size_t>();
   if (at >= out.tokens.size()) out.tokens.resize(at + 1);
+  if (!out.tokens[at].empty() && out.tokens[at] != token)
+    fields.fail(where + ": token \"" + token + "\" has the id " + id.dump() + ", which is that of \"" +
+                out.tokens[at] + "\"");
   out.tokens[at] = token;
   return static_cast<TokenId>(at);
 }
@@ -289,6 +293,33 @@ void read_decoder(const Fields& file, Vocabulary& out) {
   }
 }
 
+// Added tokens that the model lacks have the ids that the tokenizers library gives them, whatever the file says: they
+// follow the model's tokens, as many as there are, in the order of the file. A file that says something else is refused.
+void read_added_tokens(const Fields& file, const Fields& model, Vocabulary& out) {
+  const json* added = file.array("added_tokens");
+  if (!added) return;
+  std::unordered_map<std::string, std::size_t> known;
+  for (std::size_t id = 0; id < out.tokens.size(); ++id)
+    if (!out.tokens[id].empty()) known.emplace(out.tokens[id], id);
+  const std::size_t count = model.find("vocab")->size();
+  std::size_t next = count;
+  for (std::size_t i = 0; i < added->size(); ++i) {
+    const Fields fields((*added)[i], file.source(), "added_tokens[" + std::to_string(i) + "]");
+    Vocabulary::AddedToken token = added_token_of(fields);
+    if (!fields.has("id")) fields.refuse("id", "a token id");
+    const auto found = known.find(token.content);
+    token.outside = found == known.end();
+    const std::size_t expected = token.outside ? next : found->second;
+    token.id = place(token.content, *fields.find("id"), fields.name("id"), out, fields);
+    if (static_cast<std::size_t>(token.id) != expected)
+      fields.refuse(
+          "id", std::to_string(expected) + ", which the tokenizers library gives \"" + token.content + "\"");
+    next = std::max(next, expected + 1);
+    known.emplace(token.content, expected);
+    out.added.push_back(std::move(token));
+  }
+}
+
 Vocabulary read(const json& text, const std::string& source) {
   Fields file(text, source);
   file.null_means_absent(
@@ -311,14 +342,7 @@ Vocabulary read(const json& text, const std::string& source) {
     read_bpe(*model, out);
   else
     read_unigram(*model, out);
-  if (const json* added = file.array("added_tokens"))
-    for (std::size_t i = 0; i < added->size(); ++i) {
-      const Fields fields((*added)[i], source, "added_tokens[" + std::to_string(i) + "]");
-      Vocabulary::AddedToken token = added_token_of(fields);
-      if (!fields.has("id")) fields.refuse("id", "a token id");
-      token.id = place(token.content, *fields.find("id"), fields.name("id"), out, fields);
-      out.added.push_back(std::move(token));
-    }
+  read_added_tokens(file, *model, out);
   for (const Fields& stage : stages_of(file, "post_processor", "processors"))
     if (stage.choice("type", {"TemplateProcessing", "ByteLevel"}) == "TemplateProcessing")
       read_template(stage, out);
@@ -352,10 +376,12 @@ class Companions {
     auto& added = vocabulary_.added;
     if (const auto found = std::find_if(added.begin(), added.end(), same); found != added.end()) {
       token.id = found->id;
+      token.outside = found->outside;
       *found = std::move(token);
       return;
     }
     const auto known = id_of(vocabulary_, token.content);
+    token.outside = !known;
     token.id = known ? *known : static_cast<TokenId>(vocabulary_.tokens.size());
     if (!known) vocabulary_.tokens.push_back(token.content);
     added.push_back(std::move(token));
@@ -590,6 +616,8 @@ json model_json(const Vocabulary& vocabulary) {
   }
   json vocab = json::object(), merges = json::array();
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) vocab.emplace(vocabulary.tokens[id], id);
+  for (const Vocabulary::AddedToken& token : vocabulary.added)
+    if (token.outside) vocab.erase(token.content);
   for (const auto& [left, right] : vocabulary.merges) merges.push_back(json::array({left, right}));
   return {{"type", "BPE"},
           {"dropout", nullptr},

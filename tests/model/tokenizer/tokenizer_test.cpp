@@ -189,6 +189,66 @@ TEST_CASE("a whole word that is a token needs no merges, if the vocabulary says 
   CHECK(Tokenizer(vocabulary, "test").encode("world") == std::vector<TokenId>{282});
 }
 
+TEST_CASE("a token that is only added is found in the text, never made of words or characters",
+          "[model][tokenizer]") {
+  // Normalizers run after the search, so that a word can become what was searched for.
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Llama3);
+  vocabulary.whole_words_first = true;
+  vocabulary.normalizer = {{NormalizerStep::Kind::Replace, "a", "z"},
+                           {NormalizerStep::Kind::Replace, "b", "zz"}};
+  vocabulary.tokens['z'] = "unused";
+  for (const char* token : {"z", "zz"}) {
+    vocabulary.added.push_back({static_cast<TokenId>(vocabulary.tokens.size()), token});
+    vocabulary.tokens.push_back(token);
+    vocabulary.added.back().outside = true;
+  }
+  for (const Vocabulary& each : {vocabulary, read_tokenizer_json(write_tokenizer_json(vocabulary), "test")}) {
+    const Tokenizer tokenizer(each, "test");
+    CHECK(tokenizer.encode("xz") == std::vector<TokenId>{'x', 282});
+    CHECK(tokenizer.encode("zz") == std::vector<TokenId>{283});
+    CHECK(tokenizer.encode("xa").size() == 1);
+    CHECK(tokenizer.encode("b").empty());
+    CHECK(tokenizer.bytes(283) == "zz");
+  }
+}
+
+TEST_CASE("added tokens are found in the text as it is, whatever white space the one before takes",
+          "[model][tokenizer]") {
+  Vocabulary vocabulary = small_vocabulary(PreTokenizer::Gpt2);
+  vocabulary.added = {{280, "<x>", false, false, false, true}, {281, " <x>", false, false, true, true}};
+  vocabulary.tokens[280] = "<x>";
+  vocabulary.tokens[281] = " <x>";
+  vocabulary.tokens.push_back("\n");
+  vocabulary.added.push_back({282, "\n", false, false, true});
+  const Tokenizer tokenizer(vocabulary, "test");
+  // The results are those of Hugging Face's tokenizers.
+  CHECK(tokenizer.encode("<x>  <x> <x>a") == std::vector<TokenId>{280, 281, 281, 'a'});
+  CHECK(tokenizer.encode("a  <x>  <x>  ") == std::vector<TokenId>{'a', 281, 281});
+  CHECK(tokenizer.encode("<x> \n") == std::vector<TokenId>{280});
+  CHECK(tokenizer.encode("<x> \na") == std::vector<TokenId>{280, 'a'});
+}
+
+TEST_CASE(
+    "an id that two tokens have, or that the library of the format would not give, is refused by its key",
+    "[model][tokenizer]") {
+  const auto message = [](TokenId added, const std::string& more) {
+    nlohmann::json file = nlohmann::json::parse(write_tokenizer_json(small_vocabulary(PreTokenizer::Gpt2)));
+    file["added_tokens"].push_back({{"id", added}, {"content", "<new>"}, {"special", true}});
+    if (!more.empty()) file["model"]["vocab"][more] = 300;
+    return message_of<higgs::FormatError>([&] { read_tokenizer_json(file.dump(), "file.json"); });
+  };
+  CHECK(message(282, "").empty());
+  for (const TokenId other : {281, 283, 300})
+    CHECK_THAT(message(other, ""),
+               Catch::Contains("file.json: added_tokens[2].id") &&
+                   (Catch::Contains("must be 282") || Catch::Contains("that of \"<|end|>of\"")));
+  // A gap in the model's ids: 283 tokens with ids up to 300.
+  CHECK(message(283, "gap").empty());
+  CHECK_THAT(message(301, "gap"), Catch::Contains("must be 283"));
+  CHECK_THAT(message(300, "gap"), Catch::Contains("that of \"gap\""));
+  CHECK_THAT(message(282, "<new>"), Catch::Contains("must be 300"));
+}
+
 TEST_CASE("a byte without a token is left out, or unknown", "[model][tokenizer]") {
   Vocabulary vocabulary = small_vocabulary(PreTokenizer::Gpt2);
   vocabulary.tokens['z'] = "unused";
