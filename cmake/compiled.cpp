@@ -39,11 +39,21 @@ void compile_scalar() {
           &detail::matmul_block<const T, BFloat16>);
 }
 
+template <class C, class T>
+void compile_quantize() {
+  using Nearest = QuantizedMatrix<C>(MatrixView<T>, const C&, const QuantizeOptions&, Executor&);
+  using WithFeedback =
+      QuantizedMatrix<C>(MatrixView<T>, const C&, const SecondMoment&, const QuantizeOptions&, Executor&);
+  compile<Nearest, WithFeedback>(&detail::quantize_scalars<T, C>, &detail::quantize_scalars<T, C>);
+}
+
 template <class C>
 void compile_code() {
-  compile(&detail::pack_matrix<C>, &detail::quantize_scalars<const float, C>,
-          &detail::quantize_scalars<const Half, C>, &detail::quantize_scalars<const BFloat16, C>,
-          &quantize_rows<C, const float>, &quantize_rows<C, const Half>, &quantize_rows<C, const BFloat16>);
+  compile_quantize<C, const float>();
+  compile_quantize<C, const Half>();
+  compile_quantize<C, const BFloat16>();
+  compile(&detail::pack_matrix<C>, &quantize_rows<C, const float>, &quantize_rows<C, const Half>,
+          &quantize_rows<C, const BFloat16>);
 }
 
 [[gnu::used]] void compile_all() {

@@ -10,6 +10,7 @@
 #include <higgs/matmul/packed_matrix.hpp>
 #include <higgs/matmul/reference.hpp>
 #include <higgs/quantizer.hpp>
+#include <higgs/round/second_moment.hpp>
 #include <higgs/scale/input_scale.hpp>
 #include <higgs/store/stacked_rows.hpp>
 
@@ -368,6 +369,40 @@ TEST_CASE("weight_error is the error of the weights that come back, with input s
         }
     }
   CHECK(higgs::quantize(MatrixView<const float>(nullptr, 0, 64), higgs::E8Codebook{}).weight_error == 0);
+}
+
+TEST_CASE("a second moment of the inputs makes outputs err less, and is checked", "[quantizer]") {
+  const Normals w(130, 96, 7), x(400, 96, 8);
+  for (std::int64_t r = 0; r < 400; ++r)  // inputs that speak together
+    for (std::int64_t c = 1; c < 96; ++c) x.view(r, c) = 0.3f * x.view(r, c) + x.view(r, c - 1);
+  higgs::SecondMoment moment(96);
+  moment.add(x.view);
+  const auto outputs_err = [&](const auto& quantized) {
+    std::vector<float> back(w.data.size());
+    higgs::dequantize(quantized, MatrixView<float>(back.data(), 130, 96));
+    double sum = 0;
+    for (std::int64_t r = 0; r < 400; ++r)
+      for (std::int64_t n = 0; n < 130; ++n) {
+        double y = 0;
+        for (std::int64_t c = 0; c < 96; ++c)
+          y += double{x.view(r, c)} *
+               (double{w.view(n, c)} - double{back[static_cast<std::size_t>(n * 96 + c)]});
+        sum += y * y;
+      }
+    return sum;
+  };
+  const std::vector<double> squares = moment.mean_squares();
+  for (const char* code : {"w3", "2x64", "e8"}) {
+    const auto nearest = higgs::quantize(w.view, code, {.input_squares = squares});
+    const auto with_feedback = higgs::quantize(w.view, code, moment);
+    CHECK(outputs_err(with_feedback) < 0.5 * outputs_err(nearest));
+  }
+  CHECK(same_bytes(higgs::Quantizer<2, 64>{}.quantize(w.view, moment),
+                   higgs::quantize(w.view, higgs::GridCodebook<2, 64>{}, moment)));
+  const higgs::SecondMoment other(95);
+  CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", other), Catch::Contains("95"));
+  CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", moment, {.scale_search = 2}),
+                    Catch::Contains("scale_search"));
 }
 
 TEST_CASE("asked for shards, the columns come apart in whole blocks, or nothing is done", "[quantizer]") {

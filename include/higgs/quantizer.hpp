@@ -21,7 +21,11 @@
 #include <higgs/pack/bits.hpp>
 #include <higgs/rotate/hadamard.hpp>
 #include <higgs/rotate/random_hadamard.hpp>
+#include <higgs/round/feedback.hpp>
+#include <higgs/round/feedback_quantizer.hpp>
+#include <higgs/round/rotated_rows.hpp>
 #include <higgs/round/row_quantizer.hpp>
+#include <higgs/round/second_moment.hpp>
 #include <higgs/scale/group_scale.hpp>
 #include <higgs/scale/input_scale.hpp>
 #include <higgs/store/quantized_matrix.hpp>
@@ -61,6 +65,8 @@ struct QuantizeOptions {
   /// input scales, so that one rotation of x serves them (rotates_alike). Null: those of w. It must outlive the call.
   /// quantize() throws InvalidArgument where a column of w has a larger magnitude than in them.
   const ColumnStatistics* statistics = nullptr;
+  /// What rounding with a second moment adds to its diagonal, relative to the mean of that; see Feedback.
+  double damping = Feedback::default_damping;
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
@@ -77,6 +83,17 @@ QuantizedMatrix<C> quantize(MatrixView<T> w, const C& code, const QuantizeOption
 template <class T>
 AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view code, const QuantizeOptions& options = {},
                             Executor& executor = default_executor());
+
+/// The same with feedback (round/feedback_quantizer.hpp): outputs err least for inputs of this second moment (cols, cols),
+/// whatever that does to the error of the weights. Input scales are balanced against the diagonal of `inputs` unless
+/// options.input_squares are there. Throws InvalidArgument as Feedback does too, and for a scale_search.
+template <class T, Code C>
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& code, const SecondMoment& inputs,
+                            const QuantizeOptions& options = {}, Executor& executor = default_executor());
+/// The same with a shipped code named at run time.
+template <class T>
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view code, const SecondMoment& inputs,
+                            const QuantizeOptions& options = {}, Executor& executor = default_executor());
 
 /// HIGGS with `Dim` weights to a code of `Size` points and at most `Group` inputs to a scale. A shape without a shipped
 /// table takes a table from fit_grid: Quantizer<3, 100>(fit_grid<3, 100>().codebook()).
@@ -114,6 +131,12 @@ class Quantizer {
   template <class T>
   QuantizedMatrix<C> quantize(MatrixView<T> w, Executor& executor = default_executor()) const {
     return higgs::quantize(w, book_, options_, executor);
+  }
+  /// The same with feedback.
+  template <class T>
+  QuantizedMatrix<C> quantize(MatrixView<T> w, const SecondMoment& inputs,
+                              Executor& executor = default_executor()) const {
+    return higgs::quantize(w, book_, inputs, options_, executor);
   }
   constexpr const C& codebook() const noexcept { return book_; }
 
@@ -266,6 +289,9 @@ inline const ColumnStatistics* normalizing_statistics(const QuantizeOptions& opt
 template <class T, Code C>
 QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
                                     Executor& executor);
+template <class T, Code C>
+QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const SecondMoment& inputs,
+                                    const QuantizeOptions& options, Executor& executor);
 }  // namespace detail
 
 template <class T, Code C>
@@ -288,6 +314,27 @@ AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const Qu
   return out;
 }
 
+template <class T, Code C>
+QuantizedMatrix<C> quantize(MatrixView<T> w, const C& book, const SecondMoment& inputs,
+                            const QuantizeOptions& options, Executor& executor) {
+  if constexpr (!detail::is_scalar<T>) {
+    return quantize(detail::as_scalars(w), book, inputs, options, executor);
+  } else {
+    return detail::quantize_scalars(MatrixView<const T>(w), book, inputs, options, executor);
+  }
+}
+
+template <class T>
+AnyQuantizedMatrix quantize(MatrixView<T> w, std::string_view codebook, const SecondMoment& inputs,
+                            const QuantizeOptions& options, Executor& executor) {
+  if constexpr (!detail::is_scalar<T>)
+    return quantize(detail::as_scalars(w), codebook, inputs, options, executor);
+  AnyQuantizedMatrix out;
+  with_shipped_code(
+      codebook, [&]<class C>(std::type_identity<C>) { out = quantize(w, C{}, inputs, options, executor); });
+  return out;
+}
+
 inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
                                            const QuantizeOptions& options) {
   std::vector<Format> formats;
@@ -305,9 +352,11 @@ inline std::vector<Format> shipped_formats(std::int64_t rows, std::int64_t cols,
 #if HIGGS_DEFINITIONS
 
 namespace detail {
-template <class T, Code C>
-QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
-                                    Executor& executor) {
+
+/// Lays out and normalizes w; round(matrix, codes, scales) fills those of the matrix and returns the error.
+template <class T, Code C, class Round>
+QuantizedMatrix<C> quantize_by(MatrixView<T> w, const C& book, const QuantizeOptions& options,
+                               std::span<const double> input_squares, Executor& executor, Round&& round) {
   struct Storage {
     std::vector<std::uint8_t> codes;
     std::vector<Half> scales;
@@ -320,15 +369,14 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
   auto storage = std::make_shared<Storage>();
   ColumnStatistics columns(w.cols);
   columns.add(w, executor);  // refuses weights that are not finite
-  storage->normalization = make_normalization(*normalizing_statistics(options, columns), out.layout,
-                                              book.step(), options.input_squares);
+  storage->normalization =
+      make_normalization(*normalizing_statistics(options, columns), out.layout, book.step(), input_squares);
   out.input_scales = storage->normalization.input_scales;
   out.exponent = storage->normalization.exponent;
   storage->codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   storage->scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
-  const RowQuantizer<C> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
-                                  options.scale_search);
-  const auto error = quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
+  const RoundingError error =
+      round(std::as_const(out), std::span(storage->codes), std::span(storage->scales));
   out.t2 = error.t2();
   out.weight_error = error.weight_error();
   out.codes = storage->codes;
@@ -336,6 +384,38 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Quanti
   out.owner = std::move(storage);
   return out;
 }
+
+template <class T, Code C>
+QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
+                                    Executor& executor) {
+  return quantize_by(
+      w, book, options, options.input_squares, executor,
+      [&](const QuantizedMatrix<C>& out, std::span<std::uint8_t> codes, std::span<Half> scales) {
+        return RowQuantizer<C>(book, out.layout, out.seed, out.exponent, out.input_scales,
+                               options.scale_search)
+            .quantize_rows(w, codes, scales, executor);
+      });
+}
+
+template <class T, Code C>
+QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const SecondMoment& inputs,
+                                    const QuantizeOptions& options, Executor& executor) {
+  expects(options.scale_search == 0,
+          "higgs::quantize: rounding with a second moment finds scales by itself: leave scale_search at 0");
+  expects(inputs.cols() == w.cols, [&] {
+    return sentence("higgs::quantize: the second moment is of ", inputs.cols(), " inputs, but w is ",
+                    shape_text(w.rows, w.cols));
+  });
+  const std::vector<double> squares = inputs.mean_squares();
+  return quantize_by(
+      w, book, options, options.input_squares.empty() ? std::span(squares) : options.input_squares, executor,
+      [&](const QuantizedMatrix<C>& out, std::span<std::uint8_t> codes, std::span<Half> scales) {
+        const Feedback feedback(inputs, out.layout, out.seed, out.input_scales, options.damping, executor);
+        return FeedbackQuantizer<C>(book, out.layout, out.seed, out.exponent, out.input_scales, feedback)
+            .quantize_rows(w, codes, scales, executor);
+      });
+}
+
 }  // namespace detail
 
 #endif
