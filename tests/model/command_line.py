@@ -121,6 +121,78 @@ class CommandLine(unittest.TestCase):
 
         self.assertIn(str(missing), self.fails(1, "sensitivity", "no-model", "-o", missing))
 
+    def test_no_result_replaces_what_the_command_reads(self):
+        alpha, link = self.folder / "alpha.json", self.folder / "link"
+        sensitivity = ["sensitivity", self.model, "--gradients", 1, "--tokens", 64, "--window", 64]
+        self.works(*sensitivity, "-o", alpha)
+        link.symlink_to(self.text)
+        weights, config = self.model / "model.safetensors", self.model / "config.json"
+        text = ["--text", self.text, "--window", 64]
+        for words, outputs in (
+                (["eval", self.model, *text], [self.text, link, weights, config]),
+                (["eval", weights, *text], [weights, config, self.model / "tokenizer.json"]),
+                (["compare", self.model, *text, "--methods", "nf4-64"], [self.text, weights]),
+                (["generate", self.model, "--prompts", self.text, "--tokens", 1], [self.text, config]),
+                (["allocate", self.model, "--alpha", alpha, "--bits", 16], [alpha, weights]),
+                (["linearity", self.model, "--alpha", alpha, *text], [alpha, self.text]),
+                (["inspect", self.model], [config]),
+                (["quantize", self.model, "-o", self.folder / "out", "--calibrate", self.text], [self.text, config]),
+                (sensitivity[:2] + ["-o", self.folder / "a", "--text", self.text], [self.text, weights])):
+            for output in outputs:
+                before = output.read_bytes()
+                for option in ["--json"] + {"allocate": ["-o", "--report"], "compare": ["--report"],
+                                            "linearity": ["--report"]}.get(words[0], []):
+                    self.assertIn(f"{output}: is read by this command", self.fails(1, *words, option, output))
+                self.assertEqual(output.read_bytes(), before)
+        self.assertIn("is read by this command", self.fails(1, *sensitivity, "-o", config))
+
+    def test_settings_that_leave_each_other_nothing_are_refused(self):
+        quantize = ["quantize", self.model, "-o", self.folder / "out", "--dry-run"]
+        sensitivity = ["sensitivity", self.model, "-o", self.folder / "a", "--tokens", 64, "--window", 64]
+        for code, words, said in (
+                (2, [*quantize, "--seed", "-1"], "-1 is no integer from 0"),
+                (2, [*quantize, "--seed", 5, "--no-signs"], "--seed"),
+                (2, [*quantize, "--scales", "0"], "fp16"),
+                (1, [*quantize, "--calibrate", "none", "--calibrate-tokens", 9], "--calibrate-tokens"),
+                (1, [*quantize, "--no-input-scales", "--calibrate-tokens", 9], "--calibrate-tokens"),
+                (1, [*quantize, "--no-input-scales", "--calibrate", "random"], "--calibrate random"),
+                (1, [*quantize, "--calibrate", self.folder / "no-text"], "no-text"),
+                (1, [*quantize, "--calibrate", self.model], str(self.model)),
+                (1, [*quantize, "--skip", "no-such-name"], "no-such-name"),
+                (2, [*sensitivity, "--gradients", 1, "--levels", 2], "--levels"),
+                (2, [*sensitivity, "--gradients", 1, "--most", 0.1], "--most"),
+                (2, [*sensitivity, "--seed", "-3"], "-3 is no integer"),
+                (1, [*sensitivity, "--no-input-scales", "--calibrate", "random"], "--calibrate random"),
+                (2, ["generate", self.model, "--prompt", "x", "--system", "y"], "--chat"),
+                (2, ["allocate", self.model, "--alpha", "a", "--bits", "nan"], "nan is no finite number that is positive"),
+                (2, ["allocate", self.model, "--alpha", "a", "--bits", 4, "--caution", "inf"], "inf is no finite"),
+                (2, ["linearity", self.model, "--alpha", "a", "--text", self.text, "--bits", "4,-1"], "-1 is no finite"),
+                (1, ["eval", self.model, "--text", self.text, "--tokens", 9, "--window", 64], str(self.text))):
+            self.assertIn(said, self.fails(code, *words))
+        self.works(*quantize, "--no-input-scales", "--calibrate", "none")
+        self.assertIn("600 tokens, fewer than the 4096", self.run_program(*quantize, "--calibrate", self.text).stderr)
+
+    def test_a_list_takes_one_word(self):
+        # The word behind it is the model, whatever follows.
+        for words in (["allocate", "--bits", 4, "--alpha", "a", "--codebooks", "w4,w3"],
+                      ["compare", "--text", self.text, "--methods", "nf4-64,int4-64"],
+                      ["linearity", "--text", self.text, "--alpha", "a"],
+                      ["linearity", "--text", self.text, "--alpha", "a", "--alpha", "b", "--uniform", "w4"],
+                      ["linearity", "--text", self.text, "--alpha", "a", "--bits", "4,3"]):
+            self.assertIn("no-model: cannot be opened", self.fails(1, *words, "no-model", "--threads", 1))
+
+    def test_a_reference_that_reads_other_tokens_is_told(self):
+        other = write_model(self.folder / "other")
+        text = ["--text", self.text, "--window", 64]
+        self.assertNotIn("other tokens", self.run_program("eval", self.model, "--reference", other, *text).stderr)
+        tokenizer = other / "tokenizer.json"
+        values = json.loads(tokenizer.read_text())
+        vocabulary = values["model"]["vocab"]
+        vocabulary["!"], vocabulary["#"] = vocabulary["#"], vocabulary["!"]
+        tokenizer.write_text(json.dumps(values))
+        said = self.run_program("eval", self.model, "--reference", other, *text).stderr
+        self.assertIn(f"{other}: reads the text as other tokens than {self.model}", said)
+
     def test_what_cannot_be_done_is_said_at_once(self):
         said = self.fails(1, "eval", self.model, "--text", self.text, "--window", 65)
         self.assertTrue(all(each in said for each in (str(self.model), "65", "64")), said)

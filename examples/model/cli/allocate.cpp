@@ -67,6 +67,7 @@ void report_choice(const Options& options, const Plan& plan, const std::map<std:
 
 void allocate_bits(Options& options) {
   expects((options.bits > 0) != (options.bytes >= 0), "allocate: give --bits or --bytes");
+  Output plan_file(options.out), report(options.report);
   const ModelSource source(options.model);
   const SensitivityFile file = read_sensitivities(read_text(options.alpha), options.alpha);
   options.request.options.input_scales = file.protocol.input_scales;
@@ -80,10 +81,9 @@ void allocate_bits(Options& options) {
   if (!plan) refuse_budget(options, source, layers);
   const Outline outline = outline_of(source, options.request, *plan);
   const Sizes before = sizes_of(source), after = sizes_of(source, outline);
-  if (!options.out.empty()) write_text(options.out, write_plan(*plan, options.request, file));
-  if (!options.report.empty())
-    write_text(options.report, allocation_page("Bits for " + source.path().filename().string(), file, layers,
-                                               *plan, options.request.metric));
+  plan_file.commit(write_plan(*plan, options.request, file));
+  report.commit(allocation_page("Bits for " + source.path().filename().string(), file, layers, *plan,
+                                options.request.metric));
 
   std::ostream& out = options.text();
   std::map<std::string, int> counts;
@@ -125,22 +125,23 @@ void add_allocate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "allocate", "Finds the plan of least predicted loss for a budget: bits for each layer");
-  command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
-  command->add_option("--alpha", options->alpha, "what sensitivity wrote")->required()->type_name("JSON");
+  add_model_option(*command, *options, options->model, "model in its original form");
+  options->reads(command->add_option("--alpha", options->alpha, "what sensitivity wrote"))
+      ->required()
+      ->type_name("JSON");
   auto* bits = command
                    ->add_option("--bits", options->bits,
                                 "average bits for a weight of the planned layers, scales included")
-                   ->check(CLI::PositiveNumber);
+                   ->check(positive());
   command
       ->add_option("--bytes", options->bytes,
                    "bytes of the whole file, embedding, kept tensors and header included")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->excludes(bits);
   command->add_option("-o,--output", options->out, "plan to write, for quantize --plan")->type_name("JSON");
   command->add_option("--report", options->report, "write a page with pictures to this file")
       ->type_name("HTML");
-  command->add_option("--codebooks", options->request.codebooks, "to choose from")
-      ->delimiter(',')
+  as_list(command->add_option("--codebooks", options->request.codebooks, "to choose from"))
       ->capture_default_str()
       ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
@@ -151,10 +152,10 @@ void add_allocate(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--max-t2", options->plan.max_t2, "leave out formats with a larger t^2")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--caution", options->plan.caution, "count alphas higher by so many of their margins")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   command->add_flag("--fused", options->request.fused,
                     "one format and one set of input scales for q, k, v of a block, one for gate and up");
   options->add_to(*command);

@@ -3,6 +3,7 @@
 
 #include "quantize/sizes.hpp"
 #include "source/load.hpp"
+#include "source/model_files.hpp"
 
 #include <higgs/codes/rates.hpp>
 #include <higgs/config.hpp>
@@ -47,6 +48,19 @@ std::vector<std::string> all_rates() {
   return out;
 }
 
+// A finite number for which `accepts` holds; `kind` names such numbers.
+template <class Accepts>
+CLI::Validator number_check(const std::string& kind, Accepts&& accepts) {
+  return CLI::Validator(
+      [kind, accepts](std::string& text) {
+        const auto value = number_of(text);
+        return value && std::isfinite(*value) && accepts(*value)
+                   ? std::string()
+                   : text + " is no finite number that is " + kind;
+      },
+      "");
+}
+
 // The text that `convert` makes of an option's, or what is wrong with it.
 template <class Convert>
 CLI::Validator transformer(const std::string& choices, Convert&& convert) {
@@ -77,7 +91,17 @@ void CommonOptions::add_to(CLI::App& command) {
       ->type_name("FILE");
   command.add_option("--threads", threads, "threads to use (0: one for each core)")
       ->check(CLI::Range(0, 4096));
-  command.parse_complete_callback([this] { *results_ = Output(json); });
+  command.parse_complete_callback([this] {
+    for (const CLI::Option* input : inputs_)
+      for (const std::string& word : input->results())
+        for (const auto& file : model_files(word)) keep_input(file);
+    *results_ = Output(json);
+  });
+}
+
+CLI::Option* CommonOptions::reads(CLI::Option* option) {
+  inputs_.push_back(option);
+  return option;
 }
 
 void ProcessorOptions::add_to(CLI::App& command) {
@@ -122,14 +146,54 @@ std::unique_ptr<Network> ProcessorOptions::open(const ModelSource& source, std::
   return std::make_unique<HostNetwork>(Transformer::load(source, executor), executor, kv);
 }
 
-void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens) {
-  command.add_option("--text", text_file, "text to predict")->required()->type_name("FILE");
+void add_model_option(CLI::App& command, CommonOptions& options, std::string& model, const char* what) {
+  options.reads(command.add_option("model", model, what))->required()->type_name("MODEL");
+}
+
+void add_text_options(CLI::App& command, CommonOptions& options, std::string& text_file, std::int64_t& window,
+                      std::int64_t& tokens) {
+  options.reads(command.add_option("--text", text_file, "text to predict"))->required()->type_name("FILE");
   command.add_option("--window", window, "tokens in a window")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
   command.add_option("--tokens", tokens, "use the first so many tokens of the text (0: all)")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+}
+
+std::vector<TokenId> text_tokens(const std::string& file, const Tokenizer& tokenizer, std::int64_t most,
+                                 std::int64_t window) {
+  std::vector<TokenId> tokens = read_tokens(file, tokenizer, most);
+  if (std::ssize(tokens) < window)
+    throw InvalidArgument(file + ": " + counted(std::ssize(tokens), "token is", "tokens are") +
+                          " taken, fewer than one window of " + std::to_string(window));
+  return tokens;
+}
+
+void require_no_calibration(const CLI::Option& calibrate, const std::string& what) {
+  for (const std::string& word : calibrate.results())
+    if (word != "none")
+      throw InvalidArgument(calibrate.get_name() + " " + word + " is for input scales, which " + what +
+                            " leaves out");
+}
+
+CLI::Option* as_list(CLI::Option* option) { return option->delimiter(',')->allow_extra_args(false); }
+
+CLI::Validator positive() {
+  return number_check("positive", [](double value) { return value > 0; });
+}
+CLI::Validator not_negative() {
+  return number_check("0 or positive", [](double value) { return value >= 0; });
+}
+CLI::Validator seed_number() {
+  return CLI::Validator(
+      [](std::string& text) {
+        std::uint64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool whole = error == std::errc{} && end == text.data() + text.size();
+        return whole ? std::string() : text + " is no integer from 0 to 18446744073709551615";
+      },
+      "");
 }
 
 std::string code_named(const std::string& word, const std::vector<std::string>& others) {

@@ -31,6 +31,8 @@ struct CommonOptions {
 
   /// The file for results is opened before the command's work begins, and this must not move after that.
   void add_to(CLI::App& command);
+  /// Keeps results from replacing the files that the option's words name. Returns the option.
+  CLI::Option* reads(CLI::Option* option);
   /// Where text for people goes: not where JSON goes.
   std::ostream& text() const;
   /// Writes the results, if they are asked for. Throws IoError; InvalidArgument, which names the entry, if a number of
@@ -40,6 +42,7 @@ struct CommonOptions {
 
  private:
   std::shared_ptr<Output> results_ = std::make_shared<Output>();
+  std::vector<const CLI::Option*> inputs_;
 };
 
 /// --device and --dtype of a command that runs models.
@@ -71,8 +74,28 @@ std::string& command_line();
 /// The version of higgs, "0.1.0".
 std::string version();
 
+/// MODEL, the first word of a command.
+void add_model_option(CLI::App& command, CommonOptions& options, std::string& model, const char* what);
 /// --text, --window and --tokens of a command that predicts a text; 0 tokens: all.
-void add_text_options(CLI::App& command, std::string& text_file, std::int64_t& window, std::int64_t& tokens);
+void add_text_options(CLI::App& command, CommonOptions& options, std::string& text_file, std::int64_t& window,
+                      std::int64_t& tokens);
+/// The first `most` tokens of a text file, or all (0), for windows of `window`. Throws InvalidArgument, which names the file,
+/// if they fill none.
+std::vector<TokenId> text_tokens(const std::string& file, const Tokenizer& tokenizer, std::int64_t most,
+                                 std::int64_t window);
+/// Throws InvalidArgument if the option, which says how to calibrate input scales, asks for that where `what` leaves out
+/// input scales.
+void require_no_calibration(const CLI::Option& calibrate, const std::string& what);
+
+/// For an option that takes a list: each use takes one word, which may be parts between commas. A word behind it is
+/// another argument.
+CLI::Option* as_list(CLI::Option* option);
+
+/// For CLI::Option::check: a finite number above 0; at least 0.
+CLI::Validator positive();
+CLI::Validator not_negative();
+/// For CLI::Option::check: an integer without a sign, of 64 bits.
+CLI::Validator seed_number();
 
 /// The code that a word of the command line stands for: its name, a word of `others`, or bits a weight, which stand for
 /// the best code of that rate. Throws InvalidArgument, which lists all of them.

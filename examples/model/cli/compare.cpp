@@ -89,7 +89,8 @@ void compare(const Options& options) {
   require_original(source);
   require_context(source, options.window);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
-  Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
+  Evaluator evaluator(text_tokens(options.text_file, tokenizer, options.tokens, options.window),
+                      options.window, *executor);
   const Protocol protocol = protocol_of(options, source, evaluator);
   const std::unique_ptr<Network> model =
       options.processor.open(source, options.window, *executor, KvType::Float, Copies::AllLayers);
@@ -153,15 +154,14 @@ std::string check_method(const std::string& name) {
 void add_compare(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("compare", "Measures HIGGS beside other formats on a text");
-  command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
-  add_text_options(*command, options->text_file, options->window, options->tokens);
-  command
-      ->add_option(
+  add_model_option(*command, *options, options->model, "model in its original form");
+  add_text_options(*command, *options, options->text_file, options->window, options->tokens);
+  as_list(
+      command->add_option(
           "--methods", options->methods,
           "formats: a baseline's name, or \"higgs CODEBOOK\", then \" g128\" for groups of 128 with 8-bit "
           "scales,\n"
-          "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4")
-      ->delimiter(',')
+          "\" random\" for calibration by random tokens; any codebook of the library, such as 3x512 or e8n4"))
       ->check(CLI::Validator(check_method, ""))
       ->capture_default_str();
   command->add_option("--report", options->report, "write a page with table and picture to this file")

@@ -10,6 +10,9 @@
 #include <memory>
 #include <optional>
 #include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace higgs::model {
 namespace {
@@ -27,6 +30,19 @@ void require_same_vocabulary(const ModelSource& a, const ModelSource& b) {
   if (ours != theirs)
     throw InvalidArgument(a.path().string() + " has " + std::to_string(ours) + " tokens, the reference " +
                           b.path().string() + " has " + std::to_string(theirs));
+}
+
+// Both models read the tokens of the first one's tokenizer; a reference with another tokenizer would not know them.
+void note_other_tokens(const Options& options, const ModelSource& reference,
+                       const std::vector<TokenId>& tokens) {
+  try {
+    const Tokenizer tokenizer(reference.vocabulary(), options.reference);
+    if (read_tokens(options.text_file, tokenizer, options.tokens) != tokens)
+      tell(options.reference + ": reads the text as other tokens than " + options.model +
+           ", whose tokens both models are given");
+  } catch (const FormatError& error) {
+    tell(std::string("whether the reference reads the text as the same tokens is unknown: ") + error.what());
+  }
 }
 
 void print(std::ostream& out, const Evaluator& evaluator, const Evaluation& result,
@@ -65,7 +81,9 @@ void eval(const Options& options) {
   }
   require_context(source, options.window);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
-  Evaluator evaluator(read_tokens(options.text_file, tokenizer, options.tokens), options.window, *executor);
+  std::vector<TokenId> tokens = text_tokens(options.text_file, tokenizer, options.tokens, options.window);
+  if (reference_source) note_other_tokens(options, *reference_source, tokens);
+  Evaluator evaluator(std::move(tokens), options.window, *executor);
   std::optional<Evaluation> reference;
   if (reference_source) {
     const auto model = options.processor.open(*reference_source, options.window, *executor);
@@ -99,9 +117,10 @@ void eval(const Options& options) {
 void add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Measures perplexity, and KL from a reference, on a text");
-  command->add_option("model", options->model, "model to evaluate")->required()->type_name("MODEL");
-  add_text_options(*command, options->text_file, options->window, options->tokens);
-  command->add_option("--reference", options->reference, "model to compare with")->type_name("MODEL");
+  add_model_option(*command, *options, options->model, "model to evaluate");
+  add_text_options(*command, *options, options->text_file, options->window, options->tokens);
+  options->reads(command->add_option("--reference", options->reference, "model to compare with"))
+      ->type_name("MODEL");
   command->add_flag("--half-kv", options->half_kv,
                     "keep keys and values in 16 bits, as generate does; those of the reference stay floats "
                     "(on a GPU all have 16 bits)");

@@ -261,11 +261,12 @@ void generate_texts(const Options& options) {
 void add_generate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Continues prompts");
-  command->add_option("model", options->model, "model to run")->required()->type_name("MODEL");
+  add_model_option(*command, *options, options->model, "model to run");
   command->add_option("--prompt", options->prompts, "text to continue; may be given several times")
       ->allow_extra_args(false)
       ->type_name("TEXT");
-  command->add_option("--prompts", options->prompts_file, "continue each line of this file, too")
+  options
+      ->reads(command->add_option("--prompts", options->prompts_file, "continue each line of this file, too"))
       ->type_name("FILE");
   command
       ->add_option("--batch", options->batch, "write so many texts from each prompt; all texts grow together")
@@ -288,7 +289,8 @@ void add_generate(CLI::App& app) {
   command
       ->add_option("--seed", options->sampling.seed,
                    "of the choices of the first text; text i takes seed + i")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(seed_number());
   command
       ->add_option(
           "--output-codebook", options->output_codebook,
@@ -296,9 +298,11 @@ void add_generate(CLI::App& app) {
           "bits")
       ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
-  command->add_flag("--chat", options->chat,
-                    "the prompt is a question to a chat model, written as its template says");
-  command->add_option("--system", options->system, "what the chat model is told first")->type_name("TEXT");
+  auto* chat = command->add_flag("--chat", options->chat,
+                                 "the prompt is a question to a chat model, written as its template says");
+  command->add_option("--system", options->system, "what the chat model is told first")
+      ->type_name("TEXT")
+      ->needs(chat);
   options->processor.add_to(*command);
   options->add_to(*command);
   command->callback([options] {

@@ -151,9 +151,7 @@ void inspect(const InspectOptions& options) {
 void add_inspect(CLI::App& app) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = app.add_subcommand("inspect", "Shows what a model is made of");
-  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
-      ->required()
-      ->type_name("MODEL");
+  add_model_option(*command, *options, options->model, "GGUF file, safetensors file or folder");
   options->add_to(*command);
   command->callback([options] { inspect(*options); });
 }

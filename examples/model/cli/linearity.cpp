@@ -32,6 +32,7 @@ struct Options : CommonOptions {
   std::int64_t window = 256, tokens = 2048;
   int random = 8;
   double most_t2 = 0.03;
+  CLI::Option* calibrate_option = nullptr;
 };
 
 struct Row {
@@ -170,9 +171,9 @@ class Measurement {
       : options_(options),
         files_(files),
         weights_(weights),
-        evaluator_(
-            read_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens),
-            options.window, executor),
+        evaluator_(text_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model),
+                               options.tokens, options.window),
+                   options.window, executor),
         model_(Transformer::load(source, executor)),
         runner_(model_, options.request.options, squares_for(options, source, files[0].protocol, executor),
                 executor) {
@@ -272,7 +273,10 @@ void run_plans(const Options& options, const std::vector<std::vector<PlanLayer>>
   for (const double bits : options.bits)
     for (std::size_t f = 0; f < layers.size(); ++f) {
       const auto plan = allocate(layers[f], Budget::bits(bits));
-      if (!plan) continue;
+      if (!plan) {
+        tell("no plan takes only " + fixed(bits, 2) + " bits: the smallest formats take more");
+        continue;
+      }
       std::vector<std::string> formats;
       for (const PlannedLayer& layer : plan->layers) formats.push_back(layer.format);
       out.run("optimal", fixed(bits, 2) + (f == 0 ? "" : " by alphas " + std::to_string(f + 1)), formats);
@@ -294,8 +298,13 @@ void linearity(Options& options) {
     std::erase_if(files.back().layers, [](const LayerProbe& layer) { return !is_block_linear(layer.name); });
     options.request.options.input_scales = files[0].protocol.input_scales;
     layers.push_back(plan_layers(source, files.back(), options.request));
+    for (const std::string& doubt : doubts_about(files.back(), source)) tell(doubt);
   }
-  for (int i = 0; i < options.random; ++i)  // a codebook may be missing within --most
+  if (!files[0].protocol.calibrated && options.calibrate_option->count() > 0)
+    throw InvalidArgument(options.alphas[0] + ": was measured without calibration, so " +
+                          options.calibrate_option->get_name() + " must not be given");
+  for (const double bits : options.bits) Budget::bits(bits);  // throws for what is no budget
+  for (int i = 0; i < options.random; ++i)                    // a codebook may be missing within --most
     random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i));
   std::int64_t weights = 0;
   for (const PlanLayer& layer : layers[0]) weights += layer.weights;
@@ -319,37 +328,37 @@ void add_linearity(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("linearity", "Measures plans beside what the sensitivities predict of them");
-  command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
-  command
-      ->add_option("--alpha", options->alphas,
-                   "what sensitivity wrote; of further files the plans are measured too")
+  add_model_option(*command, *options, options->model, "model in its original form");
+  as_list(
+      options->reads(command->add_option(
+          "--alpha", options->alphas, "what sensitivity wrote; of further files the plans are measured too")))
       ->required()
-      ->delimiter(',')
       ->type_name("JSON");
-  add_text_options(*command, options->text_file, options->window, options->tokens);
-  command->add_option("--uniform", options->uniform, "formats for all layers: CODEBOOK or CODEBOOK/GROUP")
-      ->delimiter(',')
+  add_text_options(*command, *options, options->text_file, options->window, options->tokens);
+  as_list(command->add_option("--uniform", options->uniform,
+                              "formats for all layers: CODEBOOK or CODEBOOK/GROUP"))
       ->transform(CLI::Validator(check_format, ""))
       ->capture_default_str();
-  command->add_option("--codebooks", options->request.codebooks, "that plans choose from")
-      ->delimiter(',')
+  as_list(command->add_option("--codebooks", options->request.codebooks, "that plans choose from"))
       ->capture_default_str()
       ->type_name("CODEBOOK|BITS")
       ->transform(as_code());
-  command->add_option("--bits", options->bits, "budgets of the optimal plans")
-      ->delimiter(',')
-      ->capture_default_str();
+  as_list(command->add_option("--bits", options->bits, "budgets of the optimal plans"))
+      ->capture_default_str()
+      ->check(positive());
   command->add_option("--random", options->random, "random plans")
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
   command->add_option("--most", options->most_t2, "plans within this t^2 are counted in R^2")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--calibrate", options->calibrate,
-                   "what sensitivity was given, if it calibrated: plans are rounded with such input scales")
-      ->capture_default_str()
-      ->type_name("random|self|FILE");
+      ->check(positive());
+  options->calibrate_option =
+      options
+          ->reads(command->add_option(
+              "--calibrate", options->calibrate,
+              "what sensitivity was given, if it calibrated: plans are rounded with such input scales"))
+          ->capture_default_str()
+          ->type_name("random|self|FILE");
   command->add_option("--report", options->report, "write a page with pictures to this file")
       ->type_name("HTML");
   options->add_to(*command);

@@ -13,11 +13,11 @@
 #include <higgs/rotate/hadamard.hpp>
 #include <higgs/store/checkpoint.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <optional>
 #include <ostream>
@@ -31,7 +31,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options : CommonOptions {
-  std::string model, out, skip, plan, calibrate = "random", round = "nearest";
+  std::string model, out, skip, plan, calibrate = "random", round = "nearest", scales = "fp16";
   std::int64_t calibrate_tokens = calibration_token_count;
   std::int64_t round_memory = 0;
   QuantizeRequest request;
@@ -42,10 +42,13 @@ struct Options : CommonOptions {
   bool dry_run = false;
   CLI::Option* embedding_option = nullptr;
   CLI::Option* output_option = nullptr;
+  CLI::Option* calibrate_option = nullptr;
   CLI::Option* tokens_option = nullptr;
   CLI::Option* memory_option = nullptr;
 
   bool by_second_moments() const { return round == "hessian"; }
+  bool measures_inputs() const { return request.calibrated || by_second_moments(); }
+  bool calibrates_on_file() const { return calibrate != "random" && calibrate != "self"; }
 };
 
 std::regex parse_regex(const std::string& text) {
@@ -82,13 +85,39 @@ void check_rounding(const Options& options, const ModelSource& source) {
   source.require_config();
 }
 
+// Throws InvalidArgument for options of which one leaves nothing for the other to do.
+void require_consistent(const Options& options) {
+  if (options.by_second_moments()) return;  // which need inputs whatever else there is
+  if (options.no_input_scales) require_no_calibration(*options.calibrate_option, "--no-input-scales");
+  if (options.tokens_option->count() > 0 && (options.no_input_scales || options.calibrate == "none"))
+    throw InvalidArgument("--calibrate-tokens has nothing to calibrate beside " +
+                          std::string(options.no_input_scales ? "--no-input-scales" : "--calibrate none"));
+}
+
+// Throws InvalidArgument for an option of a matrix that the model lacks.
+void require_matrices(const Options& options, const ModelSource& source) {
+  const auto has = [&](auto&& accepts) { return std::ranges::any_of(source.tensors(), accepts); };
+  const auto require_role = [&](const CLI::Option* option, Role role, const char* what) {
+    if (option->count() > 0 && !has([&](const ModelTensor& each) { return role_of(source, each) == role; }))
+      throw InvalidArgument(options.model + ": has no " + what + ", so " + option->get_name() +
+                            " must not be given");
+  };
+  require_role(options.embedding_option, Role::Embedding, "embedding");
+  require_role(options.output_option, Role::Output, "output layer of its own");
+  if (options.request.skip &&
+      !has([&](const ModelTensor& each) { return std::regex_search(each.name, *options.request.skip); }))
+    throw InvalidArgument(options.model + ": no tensor has a name that --skip " + options.skip + " finds");
+}
+
 // What the command line and the plan ask for.
 void complete_request(Options& options, const ModelSource& source) {
   QuantizeRequest& request = options.request;
+  require_consistent(options);
   source.require_sound();
   if (!options.skip.empty()) request.skip = parse_regex(options.skip);
   request.options.seed = options.seed;
   if (options.no_signs) request.options.seed.reset();
+  request.options.scale_format = options.scales == "log8" ? ScaleFormat::Log8 : ScaleFormat::Fp16;
   request.options.input_scales = !options.no_input_scales;
   if (options.fused) request.sharing = Sharing::Fused;
   if (!options.plan.empty()) {
@@ -98,6 +127,7 @@ void complete_request(Options& options, const ModelSource& source) {
     request.options.block = plan.block;
     request.options.group = plan.group;
     request.options.input_scales = plan.input_scales && !options.no_input_scales;
+    if (!plan.input_scales) require_no_calibration(*options.calibrate_option, options.plan);
     if (plan.sharing == Sharing::Fused) request.sharing = Sharing::Fused;
   }
   const auto refuse = [&](const CLI::Option* option, std::string_view tensor, const char* name) {
@@ -186,11 +216,12 @@ std::vector<TokenId> read_calibration(const Options& options, const ModelSource&
   return tokens;
 }
 
-// Reads the text and measures what the way of rounding asks for.
-void calibrate(Options& options, const ModelSource& source, Executor& executor, ordered_json& results) {
+// Measures what the way of rounding asks for, on the tokens of a file, or on those that come in another way.
+void calibrate(Options& options, const ModelSource& source, std::vector<TokenId> tokens, Executor& executor,
+               ordered_json& results) {
   QuantizeRequest& request = options.request;
-  if (!request.calibrated && !options.by_second_moments()) return;
-  std::vector<TokenId> tokens = read_calibration(options, source, executor);
+  if (!options.measures_inputs()) return;
+  if (tokens.empty()) tokens = read_calibration(options, source, executor);
   results["calibration"] = {{"source", options.calibrate}, {"tokens", tokens.size()}};
   const std::int64_t window = std::min(calibration_window, source.require_config().context);
   if (options.by_second_moments()) {
@@ -244,11 +275,15 @@ void quantize(Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   complete_request(options, source);
+  require_matrices(options, source);
   const Outline outline = outline_of(source, options.request);
   check_folder(source, options.out,
                bytes_to_write(source, outline, options.out,
                               options.by_second_moments() ? options.calibrate_tokens : 0));
   if (options.memory_option->count() > 0) divide_moments(outline, options.round_memory);
+  std::vector<TokenId> tokens;
+  if (options.measures_inputs() && options.calibrates_on_file())  // before any work
+    tokens = read_calibration(options, source, *executor);
   for (const std::string& note : outline.notes) tell(note);
   ordered_json results = describe(source, outline, options.text());
   results["round"] = options.round;
@@ -257,7 +292,7 @@ void quantize(Options& options) {
     ProgressBar bar("check", "weights");
     check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
-  calibrate(options, source, *executor, results);
+  calibrate(options, source, std::move(tokens), *executor, results);
   if (const auto report = write_model(options, source, outline, *executor))
     results["rounding"] = describe(*report);
   if (const auto peak = peak_memory()) results["peak_memory"] = *peak;
@@ -293,12 +328,13 @@ void add_format_options(CLI::App* command, Options* options) {
                                ->capture_default_str()
                                ->type_name("CODEBOOK|BITS|none")
                                ->transform(code_or_none);
-  auto* plan = command
-                   ->add_option("--plan", options->plan,
-                                "what allocate wrote: a codebook, block and group for every layer")
-                   ->type_name("JSON")
-                   ->excludes(bits)
-                   ->excludes(codebook);
+  auto* plan =
+      options
+          ->reads(command->add_option("--plan", options->plan,
+                                      "what allocate wrote: a codebook, block and group for every layer"))
+          ->type_name("JSON")
+          ->excludes(bits)
+          ->excludes(codebook);
   command
       ->add_option("--block", options->request.options.block, "order of the Hadamard transform (0: by width)")
       ->capture_default_str()
@@ -317,31 +353,33 @@ void add_rounding_options(CLI::App* command, Options* options) {
                    "choose blocks so that the columns of linear layers come apart for so many ranks")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
-  command
-      ->add_option("--scales", options->request.options.scale_format, "how a file keeps the scale of a group")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, ScaleFormat>{{"fp16", ScaleFormat::Fp16}, {"log8", ScaleFormat::Log8}}))
-      ->type_name("fp16|log8");
+  command->add_option("--scales", options->scales, "how a file keeps the scale of a group: fp16, or log8")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp16", "log8"}));
   command
       ->add_option("--scale-search", options->request.options.scale_search,
                    "scales tried to either side of a group's RMS, 4.4 % apart")
       ->capture_default_str()
       ->check(CLI::Range(0, 16));
-  command->add_option("--seed", options->seed, "of the random signs")->capture_default_str();
-  command->add_flag("--no-signs", options->no_signs, "rotate without random signs");
+  auto* seed = command->add_option("--seed", options->seed, "of the random signs")
+                   ->capture_default_str()
+                   ->check(seed_number());
+  command->add_flag("--no-signs", options->no_signs, "rotate without random signs")->excludes(seed);
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "leave the columns of a matrix as they are");
   command->add_flag(
       "--fused", options->fused,
       "one set of input scales for q, k and v of a block, for kernels that fuse them; costs accuracy");
-  command
-      ->add_option(
-          "--calibrate", options->calibrate,
-          "measure the inputs of each layer first, for better input scales: with \"random\" tokens, or "
-          "tokens that the model writes it\"self\", which need no data, or with a text file; \"none\": do "
-          "not")
-      ->capture_default_str()
-      ->type_name("random|self|none|FILE");
+  options->calibrate_option =
+      options
+          ->reads(command->add_option(
+              "--calibrate", options->calibrate,
+              "measure the inputs of each layer first, for better input scales: with \"random\" tokens, or "
+              "tokens that the model writes it\"self\", which need no data, or with a text file; \"none\": "
+              "do "
+              "not"))
+          ->capture_default_str()
+          ->type_name("random|self|none|FILE");
   options->tokens_option =
       command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
           ->capture_default_str()
@@ -373,9 +411,7 @@ void add_quantize(CLI::App& app) {
   options->seed = QuantizeOptions{}.seed.value_or(0);
   CLI::App* command = app.add_subcommand(
       "quantize", "Quantizes a model; goes on where a killed run of the same command stopped");
-  command->add_option("model", options->model, "GGUF file, safetensors file or folder")
-      ->required()
-      ->type_name("MODEL");
+  add_model_option(*command, *options, options->model, "GGUF file, safetensors file or folder");
   command->add_option("-o,--output", options->out, "folder to write")->required()->type_name("OUT");
   add_format_options(command, options.get());
   add_rounding_options(command, options.get());

@@ -26,11 +26,13 @@ struct Options : CommonOptions {
   std::uint64_t seed = 1;
   bool no_input_scales = false;
   ProcessorOptions processor;
+  CLI::Option* calibrate_option = nullptr;
 };
 
 // What the command line asks for is sound before any work begins.
 void check_request(const Options& options, Metric metric) {
   options.processor.require();
+  if (options.no_input_scales) require_no_calibration(*options.calibrate_option, "--no-input-scales");
   if (options.gradients > 0 && options.processor.on_gpu())
     throw InvalidArgument("--gradients goes back through the model, which only --device cpu can do");
   if (metric == Metric::Perplexity && options.text_file.empty())
@@ -49,11 +51,9 @@ std::vector<TokenId> tokens_of(const Options& options, const ModelSource& source
     tokens = random_tokens(options.tokens, source.require_config().vocabulary, options.seed);
   } else {
     name = std::filesystem::path(options.text_file).filename().string();
-    tokens = read_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens);
+    tokens = text_tokens(options.text_file, Tokenizer(source.vocabulary(), options.model), options.tokens,
+                         options.window);
   }
-  if (std::ssize(tokens) < options.window)
-    throw InvalidArgument(options.text_file + ": has " + std::to_string(tokens.size()) +
-                          " tokens, fewer than one window of " + std::to_string(options.window));
   return tokens;
 }
 
@@ -150,9 +150,11 @@ void add_sensitivity(CLI::App& app) {
       app.add_subcommand("sensitivity",
                          "Measures how much the error of each layer costs, embedding and output layer among "
                          "them, by noise; goes on where a killed run stopped");
-  command->add_option("model", options->model, "model in its original form")->required()->type_name("MODEL");
+  add_model_option(*command, *options, options->model, "model in its original form");
   command->add_option("-o,--output", options->out, "file to write")->required()->type_name("JSON");
-  command->add_option("--text", options->text_file, "text to predict (none: random tokens, no data needed)")
+  options
+      ->reads(command->add_option("--text", options->text_file,
+                                  "text to predict (none: random tokens, no data needed)"))
       ->type_name("FILE");
   command->add_option("--metric", options->metric, "kl, nll (the logarithm of the perplexity) or ppl")
       ->capture_default_str()
@@ -163,25 +165,30 @@ void add_sensitivity(CLI::App& app) {
   command->add_option("--tokens", options->tokens, "tokens to use")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 40));
-  command->add_option("--levels", options->levels, "noise levels, evenly spaced in t^2")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
-  command->add_option("--most", options->most_t2, "the largest t^2 of the noise")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  auto* levels = command->add_option("--levels", options->levels, "noise levels, evenly spaced in t^2")
+                     ->capture_default_str()
+                     ->check(CLI::Range(1, 1000));
+  auto* most = command->add_option("--most", options->most_t2, "the largest t^2 of the noise")
+                   ->capture_default_str()
+                   ->check(positive());
   command
       ->add_option(
           "--gradients", options->gradients,
           "no noise: estimate from gradients, going back through the model so many times; far cheaper")
       ->type_name("DRAWS")
-      ->check(CLI::Range(1, 100000));
-  command->add_option("--seed", options->seed, "of the noise and of random tokens")->capture_default_str();
-  command
-      ->add_option("--calibrate", options->calibrate,
-                   "spread noise as the error of quantize with the same option does: random, self, none or a "
-                   "text file")
+      ->check(CLI::Range(1, 100000))
+      ->excludes(levels)
+      ->excludes(most);
+  command->add_option("--seed", options->seed, "of the noise and of random tokens")
       ->capture_default_str()
-      ->type_name("random|self|none|FILE");
+      ->check(seed_number());
+  options->calibrate_option =
+      options
+          ->reads(command->add_option("--calibrate", options->calibrate,
+                                      "spread noise as the error of quantize with the same option does: "
+                                      "random, self, none or a text file"))
+          ->capture_default_str()
+          ->type_name("random|self|none|FILE");
   command->add_flag("--no-input-scales", options->no_input_scales,
                     "spread noise evenly, for quantization without input scales");
   options->processor.add_to(*command);

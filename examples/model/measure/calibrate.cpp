@@ -127,8 +127,12 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
                                         std::int64_t count, Executor& executor, const Progress& progress) {
   const ModelConfig& config = source.require_config();
   if (random_self_or_file == "random") return random_tokens(count, config.vocabulary, calibration_seed);
-  if (random_self_or_file != "self")
-    return read_tokens(random_self_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+  if (random_self_or_file != "self") {
+    std::vector<TokenId> tokens =
+        read_tokens(random_self_or_file, Tokenizer(source.vocabulary(), source.path().string()), count);
+    if (tokens.empty()) throw InvalidArgument(random_self_or_file + ": has no token to calibrate with");
+    return tokens;
+  }
   std::vector<TokenId> beginning = source.vocabulary().prefix;
   if (beginning.empty() && config.begin_token) beginning.push_back(*config.begin_token);
   return self_written_tokens(Transformer::load(source, executor), beginning, count,

@@ -4,12 +4,15 @@
 #include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
 #include "source/load.hpp"
+#include "source/model_files.hpp"
 #include "source/pieces.hpp"
 #include "terminal/output.hpp"
 
 #include <higgs/codes/registry.hpp>
 #include <higgs/core/error.hpp>
+#include <higgs/store/checkpoint.hpp>
 #include <higgs/store/mapped_file.hpp>
+#include <higgs/store/safetensors.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -36,6 +39,32 @@ bool is_writable(const std::filesystem::path& folder) {
 #else
   return true;  // making the files will tell
 #endif
+}
+
+bool is_checkpoint(const std::filesystem::path& file) {
+  try {
+    return Checkpoint::recognizes(Safetensors(file));
+  } catch (const FormatError&) {
+    return false;
+  }
+}
+
+// Throws InvalidArgument if the folder holds weights that higgs did not write, which would be lost, or a companion that
+// this model brings no other for: it would be read beside the new weights.
+void require_replaceable(const ModelSource& source, const std::filesystem::path& folder) {
+  for (const std::filesystem::path& file : model_files(folder)) {
+    const std::string name = file.filename().string();
+    if (name == "model.safetensors" && is_checkpoint(file)) continue;
+    if (name.find(".safetensors") != name.npos)
+      throw InvalidArgument(file.string() +
+                            ": is of a model that higgs did not quantize; choose another folder");
+    const bool brought = source.folder()
+                             ? std::filesystem::exists(*source.folder() / name)
+                             : source.config() && (name == "config.json" || name == "tokenizer.json");
+    if (!brought)
+      throw InvalidArgument(file.string() + ": is of another model and would be read beside " +
+                            source.path().string() + ", which has none; remove it or choose another folder");
+  }
 }
 
 std::string place_of(const ModelSource& source, const ModelTensor& tensor) {
@@ -343,6 +372,7 @@ void check_folder(const ModelSource& source, const std::filesystem::path& folder
     throw InvalidArgument(folder.string() + ": holds the model itself; choose another folder");
   if (fs::exists(folder, error) && !fs::is_directory(folder, error))
     throw IoError(folder.string() + ": is a file; the model is written to a folder");
+  if (fs::exists(folder, error)) require_replaceable(source, folder);
   const fs::path there = nearest_folder(folder);
   if (!is_writable(there)) throw IoError(there.string() + ": cannot be written to");
   const std::optional<std::uint64_t> free = free_space(there);

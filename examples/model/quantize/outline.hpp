@@ -132,7 +132,8 @@ void check_weights(const ModelSource& source, Executor& executor = default_execu
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
 
 /// Throws unless a checkpoint of that size can be written to `folder`: InvalidArgument if that holds the model itself,
-/// IoError if it cannot be made or the disk lacks room. Makes no folder that is not there.
+/// weights that higgs did not write, or companions of another model; IoError if it cannot be made or the disk lacks room.
+/// Makes no folder that is not there.
 void check_folder(const ModelSource& source, const std::filesystem::path& folder, std::uint64_t file_bytes);
 /// Throws IoError, with both numbers, if a file of `needed` bytes does not fit into `free`.
 void check_room(const std::filesystem::path& folder, std::uint64_t needed, std::uint64_t free);

@@ -4,6 +4,7 @@
 #include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
 #include "source/load.hpp"
+#include "source/model_files.hpp"
 #include "source/pieces.hpp"
 
 #include <higgs/codes/registry.hpp>
@@ -159,9 +160,7 @@ std::string fingerprint(const ModelSource& source, const Outline& outline, const
 // Brings configuration and tokenizer to `folder`.
 std::string write_companions(const ModelSource& source, const std::filesystem::path& folder) {
   if (source.folder()) {
-    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
-                             "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                             "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"})
+    for (const char* name : companion_names())
       if (const auto file = *source.folder() / name; std::filesystem::exists(file))
         write_text(folder / name, std::string_view(name) == "config.json" && source.config()
                                       ? config_for_checkpoint(read_text(file), file.string(),
@@ -174,6 +173,7 @@ std::string write_companions(const ModelSource& source, const std::filesystem::p
   try {
     write_text(folder / "tokenizer.json", write_tokenizer_json(source.vocabulary()));
   } catch (const FormatError& error) {
+    std::filesystem::remove(folder / "tokenizer.json");  // of the model that was here
     return std::string("the tokenizer was left out: ") + error.what();
   }
   return "";

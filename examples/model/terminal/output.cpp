@@ -28,6 +28,17 @@ std::set<fs::path>& open_paths() {
   return paths;
 }
 
+// The files that the command reads, spelled alike.
+std::set<fs::path>& input_paths() {
+  static std::set<fs::path> paths;
+  return paths;
+}
+
+fs::path identity_of(const fs::path& path) {
+  std::error_code ignored;
+  return fs::weakly_canonical(fs::absolute(path), ignored);
+}
+
 bool is_device(const fs::path& path) {
   std::error_code ignored;
   const fs::file_status status = fs::status(path, ignored);
@@ -50,8 +61,12 @@ struct Output::Target {
       if (!device) throw IoError(path.string() + ": cannot be opened for writing");
       return;
     }
-    std::error_code ignored;
-    identity = fs::weakly_canonical(fs::absolute(path), ignored);
+    identity = identity_of(path);
+    if (input_paths().contains(identity)) {
+      identity.clear();
+      throw InvalidArgument(path.string() +
+                            ": is read by this command, whose result would replace it; choose another file");
+    }
     if (!open_paths().insert(identity).second) {
       identity.clear();
       throw InvalidArgument(path.string() + ": is named for two results of one command");
@@ -103,6 +118,8 @@ void Output::commit(std::string_view content) {
   target_.reset();
   on_interrupt(Interrupted::PartWritten);
 }
+
+void keep_input(const fs::path& file) { input_paths().insert(identity_of(file)); }
 
 fs::path nearest_folder(const fs::path& path) {
   std::error_code error;

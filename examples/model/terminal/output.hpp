@@ -18,7 +18,8 @@ class Output {
   /// Nothing is asked for: commit() does nothing.
   Output();
   /// Opens `path`, "-" being the standard output; nothing is asked for if it is empty. Devices and pipes are written in
-  /// place. Throws IoError, which names the file, if it cannot be written; InvalidArgument if another Output writes it.
+  /// place. Throws IoError, which names the file, if it cannot be written; InvalidArgument if another Output writes it, or
+  /// if it is among keep_input().
   explicit Output(const std::filesystem::path& path);
   Output(Output&&) noexcept;
   Output& operator=(Output&&) noexcept;
@@ -33,6 +34,9 @@ class Output {
   struct Target;
   std::unique_ptr<Target> target_;
 };
+
+/// Says that the command reads `file`: from then on no Output may replace it, however its path is spelled.
+void keep_input(const std::filesystem::path& file);
 
 /// The nearest folder above `path`, or at it, that exists.
 std::filesystem::path nearest_folder(const std::filesystem::path& path);

@@ -3,12 +3,14 @@
 
 #include "model/tiny_model.hpp"
 #include "quantize/quantize.hpp"
+#include "source/model_files.hpp"
 
 #include <higgs/core/error.hpp>
 
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <regex>
 #include <string>
@@ -231,6 +233,45 @@ TEST_CASE("what a plan, a tied model or a folder does not allow is refused befor
   CHECK_NOTHROW(check_room("out", 1000, 1000));
   CHECK_THAT(message_of<higgs::IoError>([] { check_room("out", 84100000, 1500); }),
              Catch::Contains("out") && Catch::Contains("84.1 MB") && Catch::Contains("1.50 kB"));
+}
+
+TEST_CASE("a folder is written to only where nothing of another model is lost or read beside",
+          "[model][outline]") {
+  namespace fs = std::filesystem;
+  const TemporaryFolder folder;
+  const auto out = folder / "out";
+  write_folder(folder / "model", tiny_config("llama"));
+  write_folder(folder / "original", tiny_config("llama"));
+  const ModelSource source(folder / "model");
+  const auto refused = [&](const fs::path& where) {
+    return message_of<higgs::InvalidArgument>([&] { check_folder(source, where, 1); });
+  };
+  CHECK_THAT(refused(folder / "original"),
+             Catch::Contains("model.safetensors: is of a model that higgs did not"));
+
+  // Weights elsewhere that a link leads to.
+  fs::create_directory(folder / "links");
+  for (const auto& entry : fs::directory_iterator(folder / "original"))
+    fs::create_symlink(entry.path(), folder / "links" / entry.path().filename());
+  CHECK_THROWS_AS(check_folder(ModelSource(folder / "links"), folder / "original", 1),
+                  higgs::InvalidArgument);
+
+  const Outline outline = outline_of(source, {});
+  quantize_model(source, outline, out, {});
+  write_file(out / "notes.txt", "mine");
+  CHECK_NOTHROW(check_folder(source, out, 1));
+  for (const char* name : {"model.safetensors.index.json", "model-00001-of-00002.safetensors"}) {
+    write_file(out / name, "{}");
+    CHECK_THAT(refused(out), Catch::Contains((out / name).string()));
+    fs::remove(out / name);
+  }
+  for (const char* name : companion_names()) {
+    if (fs::exists(folder / "model" / name)) continue;
+    write_file(out / name, "{}");
+    CHECK_THAT(refused(out), Catch::Contains((out / name).string()) && Catch::Contains("another model"));
+    fs::remove(out / name);
+  }
+  CHECK_NOTHROW(check_folder(source, out, 1));
 }
 
 TEST_CASE("a weight that is no number is found in every tensor and named", "[model][outline]") {

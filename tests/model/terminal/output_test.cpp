@@ -13,6 +13,7 @@
 #include <utility>
 
 using Catch::Contains;
+using higgs::model::keep_input;
 using higgs::model::Output;
 using higgs::model::require_space;
 
@@ -70,6 +71,19 @@ TEST_CASE("two outputs cannot share a file, however it is spelled", "[model][out
   moved.commit("text");
   CHECK_NOTHROW(Output(path));
   CHECK(read_file(path) == "text");
+}
+
+TEST_CASE("a file that the command reads is never replaced, however it is spelled", "[model][output]") {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "sub");
+  write_file(folder / "text", "before");
+  std::filesystem::create_symlink("text", folder / "link");
+  keep_input(folder / "link");
+  for (const auto& path : {folder / "text", folder / "link", folder / "sub" / ".." / "text"})
+    CHECK_THAT(message_of<higgs::InvalidArgument>([&] { Output output(path); }),
+               Contains(path.string()) && Contains("is read by this command"));
+  CHECK(read_file(folder / "text") == "before");
+  CHECK_NOTHROW(Output(folder / "sub" / "text").commit("another"));
 }
 
 TEST_CASE("a link stays a link to the new content", "[model][output]") {
