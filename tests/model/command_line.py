@@ -164,11 +164,25 @@ class CommandLine(unittest.TestCase):
                 (2, [*sensitivity, "--seed", "-3"], "-3 is no integer"),
                 (1, [*sensitivity, "--no-input-scales", "--calibrate", "random"], "--calibrate random"),
                 (2, ["generate", self.model, "--prompt", "x", "--system", "y"], "--chat"),
+                (2, ["generate", self.model, "--prompt", "x", "--temperature", "nan"], "nan is no finite"),
+                (2, ["generate", self.model, "--prompt", "x", "--top-p", "nan"], "nan is no finite"),
+                (2, ["generate", self.model, "--prompt", "x", "--top-p", "0"], "0 is no finite number that is positive"),
                 (2, ["allocate", self.model, "--alpha", "a", "--bits", "nan"], "nan is no finite number that is positive"),
                 (2, ["allocate", self.model, "--alpha", "a", "--bits", 4, "--caution", "inf"], "inf is no finite"),
                 (2, ["linearity", self.model, "--alpha", "a", "--text", self.text, "--bits", "4,-1"], "-1 is no finite"),
                 (1, ["eval", self.model, "--text", self.text, "--tokens", 9, "--window", 64], str(self.text))):
             self.assertIn(said, self.fails(code, *words))
+        quantized = self.folder / "quantized"
+        self.works("quantize", self.model, "-o", quantized)
+        self.assertIn("quantized already, to w5", self.fails(1, "generate", quantized, "--prompt", "!", "--output-codebook", 4))
+        self.works("generate", self.model, "--prompt", "!", "--output-codebook", 4)
+        alpha = self.folder / "alpha.json"
+        self.works(*sensitivity[:2], "-o", alpha, "--gradients", 1, "--tokens", 64, "--window", 64, "--calibrate", "none")
+        linearity = ["linearity", self.model, "--alpha", alpha, "--text", self.text, "--window", 64, "--uniform", "w4",
+                     "--random", 0]
+        self.assertIn("(0, 1024]", self.fails(1, *linearity, "--bits", "4,2000"))
+        self.assertIn("without calibration", self.fails(1, *linearity, "--calibrate", "random"))
+        self.assertIn("no plan takes only 0.25 bits", self.run_program(*linearity, "--bits", "0.25").stderr)
         self.works(*quantize, "--no-input-scales", "--calibrate", "none")
         self.assertIn("600 tokens, fewer than the 4096", self.run_program(*quantize, "--calibrate", self.text).stderr)
 
@@ -223,7 +237,7 @@ class CommandLine(unittest.TestCase):
         self.assertIn("4", rates)
         for rate in rates:
             weights, linear, embedding = self.quantize("--bits", rate)
-            self.assertEqual((len(linear), embedding), (1, {"1x256"}))
+            self.assertEqual((len(linear), embedding), (1, linear if float(rate) > 5 else {"w5"}))
             self.assertEqual(weights, self.quantize("--codebook", *linear)[0], rate)
             self.assertEqual(self.quantize("--embedding", rate)[2], linear)
             if rate == "4":

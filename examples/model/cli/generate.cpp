@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // higgs-model generate: writes on from prompts.
 #include "network/generate.hpp"
+#include "architecture/parts.hpp"
 #include "chat/chat.hpp"
 #include "cli/commands.hpp"
 #include "quantize/quantize.hpp"
@@ -37,6 +38,15 @@ struct Options : CommonOptions {
 
 double rate(std::int64_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0;
+}
+
+// Throws InvalidArgument if the output layer that the options would round has codes of its own already.
+void require_dense_output(const Options& options, const ModelSource& source) {
+  if (options.output_codebook.empty() || !source.checkpoint()) return;
+  const bool tied = source.require_config().tied_embeddings;
+  if (const CheckpointLayer* layer = source.checkpoint()->find_layer(tied ? embedding_name : output_name))
+    throw InvalidArgument(options.model + ": the output layer is quantized already, to " + layer->codebook +
+                          ", so --output-codebook must not be given");
 }
 
 // The model on the CPU, with the output layer that the options ask for.
@@ -226,6 +236,7 @@ void generate_texts(const Options& options) {
   const auto executor = options.executor();
   const ModelSource source(options.model);
   note_unused(source);
+  require_dense_output(options, source);
   const Tokenizer tokenizer(source.vocabulary(), options.model);
   std::optional<ChatFormat> chat;
   if (options.chat) chat.emplace(tokenizer.vocabulary(), options.model);
@@ -277,6 +288,7 @@ void add_generate(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
       ->capture_default_str()
+      ->check(not_negative())
       ->check(CLI::Range(0.0, 1000.0));
   command->add_option("--top-k", options->sampling.top_k, "choose among so many tokens (0: all)")
       ->capture_default_str()
@@ -285,6 +297,7 @@ void add_generate(CLI::App& app) {
       ->add_option("--top-p", options->sampling.top_p,
                    "choose among tokens that together have this probability")
       ->capture_default_str()
+      ->check(positive())
       ->check(CLI::Range(0.0, 1.0));
   command
       ->add_option("--seed", options->sampling.seed,

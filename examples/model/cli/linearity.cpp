@@ -303,8 +303,8 @@ void linearity(Options& options) {
   if (!files[0].protocol.calibrated && options.calibrate_option->count() > 0)
     throw InvalidArgument(options.alphas[0] + ": was measured without calibration, so " +
                           options.calibrate_option->get_name() + " must not be given");
-  for (const double bits : options.bits) Budget::bits(bits);  // throws for what is no budget
-  for (int i = 0; i < options.random; ++i)                    // a codebook may be missing within --most
+  for (const double bits : options.bits) Budget::bits(bits).bytes_for(1);  // throws for what is no budget
+  for (int i = 0; i < options.random; ++i)  // a codebook may be missing within --most
     random_plan(layers[0], options.most_t2, static_cast<std::uint64_t>(i));
   std::int64_t weights = 0;
   for (const PlanLayer& layer : layers[0]) weights += layer.weights;

@@ -315,17 +315,18 @@ void add_format_options(CLI::App* command, Options* options) {
       command->add_option("--codebook", options->request.codebook, "of the linear layers, in place of --bits")
           ->excludes(bits)
           ->check(CLI::IsMember(shipped_code_names()));
-  options->embedding_option = command
-                                  ->add_option("--embedding", options->request.embedding,
-                                               "codebook or bits of the embedding, which most small models "
-                                               "use as output layer too; none: keep it")
-                                  ->capture_default_str()
-                                  ->type_name("CODEBOOK|BITS|none")
-                                  ->transform(code_or_none);
+  options->embedding_option =
+      command
+          ->add_option("--embedding", options->request.embedding,
+                       "codebook or bits of the embedding, which most small models "
+                       "use as output layer too; none: keep it. Default: 5 bits, 4 if it is "
+                       "only looked up, but no fewer than linear layers have")
+          ->type_name("CODEBOOK|BITS|none")
+          ->transform(code_or_none);
   options->output_option = command
                                ->add_option("--lm-head", options->request.output,
-                                            "codebook or bits of an output layer of its own; none: keep it")
-                               ->capture_default_str()
+                                            "codebook or bits of an output layer of its own; none: keep it. "
+                                            "Default: 5 bits, but no fewer than linear layers have")
                                ->type_name("CODEBOOK|BITS|none")
                                ->transform(code_or_none);
   auto* plan =

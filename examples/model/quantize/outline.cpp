@@ -41,6 +41,11 @@ bool is_writable(const std::filesystem::path& folder) {
 #endif
 }
 
+// Whether it is an embedding that no output layer shares.
+bool is_lookup_only(const ModelSource& source, Role role) {
+  return role == Role::Embedding && source.config() && !source.config()->tied_embeddings;
+}
+
 bool is_checkpoint(const std::filesystem::path& file) {
   try {
     return Checkpoint::recognizes(Safetensors(file));
@@ -170,9 +175,9 @@ class Outliner {
       return std::string(keep_codebook);
     const auto own = request_.codebooks.find(tensor.name);
     if (own != request_.codebooks.end()) return own->second;
-    return role == Role::Linear      ? request_.codebook
-           : role == Role::Embedding ? request_.embedding
-                                     : request_.output;
+    if (role == Role::Linear) return request_.codebook;
+    const std::string& asked = role == Role::Embedding ? request_.embedding : request_.output;
+    return asked.empty() ? default_code(source_, role, request_.codebook) : asked;
   }
 
   void take(const ModelTensor& tensor, Role role, const std::string& codebook) {
@@ -320,9 +325,12 @@ Role role_named(const ModelSource& source, std::string_view name) {
   return Role::Linear;
 }
 
+std::string default_code(const ModelSource& source, Role role, std::string_view linear) {
+  return best_code_of_bits(std::max(rate_of_code(linear).bits, is_lookup_only(source, role) ? 4.0 : 5.0));
+}
+
 QuantizeOptions options_for(const ModelSource& source, Role role, QuantizeOptions options, bool calibrated) {
-  const bool lookup_only = source.config() && !source.config()->tied_embeddings;
-  if (role == Role::Output || (role == Role::Embedding && !lookup_only))
+  if (role == Role::Output || (role == Role::Embedding && !is_lookup_only(source, role)))
     options.input_scales = options.input_scales && calibrated;
   if (role != Role::Linear) options.shards = 1;  // ranks share the vocabulary, not the columns
   return options;

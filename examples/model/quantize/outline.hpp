@@ -62,8 +62,8 @@ struct SecondMomentOptions {
 struct QuantizeRequest {
   std::string codebook =
       best_code_of_bits(default_bits);  ///< code of the linear layers; one of shipped_code_names()
-  std::string embedding = "1x256";      ///< code of the embedding, or keep_codebook
-  std::string output = "1x256";  ///< code of an output layer that is a matrix of its own, or keep_codebook
+  std::string embedding{};              ///< code of the embedding, or keep_codebook; empty: default_code()
+  std::string output{};                 ///< likewise of an output layer that is a matrix of its own
   std::map<std::string, std::string, std::less<>> codebooks{};  ///< by tensor name, in place of these
   QuantizeOptions options{};
   /// Which linear layers share input scales: all that read the same in a model for kernels that fuse them.
@@ -108,6 +108,11 @@ struct Outline {
   std::vector<std::string> unused;  // tensors that the model has no use for; they are kept
   std::vector<std::string> notes;   // remarks for the user
 };
+
+/// The code of an embedding or an output layer where nothing else is asked for, beside linear layers in the code `linear`:
+/// the best of 5 bits, or of 4 for an embedding that is only looked up, but of no fewer bits than `linear` has. With these
+/// a byte of them loses about as much as a byte of the linear layers; docs/results.md has what was measured.
+std::string default_code(const ModelSource& source, Role role, std::string_view linear);
 
 /// Decides it. Reads no weights but those of kept tensors in formats of GGUF's own, whose type in the checkpoint depends
 /// on them. Throws InvalidArgument for a model that is quantized already, without a matrix to quantize, or without one that

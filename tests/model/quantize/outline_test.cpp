@@ -53,13 +53,28 @@ TEST_CASE("the role of a tensor is what the model uses it for", "[model][outline
   }
 }
 
-TEST_CASE("linear layers get the best code of the default bits where nothing else is asked for",
+TEST_CASE("embedding and output layer get 5 bits, a mere embedding 4, and never fewer than linear layers",
           "[model][outline]") {
-  const TemporaryFolder folder;
-  write_folder(folder.path(), tiny_config("llama"));
-  const ModelSource source(folder.path());
-  for (const Outline::Matrix& matrix : outline_of(source, QuantizeRequest{}).matrices)
-    CHECK(matrix.codebook == higgs::best_code_of_bits(matrix.role == Role::Linear ? default_bits : 8));
+  for (const std::string family : {"llama", "qwen3"}) {  // tied, and with an output layer of its own
+    const TemporaryFolder folder;
+    write_folder(folder.path(), tiny_config(family));
+    const ModelSource source(folder.path());
+    const bool tied = source.require_config().tied_embeddings;
+    for (const auto& [name, bits, mse] : higgs::best_codes()) {
+      QuantizeRequest request{.codebook = name};
+      if (bits == default_bits) request = {};
+      for (const Outline::Matrix& matrix : outline_of(source, request).matrices) {
+        const double least = matrix.role == Role::Linear               ? 0
+                             : matrix.role == Role::Embedding && !tied ? 4
+                                                                       : 5;
+        CHECK(matrix.codebook == higgs::best_code_of_bits(std::max(bits, least)));
+      }
+      request.embedding = "ch8";
+      request.output = "none";
+      for (const Outline::Matrix& matrix : outline_of(source, request).matrices)
+        CHECK(matrix.codebook == (matrix.role == Role::Linear ? name : "ch8"));
+    }
+  }
 }
 
 TEST_CASE("without a configuration names decide, and the user is told what was taken", "[model][outline]") {
