@@ -12,8 +12,8 @@
 namespace higgs::model {
 namespace {
 
-constexpr const char* colours[] = {"#0b62c4", "#b8561b", "#1a8a4a", "#8a3fa8",
-                                   "#b3212f", "#6b6b00", "#007f8c"};
+constexpr const char* colours[] = {"#0b62c4", "#b8561b", "#1a8a4a", "#8a3fa8", "#b3212f",
+                                   "#6b6b00", "#007f8c", "#d0489a", "#555555"};
 
 std::string number(double value) {
   char text[40];
@@ -356,6 +356,16 @@ class Chart::Drawing {
 
 std::string Chart::svg() const { return Drawing(*this).svg(); }
 
+namespace {
+
+// With one decimal, unless that is 0.
+std::string short_number(double value) {
+  const std::string text = fixed(value, 1);
+  return text.ends_with(".0") ? text.substr(0, text.size() - 2) : text;
+}
+
+}  // namespace
+
 std::string heat_map(const std::vector<std::string>& row_names, const std::string& x_label,
                      const std::vector<std::vector<double>>& values) {
   std::size_t columns = 1;
@@ -364,16 +374,19 @@ std::string heat_map(const std::vector<std::string>& row_names, const std::strin
     columns = std::max(columns, row.size());
     for (const double value : row) low = std::min(low, value), high = std::max(high, value);
   }
-  const double width = 780.0 / static_cast<double>(columns), height = 26;
+  std::size_t longest = 0;
+  for (const std::string& name : row_names) longest = std::max(longest, name.size());
+  const double margin = std::max(100.0, 8 * static_cast<double>(longest) + 8);
+  const double width = (880 - margin) / static_cast<double>(columns), height = 26;
   const double bottom = height * static_cast<double>(values.size());
   std::string out = joined("<svg viewBox=\"0 0 900 ", fixed(bottom + 50, 0), "\" role=\"img\" aria-label=\"",
                            escaped(x_label), "\">\n");
   for (std::size_t r = 0; r < values.size(); ++r) {
     const double top = height * static_cast<double>(r);
-    out += text_at(92, top + 17, "end", escaped(r < row_names.size() ? row_names[r] : ""));
+    out += text_at(margin - 8, top + 17, "end", escaped(r < row_names.size() ? row_names[r] : ""));
     for (std::size_t c = 0; c < values[r].size(); ++c) {
       const double share = high > low ? (values[r][c] - low) / (high - low) : 0.5;
-      const double left = 100 + width * static_cast<double>(c);
+      const double left = margin + width * static_cast<double>(c);
       out +=
           joined("<rect x=\"", fixed(left, 1), "\" y=\"", fixed(top, 1), "\" width=\"", fixed(width - 1, 1),
                  "\" height=\"", fixed(height - 1, 1), "\" fill=\"hsl(212,70%,", fixed(92 - 55 * share, 0),
@@ -381,14 +394,14 @@ std::string heat_map(const std::vector<std::string>& row_names, const std::strin
       if (width >= 16)
         out += joined("<text x=\"", fixed(left + width / 2, 1), "\" y=\"", fixed(top + 17, 1),
                       "\" text-anchor=\"middle\" fill=\"", share > 0.5 ? "#fff" : "#222", "\">",
-                      fixed(values[r][c], 0), "</text>\n");
+                      short_number(values[r][c]), "</text>\n");
     }
   }
   // As many numbers as have room.
   const auto stride = static_cast<std::size_t>(round_up(std::max(1.0, 24 / width)));
   for (std::size_t c = 0; c < columns; c += stride)
-    out += text_at(100 + width * (static_cast<double>(c) + 0.5), bottom + 14, "middle", std::to_string(c));
-  return out + text_at(490, bottom + 34, "middle", escaped(x_label)) + "</svg>\n";
+    out += text_at(margin + width * (static_cast<double>(c) + 0.5), bottom + 14, "middle", std::to_string(c));
+  return out + text_at((margin + 880) / 2, bottom + 34, "middle", escaped(x_label)) + "</svg>\n";
 }
 
 }  // namespace higgs::model

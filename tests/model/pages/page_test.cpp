@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,6 +65,25 @@ TEST_CASE("a heat map has a cell for every number", "[model][page]") {
   for (const char* number : {">0<", ">1<", ">2<"}) CHECK(times_in(map, number) >= 1);  // of the columns
   CHECK(map.find("b&lt;") != map.npos);
   CHECK(times_in(heat_map({}, "x", {}), "</svg>") == 1);
+  const std::string halves = heat_map({"a"}, "block", {{3.0486, 3.5486, 8.0486}});
+  for (const char* number : {">3<", ">3.5<", ">8<"}) CHECK(times_in(halves, number) == 1);
+}
+
+TEST_CASE("a long name of a row has room beside its cells", "[model][page]") {
+  const std::string map = heat_map({"embed_tokens.weight"}, "block", {{4}});
+  CHECK(map.find("<text x=\"152.0\"") != map.npos);
+  CHECK(map.find("<rect x=\"160.0\"") != map.npos);
+}
+
+TEST_CASE("nine kinds of layers have nine colours", "[model][page]") {
+  Chart chart("x", "y", Chart::Scale::Linear, Chart::Scale::Linear);
+  std::set<std::string> seen;
+  for (int i = 0; i < 9; ++i)
+    chart.add(std::string(1, static_cast<char>('a' + i)), Chart::Mark::Points, {{1.0 + i, 1, ""}});
+  const std::string svg = chart.svg();
+  for (std::size_t at = svg.find("fill=\"#"); at != svg.npos; at = svg.find("fill=\"#", at + 1))
+    seen.insert(svg.substr(at + 6, 7));
+  CHECK(seen.size() >= 9);
 }
 
 TEST_CASE("ticks are round, hold the data, and leave no half of the axis empty", "[model][page]") {
@@ -155,4 +176,21 @@ TEST_CASE("a chart labels its points and draws their errors", "[model][page]") {
   CHECK(times_in(svg, "+- ") == 2);
   CHECK(svg.find("nan") == svg.npos);
   CHECK(svg.find("inf") == svg.npos);
+}
+
+TEST_CASE("an error bar reaches as far above its dot as below", "[model][page]") {
+  Chart chart("x", "y", Chart::Scale::Linear, Chart::Scale::Linear);
+  chart.add("points", Chart::Mark::Points, {{1, 10, "with", 2}, {2, 20, "without"}, {3, 12}});
+  const std::string svg = chart.svg();
+  REQUIRE(times_in(svg, "h6M") == 1);
+  double x = 0, low = 0, high = 0, cx = 0, y_of_10 = 0, y_of_12 = 0;
+  std::size_t bar = svg.rfind("\"M", svg.find("h6M"));
+  REQUIRE(std::sscanf(svg.c_str() + bar, "\"M%lf %lfV%lf", &x, &low, &high) == 3);
+  std::size_t dot = svg.find("<circle", bar);
+  REQUIRE(std::sscanf(svg.c_str() + dot, "<circle cx=\"%lf\" cy=\"%lf", &cx, &y_of_10) == 2);
+  dot = svg.find("<circle", svg.find("<circle", dot + 1) + 1);
+  REQUIRE(std::sscanf(svg.c_str() + dot, "<circle cx=\"%*f\" cy=\"%lf", &y_of_12) == 1);
+  CHECK(x == cx);
+  CHECK(high == y_of_12);
+  CHECK(low - y_of_10 == Approx(y_of_10 - high).margin(0.11));  // digits of the page
 }
