@@ -81,7 +81,8 @@ struct Shape {
 };
 
 void measure(benchmark::State& state, Isa isa, Shape shape) {
-  const auto [k, m, n, upper] = shape;
+  const std::int64_t k = shape.k, m = shape.m, n = shape.n;
+  const bool upper = shape.upper;
   const std::vector<float> a(static_cast<std::size_t>(k * m), 0.5f),
       b(static_cast<std::size_t>(k * n), 0.25f);
   std::vector<float> sums(static_cast<std::size_t>(m * n));
@@ -126,7 +127,7 @@ const int registered = [] {
                                  (shape.upper ? "/f32/upper/" : "/f32/") + std::to_string(shape.k) + "x" +
                                  std::to_string(shape.m) + "x" + std::to_string(shape.n);
         benchmark::RegisterBenchmark(
-            name.c_str(), [isa = isa, shape](benchmark::State& state) { measure(state, isa, shape); });
+            name.c_str(), [set = isa, shape](benchmark::State& state) { measure(state, set, shape); });
       }
   return 0;
 }();

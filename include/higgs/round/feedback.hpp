@@ -86,22 +86,11 @@ class Feedback {
   std::vector<float> d_;  // (padded_cols)
 };
 
-namespace detail {
-
-/// Swaps h (n, n) with its transpose by blocks that fit the first cache.
-HIGGS_INLINE void transpose(MatrixView<float> h, Executor& executor);
-
-/// D H D in full, and zeros in the padding: `upper` (m, m) has the upper triangle of H, `scales` (m) are D or empty, and
-/// h (n, n) is the output, n >= m.
-HIGGS_INLINE void scale_second_moment(MatrixView<const float> upper, std::span<const float> scales,
-                                      MatrixView<float> h, Executor& executor);
-
-}  // namespace detail
-
 #if HIGGS_DEFINITIONS
 
 namespace detail {
 
+/// Swaps h (n, n) with its transpose, by blocks that fit the first cache.
 HIGGS_INLINE void transpose(MatrixView<float> h, Executor& executor) {
   constexpr std::int64_t tile = 64;
   const std::int64_t n = h.rows;
@@ -113,6 +102,8 @@ HIGGS_INLINE void transpose(MatrixView<float> h, Executor& executor) {
   });
 }
 
+/// D H D in full, and zeros in the padding: `upper` (m, m) has the upper triangle of H, `scales` (m or more) are D, or
+/// empty, and h (n, n) is the output, n >= m.
 HIGGS_INLINE void scale_second_moment(MatrixView<const float> upper, std::span<const float> scales,
                                       MatrixView<float> h, Executor& executor) {
   constexpr std::int64_t tile = 64;
