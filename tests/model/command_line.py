@@ -284,6 +284,7 @@ class CommandLine(unittest.TestCase):
         words = ["quantize", self.model, "-o", out]
         self.assertIn("--calibrate", self.fails(2, *words, *hessian, "--calibrate", "none"))
         self.assertIn("--round hessian", self.fails(2, *words, "--round-memory", "1GB"))
+        self.assertIn("--scale-search", self.fails(2, *words, *hessian, "--scale-search", 2))
         said = self.fails(1, *words, *hessian, "--round-memory", "1kB")
         self.assertRegex(said, r"take \d.*B .*--round-memory is 1.00 kB")
         said = self.fails(1, *words, *hessian, "--calibrate", self.text, "--calibrate-tokens", 601)
@@ -299,6 +300,9 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(results["rounding"]["memory_allowed"], 10**9)
             self.assertAlmostEqual(sum(results["rounding"]["shares"].values()), 1)
             self.assertGreater(results["peak_memory"], 10**6)
+            losses = [layer["loss"] / layer["expected_nearest_loss"] for layer in results["layers"] if "loss" in layer]
+            self.assertEqual(len(losses), sum("layers" in layer["name"] for layer in results["layers"]))
+            self.assertLess(sum(losses) / len(losses), 0.9)
         self.assertIn("--calibrate-tokens", self.fails(1, *words, "--calibrate", self.text, "--calibrate-tokens", 601))
 
     def test_rounding_that_is_killed_goes_on_and_ends_with_equal_bytes(self):

@@ -79,6 +79,8 @@ void check_rounding(const Options& options, const ModelSource& source) {
   }
   if (options.calibrate == "none")
     throw CLI::ValidationError("--calibrate", "none leaves --round hessian without inputs to measure");
+  if (options.request.options.scale_search != 0)
+    throw CLI::ValidationError("--scale-search", "is for --round nearest: hessian fits scales of its own");
   if (!source.config())
     throw InvalidArgument(options.model +
                           ": --round hessian runs the model, which cannot run without config.json");
@@ -258,6 +260,7 @@ std::optional<RoundReport> write_model(Options& options, const ModelSource& sour
 ordered_json describe(const RoundReport& report) {
   const std::pair<const char*, double> seconds[] = {{"forward", report.forward_seconds},
                                                     {"second_moments", report.moment_seconds},
+                                                    {"factors", report.factor_seconds},
                                                     {"rounding", report.rounding_seconds},
                                                     {"states", report.file_seconds}};
   double total = 0;
@@ -269,6 +272,32 @@ ordered_json describe(const RoundReport& report) {
           {"shares", std::move(shares)},    {"memory_allowed", report.memory},
           {"memory", report.moments.bytes}, {"parts", std::move(parts)},
           {"silent", report.silent}};
+}
+
+// Adds to layers what rounding by second moments says of them, and tells how their products err.
+void add_losses(ordered_json& layers, const RoundReport& report, std::ostream& out) {
+  double sum = 0, worst = 0;
+  std::string name;
+  for (ordered_json& layer : layers) {
+    const auto found = report.layers.find(layer["name"].get<std::string>());
+    if (found == report.layers.end()) continue;
+    const RoundedLayer& rounded = found->second;
+    layer["loss"] = rounded.loss;
+    layer["expected_nearest_loss"] = rounded.expected_nearest_loss;
+    layer["nearest_rows"] = rounded.nearest_rows;
+    layer["damping"] = rounded.damping;
+    const double ratio = rounded.expected_nearest_loss > 0 ? rounded.loss / rounded.expected_nearest_loss : 1;
+    sum += ratio;
+    if (ratio > worst) worst = ratio, name = found->first;
+  }
+  if (report.layers.empty()) return;
+  char text[160];
+  std::snprintf(
+      text, sizeof text,
+      "errors of products: %.3f of what rounding to the nearest leaves, a mean over %zu matrices; at "
+      "most %.3f, in ",
+      sum / static_cast<double>(report.layers.size()), report.layers.size(), worst);
+  out << text << name << "\n";
 }
 
 void quantize(Options& options) {
@@ -293,11 +322,12 @@ void quantize(Options& options) {
     check_weights(source, *executor, [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
   }
   calibrate(options, source, std::move(tokens), *executor, results);
-  if (const auto report = write_model(options, source, outline, *executor))
-    results["rounding"] = describe(*report);
+  const auto report = write_model(options, source, outline, *executor);
+  if (report) results["rounding"] = describe(*report);
   if (const auto peak = peak_memory()) results["peak_memory"] = *peak;
   results["layers"] = describe_layers(options.out);
   report_errors(results["layers"], options.text());
+  if (report) add_losses(results["layers"], *report, options.text());
   options.write(results);
 }
 

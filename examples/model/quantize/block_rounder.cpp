@@ -3,7 +3,7 @@
 
 #include "architecture/parts.hpp"
 #include "math/math.hpp"
-#include "quantize/quantize.hpp"
+#include "quantize/round_matrix.hpp"
 #include "quantize/sizes.hpp"
 
 #include <higgs/core/error.hpp>
@@ -63,6 +63,8 @@ BlockRounder::BlockRounder(const ModelSource& source, const Outline& outline, co
     if (is_block_linear(matrix.tensor->name) && block < std::ssize(matrices_))
       matrices_[static_cast<std::size_t>(block)].push_back(&matrix);
   }
+  for (auto& block : matrices_)  // in the order of the data, so that layers of one input follow one another
+    std::ranges::sort(block, {}, [](const auto* matrix) { return &part_of(matrix->tensor->name); });
 }
 
 bool BlockRounder::all_finished(std::int64_t blocks) const {
@@ -115,8 +117,8 @@ void BlockRounder::round_block(BlockRunner& runner) {
   if (!matrices.empty()) {
     const Moments moments = measure(runner, block);
     std::vector<SharedMatrix> rounded;  // layers that share input scales ask for the weights of one another
-    for (const Outline::Matrix* matrix : matrices)
-      rounded.push_back(round(*matrix, block, moments.at(part_of(matrix->tensor->name).input)));
+    for (const Outline::Matrix* matrix : matrices) rounded.push_back(round(*matrix, block, moments));
+    factor_.reset();
     for (std::size_t i = 0; i < matrices.size(); ++i)
       part_of(matrices[i]->tensor->name).in(block).weight = std::move(rounded[i]);
   }
@@ -141,7 +143,12 @@ BlockRounder::Moments BlockRounder::measure(BlockRunner& runner, const Block& bl
       // The forward pass refuses what is not finite, and says where.
       if (moment == moments.end() || find_not_finite(x.data, x.size()) >= 0) return;
       const Timer own(adding);
-      moment->second.add(x, executor_);
+      try {
+        moment->second.add(x, executor_);
+      } catch (const InvalidArgument& error) {
+        throw FormatError(source_.path().string() + ": inputs of " + weight_name(runner.block(), *part) +
+                          ": " + error.what());
+      }
     });
   }
   report_.forward_seconds -= adding;
@@ -149,22 +156,41 @@ BlockRounder::Moments BlockRounder::measure(BlockRunner& runner, const Block& bl
   return moments;
 }
 
-SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& block,
-                                 const SecondMoment& moment) {
-  const Timer timer(report_.rounding_seconds);
-  const std::vector<double> squares = moment.mean_squares();
-  const bool silent = std::ranges::all_of(squares, [](double square) { return square == 0; });
-  if (silent) report_.silent.push_back(matrix.tensor->name);
+const Feedback& BlockRounder::feedback_for(const Outline::Matrix& matrix, std::vector<Half> input_scales,
+                                           const Moments& moments) {
+  const std::string& name = matrix.tensor->name;
+  const std::string_view input = part_of(name).input;
+  if (factor_ && factor_->input == input && factor_->input_scales == input_scales) return factor_->feedback;
+  factor_.reset();  // memory is counted for one
+  const Timer timer(report_.factor_seconds);
+  try {
+    Feedback feedback(moments.at(input), matrix.layout, request_.options.seed, input_scales,
+                      Feedback::default_damping, executor_);
+    return factor_.emplace(input, std::move(input_scales), std::move(feedback)).feedback;
+  } catch (const InvalidArgument& error) {
+    throw FormatError(source_.path().string() + ": inputs of " + name + ": " + error.what());
+  }
+}
+
+SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& block, const Moments& moments) {
+  const std::string& name = matrix.tensor->name;
   ColumnStatistics columns(matrix.layout.cols);
   for (const ModelTensor* tensor : matrix.sharing) columns.add(weights_of(*tensor, block), executor_);
-  QuantizeOptions options = options_for(source_, matrix.role, request_.options, request_.calibrated);
-  options.statistics = &columns;
-  if (request_.calibrated) options.input_squares = squares;
-  const AnyQuantizedMatrix quantized =
-      higgs::quantize(weights_of(*matrix.tensor, block), matrix.codebook, options, executor_);
-  if (!writer_.finished(matrix.tensor->name)) writer_.write_layer(matrix.tensor->name, quantized);
+  std::vector<Half> scales;
+  if (matrix.layout.input_scales)
+    scales = columns.input_scales(request_.calibrated ? moments.at(part_of(name).input).mean_squares()
+                                                      : std::vector<double>());
+  const Feedback& feedback = feedback_for(matrix, scales, moments);
+  if (feedback.empty()) report_.silent.push_back(name);
+  const Timer timer(report_.rounding_seconds);
+  const RoundedMatrix rounded =
+      round_matrix(weights_of(*matrix.tensor, block), matrix.codebook, matrix.layout, request_.options.seed,
+                   columns, scales, feedback, executor_);
+  report_.layers.emplace(name, RoundedLayer{rounded.loss, rounded.expected_nearest_loss, feedback.damping(),
+                                            rounded.nearest_rows});
+  if (!writer_.finished(name)) writer_.write_layer(name, rounded.matrix);
   Matrix decoded(matrix.layout.rows, matrix.layout.cols);
-  dequantize(quantized, decoded.view(), executor_);
+  dequantize(rounded.matrix, decoded.view(), executor_);
   return share(std::move(decoded));
 }
 

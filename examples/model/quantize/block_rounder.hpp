@@ -10,10 +10,13 @@
 #include "source/source.hpp"
 
 #include <higgs/core/executor.hpp>
+#include <higgs/core/half.hpp>
+#include <higgs/round/feedback.hpp>
 #include <higgs/round/second_moment.hpp>
 #include <higgs/store/checkpoint_writer.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -33,15 +36,25 @@ struct RoundingStart {
 /// Throws as divide_moments().
 RoundingStart find_start(const Outline& outline, const SecondMomentOptions& options, StatesFile file);
 
+/// What rounding a matrix left.
+struct RoundedLayer {
+  double loss = 0;                   // see RoundedMatrix
+  double expected_nearest_loss = 0;  // see RoundedMatrix
+  double damping = 0;                // see Feedback
+  std::int64_t nearest_rows = 0;     // see RoundedMatrix
+};
+
 /// What rounding by second moments took. Seconds are those of this run, without what a killed one did.
 struct RoundReport {
-  std::int64_t blocks = 0;            // blocks that this run rounded
-  std::int64_t memory = 0;            // bytes that second moments might take
-  MomentParts moments{};              // how they were divided
-  double forward_seconds = 0;         // running blocks
-  double moment_seconds = 0;          // summing second moments
-  double rounding_seconds = 0;        // factors, rounding and decoding
-  double file_seconds = 0;            // states on the disk
+  std::int64_t blocks = 0;                                    // blocks that this run rounded
+  std::int64_t memory = 0;                                    // bytes that second moments might take
+  MomentParts moments{};                                      // how they were divided
+  double forward_seconds = 0;                                 // running blocks
+  double moment_seconds = 0;                                  // summing second moments
+  double factor_seconds = 0;                                  // factors of second moments
+  double rounding_seconds = 0;                                // rounding and decoding
+  double file_seconds = 0;                                    // states on the disk
+  std::map<std::string, RoundedLayer, std::less<>> layers{};  // by the names of their weights
   std::vector<std::string> silent{};  // matrices whose inputs are all zero: rounded to the nearest
   InputSquares input_squares{};       // of the output layer, where its input scales ask for them
 };
@@ -64,13 +77,22 @@ class BlockRounder {
   bool all_finished(std::int64_t blocks) const;
   void round_block(BlockRunner& runner);
   Moments measure(BlockRunner& runner, const Block& block);
-  SharedMatrix round(const Outline::Matrix& matrix, const Block& block, const SecondMoment& moment);
+  SharedMatrix round(const Outline::Matrix& matrix, const Block& block, const Moments& moments);
+  const Feedback& feedback_for(const Outline::Matrix& matrix, std::vector<Half> input_scales,
+                               const Moments& moments);
 
   const ModelSource& source_;
   const QuantizeRequest& request_;
   CheckpointWriter& writer_;
   Executor& executor_;
   std::vector<std::vector<const Outline::Matrix*>> matrices_;  // by block
+  // Layers that read the same through the same input scales share a factor; one is kept at a time.
+  struct Factor {
+    std::string_view input;
+    std::vector<Half> input_scales;
+    Feedback feedback;
+  };
+  std::optional<Factor> factor_;
   RoundReport report_;
 };
 
