@@ -78,7 +78,7 @@ class DeviceGenerator {
  public:
   virtual ~DeviceGenerator() = default;
   virtual const ModelConfig& config() const noexcept = 0;
-  /// Continues each of 1 to 64 prompts as generate() does one; text i draws with seed + i. With LongRoPE
+  /// Continues each of 1 to 64 prompts as generate() does; text i draws with seed + i. With LongRoPE
   /// the longest text decides whether all take the long factors. Prompts are read one after the other, each in its
   /// prefill_seconds; decode_seconds go from the end of all prompts to the last token of the text, whatever others do
   /// after it. Tokens come in small groups. Throws like generate(), and InvalidArgument, with the numbers, if keys and values need more memory than is
