@@ -85,15 +85,9 @@ void write_together(const Transformer& model, std::vector<SelfWritten>& windows,
     }
     on_step(written);
     if (growing.empty()) return;
-    Matrix hidden(std::ssize(tokens), model.config().width);
-    model.forward(tokens, parts, hidden.view(), executor);
-    Matrix ends(std::ssize(parts), hidden.cols), logits(ends.rows, model.config().vocabulary);
-    for (std::int64_t i = 0, end = 0; i < ends.rows; ++i) {
-      end += parts[static_cast<std::size_t>(i)].count;
-      std::copy_n(hidden.row(end - 1), ends.cols, ends.row(i));
-    }
-    model.logits(std::as_const(ends).view(), logits.view(), executor);
-    executor.run(ends.rows, [&](std::int64_t i) {
+    Matrix logits(std::ssize(parts), model.config().vocabulary);
+    model.next_logits(tokens, parts, logits.view(), executor);
+    executor.run(logits.rows, [&](std::int64_t i) {
       growing[static_cast<std::size_t>(i)]->draw({logits.row(i), static_cast<std::size_t>(logits.cols)});
     });
   }

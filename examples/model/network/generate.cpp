@@ -26,6 +26,22 @@ void check_prompts(const ModelConfig& config, std::span<const std::vector<TokenI
   }
 }
 
+// Neighbouring prompts that are read together: weights are read once for many short ones, and states stay few.
+std::vector<std::vector<std::size_t>> groups_of(std::span<const std::vector<TokenId>> prompts) {
+  constexpr std::int64_t most_tokens_together = 512;
+  std::vector<std::vector<std::size_t>> out;
+  std::int64_t tokens = 0;
+  for (std::size_t text = 0; text < prompts.size(); ++text) {
+    tokens += std::ssize(prompts[text]);
+    if (out.empty() || tokens > most_tokens_together) {
+      out.emplace_back();
+      tokens = std::ssize(prompts[text]);
+    }
+    out.back().push_back(text);
+  }
+  return out;
+}
+
 // A text that grows.
 struct Growing {
   Growing(const ModelConfig& config, std::int64_t length, std::int64_t count, const Sampling& sampling)
@@ -54,35 +70,26 @@ class Texts {
 
   Growing& operator[](std::size_t text) { return texts_[text]; }
 
-  // Reads the prompt of a text and chooses the token that follows.
-  void read(std::size_t text, std::span<const TokenId> prompt) {
-    Matrix hidden(std::ssize(prompt), model_.config().width);
-    model_.forward(prompt, texts_[text].cache, hidden.view(), executor_);
-    choose({&text, 1}, hidden.view().row_range(hidden.rows - 1, 1));
-  }
-  // Reads the chosen tokens of these texts and chooses those that follow.
-  void step(std::span<const std::size_t> which) {
+  // Reads more of these texts, read_of(text) of each, and chooses the tokens that follow. Returns the tokens read.
+  template <class ReadOf>
+  std::int64_t read(std::span<const std::size_t> which, const ReadOf& read_of) {
     std::vector<TokenId> tokens;
     std::vector<TextPart> parts;
     for (const std::size_t text : which) {
-      tokens.push_back(texts_[text].next);
-      parts.push_back({&texts_[text].cache, 1});
+      const std::span<const TokenId> more = read_of(text);
+      tokens.insert(tokens.end(), more.begin(), more.end());
+      parts.push_back({&texts_[text].cache, std::ssize(more)});
     }
-    Matrix hidden(std::ssize(which), model_.config().width);
-    model_.forward(tokens, parts, hidden.view(), executor_);
-    choose(which, hidden.view());
-  }
-
- private:
-  void choose(std::span<const std::size_t> which, MatrixView<const float> hidden) {
-    Matrix logits(hidden.rows, model_.config().vocabulary);
-    model_.logits(hidden, logits.view(), executor_);
-    executor_.run(hidden.rows, [&](std::int64_t row) {
+    Matrix logits(std::ssize(which), model_.config().vocabulary);
+    model_.next_logits(tokens, parts, logits.view(), executor_);
+    executor_.run(logits.rows, [&](std::int64_t row) {
       Growing& text = texts_[which[static_cast<std::size_t>(row)]];
       text.next = text.sampler.choose({logits.row(row), static_cast<std::size_t>(logits.cols)});
     });
+    return std::ssize(tokens);
   }
 
+ private:
   const Transformer& model_;
   Executor& executor_;
   std::vector<Growing> texts_;
@@ -98,12 +105,16 @@ std::vector<Generation> generate(const Transformer& model, std::span<const std::
   Texts texts(model, prompts, count, sampling, executor);
   std::vector<Generation> out(prompts.size());
   std::vector<std::size_t> growing;
-  for (std::size_t text = 0; text < prompts.size(); ++text) {
+  for (const std::vector<std::size_t>& group : groups_of(prompts)) {
     const auto start = std::chrono::steady_clock::now();
-    texts.read(text, prompts[text]);
-    out[text].prompt_tokens = std::ssize(prompts[text]);
-    out[text].prefill_seconds = seconds_since(start);
-    if (texts[text].limit > 0) growing.push_back(text);
+    const std::int64_t read = texts.read(group, [&](std::size_t text) { return std::span(prompts[text]); });
+    const double seconds = seconds_since(start);
+    for (const std::size_t text : group) {
+      out[text].prompt_tokens = std::ssize(prompts[text]);
+      out[text].prefill_seconds =
+          seconds * static_cast<double>(out[text].prompt_tokens) / static_cast<double>(read);
+      if (texts[text].limit > 0) growing.push_back(text);
+    }
   }
   const auto start = std::chrono::steady_clock::now();
   // Takes the chosen token of a text; whether the text has its last one.
@@ -119,7 +130,7 @@ std::vector<Generation> generate(const Transformer& model, std::span<const std::
   while (true) {
     std::erase_if(growing, take);
     if (growing.empty()) return out;
-    texts.step(growing);
+    texts.read(growing, [&](std::size_t text) { return std::span<const TokenId>(&texts[text].next, 1); });
   }
 }
 

@@ -28,10 +28,11 @@ struct Generation {
 using OnToken = std::function<void(std::size_t text, TokenId token)>;
 
 /// Continues each of the prompts by at most `count` tokens, until an end token of the model, one of `more_ends`, or the end
-/// of the model's context. Text i draws with seed + i. Prompts are read one after the other, each in its prefill_seconds.
-/// Then all texts grow together: a step reads the weights once and gives each text its next token. decode_seconds go from
-/// the end of all prompts to the last token of the text. A text has the tokens that it has when it is written alone.
-/// Throws InvalidArgument, which names the prompt, if there is no prompt or one is empty or leaves no room.
+/// of the model's context. Text i draws with seed + i. Short prompts are read together; prefill_seconds are a prompt's
+/// share by its tokens. Then all texts grow together: a step reads the weights once and gives each text its next token.
+/// decode_seconds go from the end of all prompts to the last token of the text. A text has the tokens that it has when it
+/// is written alone. Throws InvalidArgument, which names the prompt, if there is no prompt or one is empty or leaves no
+/// room.
 std::vector<Generation> generate(const Transformer& model, std::span<const std::vector<TokenId>> prompts,
                                  std::int64_t count, const Sampling& sampling, const OnToken& on_token,
                                  Executor& executor = default_executor(),

@@ -140,4 +140,16 @@ void Transformer::logits(MatrixView<const float> hidden, MatrixView<float> logit
   });
 }
 
+void Transformer::next_logits(std::span<const TokenId> tokens, const std::vector<TextPart>& texts,
+                              MatrixView<float> logits, Executor& executor) const {
+  Matrix hidden(std::ssize(tokens), config_.width), last(std::ssize(texts), config_.width);
+  forward(tokens, texts, hidden.view(), executor);
+  for (std::int64_t i = 0, end = 0; i < last.rows; ++i) {
+    const std::int64_t count = texts[static_cast<std::size_t>(i)].count;
+    expects(count > 0, "higgs::model::Transformer::next_logits: a text has no token");
+    std::copy_n(hidden.row((end += count) - 1), last.cols, last.row(i));
+  }
+  this->logits(std::as_const(last).view(), logits, executor);
+}
+
 }  // namespace higgs::model

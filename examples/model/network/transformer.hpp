@@ -61,6 +61,9 @@ class Transformer {
   /// a few at a time, so that memory stays bounded. Throws FormatError if one is NaN or infinite.
   void logits(MatrixView<const float> hidden, MatrixView<float> logits,
               Executor& executor = default_executor()) const;
+  /// forward(), and the logits that follow the last token of each text: logits (texts, vocabulary). Each text has tokens.
+  void next_logits(std::span<const TokenId> tokens, const std::vector<TextPart>& texts,
+                   MatrixView<float> logits, Executor& executor = default_executor()) const;
 
   const ModelConfig& config() const noexcept { return config_; }
   /// What messages call it: the path that it was loaded from.

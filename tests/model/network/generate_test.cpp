@@ -52,7 +52,9 @@ TEST_CASE("greedy generation appends the likeliest token again and again", "[mod
 }
 
 TEST_CASE("texts that grow together are what each would be alone", "[model][generate]") {
-  const Texts prompts{tiny_text(3), tiny_text(17), tiny_text(9), tiny_text(1), tiny_text(60)};
+  Texts prompts{tiny_text(3), tiny_text(17), tiny_text(9), tiny_text(1), tiny_text(60)};
+  for (int length = 51; length < 62; ++length)
+    prompts.push_back(tiny_text(length));  // more than are read at once
   for (const std::string family : {"llama", "qwen3"}) {
     ModelConfig config = tiny_config(family);
     const Transformer free = load_tiny(config);
@@ -62,13 +64,15 @@ TEST_CASE("texts that grow together are what each would be alone", "[model][gene
       config.end_tokens = {generate(free, {prompts.data(), 1}, 9, sampling, {})[0].tokens[6]};
       const Transformer model(config, free.weights);
       Texts seen(prompts.size());
-      const Texts together =
-          tokens_of(generate(model, prompts, 24, sampling,
-                             [&](std::size_t text, TokenId token) { seen[text].push_back(token); }));
+      const std::vector<Generation> results =
+          generate(model, prompts, 24, sampling,
+                   [&](std::size_t text, TokenId token) { seen[text].push_back(token); });
+      const Texts together = tokens_of(results);
       CHECK(seen == together);
       CHECK(together[0].size() <= 7);
       CHECK(together[4].size() <= 4);  // context 64
       for (std::size_t text = 0; text < prompts.size(); ++text) {
+        CHECK(results[text].prompt_tokens == std::ssize(prompts[text]));
         Sampling alone = sampling;
         alone.seed += text;
         CAPTURE(family, temperature, text);

@@ -350,6 +350,7 @@ TEST_CASE("a text whose numbers become infinite is named among those read togeth
   };
   CHECK_THAT(message({{&one, 3}, {&other, 2}}), Catch::Contains("token 1 of text 2 becomes"));
   CHECK_THROWS_AS(model.forward(tokens, {{&one, 5}, {&other, 0}}, hidden.view()), higgs::InvalidArgument);
+  CHECK_THROWS_AS(model.next_logits({}, {{&one, 0}}, Matrix(1, 40).view()), higgs::InvalidArgument);
   CHECK_THROWS_AS(model.forward(tokens, {{&one, 2}, {&other, 2}}, hidden.view()), higgs::InvalidArgument);
 }
 
