@@ -50,7 +50,6 @@ RoundingStart find_start(const Outline& outline, const SecondMomentOptions& opti
                               : saved        ? saved->memory
                                              : default_moment_memory();
   MomentParts moments = divide_moments(outline, memory);
-  if (saved && divide_moments(outline, saved->memory).parts != moments.parts) saved.reset();
   return {std::move(file), std::move(saved), memory, std::move(moments)};
 }
 

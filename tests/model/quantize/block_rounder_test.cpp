@@ -226,7 +226,7 @@ TEST_CASE("states of another text, of other options or of other parts are not co
     const auto out = folder / ("out" + std::to_string(i));
     QuantizeRequest stopped = first;
     stopped.second_moments->progress = [](std::int64_t done, std::int64_t) {
-      if (done == 2) throw RoundingStopped();
+      if (done == 1) throw RoundingStopped();  // with block 0 left alone, states may look usable
     };
     CHECK_THROWS_AS(quantize_model(source, out, stopped), RoundingStopped);
     const auto report = quantize_model(source, out, others[i]);
