@@ -23,7 +23,7 @@ const jinja::Value variables = jinja::Value::parse(R"({
 std::string rendered(const std::string& text) { return jinja::Template(text, "model").render(variables); }
 
 // What is written, or the refusal.
-std::string refusal(const std::string& text) {
+std::string jinja_refusal(const std::string& text) {
   std::string out = message_of<higgs::FormatError>([&] { jinja::Template(text, "model"); });
   if (out.empty()) out = message_of<higgs::InvalidArgument>([&] { rendered(text); });
   return out;
@@ -118,7 +118,8 @@ TEST_CASE("what a template may not do, or what is not supported, is refused with
                                                         {"{# n", "a comment does not end"},
                                                         {"{{ n ! }}", "\"!\""}}) {
     CAPTURE(text);
-    CHECK_THAT(refusal("\n" + text), Contains("model: line 2 of the chat template: ") && Contains(what));
+    CHECK_THAT(jinja_refusal("\n" + text),
+               Contains("model: line 2 of the chat template: ") && Contains(what));
   }
 }
 
@@ -129,21 +130,21 @@ TEST_CASE("a hostile template comes to an end", "[model][chat]") {
     for (std::size_t i = 0; i < count; ++i) out += what;
     return out;
   };
-  CHECK_THAT(refusal("{{ " + many(100'000, "(") + many(100'000, ")") + " }}"), Contains("levels"));
-  CHECK_THAT(refusal("{{ " + many(100'000, "not ") + "n }}"), Contains("levels"));
-  CHECK_THAT(refusal("{{ " + many(100'000, "-") + "n }}"), Contains("levels"));
-  CHECK_THAT(refusal(many(100'000, "{% if n %}")), Contains("levels"));
-  CHECK_THAT(refusal("{{ " + many(100'000, "[") + many(100'000, "]") + " }}"), Contains("levels"));
-  CHECK_THAT(refusal("{% if n %}" + many(100'000, "{% elif n %}")), Contains("levels"));
-  CHECK_THAT(refusal("{{ 1" + many(100'000, "+1") + " }}"), Contains("levels"));
-  CHECK_THAT(refusal("{{ n" + many(100'000, ".n") + " }}"), Contains("levels"));
-  CHECK_THAT(refusal("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), Contains("macros"));
-  CHECK_THAT(refusal("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
+  CHECK_THAT(jinja_refusal("{{ " + many(100'000, "(") + many(100'000, ")") + " }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{{ " + many(100'000, "not ") + "n }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{{ " + many(100'000, "-") + "n }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal(many(100'000, "{% if n %}")), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{{ " + many(100'000, "[") + many(100'000, "]") + " }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{% if n %}" + many(100'000, "{% elif n %}")), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{{ 1" + many(100'000, "+1") + " }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{{ n" + many(100'000, ".n") + " }}"), Contains("levels"));
+  CHECK_THAT(jinja_refusal("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), Contains("macros"));
+  CHECK_THAT(jinja_refusal("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
              Contains("does not end"));
-  CHECK_THAT(refusal("{{ 'abcdefgh' * 99999999 }}"), Contains("too long"));
-  CHECK_THAT(refusal("{{ range(99999999) }}"), Contains("range"));
+  CHECK_THAT(jinja_refusal("{{ 'abcdefgh' * 99999999 }}"), Contains("too long"));
+  CHECK_THAT(jinja_refusal("{{ range(99999999) }}"), Contains("range"));
   for (const char* text :
        {"{", "{{", "{%", "{#", "{{-", "{%-}", "{{ '\\", "{{ '\\u12", "{{ n is", "{{ n |", "{% set", "{% for",
         "{% macro f(", "{{ n[", "{{ {", "{% if", "{{ n.", "{% %}", "{{ }}"})
-    CHECK(refusal(text).empty() == (std::string(text) == "{"));
+    CHECK(jinja_refusal(text).empty() == (std::string(text) == "{"));
 }
