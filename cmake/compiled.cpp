@@ -40,11 +40,20 @@ void compile_scalar() {
 }
 
 template <class C, class T>
+typename FeedbackQuantizer<C>::Error quantize_rows_with_feedback(const FeedbackQuantizer<C>& quantizer,
+                                                                 MatrixView<T> w,
+                                                                 std::span<std::uint8_t> codes,
+                                                                 std::span<Half> scales, Executor& executor) {
+  return quantizer.quantize_rows(w, codes, scales, executor);
+}
+
+template <class C, class T>
 void compile_quantize() {
   using Nearest = QuantizedMatrix<C>(MatrixView<T>, const C&, const QuantizeOptions&, Executor&);
   using WithFeedback =
       QuantizedMatrix<C>(MatrixView<T>, const C&, const SecondMoment&, const QuantizeOptions&, Executor&);
   compile<Nearest, WithFeedback>(&detail::quantize_scalars<T, C>, &detail::quantize_scalars<T, C>);
+  compile(&quantize_rows<C, T>, &quantize_rows_with_feedback<C, T>);
 }
 
 template <class C>
@@ -52,8 +61,7 @@ void compile_code() {
   compile_quantize<C, const float>();
   compile_quantize<C, const Half>();
   compile_quantize<C, const BFloat16>();
-  compile(&detail::pack_matrix<C>, &quantize_rows<C, const float>, &quantize_rows<C, const Half>,
-          &quantize_rows<C, const BFloat16>);
+  compile(&detail::pack_matrix<C>);
 }
 
 [[gnu::used]] void compile_all() {

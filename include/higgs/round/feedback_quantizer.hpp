@@ -8,7 +8,9 @@
 // segment, keeps the symbols of the segment, and goes on from there.
 #pragma once
 
+#include <higgs/config.hpp>
 #include <higgs/core/code.hpp>
+#include <higgs/core/concepts.hpp>
 #include <higgs/core/error.hpp>
 #include <higgs/core/executor.hpp>
 #include <higgs/core/half.hpp>
@@ -97,26 +99,7 @@ class FeedbackQuantizer {
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
   template <class T>
   Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
-                      Executor& executor = default_executor()) const {
-    if (nearest_) return {nearest_->quantize_rows(w, codes, scales, executor), 0, 0, w.rows};
-    const std::int64_t groups = layout_.groups(), row_bytes = layout_.row_bytes(C::dim, code_bits<C>);
-    detail::expect_rows("higgs::FeedbackQuantizer", w, layout_, row_bytes, codes.size(), scales.size());
-    const std::int64_t tasks = (w.rows + rows_together - 1) / rows_together;
-    std::vector<Error> errors(static_cast<std::size_t>(tasks));
-    executor.run(tasks, [&](std::int64_t task) {
-      const std::int64_t first = task * rows_together, count = std::min(rows_together, w.rows - first);
-      Batch batch(*this, count);
-      batch.load(w.row_range(first, count));
-      for (std::int64_t g = 0; g < groups; ++g) batch.round_group(g);
-      errors[static_cast<std::size_t>(task)] = batch.finish(
-          codes.subspan(static_cast<std::size_t>(first * row_bytes),
-                        static_cast<std::size_t>(count * row_bytes)),
-          scales.subspan(static_cast<std::size_t>(first * groups), static_cast<std::size_t>(count * groups)));
-    });
-    Error total;
-    for (const Error& each : errors) total += each;
-    return total;
-  }
+                      Executor& executor = default_executor()) const;
 
  private:
   using Symbol = SymbolOf<C>;
@@ -433,6 +416,40 @@ class FeedbackQuantizer {
   std::optional<RowQuantizer<C>> nearest_;  // where no error costs anything
   double mean_cost_ = 0;                    // of the square of an input's error
 };
+
+#if HIGGS_DEFINITIONS
+
+template <Code C>
+template <class T>
+typename FeedbackQuantizer<C>::Error FeedbackQuantizer<C>::quantize_rows(MatrixView<T> w,
+                                                                         std::span<std::uint8_t> codes,
+                                                                         std::span<Half> scales,
+                                                                         Executor& executor) const {
+  if constexpr (!detail::is_scalar<T>) {
+    return quantize_rows(detail::as_scalars(w), codes, scales, executor);
+  } else {
+    if (nearest_) return {nearest_->quantize_rows(w, codes, scales, executor), 0, 0, w.rows};
+    const std::int64_t groups = layout_.groups(), row_bytes = layout_.row_bytes(C::dim, code_bits<C>);
+    detail::expect_rows("higgs::FeedbackQuantizer", w, layout_, row_bytes, codes.size(), scales.size());
+    const std::int64_t tasks = (w.rows + rows_together - 1) / rows_together;
+    std::vector<Error> errors(static_cast<std::size_t>(tasks));
+    executor.run(tasks, [&](std::int64_t task) {
+      const std::int64_t first = task * rows_together, count = std::min(rows_together, w.rows - first);
+      Batch batch(*this, count);
+      batch.load(w.row_range(first, count));
+      for (std::int64_t g = 0; g < groups; ++g) batch.round_group(g);
+      errors[static_cast<std::size_t>(task)] = batch.finish(
+          codes.subspan(static_cast<std::size_t>(first * row_bytes),
+                        static_cast<std::size_t>(count * row_bytes)),
+          scales.subspan(static_cast<std::size_t>(first * groups), static_cast<std::size_t>(count * groups)));
+    });
+    Error total;
+    for (const Error& each : errors) total += each;
+    return total;
+  }
+}
+
+#endif
 
 }  // namespace v0
 }  // namespace higgs
