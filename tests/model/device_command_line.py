@@ -69,7 +69,8 @@ class DeviceCommandLine(unittest.TestCase):
             self.assertAlmostEqual(here["kl"], there["kl"], delta=0.02 * there["kl"])
 
     def test_sensitivity_measures_what_the_cpu_does(self):
-        words = ["sensitivity", self.model, "--window", 16, "--tokens", 32, "--levels", 1, "--most", 0.05]
+        gradients = ["sensitivity", self.model, "--window", 16, "--tokens", 32]
+        words = [*gradients, "--levels", 1, "--most", 0.05]
         on_gpu = self.results("cuda", *words, "-o", self.folder / "gpu.json")
         on_cpu = self.results("cpu", *words, "-o", self.folder / "cpu.json")
         for here, there in zip(on_gpu["layers"], on_cpu["layers"], strict=True):
@@ -78,7 +79,7 @@ class DeviceCommandLine(unittest.TestCase):
         refused = self.fails(1, *words, "-o", self.folder / "cpu.json", "--device", "cuda")
         self.assertIn("--device cpu in float", refused)
         self.assertIn("--device cuda in fp16", refused)
-        refused = self.fails(1, *words, "-o", self.folder / "more.json", "--gradients", 2, "--device", "cuda")
+        refused = self.fails(1, *gradients, "-o", self.folder / "more.json", "--gradients", 2, "--device", "cuda")
         self.assertIn("--gradients", refused)
         self.assertIn("--device cpu", refused)
 

@@ -215,8 +215,9 @@ HIGGS_INLINE double trace_of(const SecondMoment& moment, std::span<const float> 
   double trace = 0;
   for (std::int64_t p = 0; p < moment.parts(); ++p)
     for (std::int64_t k = 0; k < moment.values(p).rows; ++k) {
-      const double scale = scales.empty() ? 1 : scales[static_cast<std::size_t>(p * moment.part() + k)];
-      trace = std::fma(static_cast<double>(moment.values(p)(k, k)), scale * scale, trace);
+      const float scale = scales.empty() ? 1 : scales[static_cast<std::size_t>(p * moment.part() + k)];
+      trace = std::fma(static_cast<double>(moment.values(p)(k, k)),
+                       static_cast<double>(scale) * static_cast<double>(scale), trace);
     }
   return trace;
 }

@@ -105,7 +105,8 @@ HIGGS_INLINE SecondMoment SecondMoment::from(MatrixView<const float> h, std::int
   out.expect_second_moments();
   for (std::int64_t i = 0; i < h.rows; ++i)
     for (std::int64_t j = i + 1; j < h.cols; ++j) {
-      const double above = h(i, j), below = h(j, i), squares = double{h(i, i)} * double{h(j, j)};
+      const auto above = static_cast<double>(h(i, j)), below = static_cast<double>(h(j, i));
+      const double squares = static_cast<double>(h(i, i)) * static_cast<double>(h(j, j));
       expects(std::abs(above - below) <= 1e-4 * std::sqrt(squares), [&] {
         return detail::sentence("higgs::SecondMoment::from: h is not symmetric: (", i, ", ", j, ") is ",
                                 above, ", but (", j, ", ", i, ") is ", below);
@@ -186,7 +187,8 @@ HIGGS_INLINE void SecondMoment::expect_second_moments() const {
       });
     for (std::int64_t i = 0; i < h.rows; ++i)
       for (std::int64_t j = i + 1; j < h.cols; ++j) {
-        const double most = std::sqrt(double{h(i, i)} * double{h(j, j)}), value = h(i, j);
+        const double most = std::sqrt(static_cast<double>(h(i, i)) * static_cast<double>(h(j, j)));
+        const auto value = static_cast<double>(h(i, j));
         expects(std::abs(value) <= 1.01 * most, [&] {  // false for NaN
           return detail::sentence("higgs::SecondMoment: the products of inputs ", first + i, " and ",
                                   first + j, " sum to ", value, ", but their squares allow ", most,
