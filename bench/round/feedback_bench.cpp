@@ -27,7 +27,7 @@ void feedback(benchmark::State& state) {
   moment.add({x.data(), rows, cols});
   const higgs::CodeLayout layout{.rows = 1, .cols = cols, .block = higgs::choose_block(cols)};
   higgs::SerialExecutor serial;
-  const std::clock_t begin = std::clock();  // of processor time: others on the machine do not count
+  const std::clock_t begin = std::clock();  // processor time: other programs do not count
   for (auto _ : state) {
     const higgs::Feedback made(moment, layout, 1, {}, higgs::Feedback::default_damping, serial);
     if (made.damping() != higgs::Feedback::default_damping) return state.SkipWithError("damped further");

@@ -100,7 +100,7 @@ void measure(benchmark::State& state, Isa isa, Shape shape) {
     for (std::int64_t j = 0; j < n; ++j)
       if (c(i, j) != (upper && j < i ? 0.0f : 0.125f * static_cast<float>(k)))
         return state.SkipWithError("the result is wrong");
-  const std::clock_t begin = std::clock();  // of processor time: others on the machine do not count
+  const std::clock_t begin = std::clock();  // processor time: other programs do not count
   for (auto _ : state) {
     add();
     benchmark::ClobberMemory();

@@ -148,6 +148,23 @@ TEMPLATE_TEST_CASE("the loss is that of the definition, and no more than without
   }
 }
 
+TEST_CASE("the mean cost of an error is the mean of the diagonal that the factors stand for",
+          "[round][feedback]") {
+  for (const std::int64_t part : {0, 32}) {
+    const higgs::CodeLayout layout = higgs::make_layout(4, 96, 2, {.block = 32});
+    const higgs::Feedback feedback(inputs_of(96, 1, part), layout, 5);
+    double sum = 0;
+    for (std::int64_t i = 0; i < feedback.parts(); ++i)
+      for (std::int64_t j = 0; j < feedback.rows(i).rows; ++j)
+        for (std::int64_t k = j; k < feedback.rows(i).cols; ++k) {
+          const auto u = static_cast<double>(feedback.rows(i)(j, k));
+          sum += u * u * static_cast<double>(feedback.d()[static_cast<std::size_t>(i * feedback.part() + k)]);
+        }
+    CHECK(feedback.mean_cost() == Approx(sum / static_cast<double>(feedback.cols())).epsilon(1e-4));
+  }
+  CHECK(higgs::Feedback(SecondMoment(96), higgs::make_layout(4, 96, 2), 5).mean_cost() == 0);
+}
+
 TEST_CASE("inputs that speak together make up for each other's errors", "[round][feedback]") {
   const Normals w(130, 384, 9);
   const auto gain = [&](double noise) {

@@ -24,7 +24,7 @@ class ChatFormat {
   /// messages or leaves one out.
   std::string prompt(std::string_view question, std::string_view system) const;
   /// The tokens that end an answer: the one that the template writes after an answer, the one that ends texts, and
-  /// those of all known formats that this vocabulary has.
+  /// the end-of-turn tokens of all known formats that this vocabulary has.
   const std::vector<TokenId>& end_tokens() const noexcept { return end_tokens_; }
 
  private:

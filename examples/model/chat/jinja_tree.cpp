@@ -16,7 +16,7 @@ namespace {
 struct Token {
   enum class Kind { Text, Name, String, Integer, Float, Operator, Begin, End };
   Kind kind = Kind::Text;
-  std::string text;  // of Begin and End: "{{", "{%", "}}", "%}"; "" ends the template
+  std::string text;  // Begin and End have "{{", "{%", "}}", "%}"; "" ends the template
   std::size_t line = 0;
 };
 

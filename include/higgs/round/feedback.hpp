@@ -66,6 +66,9 @@ class Feedback {
   /// The damping that was used.
   double damping() const noexcept { return damping_; }
 
+  /// The mean of the diagonal of H', damping included: what the square of an input's error costs where no error is fed back.
+  double mean_cost() const noexcept { return mean_ * (1 + damping_); }
+
   std::int64_t cols() const noexcept { return std::ssize(d_); }  ///< rotated inputs, padding among them
   std::int64_t part() const noexcept { return part_; }  ///< rotated inputs of a part; the last may have fewer
   std::int64_t parts() const noexcept { return (cols() + part_ - 1) / part_; }  ///< parts of U
@@ -82,6 +85,7 @@ class Feedback {
 
   std::int64_t part_;
   double damping_;
+  double mean_ = 0;       // mean of the diagonal of H' without damping
   std::vector<float> u_;  // (parts, part, part), the last part smaller in both
   std::vector<float> d_;  // (padded_cols)
 };
@@ -265,8 +269,8 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
   d_.resize(static_cast<std::size_t>(layout.padded_cols()));
   std::vector<float> scales;
   for (const Half scale : input_scales) scales.push_back(static_cast<float>(scale));
-  const double mean = detail::trace_of(moment, scales) / static_cast<double>(cols());
-  if (mean == 0) return;
+  mean_ = detail::trace_of(moment, scales) / static_cast<double>(cols());
+  if (mean_ == 0) return;
   const std::int64_t last = cols() - (parts() - 1) * part_;
   u_.resize(static_cast<std::size_t>((parts() - 1) * part_ * part_ + last * last));
   const auto factor_part = [&](std::int64_t i) {
@@ -281,19 +285,19 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
       if (side == 0) detail::transpose(h, executor);
     }
     for (std::int64_t k = 0; k < h.rows; ++k)
-      h(k, k) = static_cast<float>(std::fma(damping_, mean, static_cast<double>(h(k, k))));
+      h(k, k) = static_cast<float>(std::fma(damping_, mean_, static_cast<double>(h(k, k))));
     // No square is below what is added here, but for rounding. Where rounding takes half of that, it decides too much.
-    return factor(h, std::span(d_).subspan(from, static_cast<std::size_t>(h.rows)), damping_ * mean / 2,
+    return factor(h, std::span(d_).subspan(from, static_cast<std::size_t>(h.rows)), damping_ * mean_ / 2,
                   executor, isa);
   };
   for (std::int64_t i = 0; i < parts();)
     if (factor_part(i)) {
       ++i;
     } else {
-      // All eigenvalues of a second moment are above minus its trace, which is `mean` a column.
-      expects(std::isfinite(mean) && damping_ <= static_cast<double>(cols()), [&] {
+      // All eigenvalues of a second moment are above minus its trace, which is `mean_` a column.
+      expects(std::isfinite(mean_) && damping_ <= static_cast<double>(cols()), [&] {
         return detail::sentence("higgs::Feedback: the second moment of ", moment.cols(),
-                                " inputs cannot be factored; its mean square times input scales is ", mean);
+                                " inputs cannot be factored; its mean square times input scales is ", mean_);
       });
       damping_ = std::max(10 * damping_, 1e-4);
       i = 0;

@@ -93,7 +93,6 @@ class FeedbackQuantizer {
                               " rotated inputs, but the layout has ", layout.padded_cols());
     });
     if (feedback.empty()) nearest_.emplace(code, layout, seed, exponent, input_scales);
-    mean_cost_ = mean_cost(feedback);
   }
 
   /// Quantizes `w` (n, cols) into `codes` (n, row_bytes) and `scales` (n, groups). Weights must be finite.
@@ -109,21 +108,6 @@ class FeedbackQuantizer {
   static constexpr bool together =
       ChainCode<C> && !ResumableCode<C>;  // symbols of a group are chosen at once
   static constexpr std::int64_t ahead = ResumableCode<C> ? (inputs_ahead + dim - 1) / dim * dim : 0;
-
-  // The mean of the diagonal of H', from its factors.
-  static double mean_cost(const Feedback& feedback) {
-    if (feedback.empty()) return 0;
-    double sum = 0;
-    for (std::int64_t i = 0; i < feedback.parts(); ++i) {
-      const MatrixView<const float> u = feedback.rows(i);
-      const float* d = feedback.d().data() + i * feedback.part();
-      for (std::int64_t j = 0; j < u.rows; ++j)
-        for (std::int64_t k = j; k < u.cols; ++k)
-          sum = std::fma(static_cast<double>(u(j, k)) * static_cast<double>(u(j, k)),
-                         static_cast<double>(d[k]), sum);
-    }
-    return sum / static_cast<double>(feedback.cols());
-  }
 
   // The inputs of a segment: whole symbols.
   std::int64_t segment() const noexcept {
@@ -185,7 +169,7 @@ class FeedbackQuantizer {
         const auto row = static_cast<std::size_t>(r);
         Error& error = row_errors_[row];
         error.squared_norm = sum_of_squares(weights(r));
-        error.expected_nearest_loss = q_.book_.mse() * q_.mean_cost_ * error.squared_norm;
+        error.expected_nearest_loss = q_.book_.mse() * q_.feedback_.mean_cost() * error.squared_norm;
         for (std::size_t c = 0; c < left.size(); ++c)
           left[c] = errors_[c * static_cast<std::size_t>(count_) + row];
         // Inputs that hardly speak together gain little or nothing.
@@ -414,7 +398,6 @@ class FeedbackQuantizer {
   detail::RotatedRows rows_;
   const Feedback& feedback_;
   std::optional<RowQuantizer<C>> nearest_;  // where no error costs anything
-  double mean_cost_ = 0;                    // of the square of an input's error
 };
 
 #if HIGGS_DEFINITIONS
