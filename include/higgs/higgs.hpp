@@ -129,6 +129,8 @@
 #  include <higgs/rotate/hadamard.cuh>
 #  include <higgs/rotate/hadamard_device.cuh>
 #  include <higgs/rotate/paley.cuh>
+#  include <higgs/round/outer_product.cuh>
+#  include <higgs/round/second_moment.cuh>
 #  include <higgs/scale/group_scale.cuh>
 #  include <higgs/scale/input_scale.cuh>
 #endif
