@@ -19,7 +19,7 @@ COMMANDS = ["inspect", "quantize", "eval", "compare", "sensitivity", "allocate",
 WIDTH, FFN, VOCABULARY, LAYERS = 24, 36, 40, 2
 
 
-def write_model(folder, damage=None, more=None):
+def write_model(folder, damage=None, more=None, seed=1):
     """A Llama of random weights and `more` tensors, name to shape; the last number of the tensor `damage` is NaN."""
     shapes = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
@@ -31,7 +31,7 @@ def write_model(folder, damage=None, more=None):
                                  ("mlp.gate", FFN, WIDTH), ("mlp.up", FFN, WIDTH), ("mlp.down", WIDTH, FFN)):
             shapes[f"{block}{part}_proj.weight"] = (rows, cols)
     shapes.update(more or {})
-    generator, header, data = random.Random(1), {}, b""
+    generator, header, data = random.Random(seed), {}, b""
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         values = [1.0] * count if len(shape) == 1 else [generator.gauss(0, 0.3) for _ in range(count)]
@@ -279,6 +279,66 @@ class CommandLine(unittest.TestCase):
                                        "--random", 0, "--bits", 16, "--uniform", f"4,4/8,{names[0]}/8", "--json", "-"))
         self.assertEqual([row["name"] for row in values["rows"][:3]], [names[1], names[1] + "/8", names[0] + "/8"])
 
+    def test_plans_are_made_for_layers_that_are_rounded_with_feedback(self):
+        alpha, plan, report = (self.folder / name for name in ("alpha.json", "plan.json", "report.json"))
+        out, hessian = self.folder / "out", ["--round", "hessian", "--calibrate", self.text, "--calibrate-tokens", 600]
+        self.works("sensitivity", self.model, "-o", alpha, "--gradients", 2, "--tokens", 64, "--window", 64)
+        allocate = ["allocate", self.model, "--alpha", alpha, "--bits", 5, "-o", plan, "--json", "-"]
+        quantize = ["quantize", self.model, "-o", out, "--json", "-", "--plan", plan]
+        nearest = json.loads(self.works(*allocate))
+        self.assertEqual(json.loads(plan.read_text())["round"], "nearest")
+        self.assertIn("allocate --rounding", self.run_program(*quantize, *hessian).stderr)
+        self.works("quantize", self.model, "-o", out, *hessian, "--json", report)
+        result = self.run_program(*allocate, "--rounding", report)
+        self.assertIn("lacks 1 of the 15 planned layers", result.stderr)
+        self.assertIn("with --round hessian", result.stderr)
+        planned, written = json.loads(result.stdout), json.loads(plan.read_text())
+        self.assertLess(planned["loss"], nearest["loss"])
+        self.assertTrue(planned["next"].endswith(f"--round hessian --calibrate {self.text} --calibrate-tokens 600"))
+        self.assertEqual(written["round"], "hessian")
+        self.assertGreater(len(planned["counts"]), 2)
+        for more in ([], ["--fused"], ["--no-input-scales"]):
+            result = self.run_program(*quantize, *hessian, *more)
+            self.assertNotIn("allocate --rounding", result.stderr)
+            values = json.loads(result.stdout)
+            self.assertEqual(values["plan"], {"metric": "kl", "loss": planned["loss"], "round": "hessian"})
+            found = {layer["name"]: layer["codebook"] for layer in values["layers"]}
+            self.assertEqual(found, {layer["name"]: layer["codebook"] for layer in written["layers"]})
+            self.assertEqual(values["bits_per_weight"], planned["bits_per_weight"])
+            self.assertEqual(sum("loss" in layer for layer in values["layers"]), len(found) - 1)
+        said = self.fails(1, *quantize, *hessian, "--skip", "0.mlp.down")
+        self.assertIn(f"{plan}: has a codebook for model.layers.0.mlp.down_proj.weight, so --skip 0.mlp.down", said)
+        self.assertIn(str(plan), self.fails(1, *quantize, "--embedding", 4))
+        said = self.run_program(*quantize)
+        self.assertIn(f"{plan}: is for --round hessian", said.stderr)
+        self.assertIn(f"{plan}: predicted kl +", said.stderr)
+
+        self.works("sensitivity", self.model, "-o", alpha, "--gradients", 2, "--tokens", 64, "--window", 64,
+                   "--no-input-scales")
+        self.works(*allocate)
+        self.assertIn(f"--calibrate {self.text}", self.fails(1, *quantize, "--calibrate", self.text))
+        self.works(*quantize, *hessian)  # which needs inputs though the plan has no input scales
+
+        other = write_model(self.folder / "other", seed=2)
+        self.assertIn(f"{report}: is of model", self.fails(1, "allocate", other, *allocate[2:], "--rounding", report))
+        self.works("quantize", self.model, "-o", out, "--json", report)
+        self.assertIn(f"{report}: is of rounding to the nearest", self.fails(1, *allocate, "--rounding", report))
+        self.assertIn(str(alpha), self.fails(1, *allocate, "--rounding", alpha))
+        self.assertIn("is read by this command", self.fails(1, *allocate[:-1], report, "--rounding", report))
+
+    def test_losses_of_rounding_are_told(self):
+        words = ["quantize", self.model, "-o", self.folder / "out", "--calibrate", self.text]
+        said = self.works(*words)
+        self.assertIn("what the codebook promises", said)
+        said = self.run_program(*words, "--round", "hessian")
+        self.assertRegex(said.stdout, r"losses of rounding: 0\.\d+ of what .* \(median of 14 matrices\), at most \d\.\d+, in "
+                                      r"model\.layers\.")
+        self.assertRegex(said.stdout, r"rounding errors: .* promises, in model\.embed_tokens\.weight\n")
+        self.assertNotIn("random tokens", said.stderr)
+        random_tokens = ["quantize", self.model, "-o", self.folder / "out", "--dry-run"]
+        self.assertIn("--calibrate self", self.run_program(*random_tokens, "--round", "hessian").stderr)
+        self.assertNotIn("--calibrate self", self.run_program(*random_tokens).stderr)
+
     def test_rounding_by_second_moments_is_obeyed_or_refused(self):
         out, hessian = self.folder / "out", ["--round", "hessian"]
         words = ["quantize", self.model, "-o", out]
@@ -309,7 +369,9 @@ class CommandLine(unittest.TestCase):
         def command(name):
             return ["quantize", self.model, "-o", self.folder / name, "--round", "hessian", "--calibrate-tokens", 8192,
                     "--threads", 1]
-        self.works(*command("whole"))
+        def losses(said):
+            return {layer["name"]: layer.get("loss") for layer in json.loads(said)["layers"]}
+        expected = losses(self.works(*command("whole"), "--json", "-"))
         whole = (self.folder / "whole" / "model.safetensors").read_bytes()
         killed = 0
         for lines in (0, 5, 8, 13, 15, 17, 19):  # of the journal: matrices and tensors that are done
@@ -321,11 +383,42 @@ class CommandLine(unittest.TestCase):
                     pass
                 process.kill()
             killed += process.returncode == -signal.SIGKILL
-            self.works(*command(out.name))
+            self.assertEqual(losses(self.works(*command(out.name), "--json", "-")), expected)
             self.assertEqual((out / "model.safetensors").read_bytes(), whole)
             self.assertEqual(sorted(file.name for file in out.iterdir()),
                              ["config.json", "model.safetensors", "tokenizer.json"])
         self.assertGreater(killed, 3)
+
+    def test_what_a_model_writes_for_its_calibration_outlives_a_kill(self):
+        def command(name, way):
+            return ["quantize", self.model, "-o", self.folder / name, "--round", way, "--calibrate", "self",
+                    "--calibrate-tokens", 16384, "--threads", 1]
+        def is_written(path, lines):
+            try:
+                return path.read_bytes().count(b"\n") >= lines
+            except FileNotFoundError:
+                return False
+        killed = 0
+        for way, name in (("nearest", "model.safetensors.partial.tokens"), ("hessian", "model.safetensors.partial.tokens"),
+                          ("hessian", "model.safetensors.partial.states")):
+            self.works(*command("whole", way))
+            out = self.folder / "out"
+            awaited, least = out / name, 2 if name.endswith("tokens") else 0  # lines: the first is no text
+            with subprocess.Popen([PROGRAM, *map(str, command("out", way))], stderr=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL) as process:
+                while process.poll() is None and not is_written(awaited, least):
+                    pass
+                process.kill()
+            killed += process.returncode == -signal.SIGKILL
+            said = self.run_program(*command("out", way)).stderr
+            self.assertRegex(said, r"goes on: \d+ of 16384 tokens are written" if least == 2 else
+                             r"goes on: 16384 of 16384 tokens are written")
+            self.assertEqual((out / "model.safetensors").read_bytes(),
+                             (self.folder / "whole" / "model.safetensors").read_bytes())
+            self.assertEqual(sorted(file.name for file in out.iterdir()),
+                             ["config.json", "model.safetensors", "tokenizer.json"])
+            shutil.rmtree(out)
+        self.assertEqual(killed, 3)
 
     def test_eval_reports_errors_and_tails(self):
         result = self.folder / "result.json"

@@ -21,7 +21,7 @@ namespace higgs::model {
 namespace {
 
 struct Options : CommonOptions {
-  std::string model, alpha, out, report, metric = "kl";
+  std::string model, alpha, rounding, out, report, metric = "kl";
   PlanRequest request;
   PlanOptions plan;
   double bits = 0;
@@ -42,8 +42,14 @@ struct Options : CommonOptions {
 }
 
 std::string next_command(const Options& options) {
-  return "higgs-model quantize " + shell_quoted(options.model) + " -o OUT --plan " +
-         shell_quoted(options.out);
+  std::string out =
+      "higgs-model quantize " + shell_quoted(options.model) + " -o OUT --plan " + shell_quoted(options.out);
+  const auto& rounding = options.request.rounding;
+  if (rounding) out += " --round hessian";
+  if (rounding && !rounding->calibration.empty())
+    out += " --calibrate " + shell_quoted(rounding->calibration) + " --calibrate-tokens " +
+           std::to_string(rounding->tokens);
+  return out;
 }
 
 // What the plan promises, and how many layers have each format.
@@ -51,8 +57,9 @@ void report_choice(const Options& options, const Plan& plan, const std::map<std:
                    std::ostream& out) {
   const bool certain = std::isfinite(plan.low) && std::isfinite(plan.high);
   char line[200];
-  std::snprintf(line, sizeof line, "%.4f bits a weight in the planned layers, predicted %s +%.5f",
-                plan.bits_per_weight(), options.metric.c_str(), plan.loss);
+  std::snprintf(line, sizeof line, "%.4f bits a weight in the planned layers, predicted %s +%.5f%s",
+                plan.bits_per_weight(), options.metric.c_str(), plan.loss,
+                options.request.rounding ? " with --round hessian" : "");
   out << line;
   if (certain) {
     std::snprintf(line, sizeof line, " (95 %% interval %.5f to %.5f)", plan.low, plan.high);
@@ -73,8 +80,13 @@ void allocate_bits(Options& options) {
   options.request.options.input_scales = file.protocol.input_scales;
   options.request.calibrated = file.protocol.input_scales;
   options.request.metric = metric_named(options.metric);
+  if (!options.rounding.empty())
+    options.request.rounding = read_rounding(read_text(options.rounding), options.rounding);
   const std::vector<PlanLayer> layers = plan_layers(source, file, options.request);
   for (const std::string& doubt : doubts_about(file, source)) tell(doubt);
+  if (options.request.rounding)
+    if (const std::string note = layers_without_feedback(*options.request.rounding, layers); !note.empty())
+      tell(note);
   const auto plan = options.bytes >= 0
                         ? allocate_file(source, layers, options.request, options.bytes, options.plan)
                         : allocate(layers, Budget::bits(options.bits), options.plan);
@@ -82,8 +94,9 @@ void allocate_bits(Options& options) {
   const Outline outline = outline_of(source, options.request, *plan);
   const Sizes before = sizes_of(source), after = sizes_of(source, outline);
   plan_file.commit(write_plan(*plan, options.request, file));
-  report.commit(allocation_page("Bits for " + source.path().filename().string(), file, layers, *plan,
-                                options.request.metric));
+  report.commit(allocation_page("Bits for " + source.path().filename().string() +
+                                    (options.request.rounding ? ", rounded with feedback" : ""),
+                                file, layers, *plan, options.request.metric));
 
   std::ostream& out = options.text();
   std::map<std::string, int> counts;
@@ -128,6 +141,11 @@ void add_allocate(CLI::App& app) {
   add_model_option(*command, *options, options->model, "model in its original form");
   options->reads(command->add_option("--alpha", options->alpha, "what sensitivity wrote"))
       ->required()
+      ->type_name("JSON");
+  options
+      ->reads(command->add_option("--rounding", options->rounding,
+                                  "what quantize --round hessian --json wrote about this model: losses are "
+                                  "predicted for layers rounded so"))
       ->type_name("JSON");
   auto* bits = command
                    ->add_option("--bits", options->bits,

@@ -252,10 +252,12 @@ std::string describe_errors(const Evaluation& result) {
 }
 
 std::vector<TokenId> tokens_to_calibrate(const ModelSource& source, const std::string& calibrate,
-                                         std::int64_t count, Executor& executor) {
+                                         std::int64_t count, Executor& executor,
+                                         const WrittenTokens& written) {
   ProgressBar bar("write", "tokens");
-  return calibration_tokens(source, calibrate, count, executor,
-                            [&](std::int64_t done, std::int64_t total) { bar.update(done, total); });
+  return calibration_tokens(
+      source, calibrate, count, executor,
+      [&](std::int64_t done, std::int64_t total) { bar.update(done, total); }, written);
 }
 
 void require_context(const ModelSource& source, std::int64_t window) {

@@ -113,7 +113,8 @@ nlohmann::ordered_json describe(const Evaluation& result);
 std::string describe_errors(const Evaluation& result);
 /// The calibration_tokens() that a command's --calibrate asks for. It draws a bar while the model writes them.
 std::vector<TokenId> tokens_to_calibrate(const ModelSource& source, const std::string& calibrate,
-                                         std::int64_t count, Executor& executor);
+                                         std::int64_t count, Executor& executor,
+                                         const WrittenTokens& written = {});
 /// Throws InvalidArgument, which names the model, if its context is shorter than a window.
 void require_context(const ModelSource& source, std::int64_t window);
 /// Says it to the user on standard error, where it mixes with no result.

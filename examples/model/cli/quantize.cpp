@@ -6,6 +6,7 @@
 #include "plan/plan.hpp"
 #include "quantize/moment_parts.hpp"
 #include "quantize/sizes.hpp"
+#include "quantize/tokens_file.hpp"
 #include "terminal/machine.hpp"
 
 #include <higgs/codes/registry.hpp>
@@ -35,6 +36,7 @@ struct Options : CommonOptions {
   std::int64_t calibrate_tokens = calibration_token_count;
   std::int64_t round_memory = 0;
   QuantizeRequest request;
+  std::optional<StoredPlan> stored_plan{};  // what --plan holds, but for its codebooks
   std::uint64_t seed = 0;
   bool no_input_scales = false;
   bool no_signs = false;
@@ -129,14 +131,20 @@ void complete_request(Options& options, const ModelSource& source) {
     request.options.block = plan.block;
     request.options.group = plan.group;
     request.options.input_scales = plan.input_scales && !options.no_input_scales;
-    if (!plan.input_scales) require_no_calibration(*options.calibrate_option, options.plan);
+    if (!plan.input_scales && !options.by_second_moments())  // which need inputs whatever else there is
+      require_no_calibration(*options.calibrate_option, options.plan);
     if (plan.sharing == Sharing::Fused) request.sharing = Sharing::Fused;
+    options.stored_plan = std::move(plan);
   }
   const auto refuse = [&](const CLI::Option* option, std::string_view tensor, const char* name) {
     if (option->count() > 0 && request.codebooks.contains(tensor))
       throw InvalidArgument(options.plan + ": has a codebook for " + std::string(tensor) + ", so " + name +
                             " must not be given");
   };
+  for (const auto& [name, codebook] : request.codebooks)
+    if (request.skip && std::regex_search(name, *request.skip))
+      throw InvalidArgument(options.plan + ": has a codebook for " + name + ", so --skip " + options.skip +
+                            " must not find it");
   refuse(options.embedding_option, embedding_name, "--embedding");
   refuse(options.output_option, output_name, "--lm-head");
   if (options.output_option->count() > 0 && source.config() && source.config()->tied_embeddings)
@@ -161,7 +169,9 @@ ordered_json describe(const ModelSource& source, const Outline& outline, std::os
                     {"bytes", each.bytes}});
   std::int64_t bytes = 0, weights = 0;
   for (const Outline::Matrix& matrix : outline.matrices) bytes += matrix.bytes, weights += matrix.weights();
-  return {{"bits_per_weight", 8.0 * static_cast<double>(bytes) / static_cast<double>(weights)},
+  return {{"model", source.path().filename().string()},
+          {"weights_fingerprint", std::to_string(weights_fingerprint(source))},
+          {"bits_per_weight", 8.0 * static_cast<double>(bytes) / static_cast<double>(weights)},
           {"file_bits_per_weight", after.bits()},
           {"bytes_before", before.file_bytes},
           {"bytes_after", after.file_bytes},
@@ -170,6 +180,25 @@ ordered_json describe(const ModelSource& source, const Outline& outline, std::os
           {"kept", std::move(kept)},
           {"unused", outline.unused},
           {"notes", outline.notes}};
+}
+
+// What the plan promised, and whether the layers are rounded as it supposes.
+void describe_plan(const Options& options, ordered_json& results) {
+  const StoredPlan& plan = *options.stored_plan;
+  const char* round = plan.with_feedback ? "hessian" : "nearest";
+  if (plan.loss && !plan.metric.empty()) {
+    char text[100];
+    std::snprintf(text, sizeof text, "predicted %s +%.5f with --round %s\n", plan.metric.c_str(), *plan.loss,
+                  round);
+    options.text() << options.plan << ": " << text;
+    results["plan"] = {{"metric", plan.metric}, {"loss", *plan.loss}, {"round", round}};
+  }
+  if (plan.with_feedback && !options.by_second_moments())
+    tell(options.plan +
+         ": is for --round hessian; rounded to the nearest, layers lose more than it predicts");
+  if (!plan.with_feedback && options.by_second_moments())
+    tell(options.plan +
+         ": is for rounding to the nearest; allocate --rounding finds the plan for --round hessian");
 }
 
 // What the written file says about its layers.
@@ -190,22 +219,42 @@ ordered_json describe_layers(const std::string& folder) {
   return layers;
 }
 
-// How the errors are beside those of Gaussian weights, which rotation makes of any.
+// How the errors are beside those of Gaussian weights, which rotation makes of any. Layers rounded with feedback are left
+// out: there, larger errors of weights make smaller errors of products.
 void report_errors(const ordered_json& layers, std::ostream& out) {
   double worst = 0;
   std::string name;
   for (const ordered_json& layer : layers) {
+    if (layer.contains("loss")) continue;
     const double ratio = layer["t2"].get<double>() / layer["expected_t2"].get<double>();
     if (ratio > worst) worst = ratio, name = layer["name"];
   }
+  if (name.empty()) return;
   char percent[64];
   std::snprintf(percent, sizeof percent, "%.1f %% %s", 100 * std::fabs(worst - 1),
                 worst < 1 ? "below" : "above");
   out << "rounding errors: at most " << percent << " what the codebook promises, in " << name << "\n";
 }
 
+// The text that the model writes. What a killed run kept of it is taken as it is.
+std::vector<TokenId> write_calibration(const Options& options, const ModelSource& source,
+                                       Executor& executor) {
+  const std::int64_t count = options.calibrate_tokens;
+  const std::int64_t window = std::min(calibration_window, source.require_config().context);
+  TokensFile file(checkpoint_in(options.out), files_fingerprint(source) + "\nwritten " +
+                                                  std::to_string(count) + " " + std::to_string(window));
+  if (const std::int64_t before = std::ssize(file.tokens()); before > 0)
+    tell("goes on: " + std::to_string(before) + " of " + counted(count, "token is", "tokens are") +
+         " written");
+  on_interrupt(Interrupted::GoesOn);
+  return tokens_to_calibrate(
+      source, options.calibrate, count, executor,
+      {.before = file.tokens(), .keep = [&](std::span<const TokenId> piece) { file.append(piece); }});
+}
+
 // The text to measure inputs with.
 std::vector<TokenId> read_calibration(const Options& options, const ModelSource& source, Executor& executor) {
+  if (options.calibrate == "self") return write_calibration(options, source, executor);
   std::vector<TokenId> tokens =
       tokens_to_calibrate(source, options.calibrate, options.calibrate_tokens, executor);
   const std::int64_t count = std::ssize(tokens);
@@ -274,10 +323,9 @@ ordered_json describe(const RoundReport& report) {
           {"silent", report.silent}};
 }
 
-// Adds to layers what rounding by second moments says of them, and tells how their products err.
+// Adds to layers what rounding by second moments says of them, and tells what is left of their losses.
 void add_losses(ordered_json& layers, const RoundReport& report, std::ostream& out) {
-  double sum = 0, worst = 0;
-  std::string name;
+  std::vector<std::pair<double, std::string>> left;
   for (ordered_json& layer : layers) {
     const auto found = report.layers.find(layer["name"].get<std::string>());
     if (found == report.layers.end()) continue;
@@ -286,18 +334,19 @@ void add_losses(ordered_json& layers, const RoundReport& report, std::ostream& o
     layer["expected_nearest_loss"] = rounded.expected_nearest_loss;
     layer["nearest_rows"] = rounded.nearest_rows;
     layer["damping"] = rounded.damping;
-    const double ratio = rounded.expected_nearest_loss > 0 ? rounded.loss / rounded.expected_nearest_loss : 1;
-    sum += ratio;
-    if (ratio > worst) worst = ratio, name = found->first;
+    if (rounded.expected_nearest_loss > 0)
+      left.emplace_back(rounded.loss / rounded.expected_nearest_loss, found->first);
   }
-  if (report.layers.empty()) return;
+  if (left.empty()) return;
+  std::ranges::sort(left);
   char text[160];
   std::snprintf(
       text, sizeof text,
-      "errors of products: %.3f of what rounding to the nearest leaves, a mean over %zu matrices; at "
+      "losses of rounding: %.3f of what rounding to the nearest is expected to lose (median of %s), at "
       "most %.3f, in ",
-      sum / static_cast<double>(report.layers.size()), report.layers.size(), worst);
-  out << text << name << "\n";
+      left[left.size() / 2].first, counted(std::ssize(left), "matrix", "matrices").c_str(),
+      left.back().first);
+  out << text << left.back().second << "\n";
 }
 
 void quantize(Options& options) {
@@ -308,7 +357,8 @@ void quantize(Options& options) {
   const Outline outline = outline_of(source, options.request);
   check_folder(source, options.out,
                bytes_to_write(source, outline, options.out,
-                              options.by_second_moments() ? options.calibrate_tokens : 0));
+                              options.by_second_moments() ? options.calibrate_tokens : 0) +
+                   (options.calibrate == "self" ? TokensFile::room(options.calibrate_tokens) : 0));
   if (options.memory_option->count() > 0) divide_moments(outline, options.round_memory);
   std::vector<TokenId> tokens;
   if (options.measures_inputs() && options.calibrates_on_file())  // before any work
@@ -316,6 +366,11 @@ void quantize(Options& options) {
   for (const std::string& note : outline.notes) tell(note);
   ordered_json results = describe(source, outline, options.text());
   results["round"] = options.round;
+  if (options.stored_plan) describe_plan(options, results);
+  if (options.by_second_moments() && options.calibrate == "random")
+    tell(
+        "on text, feedback for random tokens was measured to lose more than rounding to the nearest; "
+        "--calibrate self or a text serve --round hessian");
   if (options.dry_run) return options.write(results);
   {
     ProgressBar bar("check", "weights");
@@ -326,8 +381,8 @@ void quantize(Options& options) {
   if (report) results["rounding"] = describe(*report);
   if (const auto peak = peak_memory()) results["peak_memory"] = *peak;
   results["layers"] = describe_layers(options.out);
-  report_errors(results["layers"], options.text());
   if (report) add_losses(results["layers"], *report, options.text());
+  report_errors(results["layers"], options.text());
   options.write(results);
 }
 

@@ -97,28 +97,37 @@ void write_together(const Transformer& model, std::vector<SelfWritten>& windows,
 
 std::vector<TokenId> self_written_tokens(const Transformer& model, std::span<const TokenId> beginning,
                                          std::int64_t count, std::int64_t window, Executor& executor,
-                                         const Progress& progress) {
+                                         const Progress& progress, const WrittenTokens& written) {
   constexpr std::int64_t windows_at_once = 64;
   expects(count >= 0 && window > 0 && window <= model.config().context,
           "higgs::model::self_written_tokens: windows must have tokens and fit the model's context");
+  const std::int64_t before = std::ssize(written.before);
+  expects(before == count || (before < count && before % (windows_at_once * window) == 0),
+          "higgs::model::self_written_tokens: what was written before must be whole pieces of the text");
   std::vector<TokenId> out = random_tokens(count, model.config().vocabulary, calibration_seed);
-  for (std::int64_t first = 0; first < count; first += windows_at_once * window) {
+  std::ranges::copy(written.before, out.begin());
+  for (std::int64_t first = before; first < count; first += windows_at_once * window) {
     std::vector<SelfWritten> windows;
-    for (std::int64_t at = first; at < std::min(count, first + windows_at_once * window); at += window) {
+    const std::int64_t end = std::min(count, first + windows_at_once * window);
+    for (std::int64_t at = first; at < end; at += window) {
       const auto size = static_cast<std::size_t>(std::min(window, count - at));
       windows.emplace_back(model.config(), beginning,
                            std::span(out).subspan(static_cast<std::size_t>(at), size),
                            calibration_seed + static_cast<std::uint64_t>(at / window));
     }
-    write_together(model, windows, executor, [&](std::int64_t written) {
-      if (progress) progress(first + written, count);
+    write_together(model, windows, executor, [&](std::int64_t done) {
+      if (progress) progress(first + done, count);
     });
+    if (written.keep)
+      written.keep(
+          std::span(out).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first)));
   }
   return out;
 }
 
 std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::string& random_self_or_file,
-                                        std::int64_t count, Executor& executor, const Progress& progress) {
+                                        std::int64_t count, Executor& executor, const Progress& progress,
+                                        const WrittenTokens& written) {
   const ModelConfig& config = source.require_config();
   if (random_self_or_file == "random") return random_tokens(count, config.vocabulary, calibration_seed);
   if (random_self_or_file != "self") {
@@ -127,10 +136,11 @@ std::vector<TokenId> calibration_tokens(const ModelSource& source, const std::st
     if (tokens.empty()) throw InvalidArgument(random_self_or_file + ": has no token to calibrate with");
     return tokens;
   }
+  if (std::ssize(written.before) == count) return written.before;  // the model is not even loaded
   std::vector<TokenId> beginning = source.vocabulary().prefix;
   if (beginning.empty() && config.begin_token) beginning.push_back(*config.begin_token);
   return self_written_tokens(Transformer::load(source, executor), beginning, count,
-                             std::min(calibration_window, config.context), executor, progress);
+                             std::min(calibration_window, config.context), executor, progress, written);
 }
 
 InputSquares measure_inputs(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,

@@ -118,9 +118,23 @@ std::vector<std::string> plan_codebooks() {
   return names;
 }
 
+namespace {
+
+// Throws FormatError unless the report is of this model.
+void check_rounding(const RoundingReport& report, const ModelSource& source) {
+  for (const auto& [name, layer] : report.layers)
+    find_matrix(source, name, layer.rows, layer.cols, report.path);
+  if (report.weights != weights_fingerprint(source))
+    throw FormatError(report.path + ": is of " + report.model + ", whose weights are not those of " +
+                      source.path().string() + "; what feedback leaves holds for one model alone");
+}
+
+}  // namespace
+
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request) {
   source.require_sound();
+  if (request.rounding) check_rounding(*request.rounding, source);
   for (const std::string& codebook : request.codebooks) with_shipped_code(codebook, [](auto) {});
   std::vector<PlanLayer> layers;
   std::set<std::string_view> names;
@@ -128,10 +142,11 @@ std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityF
     const ModelTensor& tensor = find_matrix(source, probed.name, probed.rows, probed.cols, file.path);
     names.insert(probed.name);
     const Sensitivity fit = fit_layer(probed, request.metric, file.protocol);
+    const double left = request.rounding ? request.rounding->left_of(probed.name) : 1;
     PlanLayer layer{.name = probed.name,
                     .weights = tensor.rows() * tensor.cols(),
-                    .alpha = fit.alpha,
-                    .margin = fit.high - fit.alpha,
+                    .alpha = left * fit.alpha,
+                    .margin = left > 0 ? left * (fit.high - fit.alpha) : 0,
                     .formats = formats_of(source, tensor, request)};
     if (request.fused) layer.tie = tie_of(probed.name);
     layers.push_back(std::move(layer));
@@ -217,6 +232,15 @@ std::vector<std::string> doubts_about(const SensitivityFile& file, const ModelSo
           "; sensitivities hold for the model that they were measured on"};
 }
 
+std::string layers_without_feedback(const RoundingReport& report, const std::vector<PlanLayer>& layers) {
+  const auto lacks = [&](const PlanLayer& layer) { return !report.layers.contains(layer.name); };
+  const std::int64_t count = std::ranges::count_if(layers, lacks);
+  if (count == 0) return "";
+  return report.path + ": lacks " + std::to_string(count) + " of the " + std::to_string(layers.size()) +
+         " planned layers, which count as rounded to the nearest: " +
+         std::ranges::find_if(layers, lacks)->name + (count > 1 ? ", ..." : "");
+}
+
 std::string write_plan(const Plan& plan, const PlanRequest& request, const SensitivityFile& file) {
   ordered_json layers = ordered_json::array();
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
@@ -242,6 +266,7 @@ std::string write_plan(const Plan& plan, const PlanRequest& request, const Sensi
                          {"group", request.options.group},
                          {"input_scales", request.options.input_scales},
                          {"fused", request.fused},
+                         {"round", request.rounding ? "hessian" : "nearest"},
                          {"layers", std::move(layers)}};
   return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
@@ -258,9 +283,11 @@ StoredPlan read_plan(std::string_view text, const std::string& source) {
     plan.group = fields.integer("group", 1, most);
     plan.input_scales = fields.flag("input_scales");
     plan.sharing = fields.flag("fused", false) ? Sharing::Fused : Sharing::Alike;
+    plan.with_feedback = fields.choice("round", {"nearest", "hessian"}, "nearest") == "hessian";
+    if (fields.has("loss")) plan.loss = fields.number("loss");
+    plan.metric = fields.choice("metric", {"kl", "nll", "ppl"}, "");
     // What a plan says for people.
-    for (const char* key :
-         {"model", "metric", "bits_per_weight", "bytes", "loss", "interval", "lower_bound", "proven"})
+    for (const char* key : {"model", "bits_per_weight", "bytes", "interval", "lower_bound", "proven"})
       fields.find(key);
     const nlohmann::json* layers = fields.array("layers");
     if (!layers) fields.fail("layers is missing");

@@ -6,6 +6,7 @@
 #include "measure/calibrate.hpp"
 #include "measure/sensitivity.hpp"
 #include "network/transformer.hpp"
+#include "plan/rounding_report.hpp"
 #include "quantize/outline.hpp"
 #include "source/source.hpp"
 
@@ -35,12 +36,15 @@ struct PlanRequest {
   /// Whether layers that read the same, q, k and v or gate and up, share a format and input scales. Sensitivities are
   /// measured under Sharing::Alike whatever it is.
   bool fused = false;
+  /// What rounding with feedback leaves of the losses of layers; none: layers will be rounded to the nearest.
+  std::optional<RoundingReport> rounding{};
 
   Sharing sharing() const noexcept { return fused ? Sharing::Fused : Sharing::Alike; }
 };
 
-/// The measured layers as allocate() wants them, with the exact bytes of every format. Throws FormatError, with the
-/// numbers, if they are not those of the model: one is missing, too many, of another shape, or quantized already.
+/// The measured layers as allocate() wants them, with the exact bytes of every format. An alpha is multiplied by what
+/// `request.rounding` says that feedback leaves of the layer's loss. Throws FormatError, with the numbers, if layers are not
+/// those of the model: one is missing, too many, of another shape, or quantized already, or the report is of other weights.
 std::vector<PlanLayer> plan_layers(const ModelSource& source, const SensitivityFile& file,
                                    const PlanRequest& request);
 
@@ -56,6 +60,8 @@ std::optional<Plan> smallest_plan(const std::vector<PlanLayer>& layers, const Pl
 
 /// What makes sensitivities doubtful for a model, in sentences: they were measured on another one.
 std::vector<std::string> doubts_about(const SensitivityFile& file, const ModelSource& source);
+/// Says how many layers, which plan_layers() returned, the report lacks; empty if it has all.
+std::string layers_without_feedback(const RoundingReport& report, const std::vector<PlanLayer>& layers);
 
 /// A plan as quantization needs it: a codebook for each weight's name, and how rows are cut.
 struct StoredPlan {
@@ -65,6 +71,10 @@ struct StoredPlan {
   std::int64_t block = 0, group = 0;
   bool input_scales = true;
   Sharing sharing = Sharing::Alike;  // of input scales
+  /// Whether the predicted loss is that of layers rounded with feedback.
+  bool with_feedback = false;
+  std::optional<double> loss{};  // the predicted change of the metric, where known
+  std::string metric{};          // "kl", "nll" or "ppl"; empty: unknown
 };
 std::string write_plan(const Plan& plan, const PlanRequest& request, const SensitivityFile& file);
 /// Throws FormatError, which names `source`, for anything else than such a file.

@@ -74,6 +74,23 @@ bool BlockRounder::all_finished(std::int64_t blocks) const {
       });
 }
 
+std::int64_t BlockRounder::count_matrices(std::int64_t blocks) const {
+  std::int64_t count = 0;
+  for (const auto& block : std::span(matrices_).first(static_cast<std::size_t>(blocks)))
+    count += std::ssize(block);
+  return count;
+}
+
+// Says in the report what rounding left, by the names of the weights.
+void BlockRounder::name_layers() {
+  auto layer = layers_.begin();
+  for (const auto& block : matrices_)
+    for (const Outline::Matrix* matrix : block) {
+      if (layer->silent != 0) report_.silent.push_back(matrix->tensor->name);
+      report_.layers.emplace(matrix->tensor->name, *layer++);
+    }
+}
+
 RoundReport BlockRounder::run(RoundingStart start) {
   report_ = {.memory = start.memory, .moments = std::move(start.moments)};
   const SecondMomentOptions& options = *request_.second_moments;
@@ -81,13 +98,15 @@ RoundReport BlockRounder::run(RoundingStart start) {
   BlockRunner runner(source_, options.tokens, options.window, executor_);
   const auto save = [&] {
     const Timer timer(report_.file_seconds);
-    start.file.save(runner.block(), start.memory, runner.states());
+    start.file.save(runner.block(), start.memory, layers_, runner.states());
   };
-  if (start.saved && all_finished(start.saved->block)) {
+  if (start.saved && all_finished(start.saved->block) &&
+      std::ssize(start.saved->layers) == count_matrices(start.saved->block)) {
     const std::int64_t first = start.saved->block;
     if (request_.say && first > 0)
       request_.say("goes on after block " + std::to_string(first) + " of " + std::to_string(blocks));
     runner.go_to(first, std::move(start.saved->states));
+    layers_ = std::move(start.saved->layers);
   } else {
     save();
   }
@@ -99,6 +118,7 @@ RoundReport BlockRounder::run(RoundingStart start) {
     round_block(runner);
     save();
   }
+  name_layers();
   if (!report_.silent.empty() && request_.say)
     request_.say(counted(std::ssize(report_.silent), "matrix reads", "matrices read") +
                  " only zeros and is rounded to the nearest: " + report_.silent.front() +
@@ -180,13 +200,12 @@ SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& blo
     scales = columns.input_scales(request_.calibrated ? moments.at(part_of(name).input).mean_squares()
                                                       : std::vector<double>());
   const Feedback& feedback = feedback_for(matrix, scales, moments);
-  if (feedback.empty()) report_.silent.push_back(name);
   const Timer timer(report_.rounding_seconds);
   const RoundedMatrix rounded =
       round_matrix(weights_of(*matrix.tensor, block), matrix.codebook, matrix.layout, request_.options.seed,
                    columns, scales, feedback, executor_);
-  report_.layers.emplace(name, RoundedLayer{rounded.loss, rounded.expected_nearest_loss, feedback.damping(),
-                                            rounded.nearest_rows});
+  layers_.push_back({rounded.loss, rounded.expected_nearest_loss, feedback.damping(), rounded.nearest_rows,
+                     feedback.empty() ? 1 : 0});
   if (!writer_.finished(name)) writer_.write_layer(name, rounded.matrix);
   Matrix decoded(matrix.layout.rows, matrix.layout.cols);
   dequantize(rounded.matrix, decoded.view(), executor_);

@@ -36,15 +36,8 @@ struct RoundingStart {
 /// Throws as divide_moments().
 RoundingStart find_start(const Outline& outline, const SecondMomentOptions& options, StatesFile file);
 
-/// What rounding a matrix left.
-struct RoundedLayer {
-  double loss = 0;                   // see RoundedMatrix
-  double expected_nearest_loss = 0;  // see RoundedMatrix
-  double damping = 0;                // see Feedback
-  std::int64_t nearest_rows = 0;     // see RoundedMatrix
-};
-
-/// What rounding by second moments took. Seconds are those of this run, without what a killed one did.
+/// What rounding by second moments took and left. Seconds are those of this run, without what a killed one did; layers are
+/// those of both.
 struct RoundReport {
   std::int64_t blocks = 0;                                    // blocks that this run rounded
   std::int64_t memory = 0;                                    // bytes that second moments might take
@@ -75,11 +68,13 @@ class BlockRounder {
   using Moments = std::map<std::string_view, SecondMoment>;  // by Part::input
 
   bool all_finished(std::int64_t blocks) const;
+  std::int64_t count_matrices(std::int64_t blocks) const;
   void round_block(BlockRunner& runner);
   Moments measure(BlockRunner& runner, const Block& block);
   SharedMatrix round(const Outline::Matrix& matrix, const Block& block, const Moments& moments);
   const Feedback& feedback_for(const Outline::Matrix& matrix, std::vector<Half> input_scales,
                                const Moments& moments);
+  void name_layers();
 
   const ModelSource& source_;
   const QuantizeRequest& request_;
@@ -93,6 +88,7 @@ class BlockRounder {
     Feedback feedback;
   };
   std::optional<Factor> factor_;
+  std::vector<RoundedLayer> layers_;  // matrices_ that are rounded, one block after the other
   RoundReport report_;
 };
 

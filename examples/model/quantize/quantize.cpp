@@ -3,6 +3,7 @@
 
 #include "architecture/parts.hpp"
 #include "quantize/sizes.hpp"
+#include "quantize/tokens_file.hpp"
 #include "source/load.hpp"
 #include "source/model_files.hpp"
 #include "source/pieces.hpp"
@@ -123,26 +124,9 @@ std::string fingerprint(const ModelSource& source, const QuantizeRequest& reques
     out.append("\n").append(name);
     out.append(reinterpret_cast<const char*>(squares.data()), squares.size() * sizeof(double));
   }
-  const auto add = [&](const std::filesystem::path& file) {
-    const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
-    out.append("\n")
-        .append(std::filesystem::canonical(file).string())
-        .append(" ")
-        .append(std::to_string(date));
-  };
   for (const auto& [name, codebook] : request.codebooks)
     out.append("\n").append(name).append(" ").append(codebook);
-  if (!std::filesystem::is_directory(source.path())) {
-    add(source.path());
-    return out;
-  }
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(source.path()))
-    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json")
-      files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  for (const auto& file : files) add(file);
-  return out;
+  return out + files_fingerprint(source);
 }
 
 // The same for rounding by second moments, but for how these are divided.
@@ -221,14 +205,38 @@ std::int64_t count_finished(const Outline& outline, const CheckpointWriter& writ
                                [&](const auto& matrix) { return writer.finished(matrix.tensor->name); });
 }
 
-std::filesystem::path file_in(const std::filesystem::path& folder) { return folder / "model.safetensors"; }
-
 }  // namespace
+
+std::filesystem::path checkpoint_in(const std::filesystem::path& folder) {
+  return folder / "model.safetensors";
+}
+
+std::string files_fingerprint(const ModelSource& source) {
+  std::vector<std::filesystem::path> files;
+  if (!std::filesystem::is_directory(source.path())) {
+    files.push_back(source.path());
+  } else {
+    for (const auto& entry : std::filesystem::directory_iterator(source.path()))
+      if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".json")
+        files.push_back(entry.path());
+    std::sort(files.begin(), files.end());
+  }
+  std::string out;
+  for (const std::filesystem::path& file : files) {
+    const auto date = std::filesystem::last_write_time(file).time_since_epoch().count();
+    out.append("\n")
+        .append(std::filesystem::canonical(file).string())
+        .append(" ")
+        .append(std::to_string(date));
+  }
+  return out;
+}
 
 std::uint64_t bytes_to_write(const ModelSource& source, const Outline& outline,
                              const std::filesystem::path& folder, std::int64_t tokens) {
   if (tokens == 0) return outline.file_bytes;
-  return outline.file_bytes + StatesFile::room(file_in(folder), tokens, source.require_config().width);
+  return outline.file_bytes + StatesFile::room(checkpoint_in(folder), tokens, source.require_config().width,
+                                               std::ssize(outline.matrices));
 }
 
 std::optional<RoundReport> quantize_model(const ModelSource& source, const Outline& outline,
@@ -240,7 +248,7 @@ std::optional<RoundReport> quantize_model(const ModelSource& source, const Outli
   const auto say = [&](const std::string& note) {
     if (request.say && !note.empty()) request.say(note);
   };
-  const auto file = file_in(folder);
+  const auto file = checkpoint_in(folder);
   if (std::filesystem::exists(file)) say(file.string() + ": is there already and will be replaced");
   std::string decided = moments ? fingerprint(source, outline, request) : fingerprint(source, request);
   std::optional<RoundingStart> start;
@@ -260,7 +268,7 @@ std::optional<RoundReport> quantize_model(const ModelSource& source, const Outli
     if (!writer.finished(kept.tensor->name)) copy_tensor(*kept.tensor, kept.dtype, writer);
   std::optional<RoundReport> report;
   QuantizeRequest rest = request;
-  if (start && finished < count) {
+  if (start && (finished < count || start->saved)) {
     report = BlockRounder(source, outline, request, writer, executor).run(std::move(*start));
     rest.input_squares.insert(report->input_squares.begin(), report->input_squares.end());
   }
@@ -268,6 +276,7 @@ std::optional<RoundReport> quantize_model(const ModelSource& source, const Outli
   say(write_companions(source, folder));
   writer.commit();
   StatesFile::remove(file);
+  TokensFile::remove(file);
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace higgs {
@@ -24,9 +25,9 @@ namespace higgs::model {
 
 /// Writes `folder` with model.safetensors (a higgs checkpoint), config.json and the tokenizer. Other tensors
 /// are kept as they are; those in a format of GGUF's own become F16, or floats where that cannot hold them.
-/// `outline` is what outline_of() says of the same source and request. Returns what rounding by second moments took, where
-/// the request has them and a matrix was not finished. Throws as check_weights() does for the matrices, as check_folder(),
-/// and with second moments as BlockRunner and divide_moments().
+/// `outline` is what outline_of() says of the same source and request. Returns what rounding by second moments took and left,
+/// where the request has them; of an earlier run that finished all matrices as far as its states are there. Throws as
+/// check_weights() does for the matrices, as check_folder(), and with second moments as BlockRunner and divide_moments().
 std::optional<RoundReport> quantize_model(const ModelSource& source, const Outline& outline,
                                           const std::filesystem::path& folder, const QuantizeRequest& request,
                                           Executor& executor = default_executor());
@@ -41,5 +42,10 @@ inline std::optional<RoundReport> quantize_model(const ModelSource& source,
 /// rounded by second moments (0: they are not).
 std::uint64_t bytes_to_write(const ModelSource& source, const Outline& outline,
                              const std::filesystem::path& folder, std::int64_t tokens);
+
+/// The checkpoint that quantize_model() writes to `folder`.
+std::filesystem::path checkpoint_in(const std::filesystem::path& folder);
+/// The files that a model is read from, with their dates: tells a model from what it was before somebody changed it.
+std::string files_fingerprint(const ModelSource& source);
 
 }  // namespace higgs::model

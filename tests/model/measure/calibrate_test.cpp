@@ -16,8 +16,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 using namespace higgs::model;
@@ -165,6 +167,33 @@ TEST_CASE("a model writes its windows together as it would one after the other",
   CHECK(self_written_tokens(model, {}, 0, 9).empty());
   CHECK_THROWS_AS(self_written_tokens(model, {}, 5, 65), higgs::InvalidArgument);  // context 64
   CHECK_THROWS_AS(self_written_tokens(model, {}, 5, 0), higgs::InvalidArgument);
+}
+
+TEST_CASE("a model goes on with its text behind any piece, and ends with the same tokens",
+          "[model][calibrate]") {
+  const Transformer model = load_tiny(tiny_config("llama"));
+  const std::int64_t count = 140 * 5 - 3, piece = 64 * 5;
+  higgs::SerialExecutor one;
+  std::vector<TokenId> kept;
+  const auto write = [&](std::vector<TokenId> before) {
+    kept = before;
+    return self_written_tokens(model, {}, count, 5, one, {},
+                               {.before = std::move(before), .keep = [&](std::span<const TokenId> more) {
+                                  kept.insert(kept.end(), more.begin(), more.end());
+                                }});
+  };
+  const std::vector<TokenId> whole = self_written_tokens(model, {}, count, 5, one);
+  for (const std::int64_t size : {std::int64_t{0}, piece, 2 * piece, count}) {
+    INFO(size);
+    CHECK(write({whole.begin(), whole.begin() + size}) == whole);
+    CHECK(kept == whole);
+  }
+  std::vector<TokenId> other(static_cast<std::size_t>(piece), 1);  // is taken as it is
+  const std::vector<TokenId> found = write(other);
+  CHECK(std::ranges::equal(std::span(found).first(other.size()), other));
+  CHECK(std::ranges::equal(std::span(found).subspan(other.size()), std::span(whole).subspan(other.size())));
+  for (const std::int64_t size : {std::int64_t{1}, piece - 1, count - 1, count + 1})
+    CHECK_THROWS_AS(write(std::vector<TokenId>(static_cast<std::size_t>(size))), higgs::InvalidArgument);
 }
 
 TEST_CASE("a model's own text begins as the tokenizer says, else with the model's begin token",

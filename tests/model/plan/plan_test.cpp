@@ -199,6 +199,60 @@ TEST_CASE("sensitivities and plans of another model are refused with the numbers
   CHECK_THAT(doubts_about(good, source)[0], Catch::Contains("other") && Catch::Contains("alpha.json"));
 }
 
+TEST_CASE("losses are predicted for layers rounded with feedback", "[model][plan]") {
+  const TemporaryFolder folder;
+  write_folder(folder / "model", tiny_config("llama"));
+  const ModelSource source(folder / "model");
+  const SensitivityFile file = some_sensitivities(Transformer::load(source));
+  PlanRequest request;
+  const std::vector<higgs::PlanLayer> plain = plan_layers(source, file, request);
+  RoundingReport report{.path = "report.json", .model = "tiny", .weights = weights_fingerprint(source)};
+  for (std::size_t i = 0; i + 2 < plain.size(); ++i) {
+    const ModelTensor& tensor = *source.find(plain[i].name);
+    report.layers.emplace(plain[i].name,
+                          RoundingReport::Layer{tensor.rows(), tensor.cols(), 0.25 * static_cast<double>(i)});
+  }
+  request.rounding = report;
+  const std::vector<higgs::PlanLayer> layers = plan_layers(source, file, request);
+  REQUIRE(layers.size() == plain.size());
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const double left = i + 2 < layers.size() ? 0.25 * static_cast<double>(i) : 1;
+    INFO(layers[i].name);
+    CHECK(layers[i].alpha == Approx(left * plain[i].alpha));
+    CHECK(layers[i].margin == Approx(left * plain[i].margin));
+    CHECK(layers[i].formats.size() == plain[i].formats.size());
+  }
+  CHECK_THAT(layers_without_feedback(report, layers),
+             Catch::Contains("report.json: lacks 2 of the 14") && Catch::Contains(layers[12].name + ", ..."));
+  CHECK(layers_without_feedback(report, {layers.begin(), layers.end() - 2}).empty());
+
+  const auto stored = [&](const std::vector<higgs::PlanLayer>& from) {
+    return read_plan(write_plan(*higgs::allocate(from, higgs::Budget::bits(6.5)), request, file), "plan");
+  };
+  CHECK(stored(layers).with_feedback);
+  CHECK(stored(layers).metric == "kl");
+  CHECK(stored(layers).loss == higgs::allocate(layers, higgs::Budget::bits(6.5))->loss);
+  CHECK(stored(layers).codebooks != stored(plain).codebooks);  // bits go where feedback leaves the most
+  request.rounding.reset();
+  CHECK_FALSE(stored(plain).with_feedback);
+
+  const auto refusal = [&](const RoundingReport& other) {
+    request.rounding = other;
+    return message_of<higgs::FormatError>([&] { plan_layers(source, file, request); });
+  };
+  RoundingReport other = report;
+  ++other.weights;
+  CHECK_THAT(refusal(other),
+             Catch::Contains("report.json: is of tiny") && Catch::Contains((folder / "model").string()));
+  other = report;
+  ++other.layers.at(layers[3].name).cols;
+  CHECK_THAT(refusal(other), Catch::Contains("report.json") && Catch::Contains(layers[3].name) &&
+                                 Catch::Contains("24 x 25") && Catch::Contains("24 x 24"));
+  other = report;
+  other.layers.emplace("model.layers.7.mlp.up_proj.weight", RoundingReport::Layer{1, 1, 1});
+  CHECK_THAT(refusal(other), Catch::Contains("model.layers.7.mlp.up_proj.weight"));
+}
+
 TEST_CASE("fused layers share their format", "[model][plan]") {
   const TemporaryFolder folder;
   write_folder(folder.path(), tiny_config("qwen3"));
@@ -248,6 +302,9 @@ TEST_CASE("plans that do not fit the model or the format are refused", "[model][
                                                         {"\"block\"", "\"blocks\""},
                                                         {"false", "\"false\""},
                                                         {"false", "null"},
+                                                        {"false,", "false,\"round\":\"up\","},
+                                                        {"false,", "false,\"loss\":\"low\","},
+                                                        {"false,", "false,\"metric\":\"bits\","},
                                                         {"\"b\",", "\"b\",\"bits\":4,"},
                                                         {"64,", "64,\"seed\":\"7\","},
                                                         {"}]}", ""}}) {

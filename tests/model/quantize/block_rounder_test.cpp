@@ -119,6 +119,7 @@ TEST_CASE("a block is rounded for the inputs that the rounded blocks before it g
   write_folder(folder / "model", config);
   const ModelSource source(folder / "model");
   QuantizeRequest request = by_second_moments();
+  request.sharing = GENERATE(Sharing::Alike, Sharing::Fused);
   request.codebooks.emplace("model.layers.1.mlp.down_proj.weight", "2x256");
   request.skip = std::regex("layers\\.0\\.self_attn\\.o_proj|layers\\.1\\.self_attn\\.[qkv]_proj");
   quantize_model(source, folder / "out", request);
@@ -135,7 +136,7 @@ TEST_CASE("a block is rounded for the inputs that the rounded blocks before it g
       const std::vector<float>& x = inputs.at(layer.name);
       const SharedMatrix dense = require_dense(layer.in(model.weights), "the test");
       higgs::ColumnStatistics columns(dense->cols);
-      for (const BlockLinear& each : sharing_layers(layer.name, Sharing::Alike))
+      for (const BlockLinear& each : sharing_layers(layer.name, request.sharing))
         columns.add(require_dense(each.in(model.weights), "the test")->view());
       const auto stored = written.checkpoint()->load(layer.name);
       const auto check = [&]<class Book>(std::type_identity<Book>) {
@@ -187,7 +188,7 @@ TEST_CASE("rounding block by block that is killed at any moment ends with the sa
   const ModelSource source(folder / "model");
   const QuantizeRequest request = by_second_moments();
   StoppingExecutor whole(1'000'000);
-  quantize_model(source, folder / "whole", request, whole);
+  const auto expected = quantize_model(source, folder / "whole", request, whole);
   const std::int64_t runs = 1'000'000 - whole.left();
   CHECK(runs > 100);
   std::int64_t resumed = 0;
@@ -201,7 +202,7 @@ TEST_CASE("rounding block by block that is killed at any moment ends with the sa
     again.say = [&](const std::string& note) { resumed += note == "goes on after block 1 of 2"; };
     const auto report = quantize_model(source, out, again);
     CHECK(bytes_in(out) == bytes_in(folder / "whole"));
-    CHECK(report);
+    CHECK((report && report->layers == expected->layers));  // those of the killed run among them
     CHECK(std::distance(std::filesystem::directory_iterator(out), {}) == 3);  // nothing is left over
   }
   CHECK(resumed > 5);
@@ -271,15 +272,34 @@ TEST_CASE("matrices that read only zeros are rounded to the nearest, which is sa
   const TemporaryFolder folder;
   write_folder(folder / "model", config, tensors);
   QuantizeRequest request = by_second_moments();
+  request.embedding = "none";
   std::vector<std::string> notes;
   request.say = [&](const std::string& note) { notes.push_back(note); };
-  const auto report = quantize_model(ModelSource(folder / "model"), folder / "out", request);
+  const auto run = [&] { return quantize_model(ModelSource(folder / "model"), folder / "out", request); };
+  const auto report = run();
   REQUIRE(report);
   CHECK(report->silent.size() ==
         4);  // queries, keys and values read zeros; values of zeros are mixed to zeros
   REQUIRE(notes.size() == 1);
   CHECK_THAT(notes[0], Catch::Contains("4 matrices") && Catch::Contains(report->silent[0]));
+  for (const auto& [name, layer] : report->layers)
+    CHECK((layer.silent != 0) == (std::ranges::count(report->silent, name) > 0));
   CHECK_NOTHROW(Transformer::load(ModelSource(folder / "out")));
+
+  // Those of a killed run that only lacked the end of its file are known too.
+  std::filesystem::remove_all(folder / "out");
+  request.progress = [](std::int64_t done, std::int64_t total, const std::string&) {
+    if (done == total) throw RoundingStopped();
+  };
+  CHECK_THROWS_AS(run(), RoundingStopped);
+  request.progress = {};
+  notes.clear();
+  const auto resumed = run();
+  REQUIRE(resumed);
+  CHECK(resumed->blocks == 0);
+  CHECK(resumed->silent == report->silent);
+  CHECK(resumed->layers == report->layers);
+  CHECK_THAT(notes.back(), Catch::Contains("4 matrices"));
 }
 
 TEST_CASE("activations that are not finite are refused by layer and token", "[model][block_rounder]") {
