@@ -19,15 +19,16 @@ COMMANDS = ["inspect", "quantize", "eval", "compare", "sensitivity", "allocate",
 WIDTH, FFN, VOCABULARY, LAYERS = 24, 36, 40, 2
 
 
-def write_model(folder, damage=None, more=None, seed=1):
-    """A Llama of random weights and `more` tensors, name to shape; the last number of the tensor `damage` is NaN."""
+def write_model(folder, damage=None, more=None, seed=1, head=WIDTH // 4):
+    """A Llama of random weights and `more` tensors, name to shape; the last number of the tensor `damage` is NaN. Its heads
+    have `head` outputs each."""
     shapes = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
         block = f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
             shapes[block + norm + ".weight"] = (WIDTH,)
-        for part, rows, cols in (("self_attn.q", WIDTH, WIDTH), ("self_attn.k", WIDTH // 2, WIDTH),
-                                 ("self_attn.v", WIDTH // 2, WIDTH), ("self_attn.o", WIDTH, WIDTH),
+        for part, rows, cols in (("self_attn.q", 4 * head, WIDTH), ("self_attn.k", 2 * head, WIDTH),
+                                 ("self_attn.v", 2 * head, WIDTH), ("self_attn.o", WIDTH, 4 * head),
                                  ("mlp.gate", FFN, WIDTH), ("mlp.up", FFN, WIDTH), ("mlp.down", WIDTH, FFN)):
             shapes[f"{block}{part}_proj.weight"] = (rows, cols)
     shapes.update(more or {})
@@ -44,7 +45,7 @@ def write_model(folder, damage=None, more=None, seed=1):
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     (folder / "config.json").write_text(json.dumps({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": WIDTH,
-        "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": head,
         "vocab_size": VOCABULARY, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "tie_word_embeddings": True, "eos_token_id": VOCABULARY - 1}))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -364,6 +365,15 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(len(losses), sum("layers" in layer["name"] for layer in results["layers"]))
             self.assertLess(sum(losses) / len(losses), 0.9)
         self.assertIn("--calibrate-tokens", self.fails(1, *words, "--calibrate", self.text, "--calibrate-tokens", 601))
+
+    def test_fused_layers_share_input_scales_in_both_ways_of_rounding(self):
+        wide = write_model(self.folder / "wide", head=28)  # 112, 56 and 56 rows: enough for input scales together
+        for way in ("nearest", "hessian"):
+            words = ["quantize", wide, "-o", self.folder / "out", "--round", way, "--calibrate", self.text, "--json", "-"]
+            apart, fused = (json.loads(self.works(*words, *more))["layers"] for more in ([], ["--fused"]))
+            for before, after in zip(apart, fused, strict=True):
+                shares = any(part in before["name"] for part in ("q_proj", "k_proj", "v_proj"))
+                (self.assertLess if shares else self.assertEqual)(before["bits"], after["bits"], before["name"])
 
     def test_rounding_that_is_killed_goes_on_and_ends_with_equal_bytes(self):
         def command(name):

@@ -203,7 +203,8 @@ TEST_CASE("losses are predicted for layers rounded with feedback", "[model][plan
   const TemporaryFolder folder;
   write_folder(folder / "model", tiny_config("llama"));
   const ModelSource source(folder / "model");
-  const SensitivityFile file = some_sensitivities(Transformer::load(source));
+  SensitivityFile file = some_sensitivities(Transformer::load(source));
+  for (LayerProbe& layer : file.layers) layer.results[1].kl *= 1.1;  // so that alphas are uncertain
   PlanRequest request;
   const std::vector<higgs::PlanLayer> plain = plan_layers(source, file, request);
   RoundingReport report{.path = "report.json", .model = "tiny", .weights = weights_fingerprint(source)};
@@ -219,6 +220,7 @@ TEST_CASE("losses are predicted for layers rounded with feedback", "[model][plan
     const double left = i + 2 < layers.size() ? 0.25 * static_cast<double>(i) : 1;
     INFO(layers[i].name);
     CHECK(layers[i].alpha == Approx(left * plain[i].alpha));
+    CHECK(plain[i].margin > 0);
     CHECK(layers[i].margin == Approx(left * plain[i].margin));
     CHECK(layers[i].formats.size() == plain[i].formats.size());
   }
