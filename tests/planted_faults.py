@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROTATE, PALEY_TEST = "rotate/hadamard_test.cu", "rotate/paley_test.cu"
 E8_TEST, PACK = "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
+OUTER, OUTER_TEST = "round/outer_product.cuh", "round/outer_product_test.cu"
+ROUND, ROUND_TEST = "round/feedback_quantizer.cuh", "round/feedback_quantizer_test.cu"
 VITERBI, VITERBI_TEST = "codes/window/viterbi.cuh", "codes/window/viterbi_test.cu"
 DECODE, FORMATS = "matmul/decode_test.cu", "codes/formats_test.cu"
 GROUP_SCALE, INPUT_SCALE = "scale/group_scale_test.cu", "scale/input_scale_test.cu"
@@ -68,17 +70,17 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
     ("result", "the last of equally near points", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
     ("result", "between two points of a line the upper", "encode/nearest.cuh", {"if (at > static": "if (at >= static"}, NEAREST),
     ("result", "E8: the parity of signs", "encode/nearest.cuh", {"if (odd[b] != (k >=": "if (odd[b] == (k >="}, NEAREST),
-    ("race", "no __syncwarp between codes and their fit", "quantizer.cuh",
+    ("race", "no __syncwarp between codes and their fit", "round/row_quantizer.cuh",
      {"    __syncwarp();\n    const GroupFit fit": "    const GroupFit fit"}, FRONT),
-    ("result", "a search that takes the worse scale", "quantizer.cuh",
+    ("result", "a search that takes the worse scale", "round/row_quantizer.cuh",
      {"fit.squared_error < best.squared_error": "fit.squared_error > best.squared_error"}, FRONT),
 
-    ("result", "a scale search without its largest scale", "quantizer.cuh",
+    ("result", "a scale search without its largest scale", "round/row_quantizer.cuh",
      {"turn <= 2 * how.scale_search": "turn <= 2 * how.scale_search - (how.scale_search > 0)"}, FRONT),
-    ("result", "odd exponents take the wrong power of two", "quantizer.cuh",
+    ("result", "odd exponents take the wrong power of two", "round/row_quantizer.cuh",
      {"std::ldexp(1.0f, exponent_ / 2 - exponent_)": "std::ldexp(1.0f, -(exponent_ / 2))"}, FRONT),
 
-    ("result", "window codes: any state may come first", VITERBI, {"lane == 0 && i == 0 ? 0 : 1'000'000'000": "0"}, VITERBI_TEST),
+    ("result", "window codes: any state may come first", VITERBI, {"lane * per_lane + i == start ? 0 : 1'000'000'000": "0"}, VITERBI_TEST),
     ("result", "window codes: of parallel points equally near the last", VITERBI,
      {"if (distance < least)": "if (distance <= least)"}, VITERBI_TEST),
     ("result", "window codes: the signs in the window forgotten", VITERBI,
@@ -88,8 +90,29 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
       "static_cast<int>(best & ((1": "static_cast<int>(~best & ((1"}, VITERBI_TEST),
     ("bank conflicts", "window codes: costs without gaps", VITERBI,
      {"states / 2 + states / 64 * 4": "states / 2", " + (chunk >> 4) * 4": ""}, VITERBI_TEST),
-    ("result", "window codes: the coordinates of the symbols before", "quantizer.cuh",
+    ("result", "window codes: the coordinates of the symbols before", "round/row_quantizer.cuh",
      {"coordinates[2 * t] =": "coordinates[2 * t ^ 2] ="}, FRONT),
+
+    ("result", "outer products: rows of zeros behind the last one", OUTER,
+     {"t < rows; ++t) multiply": "t < depth; ++t) multiply"}, OUTER_TEST),
+    ("race", "outer products: no barrier between two stretches", OUTER,
+     {"    if (rows > depth) store(stage ^ 1);\n    __syncthreads();": "    if (rows > depth) store(stage ^ 1);"}, OUTER_TEST),
+    ("bank conflicts", "outer products: columns of a warp apart", OUTER,
+     {"thread / 32 % 2 * 8 + thread % 8": "thread / 32 % 2 + thread % 8 * 2"}, OUTER_TEST),
+    ("result", "second moments: each part of the inputs of the first", "round/second_moment.cuh",
+     {"x.data + i * part_": "x.data"}, "round/second_moment_test.cu"),
+    ("result", "rounding: the state behind another symbol", ROUND, {"space.symbols[t]);": "space.symbols[0]);"}, ROUND_TEST),
+    ("result", "rounding: sums in another order", ROUND,
+     {"for (int lane = 0; lane < count; ++lane) sum +=": "for (int lane = count; lane-- > 0;) sum +="}, ROUND_TEST),
+    ("race", "rounding: no __syncwarp behind what a segment leaves", ROUND,
+     {"      carried[i] = c;\n    }\n    __syncwarp();": "      carried[i] = c;\n    }"}, ROUND_TEST),
+    ("result", "rounding: rows are never kept without feedback", ROUND,
+     {"without.losses[row] < errors[row].loss;": "false;"}, ROUND_TEST),
+    ("result", "rounding: factors of another part", ROUND, {"begin % feedback_.part(),": "begin,"}, ROUND_TEST),
+    ("result", "rounding: two bytes of a coordinate as one", "round/row_quantizer.cuh", {"if (!wide) return": "return"},
+     ROUND_TEST),
+    ("result", "rounding: losses of rows that nobody wants alone", OUTER,
+     {"wanted[row] != 0)": "wanted[row] == 0)"}, ROUND_TEST),
 
     ("result", "repacking: bytes of a word swapped", TABLES,
      {"words[s * 4 + i] |= byte << j * 8": "words[s * 4 + i] |= byte << (j ^ 1) * 8"}, PACK),

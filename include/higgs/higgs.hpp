@@ -129,7 +129,10 @@
 #  include <higgs/rotate/hadamard.cuh>
 #  include <higgs/rotate/hadamard_device.cuh>
 #  include <higgs/rotate/paley.cuh>
+#  include <higgs/round/feedback.cuh>
+#  include <higgs/round/feedback_quantizer.cuh>
 #  include <higgs/round/outer_product.cuh>
+#  include <higgs/round/row_quantizer.cuh>
 #  include <higgs/round/second_moment.cuh>
 #  include <higgs/scale/group_scale.cuh>
 #  include <higgs/scale/input_scale.cuh>

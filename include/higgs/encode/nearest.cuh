@@ -2,7 +2,8 @@
 // Searches for nearest points on the device: the symbols of nearest(), bit for bit.
 //
 // A search has its constants in 32-bit words, made by words() on the host; a kernel copies them to shared memory once.
-// find() takes a batch of vectors in fixed point, which share the loads of points. coordinate() decodes.
+// find() takes a batch of vectors in fixed point, which share the loads of points; find_warp() takes one, the same for all
+// lanes of a warp, which share the points. coordinate() decodes.
 #pragma once
 
 #include <higgs/codes/e8/e8.hpp>
@@ -25,6 +26,18 @@
 namespace higgs {
 inline namespace v0 {
 namespace gpu {
+
+namespace detail {
+/// The code of the largest score of all lanes of a warp, the lowest of several.
+__device__ inline std::uint32_t best_of_warp(float score, std::uint32_t code) {
+  for (int by = 16; by > 0; by /= 2) {
+    const float other = __shfl_xor_sync(0xffffffffu, score, by);
+    const std::uint32_t other_code = __shfl_xor_sync(0xffffffffu, code, by);
+    if (other > score || (other == score && other_code < code)) score = other, code = other_code;
+  }
+  return code;
+}
+}  // namespace detail
 
 /// Compares a vector with every point of a table. Scores are integers below 2^24, so they are exact in float.
 template <int Dim>
@@ -71,6 +84,20 @@ struct PointSearch {
       }
     }
   }
+  __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[Dim]) const {
+    float best = -std::numeric_limits<float>::infinity();
+    std::uint32_t code = 0;
+    for (int p = static_cast<int>(threadIdx.x) % 32; p < size; p += 32) {
+      float point[stride];
+      HIGGS_UNROLL for (int w = 0; w < stride; w += 4)
+        *reinterpret_cast<uint4*>(point + w) = *reinterpret_cast<const uint4*>(words + p * stride + w);
+      float score = -point[Dim];
+      HIGGS_UNROLL for (int d = 0; d < Dim; ++d)
+        score = fmaf(y[d], point[d], score);
+      if (score > best) best = score, code = static_cast<std::uint32_t>(p);
+    }
+    return detail::best_of_warp(best, code);
+  }
   __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int d) const {
     return static_cast<int>(std::bit_cast<float>(words[code * stride + static_cast<std::uint32_t>(d)]));
   }
@@ -115,13 +142,16 @@ struct LineSearch {
 
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][1],
                        std::uint32_t (&codes)[batch]) const {
-    HIGGS_UNROLL for (int b = 0; b < batch; ++b) {
-      const int at = __float2int_rn(y[b][0]);
-      int rank = 0;  // borders below y
-      for (int step = size / 2; step > 0; step /= 2)
-        if (at > static_cast<int>(words[rank + step - 1])) rank += step;
-      codes[b] = words[size + rank];
-    }
+    HIGGS_UNROLL for (int b = 0; b < batch; ++b)
+      codes[b] = find_warp(words, y[b]);
+  }
+  /// By each lane alone.
+  __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[1]) const {
+    const int at = __float2int_rn(y[0]);
+    int rank = 0;  // borders below y
+    for (int step = size / 2; step > 0; step /= 2)
+      if (at > static_cast<int>(words[rank + step - 1])) rank += step;
+    return words[size + rank];
   }
   __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int) const {
     return static_cast<int>(words[2 * size + static_cast<int>(code)]);
@@ -189,6 +219,28 @@ struct E8PatternSearch {
     }
     HIGGS_UNROLL for (int b = 0; b < batch; ++b)
       codes[b] = static_cast<std::uint32_t>(found[b] << 7 | best_signs(words, y[b], found[b]));
+  }
+  __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[8]) const {
+    float best = -std::numeric_limits<float>::infinity();
+    std::uint32_t found = 0;
+    for (int p = static_cast<int>(threadIdx.x) % 32; p < 2 * patterns; p += 32) {
+      const float sign = p < patterns ? 1.0f : -1.0f;
+      float pattern[8], base = 0, products = 0, least = std::numeric_limits<float>::infinity();
+      load_pattern(words, p % patterns, pattern);
+      bool odd = p % patterns >= patterns / 2;
+      HIGGS_UNROLL for (int d = 0; d < 8; ++d) {
+        const float moved = y[d] - sign * shift, product = fabsf(moved) * pattern[d];
+        odd ^= moved < 0;
+        base = fmaf(sign * higgs::detail::e8_shift, y[d], base);
+        products += product;
+        least = fminf(least, product);
+      }
+      const float score = base - std::bit_cast<float>(words[8 * patterns + p % patterns]) + products -
+                          (odd ? 2.0f * least : 0.0f);
+      if (score > best) best = score, found = static_cast<std::uint32_t>(p);
+    }
+    found = detail::best_of_warp(best, found);
+    return found << 7 | static_cast<std::uint32_t>(best_signs(words, y, static_cast<int>(found)));
   }
   __device__ int coordinate(const std::uint32_t* words, std::uint32_t code, int d) const {
     const std::uint32_t number = code >> 7 & 255u, signs = code & 127u;

@@ -90,6 +90,53 @@ class Feedback {
   std::vector<float> d_;  // (padded_cols)
 };
 
+namespace detail {
+
+/// Throws InvalidArgument unless a second moment, input scales and a damping fit a layout.
+template <class Moment>
+void expect_feedback(const Moment& moment, const CodeLayout& layout, std::span<const Half> input_scales,
+                     double damping) {
+  expects(moment.cols() == layout.cols, [&] {
+    return sentence("higgs::Feedback: the second moment has ", moment.cols(), " inputs, but the layout has ",
+                    layout.cols);
+  });
+  expects(moment.parts() == 1 || moment.part() % layout.block == 0, [&] {
+    return sentence("higgs::Feedback: parts of ", moment.part(), " inputs are no whole blocks of ",
+                    layout.block);
+  });
+  const std::int64_t scales = layout.input_scales ? layout.cols : 0;
+  expects(std::ssize(input_scales) == scales, [&] {
+    return sentence("higgs::Feedback: input_scales holds ", input_scales.size(),
+                    " values, but the layout needs ", scales);
+  });
+  expects(std::isfinite(damping) && damping >= 0, [&] {
+    return sentence("higgs::Feedback: damping is ", damping, ", but must be finite and not negative");
+  });
+}
+
+/// The sum of the diagonal of D H D, from that of H (cols) and D (cols), or none.
+inline double scaled_trace(std::span<const float> diagonal, std::span<const float> scales) {
+  double trace = 0;
+  for (std::size_t k = 0; k < diagonal.size(); ++k) {
+    const double scale = scales.empty() ? 1 : static_cast<double>(scales[k]);
+    trace = std::fma(static_cast<double>(diagonal[k]), scale * scale, trace);
+  }
+  return trace;
+}
+
+/// The next damping for the second moment of `inputs` inputs, `cols` rotated ones, that cannot be factored under `damping`.
+/// Throws InvalidArgument where no damping serves.
+inline double raised_damping(double damping, double mean, std::int64_t inputs, std::int64_t cols) {
+  // All eigenvalues of a second moment are above minus its trace, which is `mean` a column.
+  expects(std::isfinite(mean) && damping <= static_cast<double>(cols), [&] {
+    return sentence("higgs::Feedback: the second moment of ", inputs,
+                    " inputs cannot be factored; its mean square times input scales is ", mean);
+  });
+  return std::max(10 * damping, 1e-4);
+}
+
+}  // namespace detail
+
 #if HIGGS_DEFINITIONS
 
 namespace detail {
@@ -193,39 +240,6 @@ HIGGS_INLINE void rotate_rows(MatrixView<float> h, std::int64_t order, std::opti
   });
 }
 
-/// Throws InvalidArgument unless a second moment, input scales and a damping fit a layout.
-HIGGS_INLINE void expect_feedback(const SecondMoment& moment, const CodeLayout& layout,
-                                  std::span<const Half> input_scales, double damping) {
-  expects(moment.cols() == layout.cols, [&] {
-    return sentence("higgs::Feedback: the second moment has ", moment.cols(), " inputs, but the layout has ",
-                    layout.cols);
-  });
-  expects(moment.parts() == 1 || moment.part() % layout.block == 0, [&] {
-    return sentence("higgs::Feedback: parts of ", moment.part(), " inputs are no whole blocks of ",
-                    layout.block);
-  });
-  const std::int64_t scales = layout.input_scales ? layout.cols : 0;
-  expects(std::ssize(input_scales) == scales, [&] {
-    return sentence("higgs::Feedback: input_scales holds ", input_scales.size(),
-                    " values, but the layout needs ", scales);
-  });
-  expects(std::isfinite(damping) && damping >= 0, [&] {
-    return sentence("higgs::Feedback: damping is ", damping, ", but must be finite and not negative");
-  });
-}
-
-/// The sum of the diagonal of D H D.
-HIGGS_INLINE double trace_of(const SecondMoment& moment, std::span<const float> scales) {
-  double trace = 0;
-  for (std::int64_t p = 0; p < moment.parts(); ++p)
-    for (std::int64_t k = 0; k < moment.values(p).rows; ++k) {
-      const float scale = scales.empty() ? 1 : scales[static_cast<std::size_t>(p * moment.part() + k)];
-      trace = std::fma(static_cast<double>(moment.values(p)(k, k)),
-                       static_cast<double>(scale) * static_cast<double>(scale), trace);
-    }
-  return trace;
-}
-
 }  // namespace detail
 
 HIGGS_INLINE bool factor_plainly(MatrixView<double> h, std::span<double> d, double least) {
@@ -269,7 +283,10 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
   d_.resize(static_cast<std::size_t>(layout.padded_cols()));
   std::vector<float> scales;
   for (const Half scale : input_scales) scales.push_back(static_cast<float>(scale));
-  mean_ = detail::trace_of(moment, scales) / static_cast<double>(cols());
+  std::vector<float> diagonal;  // (moment.cols())
+  for (std::int64_t p = 0; p < moment.parts(); ++p)
+    for (std::int64_t k = 0; k < moment.values(p).rows; ++k) diagonal.push_back(moment.values(p)(k, k));
+  mean_ = detail::scaled_trace(diagonal, scales) / static_cast<double>(cols());
   if (mean_ == 0) return;
   const std::int64_t last = cols() - (parts() - 1) * part_;
   u_.resize(static_cast<std::size_t>((parts() - 1) * part_ * part_ + last * last));
@@ -294,12 +311,7 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
     if (factor_part(i)) {
       ++i;
     } else {
-      // All eigenvalues of a second moment are above minus its trace, which is `mean_` a column.
-      expects(std::isfinite(mean_) && damping_ <= static_cast<double>(cols()), [&] {
-        return detail::sentence("higgs::Feedback: the second moment of ", moment.cols(),
-                                " inputs cannot be factored; its mean square times input scales is ", mean_);
-      });
-      damping_ = std::max(10 * damping_, 1e-4);
+      damping_ = detail::raised_damping(damping_, mean_, moment.cols(), cols());
       i = 0;
     }
 }

@@ -53,14 +53,20 @@ __device__ inline void for_each_output(const DenseView<float>& c, std::int64_t f
 
 /// A tile of 64 * Quads outputs on each side for each block; 4 * Quads on each side for each thread, 64 outputs between two
 /// quads. Blocks walk along t by `depth` rows: the next ones are on their way to registers, where they become floats, while
-/// these are multiplied. Where `upper`, outputs below the diagonal are neither read nor written.
+/// these are multiplied. Where `upper`, outputs below the diagonal are neither read nor written. Tiles whose rows are all not
+/// `wanted` (m) are left out, unless that is null.
 template <class T, int Quads>
 __global__ void __launch_bounds__(256, Quads == 2 ? 2 : 4)
-    outer_product_kernel(DenseView<const T> a, DenseView<const T> b, DenseView<float> c, bool upper) {
+    outer_product_kernel(DenseView<const T> a, DenseView<const T> b, DenseView<float> c, bool upper,
+                         const std::uint8_t* wanted) {
   constexpr int tile = 64 * Quads, depth = 8, step = 256 / tile, loads = depth / step;
   __shared__ __align__(16) float left[2][depth][tile], right[2][depth][tile];
   const std::int64_t first_row = std::int64_t{blockIdx.y} * tile, first_col = std::int64_t{blockIdx.x} * tile;
   if (upper && first_col + tile <= first_row) return;
+  if (wanted != nullptr) {
+    const std::int64_t row = first_row + threadIdx.x;
+    if (!__syncthreads_or(threadIdx.x < tile && row < c.rows && wanted[row] != 0)) return;
+  }
   float sums[4 * Quads][4 * Quads] = {};
   for_each_output<Quads>(c, first_row, first_col, upper, sums,
                          [](const float& output, float& sum) { sum = output; });
@@ -119,7 +125,8 @@ __global__ void __launch_bounds__(256, Quads == 2 ? 2 : 4)
 
 template <class T, class Archs>
 void add_outer_products_async(const char* function, DenseView<const T> a, DenseView<const T> b,
-                              DenseView<float> c, bool upper, const Device& device, cudaStream_t stream) {
+                              DenseView<float> c, bool upper, const Device& device, cudaStream_t stream,
+                              const std::uint8_t* wanted = nullptr) {
   using higgs::detail::sentence, higgs::detail::shape_text;
   expects(a.rows == b.rows && c.rows == a.cols && c.cols == b.cols, [&] {
     return sentence(function, ": a is ", shape_text(a.rows, a.cols), ", b is ", shape_text(b.rows, b.cols),
@@ -148,9 +155,9 @@ void add_outer_products_async(const char* function, DenseView<const T> a, DenseV
   const dim3 large = tiles(128);
   // Large tiles read less of a and b, small ones keep more multiprocessors at work.
   if (std::int64_t{large.x} * large.y / (upper ? 2 : 1) >= device.multiprocessors)
-    launch(outer_product_kernel<T, 2>, large, 256, 0, stream, a, b, c, upper);
+    launch(outer_product_kernel<T, 2>, large, 256, 0, stream, a, b, c, upper, wanted);
   else
-    launch(outer_product_kernel<T, 1>, tiles(64), 256, 0, stream, a, b, c, upper);
+    launch(outer_product_kernel<T, 1>, tiles(64), 256, 0, stream, a, b, c, upper, wanted);
 }
 
 }  // namespace detail

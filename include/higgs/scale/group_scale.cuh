@@ -22,13 +22,20 @@ __device__ inline T fold_half_warp(T each) {
   return __shfl_sync(0xffffffffu, each, 0, 16);
 }
 
-/// sum_of_squares() of a group by lanes threadIdx.x % 16. All lanes of the warp call it; size is 0 for half a warp
-/// without a group.
-__device__ inline double sum_of_squares_half_warp(const float* x, std::int64_t size) {
+/// sum_of_squares() of the floats x(0) ... x(size - 1) by lanes threadIdx.x % 16. All lanes of the warp call it; size is 0
+/// for half a warp without any.
+template <class X>
+__device__ inline double sum_of_squares_half_warp(X&& x, std::int64_t size) {
   double sum = 0;  // products of floats are exact in double, so fusing changes nothing
-  for (std::int64_t i = threadIdx.x % 16; i < size; i += 16)
-    sum = fma(static_cast<double>(x[i]), static_cast<double>(x[i]), sum);
+  for (std::int64_t i = threadIdx.x % 16; i < size; i += 16) {
+    const auto value = static_cast<double>(x(i));
+    sum = fma(value, value, sum);
+  }
   return fold_half_warp(sum);
+}
+/// The same for an array.
+__device__ inline double sum_of_squares_half_warp(const float* x, std::int64_t size) {
+  return sum_of_squares_half_warp([x](std::int64_t i) { return x[i]; }, size);
 }
 
 /// fit_group_scale() of a group whose input i was encoded as the integer point(i), returned to all 16 lanes.

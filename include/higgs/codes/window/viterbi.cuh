@@ -60,11 +60,12 @@ class WindowSearch {
   static constexpr int dim = 2;                   ///< weights a symbol
   static constexpr int point_words = Code::size;  ///< size of words()
   using Symbol = typename Code::Symbol;
+  using State = typename Code::State;  ///< what the symbols before leave to the next ones
   /// Blocks of four warps for which a multiprocessor has registers: 128 a thread, or 255 with more than 8 points.
   static constexpr int blocks = lane_points <= 8 ? 4 : 2;
   /// Words of shared memory that a warp needs.
   static constexpr int shared_words = 4 * half;
-  /// Words for each step that the names of a group take in global memory.
+  /// Words that the names of a group take for each step.
   static constexpr int name_words = states / 8;
 
   /// (size of the table): the points, x in the low 16 bits and y in the high ones.
@@ -113,14 +114,21 @@ class WindowSearch {
 
   /// Encodes a group of `symbols` >= 1 symbols. fixed(t) gives the weights of symbol t in fixed point, a pair();
   /// emit(t, symbol, x, y) takes a symbol and its coordinates; any lane calls them, emit() once for each t. `costs`:
-  /// shared_words words of this warp, from a multiple of 16 bytes on. `names`: (symbols, name_words) in global memory.
-  /// All lanes of the warp call it.
+  /// shared_words words of this warp, from a multiple of 16 bytes on. `names`: (symbols, name_words) in any memory.
+  /// `before`: the state behind the symbols that the group has already. All lanes of the warp call it.
   template <class Fixed, class Emit>
   __device__ void encode_warp(std::int64_t symbols, std::uint32_t* costs, std::uint32_t* names, Fixed&& fixed,
-                              Emit&& emit) const {
-    const int end = find_costs(symbols, costs, names, fixed);
+                              Emit&& emit, const State& before = {}) const {
+    const int start = slot_of(static_cast<int>(before.signs) >> seen, static_cast<int>(before.window) >> K);
+    const int end = find_costs(start, symbols, costs, names, fixed);
     __syncwarp();
     trace_back(symbols, end, names, fixed, emit);
+  }
+
+  /// The state behind `symbol`.
+  static __device__ State next(const State& state, int symbol) {
+    const unsigned window = Code::next_window(state.window, static_cast<unsigned>(symbol));
+    return {window, (state.signs << 1 | window >> (Code::window_bits - 1)) & ((1u << Code::memory) - 1u)};
   }
 
  private:
@@ -242,15 +250,15 @@ class WindowSearch {
     }
   }
 
-  // All steps; returns the slot of the best end.
+  // All steps from the slot `start`; returns the slot of the best end.
   template <class Fixed>
-  __device__ int find_costs(std::int64_t symbols, std::uint32_t* costs, std::uint32_t* names,
+  __device__ int find_costs(int start, std::int64_t symbols, std::uint32_t* costs, std::uint32_t* names,
                             Fixed&& fixed) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int cost[per_lane];
     // A state that no path has reached costs more than any that one has.
     HIGGS_UNROLL for (int i = 0; i < per_lane; ++i)
-      cost[i] = lane == 0 && i == 0 ? 0 : 1'000'000'000;
+      cost[i] = lane * per_lane + i == start ? 0 : 1'000'000'000;
     __syncwarp();  // the group before is done with `costs` and `names`
     put_costs(cost, costs);
     std::uint32_t weights = 0;
