@@ -23,11 +23,11 @@ namespace gpu = higgs::gpu;
     gpu::detail::round_group_kernel<gpu::LineSearch, true, std::uint8_t, 1, 0>;
 [[maybe_unused]] auto* const round_e8 =
     gpu::detail::round_group_kernel<gpu::E8PatternSearch, true, std::uint16_t, 8, 0>;
-// plan: judge_rows_kernel: registers <= 64
-[[maybe_unused]] auto* const judge_rows = gpu::detail::judge_rows_kernel;
-// plan: add_losses_kernel: registers <= 64
-[[maybe_unused]] auto* const add_losses = gpu::detail::add_losses_kernel;
+// plan: judge_rows_kernel<.*>: registers <= 64
+[[maybe_unused]] auto* const judge_rows = gpu::detail::judge_rows_kernel<gpu::BuiltFor>;
+// plan: add_losses_kernel<.*>: registers <= 64
+[[maybe_unused]] auto* const add_losses = gpu::detail::add_losses_kernel<gpu::BuiltFor>;
 // plan: choose_rounding_kernel: registers <= 64
 [[maybe_unused]] auto* const choose_rounding = gpu::detail::choose_rounding_kernel<std::uint8_t>;
-// plan: sum_group_errors_kernel: registers <= 64
-[[maybe_unused]] auto* const sum_group_errors = gpu::detail::sum_group_errors_kernel;
+// plan: sum_group_errors_kernel<.*>: registers <= 64
+[[maybe_unused]] auto* const sum_group_errors = gpu::detail::sum_group_errors_kernel<gpu::BuiltFor>;

@@ -227,6 +227,7 @@ __global__ void __launch_bounds__(128, ChainSearch<Search>::blocks)
 }
 
 /// Which rows lose so much that they are tried without feedback; a warp a row.
+template <class Archs>
 __global__ void __launch_bounds__(128)
     judge_rows_kernel(DenseView<const float> w, const double* losses, double mse, double mean_cost,
                       FeedbackRowError* errors, std::uint8_t* wanted) {
@@ -240,6 +241,7 @@ __global__ void __launch_bounds__(128)
 }
 
 /// Adds to the losses of wanted rows that of one group: `carried` (rows, group) has the errors times the factors.
+template <class Archs>
 __global__ void __launch_bounds__(128) add_losses_kernel(DenseView<const float> carried, const float* d,
                                                          const std::uint8_t* wanted, double* losses) {
   const std::int64_t row = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
@@ -291,6 +293,7 @@ __global__ void __launch_bounds__(128)
 }
 
 /// The errors of rows without feedback, from those of their groups.
+template <class Archs>
 __global__ void __launch_bounds__(128)
     sum_group_errors_kernel(const double2* of_groups, std::int64_t rows, std::int64_t groups,
                             FeedbackRowError* errors) {
@@ -360,8 +363,8 @@ class DeviceFeedbackQuantizer {
     if (feedback_.empty()) {
       rows_.template encode_groups_async<true>(rows, space.with.codes, space.chains, scales, space.of_groups,
                                                stream);
-      launch(detail::sum_group_errors_kernel, dim3(static_cast<unsigned>(ceil_div(w.rows, 128))), 128, 0,
-             stream, space.of_groups, w.rows, layout_.groups(), errors);
+      launch(detail::sum_group_errors_kernel<Archs>, dim3(static_cast<unsigned>(ceil_div(w.rows, 128))), 128,
+             0, stream, space.of_groups, w.rows, layout_.groups(), errors);
     } else {
       Rounded with = space.with;
       with.scales = scales;
@@ -502,10 +505,11 @@ class DeviceFeedbackQuantizer {
                                     begin / group * layout_.codes_per_group(C::dim),
                                     layout_.codes_per_row(C::dim),
                                     out.losses};
-      round_group_async(g, out.codes, stream);
+      round_group_async<Archs>(g, out.codes, stream);
     }
   }
 
+  template <class Archs>
   void round_group_async(const detail::FeedbackGroup& g, Index* codes, cudaStream_t stream) const {
     constexpr bool chain = ChainCode<C>;
     constexpr auto segment = static_cast<int>(
@@ -531,8 +535,8 @@ class DeviceFeedbackQuantizer {
                          FeedbackRowError* errors, const Device& device, cudaStream_t stream) const {
     const Rounded& without = space.without;
     const dim3 blocks = row_blocks(w.rows);
-    launch(detail::judge_rows_kernel, blocks, 128, 0, stream, DenseView<const float>(w), with.losses, mse_,
-           feedback_.mean_cost(), errors, space.wanted);
+    launch(detail::judge_rows_kernel<Archs>, blocks, 128, 0, stream, DenseView<const float>(w), with.losses,
+           mse_, feedback_.mean_cost(), errors, space.wanted);
     rows_.template encode_groups_async<true>(w, without.codes, space.chains, without.scales, nullptr, stream,
                                              {space.wanted, without.left});
     clear_async(without.losses, static_cast<std::size_t>(w.rows) * sizeof(double), stream);
@@ -540,7 +544,7 @@ class DeviceFeedbackQuantizer {
     for (std::int64_t begin = 0; begin < w.cols; begin += layout_.group) {
       clear_async(space.carried, static_cast<std::size_t>(w.rows * layout_.group) * sizeof(float), stream);
       carry_async<Archs>(without.left, begin, begin + layout_.group, carried, space.wanted, device, stream);
-      launch(detail::add_losses_kernel, blocks, 128, 0, stream, DenseView<const float>(carried),
+      launch(detail::add_losses_kernel<Archs>, blocks, 128, 0, stream, DenseView<const float>(carried),
              feedback_.d() + begin, space.wanted, without.losses);
     }
     launch(detail::choose_rounding_kernel<Index>, blocks, 128, 0, stream, w.rows, w.cols,
