@@ -123,7 +123,7 @@ object() { echo "$build/$(tr / _ <<<"$1").o"; }
 : >"$build/left_out"
 kernels=(bench/gpu/product.cu bench/gpu/codes/*.cu) # a file for each code
 [ -z "$tiny" ] || kernels=(bench/gpu/product.cu bench/gpu/codes/grid{4,2}.cu)
-programs=("${kernels[@]}" bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu)
+programs=("${kernels[@]}" bench/gpu/probe.cu bench/gpu/tokens.cu bench/matmul/matmul_bench.cu bench/gpu/rounding.cu)
 engine=(bench/gpu/decoder.cu examples/model/device/{decoder,dense_matrix}.cu examples/model/architecture/rope.cpp)
 mapfile -t tests < <(for s in "${stages[@]}"; do [ "$s" = model ] || sources_of "$s"; done | xargs -r ls -S
   for s in "${stages[@]}"; do [ "$s" != model ] || sources_of "$s"; done)
@@ -186,6 +186,8 @@ built bench bench/matmul/matmul_bench.cu "${kernels[@]}" && step bench 30 150 "$
 built tokens bench/gpu/tokens.cu "${kernels[@]}" && step tokens 30 120 "$build/tokens" "${tiny:-${MODEL:-Llama-3.1-8B}}"
 # Whole decoders: attention, the output layer and the choice of tokens too.
 built decoder "${engine[@]}" && step tokens 30 120 "$build/decoder" "${tiny:-${MODEL:-Llama-3.1-8B}}"
+# Second moments, factors and rounding.
+built rounding bench/gpu/rounding.cu && step bench 20 90 "$build/rounding" $tiny
 for stage in "${stages[@]}"; do [ "$stage" != model ] || test_stage model; done
 
 # 5. Counters of ten launches. --set full first: a misspelt metric cannot end the run. --clock-control none leaves the clocks
