@@ -16,6 +16,7 @@ ROTATE, PALEY_TEST = "rotate/hadamard_test.cu", "rotate/paley_test.cu"
 E8_TEST, PACK = "codes/e8/fragments_test.cu", "pack/packed_layout_test.cu"
 MATMUL, NEAREST, FRONT = "matmul/matmul_test.cu", "encode/nearest_test.cu", "quantizer_test.cu"
 OUTER, OUTER_TEST = "round/outer_product.cuh", "round/outer_product_test.cu"
+FACTORS, FACTORS_TEST = "round/feedback.cuh", "round/feedback_test.cu"
 ROUND, ROUND_TEST = "round/feedback_quantizer.cuh", "round/feedback_quantizer_test.cu"
 VITERBI, VITERBI_TEST = "codes/window/viterbi.cuh", "codes/window/viterbi_test.cu"
 DECODE, FORMATS = "matmul/decode_test.cu", "codes/formats_test.cu"
@@ -69,6 +70,9 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      INPUT_SCALE),
     ("result", "the last of equally near points", "encode/nearest.cuh", {"score > best[b]": "score >= best[b]"}, NEAREST),
     ("result", "between two points of a line the upper", "encode/nearest.cuh", {"if (at > static": "if (at >= static"}, NEAREST),
+    ("result", "the last of equally near points of a warp", "encode/nearest.cuh", {"other_code < code": "other_code > code"},
+     NEAREST),
+    ("result", "E8: the parity of signs in a warp", "encode/nearest.cuh", {"(odd ? 2.0f": "(!odd ? 2.0f"}, NEAREST),
     ("result", "E8: the parity of signs", "encode/nearest.cuh", {"if (odd[b] != (k >=": "if (odd[b] == (k >="}, NEAREST),
     ("race", "no __syncwarp between codes and their fit", "round/row_quantizer.cuh",
      {"    __syncwarp();\n    const GroupFit fit": "    const GroupFit fit"}, FRONT),
@@ -81,6 +85,8 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"std::ldexp(1.0f, exponent_ / 2 - exponent_)": "std::ldexp(1.0f, -(exponent_ / 2))"}, FRONT),
 
     ("result", "window codes: any state may come first", VITERBI, {"lane * per_lane + i == start ? 0 : 1'000'000'000": "0"}, VITERBI_TEST),
+    ("result", "window codes: a state after the first is forgotten", VITERBI, {"lane * per_lane + i == start": "lane + i == 0"},
+     VITERBI_TEST),
     ("result", "window codes: of parallel points equally near the last", VITERBI,
      {"if (distance < least)": "if (distance <= least)"}, VITERBI_TEST),
     ("result", "window codes: the signs in the window forgotten", VITERBI,
@@ -101,6 +107,15 @@ FAULTS = [  # what it breaks, name, header under include/higgs, what stands ther
      {"thread / 32 % 2 * 8 + thread % 8": "thread / 32 % 2 + thread % 8 * 2"}, OUTER_TEST),
     ("result", "second moments: each part of the inputs of the first", "round/second_moment.cuh",
      {"x.data + i * part_": "x.data"}, "round/second_moment_test.cu"),
+    ("result", "factors: a run of columns subtracted in another order", FACTORS,
+     {"subtract(t, high, n);": "subtract(t, t + 1, n);", "subtract(t, t + 1, high);": ";"}, FACTORS_TEST),
+    ("race", "factors: a column that is used while it is divided", FACTORS,
+     {"at(i, k) /= square;\n    }\n    __syncthreads();": "at(i, k) /= square;\n    }"}, FACTORS_TEST),
+    ("result", "factors: signs of the first part", FACTORS,
+     {"sign_words(*seed, h.cols, first)": "sign_words(*seed, h.cols)"}, FACTORS_TEST),
+    ("result", "factors: a failure that nobody tells", FACTORS, {"*failed = 1;": "*failed = 0;"}, FACTORS_TEST),
+    ("race", "transposing: tiles are read before they are whole", FACTORS,
+     {"tiles[side][r][x] = value; });\n  __syncthreads();": "tiles[side][r][x] = value; });"}, FACTORS_TEST),
     ("result", "rounding: the state behind another symbol", ROUND, {"space.symbols[t]);": "space.symbols[0]);"}, ROUND_TEST),
     ("result", "rounding: sums in another order", ROUND,
      {"for (int lane = 0; lane < count; ++lane) sum +=": "for (int lane = count; lane-- > 0;) sum +="}, ROUND_TEST),

@@ -35,6 +35,15 @@ __global__ void find_kernel(const std::uint32_t* words, Search search, const std
   }
 }
 
+// One warp for each vector, whose lanes share the points; each lane's code.
+template <class Search>
+__global__ void __launch_bounds__(32)
+    find_warp_kernel(const std::uint32_t* words, Search search, const std::int32_t* y, std::uint32_t* codes) {
+  float fixed[Search::dim];
+  for (int d = 0; d < Search::dim; ++d) fixed[d] = static_cast<float>(y[blockIdx.x * Search::dim + d]);
+  codes[blockIdx.x * 32 + threadIdx.x] = search.find_warp(words, fixed);
+}
+
 template <class Book>
 void check_equals_nearest(const Book& book, int vectors) {
   INFO(Book::name());
@@ -71,7 +80,11 @@ void check_equals_nearest(const Book& book, int vectors) {
   gpu::launch(find_kernel<Search>, dim3(static_cast<unsigned>(gpu::ceil_div(threads, 32))), 32, 0, nullptr,
               words.data(), Search{gpu::DeviceSearchOf<Book>::size}, y_device.data(), vectors, codes.data(),
               points.data());
+  const gpu::DeviceBuffer<std::uint32_t> of_lanes(static_cast<std::size_t>(vectors) * 32);
+  gpu::launch(find_warp_kernel<Search>, dim3(static_cast<unsigned>(vectors)), 32, 0, nullptr, words.data(),
+              Search{gpu::DeviceSearchOf<Book>::size}, y_device.data(), of_lanes.data());
   gpu::check(cudaDeviceSynchronize(), "find_kernel");
+  const std::vector<std::uint32_t> found_by_warps = of_lanes.to_host();
   const std::vector<std::uint32_t> found = codes.to_host();
   const std::vector<int> decoded = points.to_host();
   std::size_t wrong = 0;
@@ -81,6 +94,7 @@ void check_equals_nearest(const Book& book, int vectors) {
     const auto code = higgs::nearest(book, at);
     const auto point = book.decode(code);
     wrong += found[v] != code;
+    for (std::size_t lane = 0; lane < 32; ++lane) wrong += found_by_warps[32 * v + lane] != code;
     for (std::size_t d = 0; d < point.size(); ++d) wrong += decoded[v * point.size() + d] != point[d];
   }
   CHECK(wrong == 0);
@@ -98,7 +112,7 @@ void check_all(higgs::TypeList<Codes...>) {
 
 }  // namespace
 
-TEST_CASE("the device finds the nearest point of every codebook, the lowest of several",
+TEST_CASE("a thread and a warp find the nearest point of every codebook, the lowest of several",
           "[encode][nearest][gpu]") {
   check_all(higgs::ShippedCodes{});
   check_equals_nearest(higgs::GridCodebook<3, 512>{}, 128);

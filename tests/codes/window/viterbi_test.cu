@@ -22,11 +22,13 @@ namespace gpu = higgs::gpu;
 
 namespace {
 
-// One warp for several groups, one after the other: their symbols, and the coordinates that these stand for.
-template <int K>
+// One warp for several groups, one after the other: their symbols, and the coordinates that these stand for. Where Resumed,
+// `states` are those behind the symbols that the groups have already, and become those behind all.
+template <int K, bool Resumed>
 __global__ void __launch_bounds__(32)
     search_kernel(const std::uint32_t* words, const std::uint32_t* weights, int groups, int symbols,
-                  std::uint32_t* names, typename WindowCode<K>::Symbol* out, std::int8_t* coordinates) {
+                  std::uint32_t* names, typename WindowCode<K>::Symbol* out, std::int8_t* coordinates,
+                  typename WindowCode<K>::State* states) {
   using Search = gpu::WindowSearch<K>;
   __shared__ __align__(16) std::uint32_t points[Search::point_words], costs[Search::shared_words];
   for (int i = static_cast<int>(threadIdx.x); i < Search::point_words; i += 32) points[i] = words[i];
@@ -34,6 +36,8 @@ __global__ void __launch_bounds__(32)
   const Search search(points);
   for (int g = static_cast<int>(blockIdx.x); g < groups; g += static_cast<int>(gridDim.x)) {
     const std::int64_t first = std::int64_t{g} * symbols;
+    typename WindowCode<K>::State state;
+    if constexpr (Resumed) state = states[g];
     search.encode_warp(
         symbols, costs, names + std::int64_t{blockIdx.x} * symbols * Search::name_words,
         [&](std::int64_t t) { return weights[first + t]; },
@@ -41,7 +45,13 @@ __global__ void __launch_bounds__(32)
           out[first + t] = static_cast<typename WindowCode<K>::Symbol>(symbol);
           coordinates[2 * (first + t)] = static_cast<std::int8_t>(x);
           coordinates[2 * (first + t) + 1] = static_cast<std::int8_t>(y);
-        });
+        },
+        state);
+    if constexpr (Resumed) {
+      __syncwarp();
+      for (int t = 0; t < symbols; ++t) state = Search::next(state, out[first + t]);
+      if (threadIdx.x == 0) states[g] = state;
+    }
   }
 }
 
@@ -50,8 +60,9 @@ struct Found {
   std::vector<typename WindowCode<K>::Symbol> symbols;
   std::vector<std::int8_t> coordinates;
 };
-template <int K>
-Found<K> search_on_device(const WindowCode<K>& code, const std::vector<float>& fixed, int groups) {
+template <int K, bool Resumed = false>
+Found<K> search_on_device(const WindowCode<K>& code, const std::vector<float>& fixed, int groups,
+                          typename WindowCode<K>::State* states = nullptr) {
   using Search = gpu::WindowSearch<K>;
   const std::size_t count = fixed.size() / 2, each = count / static_cast<std::size_t>(groups);
   std::vector<std::uint32_t> weights;
@@ -62,8 +73,8 @@ Found<K> search_on_device(const WindowCode<K>& code, const std::vector<float>& f
       weights_device{std::span<const std::uint32_t>(weights)}, names(blocks * each * Search::name_words);
   const gpu::DeviceBuffer<typename WindowCode<K>::Symbol> symbols(count);
   const gpu::DeviceBuffer<std::int8_t> coordinates(2 * count);
-  gpu::launch(search_kernel<K>, dim3(blocks), 32, 0, nullptr, words.data(), weights_device.data(), groups,
-              static_cast<int>(each), names.data(), symbols.data(), coordinates.data());
+  gpu::launch(search_kernel<K, Resumed>, dim3(blocks), 32, 0, nullptr, words.data(), weights_device.data(),
+              groups, static_cast<int>(each), names.data(), symbols.data(), coordinates.data(), states);
   gpu::check(cudaDeviceSynchronize(), "search_kernel");
   return {symbols.to_host(), coordinates.to_host()};
 }
@@ -121,6 +132,36 @@ TEMPLATE_TEST_CASE_SIG("a warp finds the symbols of the definition, ties include
     check_equals_definition(coarse_code<K>(), weights_of<K>(kind, 2 * 100), 1);
   }
   check_equals_definition(WindowCode<K>{}, weights_of<K>(0, 1024), 1);
+}
+
+TEMPLATE_TEST_CASE_SIG("a warp goes on from any state as the definition does", "[codes][window][gpu]",
+                       ((int K), K), 2, 4, 5, 8, 10) {
+  const WindowCode<K> code;
+  using State = typename WindowCode<K>::State;
+  using Symbols = std::vector<typename WindowCode<K>::Symbol>;
+  constexpr std::size_t groups = 5, each = 28;
+  std::vector<State> states(groups);
+  std::vector<std::int8_t> values(2 * each);
+  for (std::size_t g = 0; g < groups; ++g) {
+    Symbols before;
+    for (std::size_t i = 0; i < each; ++i)
+      before.push_back(static_cast<typename WindowCode<K>::Symbol>(higgs::random_bits(g, i) >> (64 - K)));
+    code.decode(states[g], before, values);
+  }
+  const gpu::DeviceBuffer<State> on_device{std::span<const State>(states)};
+  const std::vector<float> fixed = weights_of<K>(0, 2 * each * groups);
+  const Found<K> found = search_on_device<K, true>(code, fixed, groups, on_device.data());
+  const std::vector<State> behind = on_device.to_host();
+  for (std::size_t g = 0; g < groups; ++g) {
+    Symbols symbols(each);
+    higgs::search_window_plainly(code, std::span(fixed).subspan(2 * g * each, 2 * each), std::span(symbols),
+                                 states[g]);
+    code.decode(states[g], symbols, values);
+    CHECK(std::ranges::equal(std::span(found.symbols).subspan(g * each, each), symbols));
+    CHECK(std::ranges::equal(std::span(found.coordinates).subspan(2 * g * each, 2 * each), values));
+    CHECK(behind[g].window == states[g].window);
+    CHECK(behind[g].signs == states[g].signs);
+  }
 }
 
 TEST_CASE("no schedule of the search has a race or changes a symbol", "[codes][window][gpu]") {
