@@ -112,6 +112,7 @@ TEST_CASE("tiles of outer products read shared memory without conflicts", "[roun
     emulator::clear_launches();
     const gpu::DenseView<const float> rows(x.data(), 16, 256);
     gpu::add_outer_products_async(rows, rows, gpu::DenseView<float>(c.data(), 256, 256), device, nullptr);
+    gpu::check(cudaDeviceSynchronize(), "outer products");
     const auto& launch = emulator::launches().back();
     CHECK(launch.counters.shared_passes == launch.counters.shared_passes_ideal);
   }

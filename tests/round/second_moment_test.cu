@@ -53,6 +53,8 @@ TEST_CASE("second moments on the device are the host's, whole or in parts, over 
 }
 
 TEST_CASE("inputs on the device that are no numbers or too many are refused", "[round][second_moment][gpu]") {
+  CHECK_THROWS_WITH(gpu::DeviceSecondMoment(0), Catch::Contains("0 inputs in parts of 0"));
+  CHECK_THROWS_WITH(gpu::DeviceSecondMoment(3, -1), Catch::Contains("3 inputs in parts of -1"));
   const gpu::Device device = gpu::current_device();
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e19f}) {

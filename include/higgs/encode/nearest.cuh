@@ -64,6 +64,7 @@ struct PointSearch {
     return out;
   }
 
+  /// The nearest points of a batch.
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][Dim],
                        std::uint32_t (&codes)[batch]) const {
     float best[batch];
@@ -84,6 +85,7 @@ struct PointSearch {
       }
     }
   }
+  /// The nearest point of one vector, by all lanes of a warp.
   __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[Dim]) const {
     float best = -std::numeric_limits<float>::infinity();
     std::uint32_t code = 0;
@@ -140,12 +142,13 @@ struct LineSearch {
     return out;
   }
 
+  /// The nearest points of a batch.
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][1],
                        std::uint32_t (&codes)[batch]) const {
     HIGGS_UNROLL for (int b = 0; b < batch; ++b)
       codes[b] = find_warp(words, y[b]);
   }
-  /// By each lane alone.
+  /// The nearest point of one vector, by each lane alone.
   __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[1]) const {
     const int at = __float2int_rn(y[0]);
     int rank = 0;  // borders below y
@@ -181,6 +184,7 @@ struct E8PatternSearch {
     return out;
   }
 
+  /// The nearest points of a batch.
   __device__ void find(const std::uint32_t* words, const float (&y)[batch][8],
                        std::uint32_t (&codes)[batch]) const {
     float best[batch];
@@ -220,6 +224,7 @@ struct E8PatternSearch {
     HIGGS_UNROLL for (int b = 0; b < batch; ++b)
       codes[b] = static_cast<std::uint32_t>(found[b] << 7 | best_signs(words, y[b], found[b]));
   }
+  /// The nearest point of one vector, by all lanes of a warp.
   __device__ std::uint32_t find_warp(const std::uint32_t* words, const float (&y)[8]) const {
     float best = -std::numeric_limits<float>::infinity();
     std::uint32_t found = 0;

@@ -324,6 +324,7 @@ class DeviceFeedbackQuantizer {
   using Rounded = detail::RoundedRows<Index>;
 
  public:
+  /// What the host's quantizer says of its rows.
   using Error = typename FeedbackQuantizer<C>::Error;
 
   /// The arguments of FeedbackQuantizer. `feedback` must outlive this. Throws InvalidArgument where it does not fit the

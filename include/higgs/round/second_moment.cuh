@@ -23,9 +23,16 @@ namespace gpu {
 /// SecondMoment in device memory: the same sums for any split of the rows into calls. It takes 4 bytes a product, as that.
 class DeviceSecondMoment {
  public:
-  /// The arguments of SecondMoment.
+  /// The arguments of SecondMoment; zeros.
   explicit DeviceSecondMoment(std::int64_t cols, std::int64_t part = 0)
-      : DeviceSecondMoment(SecondMoment(cols, part)) {}
+      : cols_(cols), part_(part == 0 ? cols : std::min(part, cols)), rows_(0) {
+    expects(cols >= 1 && part >= 0, [&] {
+      return higgs::detail::sentence("higgs::gpu::DeviceSecondMoment: ", cols, " inputs in parts of ", part,
+                                     ", but there is at least one input, and no part is negative");
+    });
+    const std::int64_t last = cols_ - (parts() - 1) * part_;
+    sums_ = DeviceBuffer<float>::zeros(static_cast<std::size_t>((parts() - 1) * part_ * part_ + last * last));
+  }
 
   /// From sums in host memory, to which more rows may be added here.
   explicit DeviceSecondMoment(const SecondMoment& moment)
