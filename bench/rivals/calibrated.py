@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import torch
-from roundings import Inputs, awq, ggml, gptq
+from roundings import FORMATS, Inputs, awq, ggml, gptq
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -72,6 +72,9 @@ def linear_layers(block):
     return [(name, layer) for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear)]
 
 
+OWN = re.compile(r"gptq([2-8])(-act)?|awq([2-8])")
+
+
 class Method:
     """One method on its way through the model."""
 
@@ -81,11 +84,12 @@ class Method:
         self.weights, self.bits = {}, 0
 
     def round(self, weights, inputs):
-        if found := re.fullmatch(r"gptq(\d)(-act)?", self.name):
-            return gptq(weights, inputs, int(found[1]), bool(found[2]))
-        if found := re.fullmatch(r"awq(\d)", self.name):
-            return awq(weights, inputs, int(found[1]))
-        return ggml(weights, inputs, self.name, self.library)
+        found = OWN.fullmatch(self.name)
+        if not found:
+            return ggml(weights, inputs, self.name, self.library)
+        if found[3]:
+            return awq(weights, inputs, int(found[3]))
+        return gptq(weights, inputs, int(found[1]), bool(found[2]))
 
     def round_block(self, runner, block, prefix, inputs):
         """Rounds the layers of a block; `inputs` are those of the float model."""
@@ -120,6 +124,9 @@ def main():
     parser.add_argument("--ggml", type=Path, help="libggml-base.so")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    for name in arguments.methods:
+        if not OWN.fullmatch(name) and not (arguments.ggml and name in FORMATS):
+            parser.error(f"no method {name}: there are gptqB, gptqB-act and awqB, and with --ggml {', '.join(FORMATS)}")
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     ids = AutoTokenizer.from_pretrained(arguments.model)(arguments.text.read_text(encoding="utf-8"))["input_ids"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "codes"))
-from ggml_quality import load  # noqa: E402
+from ggml_quality import FORMATS, load  # noqa: E402, F401
 
 GROUP = 128
 SHRINKS = [1 - 0.04 * i for i in range(13)]  # of a group's range, for the search of its scale
