@@ -346,6 +346,9 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--calibrate", self.fails(2, *words, *hessian, "--calibrate", "none"))
         self.assertIn("--round hessian", self.fails(2, *words, "--round-memory", "1GB"))
         self.assertIn("--scale-search", self.fails(2, *words, *hessian, "--scale-search", 2))
+        self.assertIn("--round hessian", self.fails(2, *words, "--round-gradients", 64))
+        said = self.fails(2, *words, *hessian, "--calibrate-tokens", 100, "--round-gradients", 101)
+        self.assertTrue("101" in said and "100" in said, said)
         said = self.fails(1, *words, *hessian, "--round-memory", "1kB")
         self.assertRegex(said, r"take \d.*B .*--round-memory is 1.00 kB")
         said = self.fails(1, *words, *hessian, "--calibrate", self.text, "--calibrate-tokens", 601)
@@ -353,12 +356,14 @@ class CommandLine(unittest.TestCase):
         (self.model / "config.json").rename(self.folder / "config.json")
         self.assertIn("config.json", self.fails(1, *words, *hessian))
         (self.folder / "config.json").rename(self.model / "config.json")
-        for more in ([], ["--no-input-scales"], ["--fused", "--skip", "down_proj"]):
+        for more in ([], ["--no-input-scales"], ["--fused", "--skip", "down_proj"], ["--round-gradients", 300]):
             results = json.loads(self.works(*words, *hessian, *more, "--calibrate", self.text, "--round-memory", "1GB",
                                             "--json", "-"))
             self.assertEqual(results["calibration"], {"source": str(self.text), "tokens": 600})
             self.assertEqual((results["round"], results["rounding"]["blocks"]), ("hessian", LAYERS))
             self.assertEqual(results["rounding"]["memory_allowed"], 10**9)
+            self.assertEqual(results["rounding"]["gradient_tokens"], 300 if "--round-gradients" in more else 0)
+            self.assertEqual(results["rounding"]["shares"]["gradients"] > 0, "--round-gradients" in more)
             self.assertAlmostEqual(sum(results["rounding"]["shares"].values()), 1)
             self.assertGreater(results["peak_memory"], 10**6)
             losses = [layer["loss"] / layer["expected_nearest_loss"] for layer in results["layers"] if "loss" in layer]

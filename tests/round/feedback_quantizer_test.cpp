@@ -271,3 +271,130 @@ TEST_CASE("feedback of another shape and buffers of another size are refused wit
   CHECK_THROWS_WITH(quantizer.quantize_rows(w.view, std::span(codes).first(3), scales),
                     Catch::Contains("3 bytes"));
 }
+
+namespace {
+
+// Gradients of outputs that speak together, as SecondMoment takes them.
+SecondMoment gradients_of(std::int64_t outputs, std::int64_t part = 0) {
+  const std::vector<float> x = [&] {
+    std::vector<float> all(static_cast<std::size_t>(500 * outputs));
+    for (std::int64_t r = 0; r < 500; ++r)
+      for (std::int64_t c = 0; c < outputs; ++c) {
+        double value = 0.5 * higgs::random_normal(11, static_cast<std::uint64_t>(r * outputs + c));
+        for (std::int64_t k = 0; k < 8; ++k)
+          value += higgs::random_normal(12, static_cast<std::uint64_t>(r * 8 + k)) *
+                   higgs::random_normal(13, static_cast<std::uint64_t>(k * outputs + c));
+        all[static_cast<std::size_t>(r * outputs + c)] = static_cast<float>(value * (c % 5 == 0 ? 3 : 1));
+      }
+    return all;
+  }();
+  SecondMoment out(outputs, part);
+  out.add(MatrixView<const float>(x.data(), 500, outputs));
+  return out;
+}
+
+// tr(G' E H' E^T) by the definition, in units of 4^exponent and of the mean of the diagonal of G': the loss of E whose rows
+// are mixed as the factors of G' say.
+template <class C>
+double loss_of_both(MatrixView<const float> w, const higgs::QuantizedMatrix<C>& matrix,
+                    const higgs::Feedback& inputs, const higgs::Feedback& outputs) {
+  std::vector<float> decoded(static_cast<std::size_t>(w.size())), mixed(decoded.size());
+  higgs::dequantize(matrix, MatrixView<float>(decoded.data(), w.rows, w.cols));
+  double loss = 0;
+  const higgs::detail::RotatedRows rows(matrix.layout, matrix.seed, matrix.exponent, matrix.input_scales);
+  std::vector<float> row(static_cast<std::size_t>(matrix.layout.padded_cols()));
+  for (std::int64_t i = 0; i < w.rows; ++i) {
+    const std::int64_t part = i / outputs.part(), first = part * outputs.part();
+    std::vector<float> error(static_cast<std::size_t>(w.cols));
+    for (std::int64_t j = first; j <= i; ++j)
+      for (std::int64_t c = 0; c < w.cols; ++c)
+        error[static_cast<std::size_t>(c)] += outputs.rows(part)(j - first, i - first) *
+                                              (w(j, c) - decoded[static_cast<std::size_t>(j * w.cols + c)]);
+    higgs::RoundingError ignored;
+    rows.rotate(MatrixView<const float>(error.data(), 1, w.cols), row, ignored);
+    double own = 0;
+    for (std::int64_t p = 0; p < inputs.parts(); ++p)
+      for (std::int64_t k = 0; k < inputs.rows(p).cols; ++k) {
+        double sum = 0;
+        for (std::int64_t j = 0; j <= k; ++j)
+          sum += static_cast<double>(row[static_cast<std::size_t>(p * inputs.part() + j)]) *
+                 static_cast<double>(inputs.rows(p)(j, k));
+        own += sum * sum * static_cast<double>(inputs.d()[static_cast<std::size_t>(p * inputs.part() + k)]);
+      }
+    loss += own * static_cast<double>(outputs.d()[static_cast<std::size_t>(i)]) / outputs.mean_cost();
+  }
+  return loss;
+}
+
+}  // namespace
+
+// A code without padding in its groups: what it decodes to has all errors.
+TEMPLATE_TEST_CASE("with feedback of both sides the loss is that of the definition, and less than with one",
+                   "[round][feedback]", (higgs::GridCodebook<1, 16>), (higgs::GridCodebook<2, 256>),
+                   higgs::E8Codebook, higgs::WindowCode<4>, higgs::WindowCode<6>, ToyCode) {
+  for (const std::int64_t part : {0, 25}) {
+    const Normals w(70, 192, 7);
+    const SecondMoment moment = inputs_of(192, 1);
+    const higgs::Feedback outputs(gradients_of(70, part), 0.01);
+    Rounded<TestType> found = rounded<TestType>(w.view, moment);
+    higgs::QuantizedMatrix<TestType>& m = found.matrix;
+    const double one_side = loss_of_both(w.view, m, *found.feedback, outputs);
+    const higgs::FeedbackQuantizer<TestType> quantizer({}, m.layout, m.seed, m.exponent, m.input_scales,
+                                                       *found.feedback);
+    higgs::SerialExecutor serial;
+    const auto error = quantizer.quantize_matrix(w.view, outputs, found.codes, found.scales, serial);
+    const double both = loss_of_both(w.view, m, *found.feedback, outputs);
+    INFO("parts of " << part << ": " << both << " in place of " << one_side);
+    CHECK(error.loss == Approx(both).epsilon(0.1));  // rows of a step are not quite independent
+    CHECK(both < 0.75 * one_side);
+    CHECK(both < 0.8 * error.expected_nearest_loss);
+    // Errors are those of the weights, not of the targets.
+    std::vector<float> back(w.data.size());
+    higgs::dequantize(m, MatrixView<float>(back.data(), 70, 192));
+    double squares = 0, norm = 0;
+    for (std::size_t i = 0; i < back.size(); ++i) {
+      const double d = static_cast<double>(back[i]) - static_cast<double>(w.data[i]);
+      squares += d * d;
+      norm += static_cast<double>(w.data[i]) * static_cast<double>(w.data[i]);
+    }
+    CHECK(error.weight_error() == Approx(squares / norm).epsilon(1e-3));
+    const std::vector<std::uint8_t> codes = found.codes;
+    higgs::ThreadPool pool(3);
+    quantizer.quantize_matrix(w.view, outputs, found.codes, found.scales, pool);
+    CHECK(found.codes == codes);
+  }
+}
+
+TEST_CASE("outputs that do not matter are rounded for their inputs, and feedback of others is refused",
+          "[round][feedback]") {
+  const Normals w(20, 96, 2);
+  const auto found = rounded<higgs::WindowCode<4>>(w.view, inputs_of(96, 1));
+  const auto& m = found.matrix;
+  const higgs::FeedbackQuantizer<higgs::WindowCode<4>> quantizer({}, m.layout, m.seed, m.exponent,
+                                                                 m.input_scales, *found.feedback);
+  std::vector<std::uint8_t> codes(found.codes.size());
+  std::vector<higgs::Half> scales(found.scales.size());
+  quantizer.quantize_matrix(w.view, higgs::Feedback(SecondMoment(20)), codes, scales);
+  CHECK(codes == found.codes);
+  CHECK_THROWS_WITH(quantizer.quantize_matrix(w.view, higgs::Feedback(gradients_of(21)), codes, scales),
+                    Catch::Contains("21 outputs") && Catch::Contains("20 rows"));
+}
+
+TEST_CASE("the costs of errors are the diagonal that the factors stand for", "[round][feedback]") {
+  for (const std::int64_t part : {0, 25}) {
+    const SecondMoment moment = gradients_of(70, part);
+    const higgs::Feedback outputs(moment, 0.5);
+    const std::vector<double> costs = outputs.costs();
+    REQUIRE(std::ssize(costs) == 70);
+    double mean = 0;
+    for (std::int64_t i = 0; i < 70; ++i)
+      mean +=
+          static_cast<double>(moment.values(i / moment.part())(i % moment.part(), i % moment.part())) / 70;
+    for (std::int64_t i = 0; i < 70; ++i)
+      CHECK(costs[static_cast<std::size_t>(i)] == Approx(static_cast<double>(moment.values(i / moment.part())(
+                                                             i % moment.part(), i % moment.part())) +
+                                                         0.5 * mean)
+                                                      .epsilon(1e-4));
+    CHECK(outputs.mean_cost() == Approx(1.5 * mean));
+  }
+}

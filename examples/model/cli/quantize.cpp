@@ -34,7 +34,7 @@ using nlohmann::ordered_json;
 struct Options : CommonOptions {
   std::string model, out, skip, plan, calibrate = "random", round = "nearest", scales = "fp16";
   std::int64_t calibrate_tokens = calibration_token_count;
-  std::int64_t round_memory = 0;
+  std::int64_t round_memory = 0, round_gradients = 0;
   QuantizeRequest request;
   std::optional<StoredPlan> stored_plan{};  // what --plan holds, but for its codebooks
   std::uint64_t seed = 0;
@@ -47,6 +47,7 @@ struct Options : CommonOptions {
   CLI::Option* calibrate_option = nullptr;
   CLI::Option* tokens_option = nullptr;
   CLI::Option* memory_option = nullptr;
+  CLI::Option* gradients_option = nullptr;
 
   bool by_second_moments() const { return round == "hessian"; }
   bool measures_inputs() const { return request.calibrated || by_second_moments(); }
@@ -77,8 +78,14 @@ void check_rounding(const Options& options, const ModelSource& source) {
   if (!options.by_second_moments()) {
     if (options.memory_option->count() > 0)
       throw CLI::ValidationError("--round-memory", "is memory for --round hessian, which is not asked for");
+    if (options.gradients_option->count() > 0)
+      throw CLI::ValidationError("--round-gradients", "are for --round hessian, which is not asked for");
     return;
   }
+  if (options.round_gradients > options.calibrate_tokens)
+    throw CLI::ValidationError("--round-gradients",
+                               "asks for " + std::to_string(options.round_gradients) + " tokens of the " +
+                                   std::to_string(options.calibrate_tokens) + " of --calibrate-tokens");
   if (options.calibrate == "none")
     throw CLI::ValidationError("--calibrate", "none leaves --round hessian without inputs to measure");
   if (options.request.options.scale_search != 0)
@@ -276,7 +283,9 @@ void calibrate(Options& options, const ModelSource& source, std::vector<TokenId>
   results["calibration"] = {{"source", options.calibrate}, {"tokens", tokens.size()}};
   const std::int64_t window = std::min(calibration_window, source.require_config().context);
   if (options.by_second_moments()) {
-    request.second_moments = {.tokens = std::move(tokens), .window = window};
+    const std::int64_t gradient_tokens = std::min(options.round_gradients, std::ssize(tokens));
+    request.second_moments = {
+        .tokens = std::move(tokens), .window = window, .gradient_tokens = gradient_tokens};
     if (options.memory_option->count() > 0) request.second_moments->memory = options.round_memory;
     return;
   }
@@ -289,12 +298,18 @@ void calibrate(Options& options, const ModelSource& source, std::vector<TokenId>
 std::optional<RoundReport> write_model(Options& options, const ModelSource& source, const Outline& outline,
                                        Executor& executor) {
   QuantizeRequest& request = options.request;
-  std::optional<ProgressBar> blocks, weights;
-  if (request.second_moments)
+  std::optional<ProgressBar> gradients, blocks, weights;
+  if (request.second_moments) {
+    request.second_moments->gradient_progress = [&](std::int64_t done, std::int64_t total) {
+      if (!gradients) gradients.emplace("gradients", "steps");
+      gradients->update(done, total);
+    };
     request.second_moments->progress = [&](std::int64_t done, std::int64_t total) {
+      gradients.reset();
       if (!blocks) blocks.emplace("round", "blocks");
       blocks->update(done, total);
     };
+  }
   request.progress = [&](std::int64_t done, std::int64_t total, const std::string&) {
     blocks.reset();
     if (!weights) weights.emplace("quantize", "weights");
@@ -307,19 +322,24 @@ std::optional<RoundReport> write_model(Options& options, const ModelSource& sour
 
 // What rounding by second moments took.
 ordered_json describe(const RoundReport& report) {
-  const std::pair<const char*, double> seconds[] = {{"forward", report.forward_seconds},
-                                                    {"second_moments", report.moment_seconds},
-                                                    {"factors", report.factor_seconds},
-                                                    {"rounding", report.rounding_seconds},
-                                                    {"states", report.file_seconds}};
+  const std::pair<const char*, double> seconds[] = {
+      {"gradients", report.gradient_seconds},    {"forward", report.forward_seconds},
+      {"second_moments", report.moment_seconds}, {"factors", report.factor_seconds},
+      {"rounding", report.rounding_seconds},     {"states", report.file_seconds}};
   double total = 0;
   for (const auto& [part, each] : seconds) total += each;
-  ordered_json shares, parts;
+  ordered_json shares, parts = ordered_json::object(), outputs = ordered_json::object();
   for (const auto& [part, each] : seconds) shares[part] = total > 0 ? each / total : 0;
   for (const auto& [input, part] : report.moments.parts) parts[std::string(input)] = part;
-  return {{"blocks", report.blocks},        {"seconds", total},
-          {"shares", std::move(shares)},    {"memory_allowed", report.memory},
-          {"memory", report.moments.bytes}, {"parts", std::move(parts)},
+  for (const auto& [output, part] : report.moments.outputs) outputs[std::string(output)] = part;
+  return {{"blocks", report.blocks},
+          {"gradient_tokens", report.gradient_tokens},
+          {"seconds", total},
+          {"shares", std::move(shares)},
+          {"memory_allowed", report.memory},
+          {"memory", report.moments.bytes},
+          {"parts", std::move(parts)},
+          {"output_parts", std::move(outputs)},
           {"silent", report.silent}};
 }
 
@@ -359,7 +379,8 @@ void quantize(Options& options) {
                bytes_to_write(source, outline, options.out,
                               options.by_second_moments() ? options.calibrate_tokens : 0) +
                    (options.calibrate == "self" ? TokensFile::room(options.calibrate_tokens) : 0));
-  if (options.memory_option->count() > 0) divide_moments(outline, options.round_memory);
+  if (options.memory_option->count() > 0)
+    divide_moments(outline, options.round_memory, options.round_gradients > 0);
   std::vector<TokenId> tokens;
   if (options.measures_inputs() && options.calibrates_on_file())  // before any work
     tokens = read_calibration(options, source, *executor);
@@ -483,6 +504,14 @@ void add_rounding_options(CLI::App* command, Options* options) {
                                             "default is half of what the machine has free")
                                ->type_name("SIZE")
                                ->transform(CLI::AsSizeValue(true));
+  options->gradients_option =
+      command
+          ->add_option("--round-gradients", options->round_gradients,
+                       "so many tokens of --calibrate go back through the model first: then --round hessian "
+                       "weighs the outputs of a layer, too, by how much depends on them")
+          ->capture_default_str()
+          ->type_name("TOKENS")
+          ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
   command->add_option("--skip", options->skip, "leave matrices alone whose name this expression finds")
       ->type_name("REGEX");
   command->add_flag(

@@ -2,7 +2,7 @@
 #include "measure/fisher.hpp"
 
 #include "architecture/parts.hpp"
-#include "math/math.hpp"
+#include "measure/backward.hpp"
 
 #include <higgs/core/error.hpp>
 #include <higgs/core/random.hpp>
@@ -27,8 +27,7 @@ class Backward {
         config_(model.config()),
         executor_(executor),
         count_(static_cast<std::int64_t>(tokens.size())),
-        cache_(config_, count_),
-        output_transposed_(transposed(require_dense(model.weights.output, function)->view())) {
+        cache_(config_, count_) {
     Matrix x(count_, config_.width);
     model.embed(tokens, x.view());
     for (std::size_t block = 0; block < model.weights.blocks.size(); ++block) {
@@ -47,7 +46,7 @@ class Backward {
   void draw(std::uint64_t seed, const Tape::OnLinear& on_linear, Outer&& outer) {
     Matrix logits(count_, config_.vocabulary);
     const std::size_t blocks = model_.weights.blocks.size();
-    Matrix dx = go_back(blocks, output_gradient(seed, logits), on_linear,
+    Matrix dx = go_back(blocks, draw_backward(model_, hidden_, seed, logits, executor_), on_linear,
                         [&](Value x, Ops& ops) { return model_.last_norm(x, ops); });
     for (std::size_t block = blocks; block-- > 0;)
       dx = go_back(block, std::move(dx), on_linear,
@@ -59,32 +58,8 @@ class Backward {
   // Runs `step` once more on states_[index], as only the states were kept, and goes back through it.
   template <class Step>
   Matrix go_back(std::size_t index, Matrix after, const Tape::OnLinear& on_linear, Step&& step) {
-    Tape tape(on_linear);
-    Ops ops(config_, {{&cache_, count_}}, executor_, nullptr, &tape);
-    const Value before = ops.begin(states_[index].view());
-    tape.go_back(step(before, ops), std::move(after));
-    return std::move(before->gradient);
-  }
-
-  // (prediction - drawn token) * W_out; the last position predicts nothing. `all` becomes the first factor.
-  Matrix output_gradient(std::uint64_t seed, Matrix& all) const {
-    constexpr std::int64_t rows_at_once = 64;
-    Matrix out(count_, config_.width);
-    for (std::int64_t first = 0; first + 1 < count_; first += rows_at_once) {
-      const std::int64_t rows = std::min(rows_at_once, count_ - 1 - first);
-      const MatrixView<float> logits = all.view().row_range(first, rows);
-      model_.logits(hidden_.view().row_range(first, rows), logits, executor_);
-      parallel_for(executor_, rows, 1, [&](std::int64_t r, std::int64_t) {
-        float* p = logits.row(r);
-        softmax(p, logits.cols);
-        double left = random_uniform(seed, static_cast<std::uint64_t>(first + r));
-        std::int64_t drawn = 0;
-        while (drawn + 1 < logits.cols && (left -= static_cast<double>(p[drawn])) > 0) ++drawn;
-        p[drawn] -= 1;
-      });
-      matmul(logits, output_transposed_.view(), out.view().row_range(first, rows), executor_);
-    }
-    return out;
+    return step_backward(config_, states_[index].view(), std::move(after), cache_, on_linear, executor_,
+                         std::forward<Step>(step));
   }
 
   const Transformer& model_;
@@ -94,7 +69,6 @@ class Backward {
   KvCache cache_;
   std::vector<Matrix> states_;  // before each block, and after the last
   Matrix hidden_;               // inputs of the output layer
-  Matrix output_transposed_;    // (width, vocabulary)
 };
 
 // What a column's squared gradient counts: half the variance of the noise there, for a unit of t^2, over the tokens.

@@ -49,7 +49,7 @@ RoundingStart find_start(const Outline& outline, const SecondMomentOptions& opti
   const std::int64_t memory = options.memory ? *options.memory
                               : saved        ? saved->memory
                                              : default_moment_memory();
-  MomentParts moments = divide_moments(outline, memory);
+  MomentParts moments = divide_moments(outline, memory, options.gradient_tokens > 0);
   return {std::move(file), std::move(saved), memory, std::move(moments)};
 }
 
@@ -92,7 +92,9 @@ void BlockRounder::name_layers() {
 }
 
 RoundReport BlockRounder::run(RoundingStart start) {
-  report_ = {.memory = start.memory, .moments = std::move(start.moments)};
+  report_ = {.gradient_tokens = request_.second_moments->gradient_tokens,
+             .memory = start.memory,
+             .moments = std::move(start.moments)};
   const SecondMomentOptions& options = *request_.second_moments;
   const std::int64_t blocks = std::ssize(matrices_);
   BlockRunner runner(source_, options.tokens, options.window, executor_);
@@ -111,6 +113,7 @@ RoundReport BlockRounder::run(RoundingStart start) {
     save();
   }
   report_.blocks = blocks - runner.block();
+  if (report_.blocks > 0) start_gradients();
   const auto advance = [&] {
     if (options.progress) options.progress(runner.block(), blocks);
   };
@@ -129,14 +132,33 @@ RoundReport BlockRounder::run(RoundingStart start) {
   return std::move(report_);
 }
 
+void BlockRounder::start_gradients() {
+  const SecondMomentOptions& options = *request_.second_moments;
+  if (options.gradient_tokens == 0) return;
+  const Timer timer(report_.gradient_seconds);
+  gradients_.emplace(source_,
+                     std::span(options.tokens).first(static_cast<std::size_t>(options.gradient_tokens)),
+                     options.window, executor_, options.gradient_progress);
+}
+
 void BlockRounder::round_block(BlockRunner& runner) {
   const auto& matrices = matrices_[static_cast<std::size_t>(runner.block())];
   Block& block = runner.load();
   for (const Outline::Matrix* matrix : matrices) release_pages(matrix->tensor->stored->data);
   if (!matrices.empty()) {
     const Moments moments = measure(runner, block);
+    std::map<std::string_view, Matrix> gradients;
+    if (gradients_) {
+      const Timer timer(report_.gradient_seconds);
+      gradients = gradients_->of_block(runner.block(), block);
+    }
     std::vector<SharedMatrix> rounded;  // layers that share input scales ask for the weights of one another
-    for (const Outline::Matrix* matrix : matrices) rounded.push_back(round(*matrix, block, moments));
+    for (const Outline::Matrix* matrix : matrices) {
+      std::optional<Feedback> outputs;
+      if (gradients_)
+        outputs = feedback_of_outputs(*matrix, gradients.at(part_of(matrix->tensor->name).name));
+      rounded.push_back(round(*matrix, block, moments, outputs ? &*outputs : nullptr));
+    }
     factor_.reset();
     for (std::size_t i = 0; i < matrices.size(); ++i)
       part_of(matrices[i]->tensor->name).in(block).weight = std::move(rounded[i]);
@@ -191,7 +213,25 @@ const Feedback& BlockRounder::feedback_for(const Outline::Matrix& matrix, std::v
   }
 }
 
-SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& block, const Moments& moments) {
+std::optional<Feedback> BlockRounder::feedback_of_outputs(const Outline::Matrix& matrix,
+                                                          const Matrix& gradients) {
+  const std::string& name = matrix.tensor->name;
+  try {
+    SecondMoment moment(matrix.layout.rows, report_.moments.outputs.at(part_of(name).name));
+    {
+      const Timer timer(report_.moment_seconds);
+      moment.add(gradients.view(), executor_);
+    }
+    const Timer timer(report_.factor_seconds);
+    return Feedback(moment, Feedback::default_output_damping, executor_);
+  } catch (const InvalidArgument& error) {
+    throw FormatError(source_.path().string() + ": gradients of the outputs of " + name + ": " +
+                      error.what());
+  }
+}
+
+SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& block, const Moments& moments,
+                                 const Feedback* outputs) {
   const std::string& name = matrix.tensor->name;
   ColumnStatistics columns(matrix.layout.cols);
   for (const ModelTensor* tensor : matrix.sharing) columns.add(weights_of(*tensor, block), executor_);
@@ -203,7 +243,7 @@ SharedMatrix BlockRounder::round(const Outline::Matrix& matrix, const Block& blo
   const Timer timer(report_.rounding_seconds);
   const RoundedMatrix rounded =
       round_matrix(weights_of(*matrix.tensor, block), matrix.codebook, matrix.layout, request_.options.seed,
-                   columns, scales, feedback, executor_);
+                   columns, scales, feedback, outputs, executor_);
   layers_.push_back({rounded.loss, rounded.expected_nearest_loss, feedback.damping(), rounded.nearest_rows,
                      feedback.empty() ? 1 : 0});
   if (!writer_.finished(name)) writer_.write_layer(name, rounded.matrix);

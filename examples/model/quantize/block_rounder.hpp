@@ -4,6 +4,7 @@
 
 #include "measure/block_runner.hpp"
 #include "measure/calibrate.hpp"
+#include "measure/output_gradients.hpp"
 #include "quantize/moment_parts.hpp"
 #include "quantize/outline.hpp"
 #include "quantize/states_file.hpp"
@@ -40,8 +41,10 @@ RoundingStart find_start(const Outline& outline, const SecondMomentOptions& opti
 /// those of both.
 struct RoundReport {
   std::int64_t blocks = 0;                                    // blocks that this run rounded
+  std::int64_t gradient_tokens = 0;                           // tokens that went back through the model
   std::int64_t memory = 0;                                    // bytes that second moments might take
   MomentParts moments{};                                      // how they were divided
+  double gradient_seconds = 0;                                // gradients of outputs
   double forward_seconds = 0;                                 // running blocks
   double moment_seconds = 0;                                  // summing second moments
   double factor_seconds = 0;                                  // factors of second moments
@@ -71,7 +74,10 @@ class BlockRounder {
   std::int64_t count_matrices(std::int64_t blocks) const;
   void round_block(BlockRunner& runner);
   Moments measure(BlockRunner& runner, const Block& block);
-  SharedMatrix round(const Outline::Matrix& matrix, const Block& block, const Moments& moments);
+  SharedMatrix round(const Outline::Matrix& matrix, const Block& block, const Moments& moments,
+                     const Feedback* outputs);
+  void start_gradients();
+  std::optional<Feedback> feedback_of_outputs(const Outline::Matrix& matrix, const Matrix& gradients);
   const Feedback& feedback_for(const Outline::Matrix& matrix, std::vector<Half> input_scales,
                                const Moments& moments);
   void name_layers();
@@ -88,6 +94,7 @@ class BlockRounder {
     Feedback feedback;
   };
   std::optional<Factor> factor_;
+  std::optional<OutputGradients> gradients_;
   std::vector<RoundedLayer> layers_;  // matrices_ that are rounded, one block after the other
   RoundReport report_;
 };

@@ -14,16 +14,16 @@
 namespace higgs::model {
 namespace {
 
-// What linear layers of all blocks read at one place of a block.
-struct Input {
+// What linear layers of all blocks read or write at one place of a block.
+struct Side {
   std::string_view name;
-  std::int64_t cols, block, padded;
+  std::int64_t cols, block, padded;    // of outputs, too: a block is a step of rounding, nothing is padded
   std::int64_t count = 1;              // diagonal parts
   std::int64_t layers = 0;             // matrices that read it
   const std::string* first = nullptr;  // name of the first of them
 
   std::int64_t part() const noexcept {
-    const std::int64_t blocks = padded / block;
+    const std::int64_t blocks = (padded + block - 1) / block;
     return (blocks + count - 1) / count * block;
   }
   bool divisible() const noexcept { return part() > block; }
@@ -34,71 +34,98 @@ struct Input {
   std::int64_t factor_bytes() const noexcept { return bytes(padded); }
 };
 
-std::vector<Input> inputs_of(const Outline& outline) {
-  std::vector<Input> out;
-  for (const Outline::Matrix& matrix : outline.matrices) {
-    const std::string part_name = split_name(matrix.tensor->name).second;
-    for (const Part& part : block_parts()) {
-      if (!is_block_linear(matrix.tensor->name) || part.name != part_name) continue;
-      auto found = std::ranges::find(out, part.input, &Input::name);
-      if (found == out.end())
-        found = out.insert(out.end(), {part.input, matrix.layout.cols, matrix.layout.block,
-                                       matrix.layout.padded_cols(), 1, 0, &matrix.tensor->name});
-      ++found->layers;
+// Adds what a layer reads or writes to those of others.
+void add(std::vector<Side>& sides, const Side& side) {
+  auto found = std::ranges::find(sides, side.name, &Side::name);
+  if (found == sides.end()) found = sides.insert(found, side);
+  ++found->layers;
+}
+
+// What the matrices of a block read, and what they write.
+struct Sides {
+  std::vector<Side> inputs, outputs;
+
+  Sides(const Outline& outline, bool with_outputs) {
+    constexpr std::int64_t outputs_of_block = 64;
+    for (const Outline::Matrix& matrix : outline.matrices) {
+      const std::string& name = matrix.tensor->name;
+      if (!is_block_linear(name)) continue;
+      const auto part = std::ranges::find(block_parts(), split_name(name).second, &Part::name);
+      const CodeLayout& layout = matrix.layout;
+      add(inputs, {part->input, layout.cols, layout.block, layout.padded_cols(), 1, 0, &name});
+      if (with_outputs) add(outputs, {part->name, layout.rows, outputs_of_block, layout.rows, 1, 0, &name});
     }
   }
-  return out;
-}
 
-std::int64_t bytes_of(const std::vector<Input>& inputs) {
-  std::int64_t moments = 0, factor = 0;
-  for (const Input& input : inputs) {
-    moments += input.moment_bytes();
-    factor = std::max(factor, input.factor_bytes());
+  // Second moments of all inputs are there at once, those of outputs one at a time; of factors there is one for each side.
+  std::int64_t bytes() const {
+    std::int64_t moments = 0, factor = 0, both = 0;
+    for (const Side& input : inputs) {
+      moments += input.moment_bytes();
+      factor = std::max(factor, input.factor_bytes());
+    }
+    for (const Side& output : outputs) both = std::max(both, output.moment_bytes() + output.factor_bytes());
+    return moments + factor + both;
   }
-  return moments + factor;
-}
 
-std::string describe(const std::vector<Input>& inputs, std::int64_t memory) {
+  // The one to be divided next; null if there is none.
+  Side* largest() {
+    Side* found = nullptr;
+    for (std::vector<Side>* sides : {&inputs, &outputs})
+      for (Side& side : *sides)
+        if (side.divisible() && (!found || side.moment_bytes() > found->moment_bytes())) found = &side;
+    return found;
+  }
+};
+
+std::string describe(const std::vector<Side>& sides, const char* what, std::int64_t memory) {
   std::int64_t layers = 0;
-  const Input* widest = nullptr;
-  for (const Input& input : inputs) {
-    if (input.count == 1) continue;
-    layers += input.layers;
-    if (!widest || input.cols > widest->cols) widest = &input;
+  const Side* widest = nullptr;
+  for (const Side& side : sides) {
+    if (side.count == 1) continue;
+    layers += side.layers;
+    if (!widest || side.cols > widest->cols) widest = &side;
   }
   if (!widest) return "";
-  return "second moments fit into " + with_bytes(memory) + " in diagonal parts only in " +
-         counted(layers, "matrix", "matrices") + ", the first " + *widest->first + ": " +
-         std::to_string(widest->part()) + " of " + std::to_string(widest->cols) +
-         " inputs a part; --round-memory gives more";
+  return "second moments of " + std::string(what) + " fit into " + with_bytes(memory) +
+         " in diagonal parts only in " + counted(layers, "matrix", "matrices") + ", the first " +
+         *widest->first + ": " + std::to_string(widest->part()) + " of " + std::to_string(widest->cols) +
+         " a part; --round-memory gives more";
+}
+
+std::map<std::string_view, std::int64_t> parts_of(const std::vector<Side>& sides) {
+  std::map<std::string_view, std::int64_t> out;
+  for (const Side& side : sides) out.emplace(side.name, side.count == 1 ? 0 : side.part());
+  return out;
 }
 
 }  // namespace
 
 std::string MomentParts::text() const {
   std::string out = "\nparts";
-  for (const auto& [input, part] : parts)
-    out.append(" ").append(input).append(" ").append(std::to_string(part));
+  for (const auto* sides : {&parts, &outputs})
+    for (const auto& [name, part] : *sides)
+      out.append(" ").append(name).append(" ").append(std::to_string(part));
   return out;
 }
 
-MomentParts divide_moments(const Outline& outline, std::int64_t memory) {
-  std::vector<Input> inputs = inputs_of(outline);
-  while (bytes_of(inputs) > memory) {
-    Input* largest = nullptr;
-    for (Input& input : inputs)
-      if (input.divisible() && (!largest || input.moment_bytes() > largest->moment_bytes())) largest = &input;
+MomentParts divide_moments(const Outline& outline, std::int64_t memory, bool with_outputs) {
+  Sides sides(outline, with_outputs);
+  while (sides.bytes() > memory) {
+    Side* largest = sides.largest();
     if (!largest)
-      throw InvalidArgument("second moments of a block take " + with_bytes(bytes_of(inputs)) +
+      throw InvalidArgument("second moments of a block take " + with_bytes(sides.bytes()) +
                             " even in parts of a rotation's block, but --round-memory is " +
                             with_bytes(memory));
     ++largest->count;
   }
   MomentParts out;
-  for (const Input& input : inputs) out.parts.emplace(input.name, input.count == 1 ? 0 : input.part());
-  out.bytes = bytes_of(inputs);
-  out.note = describe(inputs, memory);
+  out.parts = parts_of(sides.inputs);
+  out.outputs = parts_of(sides.outputs);
+  out.bytes = sides.bytes();
+  for (const std::string& note :
+       {describe(sides.inputs, "inputs", memory), describe(sides.outputs, "outputs", memory)})
+    if (!note.empty()) out.notes.push_back(note);
   return out;
 }
 

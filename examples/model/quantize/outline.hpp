@@ -55,8 +55,13 @@ struct SecondMomentOptions {
   std::vector<TokenId> tokens{};  ///< the text that runs through the model
   std::int64_t window = calibration_window;
   std::optional<std::int64_t> memory{};  ///< bytes that second moments may take; none: half of what is free
+  /// The first tokens of the text, which go back through the model, so that errors are weighed by what depends on the outputs,
+  /// too; 0: all outputs count alike.
+  std::int64_t gradient_tokens = 0;
   /// Called before and after each block with the blocks done and to do.
   std::function<void(std::int64_t done, std::int64_t total)> progress{};
+  /// Called as gradients are found, see OutputGradients.
+  std::function<void(std::int64_t done, std::int64_t total)> gradient_progress{};
 };
 
 struct QuantizeRequest {

@@ -134,6 +134,7 @@ std::string fingerprint(const ModelSource& source, const Outline& outline, const
   std::string out = fingerprint(source, request);
   const SecondMomentOptions& moments = *request.second_moments;
   out.append("\nsecond moments ").append(std::to_string(moments.window));
+  out.append(" ").append(std::to_string(moments.gradient_tokens));
   out.append(request.calibrated ? " calibrated " : " ");
   out.append(reinterpret_cast<const char*>(moments.tokens.data()), moments.tokens.size() * sizeof(TokenId));
   for (const Outline::Matrix& matrix : outline.matrices)  // the others stay as they are
@@ -255,7 +256,7 @@ std::optional<RoundReport> quantize_model(const ModelSource& source, const Outli
   if (moments) {
     start = find_start(outline, *moments, StatesFile(file, decided));
     decided += start->moments.text();
-    say(start->moments.note);
+    for (const std::string& note : start->moments.notes) say(note);
   }
 
   std::filesystem::create_directories(folder);

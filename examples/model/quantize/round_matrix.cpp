@@ -24,7 +24,8 @@ struct Storage {
 template <class Book>
 RoundedMatrix round_with(MatrixView<const float> w, const CodeLayout& layout,
                          std::optional<std::uint64_t> seed, double max_magnitude,
-                         std::span<const Half> input_scales, const Feedback& feedback, Executor& executor) {
+                         std::span<const Half> input_scales, const Feedback& feedback,
+                         const Feedback* outputs, Executor& executor) {
   QuantizedMatrix<Book> out;
   out.layout = layout;
   out.seed = seed;
@@ -34,7 +35,9 @@ RoundedMatrix round_with(MatrixView<const float> w, const CodeLayout& layout,
   storage->scales.resize(static_cast<std::size_t>(w.rows * layout.groups()));
   storage->input_scales.assign(input_scales.begin(), input_scales.end());
   const FeedbackQuantizer<Book> quantizer(out.book, layout, seed, out.exponent, input_scales, feedback);
-  const auto error = quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
+  const auto error = outputs
+                         ? quantizer.quantize_matrix(w, *outputs, storage->codes, storage->scales, executor)
+                         : quantizer.quantize_rows(w, storage->codes, storage->scales, executor);
   out.t2 = error.t2();
   out.weight_error = error.weight_error();
   out.codes = storage->codes;
@@ -49,12 +52,13 @@ RoundedMatrix round_with(MatrixView<const float> w, const CodeLayout& layout,
 
 RoundedMatrix round_matrix(MatrixView<const float> w, std::string_view codebook, const CodeLayout& layout,
                            std::optional<std::uint64_t> seed, const ColumnStatistics& columns,
-                           std::span<const Half> input_scales, const Feedback& feedback, Executor& executor) {
+                           std::span<const Half> input_scales, const Feedback& feedback,
+                           const Feedback* outputs, Executor& executor) {
   const double most = layout.input_scales ? columns.max_magnitude(input_scales)
                                           : static_cast<double>(columns.max_magnitude());
   RoundedMatrix out;
   with_shipped_code(codebook, [&]<class Book>(std::type_identity<Book>) {
-    out = round_with<Book>(w, layout, seed, most, input_scales, feedback, executor);
+    out = round_with<Book>(w, layout, seed, most, input_scales, feedback, outputs, executor);
   });
   return out;
 }

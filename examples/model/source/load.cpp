@@ -155,6 +155,21 @@ std::vector<float> load_norm(const ModelSource& source, Executor& executor) {
   return norm;
 }
 
+Linear load_output(const ModelSource& source, Executor& executor) {
+  const ModelConfig& config = source.require_config();
+  const Shape shape{config.vocabulary, config.width};
+  Loader load(source, executor);
+  Linear out;
+  if (config.tied_embeddings) {
+    Embedding embedding;
+    load(std::string(embedding_name), shape, embedding.weight);
+    out.weight = output_of(embedding, executor);
+  } else {
+    load(std::string(output_name), shape, out.weight);
+  }
+  return out;
+}
+
 Weights load_weights(const ModelSource& source, Executor& executor) {
   const ModelConfig& config = source.require_config();
   Weights out;

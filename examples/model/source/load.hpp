@@ -28,6 +28,8 @@ std::vector<std::string> unused_tensors(const ModelSource& source);
 Block load_block(const ModelSource& source, std::int64_t index, Executor& executor = default_executor());
 /// The norm after the last block (width).
 std::vector<float> load_norm(const ModelSource& source, Executor& executor = default_executor());
+/// The output layer (vocabulary, width); of a tied model the embedding.
+Linear load_output(const ModelSource& source, Executor& executor = default_executor());
 /// Loads the weights of a model, dense ones as floats. Throws FormatError, which names file and tensor, for a model
 /// that has a problem_of(), and for a weight that is NaN or infinite, by row and column.
 Weights load_weights(const ModelSource& source, Executor& executor = default_executor());

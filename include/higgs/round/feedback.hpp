@@ -51,6 +51,8 @@ class Feedback {
  public:
   /// The damping where a caller asks for none.
   static constexpr double default_damping = 0.01;
+  /// The same of outputs, whose gradients are fewer and rougher. docs/notes/round.md has what less of it costs.
+  static constexpr double default_output_damping = 1;
 
   /// `damping`: what is added to the diagonal of H', relative to the mean of that. Where H' so damped cannot be factored
   /// safely, it is raised tenfold. `input_scales`: (cols) where the layout has them, else empty. Throws InvalidArgument
@@ -60,6 +62,10 @@ class Feedback {
            std::span<const Half> input_scales = {}, double damping = default_damping,
            Executor& executor = default_executor(), Isa isa = best_isa());
 
+  /// The same of what is neither scaled nor rotated, such as the outputs of a layer: H' is the second moment and the damping.
+  explicit Feedback(const SecondMoment& moment, double damping = default_damping,
+                    Executor& executor = default_executor(), Isa isa = best_isa());
+
   /// Whether all inputs are zero, so that no error costs anything: U is not there, and d() is all zeros.
   bool empty() const noexcept { return u_.empty(); }
 
@@ -68,6 +74,10 @@ class Feedback {
 
   /// The mean of the diagonal of H', damping included: what the square of an input's error costs where no error is fed back.
   double mean_cost() const noexcept { return mean_ * (1 + damping_); }
+
+  /// (cols()): what the square of an error costs where it moves the targets of later steps alone, a step being so many
+  /// inputs from the begin of a part on. 0: it moves none, so that costs are the diagonal of H'.
+  std::vector<double> costs(std::int64_t step = 0) const;
 
   std::int64_t cols() const noexcept { return std::ssize(d_); }  ///< rotated inputs, padding among them
   std::int64_t part() const noexcept { return part_; }  ///< rotated inputs of a part; the last may have fewer
@@ -82,6 +92,10 @@ class Feedback {
 
  private:
   MatrixView<float> part_of(std::int64_t i) noexcept;
+  // Takes the scales, or none, and factors all parts: load(i, h) writes the undamped H' of part i.
+  template <class Load>
+  void factor_parts(const SecondMoment& moment, std::span<const float> scales, Load&& load,
+                    Executor& executor, Isa isa);
 
   std::int64_t part_;
   double damping_;
@@ -91,6 +105,13 @@ class Feedback {
 };
 
 namespace detail {
+
+/// Throws InvalidArgument for a damping that is negative or not finite.
+inline void expect_damping(double damping) {
+  expects(std::isfinite(damping) && damping >= 0, [&] {
+    return sentence("higgs::Feedback: damping is ", damping, ", but must be finite and not negative");
+  });
+}
 
 /// Throws InvalidArgument unless a second moment, input scales and a damping fit a layout.
 template <class Moment>
@@ -109,9 +130,7 @@ void expect_feedback(const Moment& moment, const CodeLayout& layout, std::span<c
     return sentence("higgs::Feedback: input_scales holds ", input_scales.size(),
                     " values, but the layout needs ", scales);
   });
-  expects(std::isfinite(damping) && damping >= 0, [&] {
-    return sentence("higgs::Feedback: damping is ", damping, ", but must be finite and not negative");
-  });
+  expect_damping(damping);
 }
 
 /// The sum of the diagonal of D H D, from that of H (cols) and D (cols), or none.
@@ -283,6 +302,32 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
   d_.resize(static_cast<std::size_t>(layout.padded_cols()));
   std::vector<float> scales;
   for (const Half scale : input_scales) scales.push_back(static_cast<float>(scale));
+  const auto load = [&](std::int64_t i, MatrixView<float> h) {
+    const std::int64_t first = i * part_;
+    const std::span<const float> own =
+        std::span(scales).subspan(scales.empty() ? 0 : static_cast<std::size_t>(first));
+    detail::scale_second_moment(moment.values(i), own, h, executor);
+    for (int side = 0; side < 2; ++side) {
+      detail::rotate_rows(h, layout.block, seed, first, executor, isa);
+      if (side == 0) detail::transpose(h, executor);
+    }
+  };
+  factor_parts(moment, scales, load, executor, isa);
+}
+
+HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, double damping, Executor& executor, Isa isa)
+    : part_(moment.part()), damping_(damping) {
+  detail::expect_damping(damping);
+  d_.resize(static_cast<std::size_t>(moment.cols()));
+  const auto load = [&](std::int64_t i, MatrixView<float> h) {
+    detail::scale_second_moment(moment.values(i), {}, h, executor);
+  };
+  factor_parts(moment, {}, load, executor, isa);
+}
+
+template <class Load>
+void Feedback::factor_parts(const SecondMoment& moment, std::span<const float> scales, Load&& load,
+                            Executor& executor, Isa isa) {
   std::vector<float> diagonal;  // (moment.cols())
   for (std::int64_t p = 0; p < moment.parts(); ++p)
     for (std::int64_t k = 0; k < moment.values(p).rows; ++k) diagonal.push_back(moment.values(p)(k, k));
@@ -292,20 +337,13 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
   u_.resize(static_cast<std::size_t>((parts() - 1) * part_ * part_ + last * last));
   const auto factor_part = [&](std::int64_t i) {
     const MatrixView<float> h = part_of(i);
-    const std::int64_t first = i * part_;
-    const auto from = static_cast<std::size_t>(first);
-    const MatrixView<const float> upper = moment.values(i);
-    const std::span<const float> own = std::span(scales).subspan(scales.empty() ? 0 : from);
-    detail::scale_second_moment(upper, own, h, executor);
-    for (int side = 0; side < 2; ++side) {
-      detail::rotate_rows(h, layout.block, seed, first, executor, isa);
-      if (side == 0) detail::transpose(h, executor);
-    }
+    load(i, h);
     for (std::int64_t k = 0; k < h.rows; ++k)
       h(k, k) = static_cast<float>(std::fma(damping_, mean_, static_cast<double>(h(k, k))));
     // No square is below what is added here, but for rounding. Where rounding takes half of that, it decides too much.
-    return factor(h, std::span(d_).subspan(from, static_cast<std::size_t>(h.rows)), damping_ * mean_ / 2,
-                  executor, isa);
+    const std::span<float> d =
+        std::span(d_).subspan(static_cast<std::size_t>(i * part_), static_cast<std::size_t>(h.rows));
+    return factor(h, d, damping_ * mean_ / 2, executor, isa);
   };
   for (std::int64_t i = 0; i < parts();)
     if (factor_part(i)) {
@@ -314,6 +352,24 @@ HIGGS_INLINE Feedback::Feedback(const SecondMoment& moment, const CodeLayout& la
       damping_ = detail::raised_damping(damping_, mean_, moment.cols(), cols());
       i = 0;
     }
+}
+
+HIGGS_INLINE std::vector<double> Feedback::costs(std::int64_t step) const {
+  std::vector<double> out(d_.size());
+  if (step <= 0) step = part_;
+  for (std::int64_t i = 0; i < (empty() ? 0 : parts()); ++i) {
+    const MatrixView<const float> u = rows(i);
+    const float* d = d_.data() + i * part_;
+    for (std::int64_t j = 0; j < u.rows; ++j) {
+      double sum = 0;
+      for (std::int64_t k = j; k < std::min(u.cols, (j / step + 1) * step); ++k) {
+        const auto value = static_cast<double>(u(j, k));
+        sum = std::fma(value * value, static_cast<double>(d[k]), sum);
+      }
+      out[static_cast<std::size_t>(i * part_ + j)] = sum;
+    }
+  }
+  return out;
 }
 
 HIGGS_INLINE MatrixView<float> Feedback::part_of(std::int64_t i) noexcept {

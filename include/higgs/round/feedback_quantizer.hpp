@@ -6,6 +6,11 @@
 // targets of the inputs behind it, by the factors of the inputs' second moment (feedback.hpp): inputs that speak together
 // make up for each other's errors. A code that chooses the symbols of a group together looks some inputs beyond the
 // segment, keeps the symbols of the segment, and goes on from there.
+//
+// Outputs may speak together, too: with G the second moment of the gradients of what a model says with respect to the
+// outputs, an error E of the matrix costs tr(G E H E^T) (YAQA, Tseng et al., 2025). With G = V diag(g) V^T this is the sum
+// over rows i of g[i] r H r^T, r being the error of row i plus the sum over rows j < i of V(j, i) times theirs. So what the
+// rows before erred moves the targets of a row, which is then rounded as above.
 #pragma once
 
 #include <higgs/config.hpp>
@@ -79,6 +84,8 @@ class FeedbackQuantizer {
   static constexpr std::int64_t inputs_ahead = 48;
   /// Rows that one task rounds together.
   static constexpr std::int64_t rows_together = 64;
+  /// Rows whose errors do not move one another where outputs speak together, and those of them that one task rounds.
+  static constexpr std::int64_t rows_of_step = 16, rows_of_task = 4;
 
   /// The arguments of RowQuantizer, and the feedback for the same layout, seed and input scales, which must outlive this.
   FeedbackQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,
@@ -99,6 +106,13 @@ class FeedbackQuantizer {
   template <class T>
   Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
                       Executor& executor = default_executor()) const;
+
+  /// Quantizes all rows of a matrix w (outputs.cols(), cols) with the least tr(G' E H' E^T), `outputs` being the feedback of
+  /// the outputs' gradients. Error::loss is in units of the mean of the diagonal of G', and so is what is expected of it; errors of the
+  /// rows of a step count in it as if they were independent.
+  template <class T>
+  Error quantize_matrix(MatrixView<T> w, const Feedback& outputs, std::span<std::uint8_t> codes,
+                        std::span<Half> scales, Executor& executor = default_executor()) const;
 
  private:
   using Symbol = SymbolOf<C>;
@@ -140,9 +154,19 @@ class FeedbackQuantizer {
     template <class T>
     void load(MatrixView<T> w) {
       const auto cols = static_cast<std::size_t>(q_.layout_.padded_cols());
-      for (std::int64_t r = 0; r < count_; ++r)
+      for (std::int64_t r = 0; r < count_; ++r) {
+        Error& error = row_errors_[static_cast<std::size_t>(r)];
         q_.rows_.rotate(w.row_range(r, 1), std::span(w_).subspan(static_cast<std::size_t>(r) * cols, cols),
-                        row_errors_[static_cast<std::size_t>(r)]);
+                        error);
+        error.squared_norm = sum_of_squares(weights(r));
+        error.expected_nearest_loss = q_.book_.mse() * q_.feedback_.mean_cost() * error.squared_norm;
+      }
+    }
+
+    // Moves the targets of all inputs by `moves` (rows, padded_cols), which must outlive the batch.
+    void move(MatrixView<const float> moves) {
+      moves_ = moves.data;
+      for (std::size_t i = 0; i < w_.size(); ++i) w_[i] += moves_[i];
     }
 
     // Rounds the group of all rows: targets, segments in their order, then the scale.
@@ -159,29 +183,30 @@ class FeedbackQuantizer {
       for (std::int64_t r = 0; r < count_; ++r) fit_scale(g, r);
     }
 
-    // Packs the symbols and completes the errors.
-    Error finish(std::span<std::uint8_t> codes, std::span<Half> scales) {
+    // Packs the symbols and completes the errors of the rows. Those of the rotated weights go to `errors`
+    // (rows, padded_cols) where it is given.
+    std::span<const Error> finish(std::span<std::uint8_t> codes, std::span<Half> scales,
+                                  std::span<float> errors = {}) {
       const auto row_codes = static_cast<std::size_t>(q_.layout_.codes_per_row(C::dim));
       const std::size_t row_bytes = codes.size() / static_cast<std::size_t>(count_);
       std::vector<float> left(static_cast<std::size_t>(q_.layout_.padded_cols()));
-      Error total;
       for (std::int64_t r = 0; r < count_; ++r) {
         const auto row = static_cast<std::size_t>(r);
         Error& error = row_errors_[row];
-        error.squared_norm = sum_of_squares(weights(r));
-        error.expected_nearest_loss = q_.book_.mse() * q_.feedback_.mean_cost() * error.squared_norm;
         for (std::size_t c = 0; c < left.size(); ++c)
           left[c] = errors_[c * static_cast<std::size_t>(count_) + row];
         // Inputs that hardly speak together gain little or nothing.
         if (error.loss > 0.9 * error.expected_nearest_loss) try_nearest(r, left);
+        if (moves_)
+          for (std::size_t c = 0; c < left.size(); ++c) left[c] -= moves_[row * left.size() + c];
+        if (!errors.empty()) std::ranges::copy(left, errors.begin() + r * std::ssize(left));
         error.squared_error = sum_of_squares(left);
         q_.rows_.finish(left, error);
         pack_bits(std::span<const Symbol>(codes_).subspan(row * row_codes, row_codes), code_bits<C>,
                   codes.subspan(row * row_bytes, row_bytes));
-        total += error;
       }
       std::copy(scales_.begin(), scales_.end(), scales.begin());
-      return total;
+      return row_errors_;
     }
 
    private:
@@ -348,13 +373,14 @@ class FeedbackQuantizer {
     }
 
     const FeedbackQuantizer& q_;
-    std::int64_t count_;          // rows
-    std::vector<float> w_;        // (rows, padded_cols): rotated weights
-    std::vector<float> errors_;   // (padded_cols, rows): w - scale * coordinate
-    std::vector<float> carried_;  // (rows, group): errors of inputs up to each one, times the factors
-    std::vector<float> moved_;    // (rows, group): coordinates of the group, times the factors
-    std::vector<float> targets_;  // (group): of one row
-    std::vector<float> points_;   // (group, rows): coordinates
+    std::int64_t count_;            // rows
+    std::vector<float> w_;          // (rows, padded_cols): rotated weights, moved
+    const float* moves_ = nullptr;  // (rows, padded_cols), or none
+    std::vector<float> errors_;     // (padded_cols, rows): w - scale * coordinate
+    std::vector<float> carried_;    // (rows, group): errors of inputs up to each one, times the factors
+    std::vector<float> moved_;      // (rows, group): coordinates of the group, times the factors
+    std::vector<float> targets_;    // (group): of one row
+    std::vector<float> points_;     // (group, rows): coordinates
     std::vector<Element> segment_points_;  // (segment)
     std::vector<float> scaled_;            // fixed point of a segment and what is ahead
     std::vector<Symbol> symbols_;
@@ -392,6 +418,42 @@ class FeedbackQuantizer {
     return loss;
   }
 
+  // Rounds rows [first, first + count) of w. The codes, scales, moves and errors are those of all rows; the last two may be
+  // empty.
+  template <class T>
+  std::vector<Error> round(MatrixView<T> w, std::int64_t first, std::int64_t count,
+                           std::span<std::uint8_t> codes, std::span<Half> scales,
+                           MatrixView<const float> moves, std::span<float> errors) const {
+    const auto part_of = [&](auto all) {
+      const auto each = all.size() / static_cast<std::size_t>(w.rows);
+      return all.subspan(static_cast<std::size_t>(first) * each, static_cast<std::size_t>(count) * each);
+    };
+    Batch batch(*this, count);
+    batch.load(w.row_range(first, count));
+    if (moves.rows > 0) batch.move(moves);
+    for (std::int64_t g = 0; g < layout_.groups(); ++g) batch.round_group(g);
+    const std::span<const Error> found = batch.finish(part_of(codes), part_of(scales), part_of(errors));
+    return {found.begin(), found.end()};
+  }
+
+  // What the errors of all rows before leave to the rows [first, first + count): moves (count, padded_cols). Errors of these
+  // rows are not known, but their means are: a moved row misses its weights by what it was moved.
+  static void move_rows(const Feedback& outputs, std::span<const float> errors, std::int64_t first,
+                        MatrixView<float> moves, Executor& executor) {
+    const std::int64_t part = outputs.part(), start = first / part * part, cols = moves.cols;
+    const MatrixView<const float> v = outputs.rows(first / part).col_range(first - start, moves.rows);
+    std::fill_n(moves.data, moves.size(), 0.0f);
+    if (first > start)
+      add_outer_products(v.row_range(0, first - start),
+                         MatrixView<const float>(errors.data() + start * cols, first - start, cols), moves,
+                         executor);
+    for (std::int64_t i = 1; i < moves.rows; ++i)
+      for (std::int64_t j = 0; j < i; ++j) {
+        const float factor = -v(first - start + j, i);
+        for (std::int64_t c = 0; c < cols; ++c) moves(i, c) = std::fma(factor, moves(j, c), moves(i, c));
+      }
+  }
+
   C book_;
   Encoder<C> encoder_;
   CodeLayout layout_;
@@ -412,22 +474,60 @@ typename FeedbackQuantizer<C>::Error FeedbackQuantizer<C>::quantize_rows(MatrixV
     return quantize_rows(detail::as_scalars(w), codes, scales, executor);
   } else {
     if (nearest_) return {nearest_->quantize_rows(w, codes, scales, executor), 0, 0, w.rows};
-    const std::int64_t groups = layout_.groups(), row_bytes = layout_.row_bytes(C::dim, code_bits<C>);
-    detail::expect_rows("higgs::FeedbackQuantizer", w, layout_, row_bytes, codes.size(), scales.size());
+    detail::expect_rows("higgs::FeedbackQuantizer", w, layout_, layout_.row_bytes(C::dim, code_bits<C>),
+                        codes.size(), scales.size());
     const std::int64_t tasks = (w.rows + rows_together - 1) / rows_together;
     std::vector<Error> errors(static_cast<std::size_t>(tasks));
     executor.run(tasks, [&](std::int64_t task) {
       const std::int64_t first = task * rows_together, count = std::min(rows_together, w.rows - first);
-      Batch batch(*this, count);
-      batch.load(w.row_range(first, count));
-      for (std::int64_t g = 0; g < groups; ++g) batch.round_group(g);
-      errors[static_cast<std::size_t>(task)] = batch.finish(
-          codes.subspan(static_cast<std::size_t>(first * row_bytes),
-                        static_cast<std::size_t>(count * row_bytes)),
-          scales.subspan(static_cast<std::size_t>(first * groups), static_cast<std::size_t>(count * groups)));
+      for (const Error& each : round(w, first, count, codes, scales, {}, {}))
+        errors[static_cast<std::size_t>(task)] += each;
     });
     Error total;
     for (const Error& each : errors) total += each;
+    return total;
+  }
+}
+
+template <Code C>
+template <class T>
+typename FeedbackQuantizer<C>::Error FeedbackQuantizer<C>::quantize_matrix(MatrixView<T> w,
+                                                                           const Feedback& outputs,
+                                                                           std::span<std::uint8_t> codes,
+                                                                           std::span<Half> scales,
+                                                                           Executor& executor) const {
+  if constexpr (!detail::is_scalar<T>) {
+    return quantize_matrix(detail::as_scalars(w), outputs, codes, scales, executor);
+  } else {
+    expects(outputs.cols() == w.rows, [&] {
+      return detail::sentence("higgs::FeedbackQuantizer: the feedback is of ", outputs.cols(),
+                              " outputs, but the matrix has ", w.rows, " rows");
+    });
+    if (nearest_ || outputs.empty()) return quantize_rows(w, codes, scales, executor);
+    detail::expect_rows("higgs::FeedbackQuantizer", w, layout_, layout_.row_bytes(C::dim, code_bits<C>),
+                        codes.size(), scales.size());
+    const std::int64_t cols = layout_.padded_cols(), part = outputs.part();
+    const std::vector<double> nearest = outputs.costs(), costs = outputs.costs(rows_of_step);
+    std::vector<float> errors(static_cast<std::size_t>(w.rows * cols)),
+        moves(static_cast<std::size_t>(rows_of_step * cols));
+    std::vector<Error> rows(static_cast<std::size_t>(w.rows));
+    for (std::int64_t first = 0, count; first < w.rows; first += count) {
+      count = std::min({rows_of_step, w.rows - first, part - first % part});
+      const MatrixView<float> moved(moves.data(), count, cols);
+      move_rows(outputs, errors, first, moved, executor);
+      executor.run((count + rows_of_task - 1) / rows_of_task, [&](std::int64_t task) {
+        const std::int64_t begin = task * rows_of_task, each = std::min(rows_of_task, count - begin);
+        std::ranges::copy(
+            round(w, first + begin, each, codes, scales, moved.row_range(begin, each), std::span(errors)),
+            rows.begin() + first + begin);
+      });
+    }
+    Error total;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i].loss *= costs[i] / outputs.mean_cost();
+      rows[i].expected_nearest_loss *= nearest[i] / outputs.mean_cost();
+      total += rows[i];
+    }
     return total;
   }
 }

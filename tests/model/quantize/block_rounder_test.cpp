@@ -70,8 +70,8 @@ template <class Book>
 higgs::QuantizedMatrix<Book> rounded_for(higgs::MatrixView<const float> w,
                                          const higgs::ColumnStatistics& columns,
                                          higgs::MatrixView<const float> x, std::vector<std::uint8_t>& codes,
-                                         std::vector<higgs::Half>& scales,
-                                         std::vector<higgs::Half>& factors) {
+                                         std::vector<higgs::Half>& scales, std::vector<higgs::Half>& factors,
+                                         const higgs::Feedback* outputs = nullptr) {
   higgs::SecondMoment moment(w.cols);
   for (std::int64_t first = 0; first < x.rows; first += 10)
     moment.add(x.row_range(first, std::min<std::int64_t>(10, x.rows - first)));
@@ -85,8 +85,12 @@ higgs::QuantizedMatrix<Book> rounded_for(higgs::MatrixView<const float> w,
   const higgs::Feedback feedback(moment, out.layout, options.seed, factors);
   codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
-  higgs::FeedbackQuantizer<Book>(out.book, out.layout, options.seed, out.exponent, factors, feedback)
-      .quantize_rows(w, codes, scales);
+  const higgs::FeedbackQuantizer<Book> quantizer(out.book, out.layout, options.seed, out.exponent, factors,
+                                                 feedback);
+  if (outputs)
+    quantizer.quantize_matrix(w, *outputs, codes, scales);
+  else
+    quantizer.quantize_rows(w, codes, scales);
   return out;
 }
 
@@ -120,6 +124,8 @@ TEST_CASE("a block is rounded for the inputs that the rounded blocks before it g
   const ModelSource source(folder / "model");
   QuantizeRequest request = by_second_moments();
   request.sharing = GENERATE(Sharing::Alike, Sharing::Fused);
+  request.second_moments->gradient_tokens = GENERATE(0, 14);
+  const bool both_sides = request.second_moments->gradient_tokens > 0;
   request.codebooks.emplace("model.layers.1.mlp.down_proj.weight", "2x256");
   request.skip = std::regex("layers\\.0\\.self_attn\\.o_proj|layers\\.1\\.self_attn\\.[qkv]_proj");
   quantize_model(source, folder / "out", request);
@@ -127,7 +133,10 @@ TEST_CASE("a block is rounded for the inputs that the rounded blocks before it g
   Transformer model = Transformer::load(source);
   Matrix states(24, config.width), after;
   model.embed(request.second_moments->tokens, states.view());
+  OutputGradients gradients(source, std::span(request.second_moments->tokens).first(14), 10);
   for (std::size_t block = 0; block < 3; ++block) {
+    const auto after_layers =
+        gradients.of_block(static_cast<std::int64_t>(block), model.weights.blocks[block]);
     const auto inputs = inputs_of(model, block, states, 10, after);
     std::map<std::string, SharedMatrix> rounded;
     for (const BlockLinear& layer : block_linears(config)) {
@@ -142,8 +151,11 @@ TEST_CASE("a block is rounded for the inputs that the rounded blocks before it g
       const auto check = [&]<class Book>(std::type_identity<Book>) {
         std::vector<std::uint8_t> codes;
         std::vector<higgs::Half> scales, factors;
-        const auto expected =
-            rounded_for<Book>(dense->view(), columns, {x.data(), 24, dense->cols}, codes, scales, factors);
+        higgs::SecondMoment moment(dense->rows);
+        moment.add(after_layers.at(layer.part->name).view());
+        const higgs::Feedback outputs(moment, higgs::Feedback::default_output_damping);
+        const auto expected = rounded_for<Book>(dense->view(), columns, {x.data(), 24, dense->cols}, codes,
+                                                scales, factors, both_sides ? &outputs : nullptr);
         const auto& matrix = std::get<higgs::QuantizedMatrix<Book>>(stored);
         CHECK(std::ranges::equal(matrix.codes, codes));
         CHECK(std::ranges::equal(matrix.scales, scales));
@@ -186,7 +198,8 @@ TEST_CASE("rounding block by block that is killed at any moment ends with the sa
   const TemporaryFolder folder;
   write_folder(folder / "model", tiny_config("llama"));
   const ModelSource source(folder / "model");
-  const QuantizeRequest request = by_second_moments();
+  QuantizeRequest request = by_second_moments();
+  request.second_moments->gradient_tokens = GENERATE(0, 13);
   StoppingExecutor whole(1'000'000);
   const auto expected = quantize_model(source, folder / "whole", request, whole);
   const std::int64_t runs = 1'000'000 - whole.left();
@@ -215,13 +228,14 @@ TEST_CASE("states of another text, of other options or of other parts are not co
   const ModelSource source(folder / "model");
   QuantizeRequest first = by_second_moments();
   first.options.block = 12;
-  std::vector<QuantizeRequest> others(6, first);
+  std::vector<QuantizeRequest> others(7, first);
   others[0].second_moments->tokens.back() = 1;
   others[1].second_moments->window = 12;
   others[2].skip = std::regex("layers\\.0");
   others[3].codebooks.emplace("model.layers.0.mlp.up_proj.weight", "2x256");
   others[4].calibrated = false;
   others[5].second_moments->memory = 150'000;  // diagonal parts
+  others[6].second_moments->gradient_tokens = 12;
   for (std::size_t i = 0; i < others.size(); ++i) {
     INFO(i);
     const auto out = folder / ("out" + std::to_string(i));
