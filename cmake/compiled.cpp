@@ -48,12 +48,21 @@ typename FeedbackQuantizer<C>::Error quantize_rows_with_feedback(const FeedbackQ
 }
 
 template <class C, class T>
+typename FeedbackQuantizer<C>::Error quantize_matrix_with_feedback(const FeedbackQuantizer<C>& quantizer,
+                                                                   MatrixView<T> w, const Feedback& outputs,
+                                                                   std::span<std::uint8_t> codes,
+                                                                   std::span<Half> scales,
+                                                                   Executor& executor) {
+  return quantizer.quantize_matrix(w, outputs, codes, scales, executor);
+}
+
+template <class C, class T>
 void compile_quantize() {
   using Nearest = QuantizedMatrix<C>(MatrixView<T>, const C&, const QuantizeOptions&, Executor&);
   using WithFeedback =
       QuantizedMatrix<C>(MatrixView<T>, const C&, const SecondMoment&, const QuantizeOptions&, Executor&);
   compile<Nearest, WithFeedback>(&detail::quantize_scalars<T, C>, &detail::quantize_scalars<T, C>);
-  compile(&quantize_rows<C, T>, &quantize_rows_with_feedback<C, T>);
+  compile(&quantize_rows<C, T>, &quantize_rows_with_feedback<C, T>, &quantize_matrix_with_feedback<C, T>);
 }
 
 template <class C>

@@ -399,7 +399,33 @@ TEST_CASE("a second moment of the inputs makes outputs err less, and is checked"
   }
   CHECK(same_bytes(higgs::Quantizer<2, 64>{}.quantize(w.view, moment),
                    higgs::quantize(w.view, higgs::GridCodebook<2, 64>{}, moment)));
+  // Outputs of which only sixteen matter, all in one way: these err less together.
+  std::vector<float> gradients(130 * 130);
+  for (std::size_t i = 0; i < 16; ++i)
+    for (std::size_t j = 0; j < 16; ++j) gradients[i * 8 * 130 + j * 8] = i == j ? 2 : 1;
+  const auto outputs = higgs::SecondMoment::from(MatrixView<const float>(gradients.data(), 130, 130), 1);
+  const auto joint_err = [&](const auto& quantized) {
+    std::vector<float> back(w.data.size());
+    higgs::dequantize(quantized, MatrixView<float>(back.data(), 130, 96));
+    double sum = 0;
+    for (std::int64_t r = 0; r < 400; ++r) {
+      double y = 0;
+      for (std::int64_t n = 0; n < 128; n += 8)
+        for (std::int64_t c = 0; c < 96; ++c)
+          y += double{x.view(r, c)} *
+               (double{w.view(n, c)} - double{back[static_cast<std::size_t>(n * 96 + c)]});
+      sum += y * y;
+    }
+    return sum;
+  };
+  CHECK(joint_err(
+            higgs::quantize(w.view, "w3", moment, {.output_gradients = &outputs, .output_damping = 0.1})) <
+        0.5 * joint_err(higgs::quantize(w.view, "w3", moment)));
   const higgs::SecondMoment other(95);
+  CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", moment, {.output_gradients = &other}),
+                    Catch::Contains("95 outputs"));
+  CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", {.output_gradients = &outputs}),
+                    Catch::Contains("output_gradients"));
   CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", other), Catch::Contains("95"));
   CHECK_THROWS_WITH(higgs::quantize(w.view, "w3", moment, {.scale_search = 2}),
                     Catch::Contains("scale_search"));

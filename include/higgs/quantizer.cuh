@@ -42,6 +42,8 @@ QuantizedMatrix<C> quantize(DenseView<const T> w, const C& book, const QuantizeO
     Normalization normalization;
   };
   higgs::detail::expect_data("higgs::gpu::quantize", "w", w);
+  expects(options.output_gradients == nullptr,
+          "higgs::gpu::quantize: output_gradients count beside a second moment of inputs, on the host");
   QuantizedMatrix<C> out(book);
   out.layout = make_layout(w.rows, w.cols, C::dim, options);
   out.seed = options.seed;

@@ -67,6 +67,11 @@ struct QuantizeOptions {
   const ColumnStatistics* statistics = nullptr;
   /// What rounding with a second moment adds to its diagonal, relative to the mean of that; see Feedback.
   double damping = Feedback::default_damping;
+  /// For rounding with a second moment of inputs: that of the gradients of the outputs (rows, rows), where errors are to be
+  /// weighed by what depends on them. Null: all outputs count alike. It must outlive the call. quantize() without a second
+  /// moment of inputs throws InvalidArgument where it is given.
+  const SecondMoment* output_gradients = nullptr;
+  double output_damping = Feedback::default_output_damping;  ///< as `damping`, for the outputs
 };
 
 /// Matrices with fewer rows have no input scales: 16 bits for each column would cost more than 1/8 bit a weight.
@@ -388,6 +393,8 @@ QuantizedMatrix<C> quantize_by(MatrixView<T> w, const C& book, const QuantizeOpt
 template <class T, Code C>
 QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const QuantizeOptions& options,
                                     Executor& executor) {
+  expects(options.output_gradients == nullptr,
+          "higgs::quantize: output_gradients count beside the second moment of inputs, which is not given");
   return quantize_by(
       w, book, options, options.input_squares, executor,
       [&](const QuantizedMatrix<C>& out, std::span<std::uint8_t> codes, std::span<Half> scales) {
@@ -406,13 +413,21 @@ QuantizedMatrix<C> quantize_scalars(MatrixView<T> w, const C& book, const Second
     return sentence("higgs::quantize: the second moment is of ", inputs.cols(), " inputs, but w is ",
                     shape_text(w.rows, w.cols));
   });
+  const SecondMoment* gradients = options.output_gradients;
+  expects(!gradients || gradients->cols() == w.rows, [&] {
+    return sentence("higgs::quantize: output_gradients are of ", gradients->cols(), " outputs, but w is ",
+                    shape_text(w.rows, w.cols));
+  });
   const std::vector<double> squares = inputs.mean_squares();
   return quantize_by(
       w, book, options, options.input_squares.empty() ? std::span(squares) : options.input_squares, executor,
       [&](const QuantizedMatrix<C>& out, std::span<std::uint8_t> codes, std::span<Half> scales) {
         const Feedback feedback(inputs, out.layout, out.seed, out.input_scales, options.damping, executor);
-        return FeedbackQuantizer<C>(book, out.layout, out.seed, out.exponent, out.input_scales, feedback)
-            .quantize_rows(w, codes, scales, executor);
+        const FeedbackQuantizer<C> quantizer(book, out.layout, out.seed, out.exponent, out.input_scales,
+                                             feedback);
+        if (!gradients) return quantizer.quantize_rows(w, codes, scales, executor);
+        const Feedback outputs(*gradients, options.output_damping, executor);
+        return quantizer.quantize_matrix(w, outputs, codes, scales, executor);
       });
 }
 

@@ -337,7 +337,9 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(said.stdout, r"rounding errors: .* promises, in model\.embed_tokens\.weight\n")
         self.assertNotIn("random tokens", said.stderr)
         random_tokens = ["quantize", self.model, "-o", self.folder / "out", "--dry-run"]
-        self.assertIn("--calibrate self", self.run_program(*random_tokens, "--round", "hessian").stderr)
+        hessian = [*random_tokens, "--round", "hessian"]
+        self.assertIn("--calibrate self", self.run_program(*hessian, "--calibrate", "random").stderr)
+        self.assertNotIn("--calibrate self", self.run_program(*hessian).stderr)  # is the default there
         self.assertNotIn("--calibrate self", self.run_program(*random_tokens).stderr)
 
     def test_rounding_by_second_moments_is_obeyed_or_refused(self):

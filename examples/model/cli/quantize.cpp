@@ -131,6 +131,10 @@ void complete_request(Options& options, const ModelSource& source) {
   request.options.scale_format = options.scales == "log8" ? ScaleFormat::Log8 : ScaleFormat::Fp16;
   request.options.input_scales = !options.no_input_scales;
   if (options.fused) request.sharing = Sharing::Fused;
+  if (options.by_second_moments()) {
+    if (options.calibrate_option->count() == 0) options.calibrate = "self";
+    if (options.tokens_option->count() == 0) options.calibrate_tokens = second_moment_token_count;
+  }
   if (!options.plan.empty()) {
     StoredPlan plan = read_plan(read_text(options.plan), options.plan);
     check_plan(plan, source, options.plan);
@@ -483,13 +487,13 @@ void add_rounding_options(CLI::App* command, Options* options) {
               "--calibrate", options->calibrate,
               "measure the inputs of each layer first, for better input scales: with \"random\" tokens, or "
               "tokens that the model writes it\"self\", which need no data, or with a text file; \"none\": "
-              "do "
-              "not"))
-          ->capture_default_str()
+              "do not"))
+          ->default_str("random, self with --round hessian")
           ->type_name("random|self|none|FILE");
   options->tokens_option =
       command->add_option("--calibrate-tokens", options->calibrate_tokens, "tokens to measure with")
-          ->capture_default_str()
+          ->default_str(higgs::detail::sentence(calibration_token_count, ", ", second_moment_token_count,
+                                                " with --round hessian"))
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
   command
       ->add_option("--round", options->round,

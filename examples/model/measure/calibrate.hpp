@@ -30,6 +30,8 @@ using InputSquares = std::map<std::string, std::vector<double>, std::less<>>;
 inline constexpr std::int64_t calibration_window = 128;
 /// Tokens to calibrate with, where nobody asks for another number.
 inline constexpr std::int64_t calibration_token_count = 4096;
+/// The same for rounding by second moments: more still help much, docs/results.md has what they gain.
+inline constexpr std::int64_t second_moment_token_count = 8192;
 
 /// Called with what is done and what there is to do.
 using Progress = std::function<void(std::int64_t done, std::int64_t total)>;
