@@ -3,6 +3,7 @@
 #pragma once
 
 #include <higgs/core/code.hpp>
+#include <higgs/core/error.hpp>
 #include <higgs/core/half.hpp>
 #include <higgs/core/matrix_view.hpp>
 #include <higgs/gpu/error.cuh>

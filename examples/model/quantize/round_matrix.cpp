@@ -44,8 +44,9 @@ RoundedMatrix round_with(MatrixView<const float> w, const CodeLayout& layout,
   out.scales = storage->scales;
   out.input_scales = storage->input_scales;
   out.owner = std::move(storage);
-  return {std::move(out), std::ldexp(error.loss, 2 * out.exponent),
-          std::ldexp(error.expected_nearest_loss, 2 * out.exponent), error.nearest_rows};
+  const int exponent = 2 * out.exponent;
+  return {std::move(out), std::ldexp(error.loss, exponent), std::ldexp(error.expected_nearest_loss, exponent),
+          error.nearest_rows};
 }
 
 }  // namespace
