@@ -349,6 +349,9 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--round hessian", self.fails(2, *words, "--round-memory", "1GB"))
         self.assertIn("--scale-search", self.fails(2, *words, *hessian, "--scale-search", 2))
         self.assertIn("--round hessian", self.fails(2, *words, "--round-gradients", 64))
+        self.assertIn("--round hessian", self.fails(2, *words, "--round-damping", 0.01))
+        for damping in (-0.1, 101, "nan"):
+            self.assertIn("--round-damping", self.fails(2, *words, *hessian, "--round-damping", damping))
         said = self.fails(2, *words, *hessian, "--calibrate-tokens", 100, "--round-gradients", 101)
         self.assertTrue("101" in said and "100" in said, said)
         said = self.fails(1, *words, *hessian, "--round-memory", "1kB")
@@ -358,7 +361,8 @@ class CommandLine(unittest.TestCase):
         (self.model / "config.json").rename(self.folder / "config.json")
         self.assertIn("config.json", self.fails(1, *words, *hessian))
         (self.folder / "config.json").rename(self.model / "config.json")
-        for more in ([], ["--no-input-scales"], ["--fused", "--skip", "down_proj"], ["--round-gradients", 300]):
+        for more in ([], ["--no-input-scales"], ["--fused", "--skip", "down_proj"],
+                     ["--round-gradients", 300, "--round-damping", 0.02]):
             results = json.loads(self.works(*words, *hessian, *more, "--calibrate", self.text, "--round-memory", "1GB",
                                             "--json", "-"))
             self.assertEqual(results["calibration"], {"source": str(self.text), "tokens": 600})
@@ -368,6 +372,8 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(results["rounding"]["shares"]["gradients"] > 0, "--round-gradients" in more)
             self.assertAlmostEqual(sum(results["rounding"]["shares"].values()), 1)
             self.assertGreater(results["peak_memory"], 10**6)
+            dampings = {layer["damping"] for layer in results["layers"] if "damping" in layer}
+            self.assertEqual(dampings, {0.02 if "--round-damping" in more else 0.05})
             losses = [layer["loss"] / layer["expected_nearest_loss"] for layer in results["layers"] if "loss" in layer]
             self.assertEqual(len(losses), sum("layers" in layer["name"] for layer in results["layers"]))
             self.assertLess(sum(losses) / len(losses), 0.9)

@@ -35,6 +35,7 @@ struct Options : CommonOptions {
   std::string model, out, skip, plan, calibrate = "random", round = "nearest", scales = "fp16";
   std::int64_t calibrate_tokens = calibration_token_count;
   std::int64_t round_memory = 0, round_gradients = 0;
+  double round_damping = SecondMomentOptions{}.damping;
   QuantizeRequest request;
   std::optional<StoredPlan> stored_plan{};  // what --plan holds, but for its codebooks
   std::uint64_t seed = 0;
@@ -48,6 +49,7 @@ struct Options : CommonOptions {
   CLI::Option* tokens_option = nullptr;
   CLI::Option* memory_option = nullptr;
   CLI::Option* gradients_option = nullptr;
+  CLI::Option* damping_option = nullptr;
 
   bool by_second_moments() const { return round == "hessian"; }
   bool measures_inputs() const { return request.calibrated || by_second_moments(); }
@@ -78,10 +80,14 @@ void check_rounding(const Options& options, const ModelSource& source) {
   if (!options.by_second_moments()) {
     if (options.memory_option->count() > 0)
       throw CLI::ValidationError("--round-memory", "is memory for --round hessian, which is not asked for");
+    if (options.damping_option->count() > 0)
+      throw CLI::ValidationError("--round-damping", "is for --round hessian, which is not asked for");
     if (options.gradients_option->count() > 0)
       throw CLI::ValidationError("--round-gradients", "are for --round hessian, which is not asked for");
     return;
   }
+  if (!std::isfinite(options.round_damping))  // which a range lets through
+    throw CLI::ValidationError("--round-damping", "must be a number from 0 to 100");
   if (options.round_gradients > options.calibrate_tokens)
     throw CLI::ValidationError("--round-gradients",
                                "asks for " + std::to_string(options.round_gradients) + " tokens of the " +
@@ -288,8 +294,10 @@ void calibrate(Options& options, const ModelSource& source, std::vector<TokenId>
   const std::int64_t window = std::min(calibration_window, source.require_config().context);
   if (options.by_second_moments()) {
     const std::int64_t gradient_tokens = std::min(options.round_gradients, std::ssize(tokens));
-    request.second_moments = {
-        .tokens = std::move(tokens), .window = window, .gradient_tokens = gradient_tokens};
+    request.second_moments = {.tokens = std::move(tokens),
+                              .window = window,
+                              .damping = options.round_damping,
+                              .gradient_tokens = gradient_tokens};
     if (options.memory_option->count() > 0) request.second_moments->memory = options.round_memory;
     return;
   }
@@ -508,6 +516,15 @@ void add_rounding_options(CLI::App* command, Options* options) {
                                             "default is half of what the machine has free")
                                ->type_name("SIZE")
                                ->transform(CLI::AsSizeValue(true));
+  options->damping_option =
+      command
+          ->add_option(
+              "--round-damping", options->round_damping,
+              "what --round hessian adds to the diagonal of second moments, relative to its mean: more "
+              "for text that is less like what the model will read")
+          ->capture_default_str()
+          ->type_name("NUMBER")
+          ->check(CLI::Range(0.0, 100.0));
   options->gradients_option =
       command
           ->add_option("--round-gradients", options->round_gradients,

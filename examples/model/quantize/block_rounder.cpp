@@ -206,7 +206,7 @@ const Feedback& BlockRounder::feedback_for(const Outline::Matrix& matrix, std::v
   const Timer timer(report_.factor_seconds);
   try {
     Feedback feedback(moments.at(input), matrix.layout, request_.options.seed, input_scales,
-                      Feedback::default_damping, executor_);
+                      request_.second_moments->damping, executor_);
     return factor_.emplace(input, std::move(input_scales), std::move(feedback)).feedback;
   } catch (const InvalidArgument& error) {
     throw FormatError(source_.path().string() + ": inputs of " + name + ": " + error.what());

@@ -55,6 +55,9 @@ struct SecondMomentOptions {
   std::vector<TokenId> tokens{};  ///< the text that runs through the model
   std::int64_t window = calibration_window;
   std::optional<std::int64_t> memory{};  ///< bytes that second moments may take; none: half of what is free
+  /// What is added to the diagonal of second moments, relative to its mean. More than Feedback::default_damping, as the model
+  /// will read other text than this; docs/notes/round.md has what was measured.
+  double damping = 0.05;
   /// The first tokens of the text, which go back through the model, so that errors are weighed by what depends on the outputs,
   /// too; 0: all outputs count alike.
   std::int64_t gradient_tokens = 0;

@@ -135,6 +135,7 @@ std::string fingerprint(const ModelSource& source, const Outline& outline, const
   const SecondMomentOptions& moments = *request.second_moments;
   out.append("\nsecond moments ").append(std::to_string(moments.window));
   out.append(" ").append(std::to_string(moments.gradient_tokens));
+  out.append(reinterpret_cast<const char*>(&moments.damping), sizeof moments.damping);
   out.append(request.calibrated ? " calibrated " : " ");
   out.append(reinterpret_cast<const char*>(moments.tokens.data()), moments.tokens.size() * sizeof(TokenId));
   for (const Outline::Matrix& matrix : outline.matrices)  // the others stay as they are

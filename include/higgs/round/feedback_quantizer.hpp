@@ -84,8 +84,10 @@ class FeedbackQuantizer {
   static constexpr std::int64_t inputs_ahead = 48;
   /// Rows that one task rounds together.
   static constexpr std::int64_t rows_together = 64;
-  /// Rows whose errors do not move one another where outputs speak together, and those of them that one task rounds.
-  static constexpr std::int64_t rows_of_step = 16, rows_of_task = 4;
+  /// Rows whose errors do not move one another where outputs speak together.
+  static constexpr std::int64_t rows_of_step = 16;
+  /// Rows of a step that one task rounds.
+  static constexpr std::int64_t rows_of_task = 4;
 
   /// The arguments of RowQuantizer, and the feedback for the same layout, seed and input scales, which must outlive this.
   FeedbackQuantizer(const C& code, const CodeLayout& layout, std::optional<std::uint64_t> seed, int exponent,

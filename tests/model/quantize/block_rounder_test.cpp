@@ -82,7 +82,7 @@ higgs::QuantizedMatrix<Book> rounded_for(higgs::MatrixView<const float> w,
       higgs::make_normalization(columns, out.layout, out.book.step(), moment.mean_squares());
   factors = normalization.input_scales;
   out.exponent = normalization.exponent;
-  const higgs::Feedback feedback(moment, out.layout, options.seed, factors);
+  const higgs::Feedback feedback(moment, out.layout, options.seed, factors, SecondMomentOptions{}.damping);
   codes.resize(static_cast<std::size_t>(w.rows * out.row_bytes()));
   scales.resize(static_cast<std::size_t>(w.rows * out.layout.groups()));
   const higgs::FeedbackQuantizer<Book> quantizer(out.book, out.layout, options.seed, out.exponent, factors,
@@ -228,7 +228,7 @@ TEST_CASE("states of another text, of other options or of other parts are not co
   const ModelSource source(folder / "model");
   QuantizeRequest first = by_second_moments();
   first.options.block = 12;
-  std::vector<QuantizeRequest> others(7, first);
+  std::vector<QuantizeRequest> others(8, first);
   others[0].second_moments->tokens.back() = 1;
   others[1].second_moments->window = 12;
   others[2].skip = std::regex("layers\\.0");
@@ -236,6 +236,7 @@ TEST_CASE("states of another text, of other options or of other parts are not co
   others[4].calibrated = false;
   others[5].second_moments->memory = 150'000;  // diagonal parts
   others[6].second_moments->gradient_tokens = 12;
+  others[7].second_moments->damping = 0.2;
   for (std::size_t i = 0; i < others.size(); ++i) {
     INFO(i);
     const auto out = folder / ("out" + std::to_string(i));
