@@ -350,7 +350,7 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--scale-search", self.fails(2, *words, *hessian, "--scale-search", 2))
         self.assertIn("--round hessian", self.fails(2, *words, "--round-gradients", 64))
         self.assertIn("--round hessian", self.fails(2, *words, "--round-damping", 0.01))
-        for damping in (-0.1, 101, "nan"):
+        for damping in (-0.1, "inf", "nan"):
             self.assertIn("--round-damping", self.fails(2, *words, *hessian, "--round-damping", damping))
         said = self.fails(2, *words, *hessian, "--calibrate-tokens", 100, "--round-gradients", 101)
         self.assertTrue("101" in said and "100" in said, said)

@@ -86,8 +86,6 @@ void check_rounding(const Options& options, const ModelSource& source) {
       throw CLI::ValidationError("--round-gradients", "are for --round hessian, which is not asked for");
     return;
   }
-  if (!std::isfinite(options.round_damping))  // which a range lets through
-    throw CLI::ValidationError("--round-damping", "must be a number from 0 to 100");
   if (options.round_gradients > options.calibrate_tokens)
     throw CLI::ValidationError("--round-gradients",
                                "asks for " + std::to_string(options.round_gradients) + " tokens of the " +
@@ -524,7 +522,7 @@ void add_rounding_options(CLI::App* command, Options* options) {
               "for text that is less like what the model will read")
           ->capture_default_str()
           ->type_name("NUMBER")
-          ->check(CLI::Range(0.0, 100.0));
+          ->check(not_negative());
   options->gradients_option =
       command
           ->add_option("--round-gradients", options->round_gradients,
