@@ -106,6 +106,12 @@ std::pair<std::int64_t, std::string> split_name(std::string_view name) {
   return {block, std::string(end + 1, last)};
 }
 
+const Part* linear_part(std::string_view weight_name) {
+  const auto [block, name] = split_name(weight_name);
+  const auto part = std::ranges::find(parts, name, &Part::name);
+  return block >= 0 && part != std::end(parts) && part->is_linear() ? part : nullptr;
+}
+
 std::string hugging_face_name(std::string_view name) {
   for (const auto& [gguf, other] : outer_names)
     if (name == gguf) return std::string(other);

@@ -56,6 +56,9 @@ std::string weight_name(std::int64_t block, Linear Block::* place);
 /// Whether a tensor of that name is one of the linear layers that quantization is for: neither an embedding,
 /// a norm, nor the output layer.
 bool is_block_linear(std::string_view name) noexcept;
+/// The part whose weight has that name: "mlp.up_proj" for "model.layers.3.mlp.up_proj.weight". Null for any other name; names
+/// of leftovers such as "model.layers.3.adapter.mlp.up_proj.weight" are others, though is_block_linear() accepts them.
+const Part* linear_part(std::string_view weight_name);
 /// "model.layers.3.mlp.up_proj.weight" is block 3 and "mlp.up_proj"; block -1 and the name itself for another form.
 std::pair<std::int64_t, std::string> split_name(std::string_view name);
 

@@ -32,11 +32,8 @@ class Timer {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// The linear layer of a block that has that weight.
-const Part& part_of(std::string_view weight_name) {
-  const std::string name = split_name(weight_name).second;
-  return *std::ranges::find(block_parts(), name, &Part::name);
-}
+// The linear layer of a block that has that weight, which is one.
+const Part& part_of(std::string_view weight_name) { return *linear_part(weight_name); }
 
 MatrixView<const float> weights_of(const ModelTensor& tensor, const Block& block) {
   return require_dense(part_of(tensor.name).in(block), "BlockRounder")->view();
@@ -59,7 +56,7 @@ BlockRounder::BlockRounder(const ModelSource& source, const Outline& outline, co
   matrices_.resize(static_cast<std::size_t>(source.require_config().layers));
   for (const Outline::Matrix& matrix : outline.matrices) {
     const std::int64_t block = split_name(matrix.tensor->name).first;
-    if (is_block_linear(matrix.tensor->name) && block < std::ssize(matrices_))
+    if (linear_part(matrix.tensor->name) && block < std::ssize(matrices_))
       matrices_[static_cast<std::size_t>(block)].push_back(&matrix);
   }
   for (auto& block : matrices_)  // in the order of the data, so that layers of one input follow one another

@@ -17,7 +17,7 @@ namespace {
 // What linear layers of all blocks read or write at one place of a block.
 struct Side {
   std::string_view name;
-  std::int64_t cols, block, padded;    // of outputs, too: a block is a step of rounding, nothing is padded
+  std::int64_t cols, block, padded;    // outputs come in blocks as well, but without padding
   std::int64_t count = 1;              // diagonal parts
   std::int64_t layers = 0;             // matrices that read it
   const std::string* first = nullptr;  // name of the first of them
@@ -49,8 +49,8 @@ struct Sides {
     constexpr std::int64_t outputs_of_block = 64;
     for (const Outline::Matrix& matrix : outline.matrices) {
       const std::string& name = matrix.tensor->name;
-      if (!is_block_linear(name)) continue;
-      const auto part = std::ranges::find(block_parts(), split_name(name).second, &Part::name);
+      const Part* part = linear_part(name);
+      if (!part) continue;
       const CodeLayout& layout = matrix.layout;
       add(inputs, {part->input, layout.cols, layout.block, layout.padded_cols(), 1, 0, &name});
       if (with_outputs) add(outputs, {part->name, layout.rows, outputs_of_block, layout.rows, 1, 0, &name});

@@ -53,6 +53,7 @@ TEST_CASE("linear layers of a block are listed once, each with its place and its
   CHECK(weight_name(1, &Block::up) == layers[12].name);
   for (const BlockLinear& each : layers) {
     CHECK(is_block_linear(each.name));
+    CHECK(linear_part(each.name) == each.part);
     CHECK(&part_at(std::get<Linear Block::*>(each.part->place)) == each.part);
     CHECK(split_name(each.name) ==
           std::pair(static_cast<std::int64_t>(each.block), std::string(each.part->name)));
@@ -74,5 +75,9 @@ TEST_CASE("linear layers of a block are listed once, each with its place and its
     CHECK(sharing_layers(name, Sharing::Fused).empty());
     CHECK(split_name(name) == std::pair(std::int64_t{-1}, name));
     CHECK(is_block_linear(name) == name.ends_with("up_proj.weight"));
+    CHECK(linear_part(name) == nullptr);
   }
+  for (const std::string name :
+       {"model.layers.3.adapter.mlp.up_proj.weight", "model.layers.3.input_layernorm.weight"})
+    CHECK(linear_part(name) == nullptr);
 }

@@ -253,6 +253,32 @@ TEST_CASE("states of another text, of other options or of other parts are not co
   }
 }
 
+TEST_CASE("matrices that only look like layers of a block are rounded to the nearest",
+          "[model][block_rounder]") {
+  const ModelConfig config = tiny_config("llama");
+  std::vector<TinyTensor> tensors = tiny_tensors(config);
+  const std::vector<std::string> others{"model.layers.0.adapter.mlp.up_proj.weight",
+                                        "model.layers.x.mlp.up_proj.weight",
+                                        "model.layers.9.mlp.up_proj.weight"};
+  for (const std::string& name : others) tensors.push_back(tiny_tensor(name, {36, 24}));
+  const TemporaryFolder folder;
+  write_folder(folder / "model", config, tensors);
+  QuantizeRequest request = by_second_moments();
+  request.second_moments->gradient_tokens = 12;
+  const ModelSource source(folder / "model");
+  const auto report = quantize_model(source, folder / "out", request);
+  REQUIRE(report);
+  CHECK(report->layers.size() == 14);
+  const ModelSource written(folder / "out");
+  const auto moments = divide_moments(outline_of(source, request), std::int64_t{1} << 30, true);
+  CHECK(moments.outputs.size() == 7);
+  for (const std::string& name : others) {
+    INFO(name);
+    CHECK_FALSE(report->layers.contains(name));
+    CHECK(written.checkpoint()->find_layer(name));
+  }
+}
+
 TEST_CASE("a run that names no memory goes on with that of the killed one", "[model][block_rounder]") {
   const TemporaryFolder folder;
   write_folder(folder / "model", three_blocks());
