@@ -33,12 +33,6 @@ std::int64_t longest_window(std::int64_t window, std::int64_t tokens) {
   return std::min(window, tokens);
 }
 
-Weights empty_blocks(const ModelConfig& config) {
-  Weights frame;
-  frame.blocks.resize(static_cast<std::size_t>(config.layers));
-  return frame;
-}
-
 }  // namespace
 
 BlockRunner::BlockRunner(const ModelSource& source, std::span<const TokenId> tokens, std::int64_t window,
@@ -46,9 +40,16 @@ BlockRunner::BlockRunner(const ModelSource& source, std::span<const TokenId> tok
     : source_(source),
       window_(longest_window(window, std::ssize(tokens))),
       executor_(executor),
-      model_(source.require_config(), empty_blocks(source.require_config()), source.path().string()),
+      model_(without_weights(source)),
       cache_(source.require_config(), window_),
       states_(embed(source, tokens)) {}
+
+Transformer without_weights(const ModelSource& source) {
+  const ModelConfig& config = source.require_config();
+  Weights frame;
+  frame.blocks.resize(static_cast<std::size_t>(config.layers));
+  return {config, std::move(frame), source.path().string()};
+}
 
 void BlockRunner::go_to(std::int64_t block, Matrix states) {
   expects(

@@ -60,6 +60,9 @@ class BlockRunner {
   Matrix states_;  // (tokens, width)
 };
 
+/// A model of `source` without weights, whose blocks are loaded one at a time.
+Transformer without_weights(const ModelSource& source);
+
 /// Adds to `squares` (cols) the squares of each column of x, over the tokens that there are in all.
 void add_squares(MatrixView<const float> x, std::int64_t tokens, std::vector<double>& squares);
 

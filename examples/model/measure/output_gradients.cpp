@@ -14,12 +14,6 @@
 namespace higgs::model {
 namespace {
 
-Weights empty_weights(const ModelConfig& config) {
-  Weights out;
-  out.blocks.resize(static_cast<std::size_t>(config.layers));
-  return out;
-}
-
 // Rows of `part` in place of those of `all` from `first` on.
 void put_rows(MatrixView<const float> part, std::int64_t first, Matrix& all) {
   for (std::int64_t r = 0; r < part.rows; ++r) std::copy_n(part.row(r), part.cols, all.row(first + r));
@@ -37,7 +31,7 @@ OutputGradients::OutputGradients(const ModelSource& source, std::span<const Toke
                                  std::int64_t window, Executor& executor, const Progress& progress)
     : window_(std::min(window, std::ssize(tokens))),
       executor_(executor),
-      model_(source.require_config(), empty_weights(source.require_config()), source.path().string()),
+      model_(without_weights(source)),
       cache_(source.require_config(), std::max<std::int64_t>(window_, 1)) {
   const std::int64_t blocks = model_.config().layers;
   BlockRunner runner(source, tokens, window, executor);

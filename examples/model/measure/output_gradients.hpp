@@ -20,13 +20,13 @@
 namespace higgs::model {
 
 /// Gradients of minus the log-probability of tokens that are drawn from a model's predictions, with respect to the outputs
-/// of its linear layers. Their second moment over the tokens is, of the Fisher information of a layer, the factor of the
-/// outputs (K-FAC, Martens and Grosse, 2015). Memory holds one block as floats, or the output layer, and for each block the
+/// of its linear layers. Their second moment over the tokens is the outputs' factor of a layer's Fisher information
+/// (K-FAC, Martens and Grosse, 2015). Memory holds one block as floats, or the output layer, and for each block the
 /// states before it and the gradients after it: 8 bytes times blocks, tokens and width.
 class OutputGradients {
  public:
-  static constexpr std::uint64_t seed =
-      2;  ///< of the drawn tokens; that of a window is a number made of it and its begin
+  /// Tokens of a window are drawn with random_bits(seed, first token of the window).
+  static constexpr std::uint64_t seed = 2;
 
   /// Runs the text through the model and back, in windows of `window` tokens (the last may be shorter). Source and executor
   /// must outlive this. `progress` is called with the steps done and to do, two a block. Throws as BlockRunner does.

@@ -37,8 +37,8 @@ struct RoundingStart {
 /// Throws as divide_moments().
 RoundingStart find_start(const Outline& outline, const SecondMomentOptions& options, StatesFile file);
 
-/// What rounding by second moments took and left. Seconds are those of this run, without what a killed one did; layers are
-/// those of both.
+/// What rounding by second moments took and left. Seconds count this run alone, layers also what a killed run
+/// rounded before.
 struct RoundReport {
   std::int64_t blocks = 0;                                    // blocks that this run rounded
   std::int64_t gradient_tokens = 0;                           // tokens that went back through the model

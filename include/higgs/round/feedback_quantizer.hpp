@@ -109,9 +109,9 @@ class FeedbackQuantizer {
   Error quantize_rows(MatrixView<T> w, std::span<std::uint8_t> codes, std::span<Half> scales,
                       Executor& executor = default_executor()) const;
 
-  /// Quantizes all rows of a matrix w (outputs.cols(), cols) with the least tr(G' E H' E^T), `outputs` being the feedback of
-  /// the outputs' gradients. Error::loss is in units of the mean of the diagonal of G', and so is what is expected of it; errors of the
-  /// rows of a step count in it as if they were independent.
+  /// Quantizes all rows of a matrix w (outputs.cols(), cols) with the least tr(G' E H' E^T); `outputs` is the feedback of the
+  /// gradients of the outputs. Both losses of Error are in units of the mean of the diagonal of G'. In Error::loss the errors of
+  /// the rows of one step count as if they were independent.
   template <class T>
   Error quantize_matrix(MatrixView<T> w, const Feedback& outputs, std::span<std::uint8_t> codes,
                         std::span<Half> scales, Executor& executor = default_executor()) const;

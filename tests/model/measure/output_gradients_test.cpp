@@ -23,40 +23,43 @@ namespace {
 
 constexpr std::int64_t window = 10;
 
-// Minus the log-probability of `drawn` (tokens) behind each token of a text. The last of a window predicts nothing.
-double loss_of(const Transformer& model, const std::vector<TokenId>& text,
-               const std::vector<std::int64_t>& drawn) {
-  double loss = 0;
+// Calls visit(first token, hidden, logits) for each window of a text.
+template <class Visit>
+void for_windows(const Transformer& model, const std::vector<TokenId>& text, Visit&& visit) {
   for (std::int64_t first = 0; first < std::ssize(text); first += window) {
     const std::int64_t count = std::min(window, std::ssize(text) - first);
     KvCache cache(model.config(), window);
     Matrix hidden(count, model.config().width), logits(count, model.config().vocabulary);
     model.forward(std::span(text).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
                   cache, hidden.view());
+    visit(first, hidden, logits);
+  }
+}
+
+// Minus the log-probability of `drawn` (tokens) behind each token of a text. The last of a window predicts nothing.
+double loss_of(const Transformer& model, const std::vector<TokenId>& text,
+               const std::vector<std::int64_t>& drawn) {
+  double loss = 0;
+  for_windows(model, text, [&](std::int64_t first, const Matrix& hidden, Matrix& logits) {
     model.logits(hidden.view(), logits.view());
-    for (std::int64_t t = 0; t + 1 < count; ++t) {
+    for (std::int64_t t = 0; t + 1 < logits.rows; ++t) {
       double sum = 0;
       for (std::int64_t v = 0; v < logits.cols; ++v) sum += std::exp(static_cast<double>(logits.row(t)[v]));
       loss += std::log(sum) - static_cast<double>(logits.row(t)[drawn[static_cast<std::size_t>(first + t)]]);
     }
-  }
+  });
   return loss;
 }
 
 // The tokens that OutputGradients draws: where the gradient of a logit is below zero.
 std::vector<std::int64_t> drawn_tokens(const Transformer& model, const std::vector<TokenId>& text) {
   std::vector<std::int64_t> out;
-  for (std::int64_t first = 0; first < std::ssize(text); first += window) {
-    const std::int64_t count = std::min(window, std::ssize(text) - first);
-    KvCache cache(model.config(), window);
-    Matrix hidden(count, model.config().width), logits(count, model.config().vocabulary);
-    model.forward(std::span(text).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                  cache, hidden.view());
+  for_windows(model, text, [&](std::int64_t first, const Matrix& hidden, Matrix& logits) {
     draw_backward(model, hidden, higgs::random_bits(OutputGradients::seed, static_cast<std::uint64_t>(first)),
                   logits, higgs::default_executor());
-    for (std::int64_t t = 0; t < count; ++t)
+    for (std::int64_t t = 0; t < logits.rows; ++t)
       out.push_back(std::min_element(logits.row(t), logits.row(t) + logits.cols) - logits.row(t));
-  }
+  });
   return out;
 }
 
